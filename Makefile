@@ -1,0 +1,41 @@
+# Every target does its own set-up: a virtual environment with the locked packages.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: demo test check nightly docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     train a model on PolyDigits and open its report (minutes)"
+	@echo "make test     fast tests"
+	@echo "make check    format, lint, types, import floors, fast tests"
+	@echo "make nightly  the slow learning tests as well"
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/multiebm train polydigits --out demo --overwrite
+	$(BIN)/multiebm evaluate demo
+	$(BIN)/multiebm report demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+nightly: $(STAMP)
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+clean:
+	rm -rf .venv

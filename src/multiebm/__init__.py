@@ -1,0 +1,1 @@
+"""Multimodal energy-based models."""
