@@ -1,1 +1,1 @@
-
+"""Floor 0: what everything else is written in."""

@@ -1,1 +1,1 @@
-
+"""Floor 1: densities as functions of tensors."""

@@ -1,1 +1,1 @@
-
+"""Floor 6: the only place that knows configurations and classes together."""

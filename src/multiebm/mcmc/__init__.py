@@ -1,1 +1,1 @@
-
+"""Floor 1: Markov kernels. They know a log density, never a model."""

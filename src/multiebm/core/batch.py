@@ -1,0 +1,32 @@
+"""A batch of multimodal items with an explicit presence mask; absence is never inferred from values."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from multiebm.core.modality import Views
+from multiebm.core.tree import per_item
+
+
+class Batch(NamedTuple):
+    """`views`: state tensors [B, ...] by modality, zero where absent. `present`: bool [B, M], columns in the order of
+    `views`. `labels`: int64 [B] or None.
+    """
+
+    views: Views
+    present: Tensor
+    labels: Tensor | None = None
+
+    def to(self, device: str | torch.device) -> "Batch":
+        """Return the batch on `device`."""
+        views = {name: view.to(device) for name, view in self.views.items()}
+        return Batch(views, self.present.to(device), None if self.labels is None else self.labels.to(device))
+
+
+def mask_views(views: Views, present: Tensor) -> Views:
+    """Zero the absent entries: [B, ...] by modality, `present` [B, M]. NaN behind the mask disappears here, once."""
+    return {
+        name: torch.where(per_item(present[:, i], view), view, torch.zeros((), dtype=view.dtype, device=view.device))
+        for i, (name, view) in enumerate(views.items())
+    }

@@ -1,0 +1,33 @@
+"""Every error the package raises on purpose. Messages say what was given, what was expected, and the fix."""
+
+
+class MultiebmError(Exception):
+    """Base of all errors raised on purpose; the command line prints these without a traceback."""
+
+
+class ConfigError(MultiebmError):
+    """A preset, key or value that cannot be used; collects every problem of one configuration."""
+
+    def __init__(self, problems: str | list[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(MultiebmError):
+    """Data that does not fit: shape, range, NaN, length, or a damaged file."""
+
+
+class ModalityError(DataError):
+    """A modality that is missing, unknown, or not allowed where it was named."""
+
+
+class CheckpointError(MultiebmError):
+    """A checkpoint that is damaged, of another version, or of another architecture."""
+
+
+class OutputError(MultiebmError):
+    """A run folder that cannot be written: not empty, read-only, or the disk is full."""
+
+
+class DivergenceError(MultiebmError):
+    """Training left the region where its numbers mean anything, and the bounded retries are spent."""

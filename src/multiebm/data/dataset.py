@@ -1,0 +1,75 @@
+"""A data set is two resident splits of raw tensors; a batch of it is in state space, with an explicit presence mask."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from multiebm.core.batch import Batch, mask_views
+from multiebm.core.errors import DataError
+from multiebm.core.modality import Modality, Views
+
+SplitName = Literal["train", "test"]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Raw storage: `views` by modality (pictures uint8 [N, C, H, W], vectors float32 [N, D]), `present` bool [N, M] with
+    columns in the order of `views`, `labels` int64 [N] or None. Absent entries may hold anything, NaN included.
+    """
+
+    views: Views
+    present: Tensor
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.present.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class MultimodalDataset:
+    """Named modalities with a train and a test split. `fingerprint` is a sha256 of what the data is, so that anything
+    derived from it (a trained classifier, say) can be cached under it. `n_classes` is None without labels.
+    """
+
+    name: str
+    modalities: dict[str, Modality]
+    train: Split
+    test: Split
+    n_classes: int | None
+    citation: str
+    fingerprint: str
+
+    def split(self, split: SplitName) -> Split:
+        """Return the split called "train" or "test"; DataError for any other name."""
+        if split not in ("train", "test"):
+            raise DataError(f"data set {self.name!r}: got split {split!r}, expected 'train' or 'test'")
+        return self.train if split == "train" else self.test
+
+    def batch(self, split: SplitName, indices: Tensor) -> Batch:
+        """Return rows `indices` (int64 [B]) in state space: views [B, ...] float32, zero where absent."""
+        rows = self.split(split)
+        present = rows.present[indices]
+        views = {name: modality.to_state(rows.views[name][indices]) for name, modality in self.modalities.items()}
+        if not bool(present.all()):
+            views = mask_views(views, present)
+        return Batch(views, present, None if rows.labels is None else rows.labels[indices])
+
+
+def everything_present(views: Views) -> Tensor:
+    """Return the presence mask [N, M] of views that lack nothing."""
+    return torch.ones(len(next(iter(views.values()))), len(views), dtype=torch.bool)
+
+
+def content_fingerprint(modalities: dict[str, Modality], train: Split, test: Split) -> str:
+    """Return the sha256 of the modalities and of every value that is present, labels included."""
+    digest = hashlib.sha256(repr(list(modalities.values())).encode())
+    for rows in (train, test):
+        batch_views = rows.views if bool(rows.present.all()) else mask_views(rows.views, rows.present)
+        labels = () if rows.labels is None else (rows.labels,)
+        for tensor in (rows.present, *labels, *batch_views.values()):
+            digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
+            digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()

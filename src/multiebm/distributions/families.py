@@ -1,0 +1,43 @@
+"""Location-scale families of one dimension, applied elementwise: normal and Laplace."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from multiebm.core.random import Randomness, rand, randn
+from multiebm.core.table import Table
+
+# 1 - 2|u| may be 0 in float32 when u = -1/2 exactly; log of it would be -inf.
+_SMALLEST_TAIL = 1e-7
+
+
+class Family(NamedTuple):
+    """`log_prob(x, loc, scale)` elementwise, in nats; `rsample(generator, loc, scale)`, broadcast shape [..., D]."""
+
+    log_prob: Callable[[Tensor, Tensor, Tensor], Tensor]
+    rsample: Callable[[Randomness, Tensor, Tensor], Tensor]
+
+
+def _normal_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    return -0.5 * ((x - loc) / scale).square() - scale.log() - 0.5 * math.log(2 * math.pi)
+
+
+def _normal_rsample(generator: Randomness, loc: Tensor, scale: Tensor) -> Tensor:
+    return loc + scale * randn(generator, torch.broadcast_shapes(loc.shape, scale.shape), loc)
+
+
+def _laplace_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    return -(x - loc).abs() / scale - (2 * scale).log()
+
+
+def _laplace_rsample(generator: Randomness, loc: Tensor, scale: Tensor) -> Tensor:
+    u = rand(generator, torch.broadcast_shapes(loc.shape, scale.shape), loc) - 0.5
+    return loc - scale * u.sign() * (1 - 2 * u.abs()).clamp_min(_SMALLEST_TAIL).log()
+
+
+NORMAL = Family(_normal_log_prob, _normal_rsample)
+LAPLACE = Family(_laplace_log_prob, _laplace_rsample)
+FAMILIES = Table("family", {"normal": NORMAL, "laplace": LAPLACE})

@@ -1,0 +1,70 @@
+"""A mixture of K diagonal components per item: the one form of every posterior over the shared latent."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from multiebm.core.random import ItemGenerators, Randomness, rand
+from multiebm.distributions.families import Family
+
+
+class Diagonal(NamedTuple):
+    """One diagonal location-scale density per item: `loc`, `scale` [B, D]."""
+
+    loc: Tensor
+    scale: Tensor
+    family: Family
+
+    def rsample(self, generator: Randomness) -> Tensor:
+        """Draw [B, D], differentiable in `loc` and `scale`."""
+        return self.family.rsample(generator, self.loc, self.scale)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log density [B] in nats."""
+        return self.family.log_prob(x, self.loc, self.scale).sum(-1)
+
+
+class Mixture(NamedTuple):
+    """`loc`, `scale` [K, B, D]; normalised `log_weight` [K, B]; `members` bool [K, M]: evidence of component k."""
+
+    loc: Tensor
+    scale: Tensor
+    log_weight: Tensor
+    members: Tensor
+    family: Family
+
+    def component_log_prob(self, z: Tensor) -> Tensor:
+        """Return log q_k(z) for every component: z [B, D] -> [K, B] in nats."""
+        return self.family.log_prob(z, self.loc, self.scale).sum(-1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return log sum_k w_k q_k(z), eq. (5') of arXiv 2605.00644: z [B, D] -> [B] in nats."""
+        return (self.component_log_prob(z) + self.log_weight).logsumexp(0)
+
+    def responsibilities(self, z: Tensor) -> Tensor:
+        """Return r_k = softmax_k of log w_k q_k(z), eq. (12'): z [B, D] -> [K, B]."""
+        return (self.component_log_prob(z) + self.log_weight).softmax(0)
+
+    def assign(self, generator: Randomness) -> Tensor:
+        """Draw one component per item, [B], by the inverse of its weights' distribution function.
+
+        With a batch generator the uniforms are stratified over the batch, so with equal weights every component gets
+        B/K items (balanced assignment); per-item generators draw independently.
+        """
+        n = self.log_weight.shape[1]
+        if isinstance(generator, ItemGenerators):
+            u = rand(generator, (n, 1), self.log_weight)[:, 0]
+        else:
+            order = torch.randperm(n, generator=generator, device=generator.device).to(self.log_weight.device)
+            u = (order + 0.5) / n
+        edges = self.log_weight.exp().cumsum(0)
+        last = (
+            (self.log_weight > -torch.inf).float().cumsum(0).argmax(0)
+        )  # rounding of the last edge must not pick an absent one
+        return torch.minimum((u >= edges).sum(0), last)
+
+    def component(self, index: Tensor) -> Diagonal:
+        """Return the component that each item was assigned to: index [B] -> Diagonal over [B, D]."""
+        items = torch.arange(index.shape[0], device=index.device)
+        return Diagonal(self.loc[index, items], self.scale[index, items], self.family)

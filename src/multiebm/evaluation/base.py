@@ -1,0 +1,122 @@
+"""A metric is a pure function of tensors that returns a `Result`; models and classifiers are Protocols here.
+
+What a model under test exposes is only what `multiebm.models.model.MultimodalModel` offers in state space, so anything
+with these methods can be measured.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import sqrt
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from multiebm.core.batch import Batch
+from multiebm.core.errors import DataError
+from multiebm.core.modality import Modality, Views
+from multiebm.core.random import Randomness
+
+TRUSTED_ACCURACY = 0.95  # a coherence read by a classifier that is worse than this on real test data says little
+RESAMPLES = 5  # as the Frechet distances of the literature are usually reported
+
+Latents = dict[str, Tensor]
+
+
+class Result(NamedTuple):
+    """A number, its standard error (same unit) and the number of items it was computed from."""
+
+    value: float
+    standard_error: float
+    n: int
+
+
+class ModelUnderTest(Protocol):
+    """State-space methods of a model; see `MultimodalModel` for shapes. `energy` is None where there is none."""
+
+    modalities: dict[str, Modality]
+    training: bool
+
+    @property
+    def energy(self) -> object | None: ...  # noqa: D102
+
+    def train(self, mode: bool = True) -> Any: ...  # noqa: D102
+
+    def sample_latents(self, n: int, generator: Randomness) -> Latents: ...  # noqa: D102
+
+    def decode(self, latents: Latents) -> Views: ...  # noqa: D102
+
+    def infer_latents(self, batch: Batch, generator: Randomness, refine_steps: int = 0) -> Latents: ...  # noqa: D102
+
+    def refine_data(  # noqa: D102
+        self, views: Views, generator: Randomness, steps: int | None = None, clamp: Tensor | None = None
+    ) -> tuple[Views, Any]: ...
+
+
+class FeatureReader(Protocol):
+    """Whatever turns views (state space) into features [B, F] by modality: judges, or an Inception network."""
+
+    def features(self, views: Views) -> dict[str, Tensor]: ...  # noqa: D102
+
+
+class JudgesLike(FeatureReader, Protocol):
+    """Classifiers, or an exact reader of the class; `accuracy` by modality is theirs on real test data."""
+
+    @property
+    def accuracy(self) -> dict[str, float]: ...  # noqa: D102
+
+    def predict(self, views: Views) -> dict[str, Tensor]: ...  # noqa: D102
+
+
+def is_trustworthy(accuracy: dict[str, float]) -> bool:
+    """Return whether every judge reads at least 95 % of the real test items of its modality correctly."""
+    return min(accuracy.values()) >= TRUSTED_ACCURACY
+
+
+def proportion(hits: Tensor) -> Result:
+    """Return the share of true entries of `hits` [N] with its binomial standard error sqrt(p (1 - p) / N)."""
+    n = hits.numel()
+    if n == 0:
+        raise DataError(f"a proportion of no items: got hits of shape {tuple(hits.shape)}, expected at least one item")
+    p = float(hits.double().mean())
+    return Result(p, sqrt(p * (1 - p) / n), n)
+
+
+def mean_of_items(values: Tensor) -> Result:
+    """Return the mean over columns of the column means of `values` [N, K], NaN where an entry does not exist.
+
+    The standard error treats rows as independent and the entries of a row as not: it is that of the row means, hence
+    the binomial one for K = 1 and zeros and ones.
+    """
+    rows = values.double().nanmean(1)
+    rows = rows[~rows.isnan()]
+    if rows.numel() == 0:
+        raise DataError(f"a mean of no items: got values of shape {tuple(values.shape)}, all undefined")
+    value = float(values.double().nanmean(0).nanmean())
+    return Result(value, float(rows.std(correction=0)) / sqrt(rows.numel()), rows.numel())
+
+
+def bootstrap_deviation(
+    statistic: Callable[[Tensor], Tensor], n: int, generator: torch.Generator, resamples: int = RESAMPLES
+) -> Tensor:
+    """Return the standard deviation of `statistic(rows)` (any shape) over `resamples` draws of n rows with replacement."""
+    draws = [statistic(torch.randint(n, (n,), generator=generator)) for _ in range(resamples)]
+    return torch.stack(draws).double().std(0)
+
+
+def stream_seed(seed: int, name: str) -> int:
+    """Return the seed of the random stream called `name`, so that no two metrics share draws."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:5], "big")
+
+
+@contextmanager
+def evaluation_mode(model: ModelUnderTest) -> Iterator[None]:
+    """Inside: evaluation mode and no graph (a chain asks for the gradients it needs itself); restored on leaving."""
+    was_training = model.training
+    model.train(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

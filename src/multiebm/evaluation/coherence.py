@@ -1,0 +1,92 @@
+"""Do the parts of one sample show the same thing? Joint and conditional coherence, read by fixed classifiers."""
+
+from itertools import combinations
+from math import log, sqrt
+
+import torch
+from torch import Tensor
+
+from multiebm.core.errors import DataError
+from multiebm.data.dataset import MultimodalDataset
+from multiebm.evaluation.base import JudgesLike, ModelUnderTest, Result, mean_of_items, proportion
+from multiebm.evaluation.draws import Conditioning, Plan, completions
+
+Pair = tuple[tuple[str, ...], str]  # observed modalities, target
+
+
+def joint_coherence(predictions: dict[str, Tensor]) -> Result:
+    """Return the share of items whose labels int64 [N] agree in all modalities (Shi et al. 2019, arXiv 1911.03393).
+
+    No ground truth is involved: a model that always draws the same digit scores 1, so read it next to `label_entropy`.
+    """
+    labels = torch.stack(list(predictions.values()))  # [M, N]
+    return proportion((labels == labels[0]).all(0))
+
+
+def label_entropy(predictions: dict[str, Tensor], n_classes: int) -> Result:
+    """Return the entropy of the labels [N] pooled over modalities, divided by log `n_classes`: 1 is uniform, 0 constant.
+
+    The standard error is the delta method's, sqrt(Var[log p(y)] / N), with N items because labels of one item repeat.
+    """
+    labels = torch.stack(list(predictions.values()))
+    p = torch.bincount(labels.flatten(), minlength=n_classes).double() / labels.numel()
+    surprise = -torch.where(p > 0, p, 1.0).log()
+    entropy = (p * surprise).sum()
+    variance = (p * (surprise - entropy).square()).sum()
+    n = labels.shape[1]
+    return Result(float(entropy) / log(n_classes), sqrt(float(variance) / n) / log(n_classes), n)
+
+
+def subsets_of_size(names: list[str], size: int) -> list[tuple[str, ...]]:
+    """Return all subsets of `size` modalities, in the order of `names`; 1 <= size <= M - 1 leaves one to generate."""
+    if not 1 <= size < len(names):
+        raise DataError(
+            f"subset size: got {size} of the {len(names)} modalities {', '.join(names)}; expected 1 to {len(names) - 1}"
+        )
+    return list(combinations(names, size))
+
+
+def conditional_hits(
+    model: ModelUnderTest,
+    dataset: MultimodalDataset,
+    judges: JudgesLike,
+    items: Tensor,
+    size: int,
+    how: Conditioning,
+    plan: Plan,
+) -> dict[Pair, Tensor]:
+    """Return, for every subset S of `size` modalities and every target, whether the judge reads the true label.
+
+    Each entry is float [N] over the test `items`: 1 or 0, NaN where the item lacks a member of S. Targets inside S appear
+    for size 1 only and are self-reconstructions.
+    """
+    hits: dict[Pair, Tensor] = {}
+    for observed in subsets_of_size(list(dataset.modalities), size):
+        targets = [name for name in dataset.modalities if size == 1 or name not in observed]
+        parts: dict[str, list[Tensor]] = {target: [] for target in targets}
+        for batch, views in completions(model, dataset, items, observed, how, plan):
+            complete = batch.present.sum(1) == size
+            predicted = judges.predict({target: views[target] for target in targets})
+            for target in targets:
+                hit = (predicted[target] == batch.labels).double()
+                parts[target].append(torch.where(complete, hit, torch.nan).cpu())
+        hits |= {(observed, target): torch.cat(parts[target]) for target in targets}
+    return hits
+
+
+def conditional_coherence(hits: dict[Pair, Tensor], prefix: str) -> dict[str, Result]:
+    """Summarise hits [N] of one subset size k: "{prefix}/size{k}" (mean over subsets and targets outside them), every
+    "{prefix}/size{k}/{a+b}->{target}", and the self-reconstructions "{prefix}/self", "{prefix}/self/{name}" (k = 1).
+    """
+    crossed = {pair: hit for pair, hit in hits.items() if pair[1] not in pair[0] and not hit.isnan().all()}
+    own = {pair: hit for pair, hit in hits.items() if pair[1] in pair[0] and not hit.isnan().all()}
+    results: dict[str, Result] = {}
+    if crossed:
+        size = len(next(iter(crossed))[0])
+        results[f"{prefix}/size{size}"] = mean_of_items(torch.stack(list(crossed.values()), 1))
+        for (observed, target), hit in crossed.items():
+            results[f"{prefix}/size{size}/{'+'.join(observed)}->{target}"] = proportion(hit[~hit.isnan()])
+    if own:
+        results[f"{prefix}/self"] = mean_of_items(torch.stack(list(own.values()), 1))
+        results |= {f"{prefix}/self/{target}": proportion(hit[~hit.isnan()]) for (_, target), hit in own.items()}
+    return results

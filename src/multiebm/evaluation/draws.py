@@ -1,0 +1,107 @@
+"""What a model generates, batch by batch: joint samples before and after the data chain, and completions of a subset.
+
+One generator per item: neither the batch size nor the order of metrics changes a sample.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from multiebm.core.batch import Batch, mask_views
+from multiebm.core.errors import DivergenceError
+from multiebm.core.modality import Views
+from multiebm.core.random import ItemGenerators, item_generators
+from multiebm.core.tree import per_item
+from multiebm.data.dataset import MultimodalDataset, SplitName
+from multiebm.evaluation.base import Latents, ModelUnderTest, stream_seed
+
+
+class Plan(NamedTuple):
+    """Where and how to compute: items a batch (any size gives the same numbers), device of the model, seed."""
+
+    batch_size: int = 500
+    device: str = "cpu"
+    seed: int = 0
+
+
+class Conditioning(NamedTuple):
+    """How missing parts are generated: steps of the latent chain on the observed likelihood (0 = amortised), and
+    whether the data chain follows, observed parts held fixed. `name` prefixes its results.
+    """
+
+    name: str
+    refine_steps: int = 0
+    data_chain: bool = False
+
+
+def joint_samples(model: ModelUnderTest, n: int, plan: Plan, refine: bool) -> Iterator[tuple[Views, Views | None]]:
+    """Yield batches of (decoder means, the same after the training data chain or None), state space [B, ...]."""
+    seed = stream_seed(plan.seed, "joint")
+    for first in range(0, n, plan.batch_size):
+        size = min(plan.batch_size, n - first)
+        generator = item_generators(seed, size, first)
+        generated = check_finite(model.decode(model.sample_latents(size, generator)), "Gen", first)
+        refined = check_finite(model.refine_data(generated, generator)[0], "EBM", first) if refine else None
+        yield generated, refined
+
+
+def observe(batch: Batch, names: tuple[str, ...]) -> Batch:
+    """Return `batch` with every modality outside `names` absent."""
+    kept = torch.tensor([name in names for name in batch.views], device=batch.present.device)
+    present = batch.present & kept
+    return Batch(mask_views(batch.views, present), present, batch.labels)
+
+
+def completions(
+    model: ModelUnderTest,
+    dataset: MultimodalDataset,
+    items: Tensor,
+    observed: tuple[str, ...],
+    how: Conditioning,
+    plan: Plan,
+) -> Iterator[tuple[Batch, Views]]:
+    """Yield (the test batch of `items` with only `observed` present, all modalities generated from it)."""
+    for batch, generator in _observed_batches(dataset, "test", items, observed, how.name, plan):
+        views = model.decode(model.infer_latents(batch, generator, refine_steps=how.refine_steps))
+        if how.data_chain:
+            views = {
+                name: torch.where(per_item(batch.present[:, i], view), batch.views[name], view)
+                for i, (name, view) in enumerate(views.items())
+            }
+            views = model.refine_data(views, generator, clamp=batch.present)[0]
+        yield batch, check_finite(views, f"{how.name} given {'+'.join(observed)}", 0)
+
+
+def codes(
+    model: ModelUnderTest, dataset: MultimodalDataset, split: SplitName, items: Tensor, modality: str, plan: Plan
+) -> Latents:
+    """Return the latents [N, D] inferred from `modality` alone, on the CPU, one sample per item of `items`."""
+    parts = [
+        model.infer_latents(batch, generator)
+        for batch, generator in _observed_batches(dataset, split, items, (modality,), f"codes/{split}", plan)
+    ]
+    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+
+
+def check_finite(views: Views, what: str, first: int) -> Views:
+    """Return `views` unchanged; DivergenceError naming modality and items where a value is NaN or infinite."""
+    for name, view in views.items():
+        bad = (~view.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        if bad:
+            raise DivergenceError(
+                f"{what}: {len(bad)} of {len(view)} generated items of modality {name!r} are not finite (first: item "
+                f"{first + bad[0]}); expected finite numbers; evaluate an earlier checkpoint or lower the step size"
+            )
+    return views
+
+
+def _observed_batches(
+    dataset: MultimodalDataset, split: SplitName, items: Tensor, observed: tuple[str, ...], use: str, plan: Plan
+) -> Iterator[tuple[Batch, ItemGenerators]]:
+    seed = stream_seed(plan.seed, f"{use}/{'+'.join(observed)}")
+    for first in range(0, len(items), plan.batch_size):
+        rows = items[first : first + plan.batch_size]
+        batch = observe(dataset.batch(split, rows).to(plan.device), observed)
+        yield batch, item_generators(seed, len(rows), first)

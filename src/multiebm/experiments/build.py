@@ -1,0 +1,103 @@
+"""From a configuration to objects: the only place a config meets a class."""
+
+import torch
+from torch import nn
+
+from multiebm.core.batch import Batch
+from multiebm.core.modality import Modality
+from multiebm.core.random import make_generator
+from multiebm.distributions.families import FAMILIES
+from multiebm.distributions.likelihoods import Likelihood
+from multiebm.distributions.priors import Prior, StandardPrior
+from multiebm.experiments.schema import Experiment, ModelSection
+from multiebm.models.energy_prior import EnergyPrior
+from multiebm.models.generator import Generator, make_decoder
+from multiebm.models.inference import Encoder, InferenceModel
+from multiebm.models.model import DataChain, LatentChain, MultimodalModel
+from multiebm.nn.energies import EnergyNetwork
+from multiebm.nn.precision import set_precision
+from multiebm.training import averaging
+from multiebm.training.cooperative import cooperative_step, warmup_step
+from multiebm.training.settings import OptimiserSettings
+from multiebm.training.state import Stream, TrainState
+
+
+def build_model(section: ModelSection, modalities: dict[str, Modality], seed: int) -> MultimodalModel:
+    """Return a model with fresh weights, a function of `seed` alone; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # torch's initialisers take no generator
+        model = _model(section, modalities)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
+    nets = s.networks
+    encoders, decoders = {}, {}
+    for name, m in modalities.items():
+        width = nets.width if m.kind == "picture" else nets.hidden
+        encoders[name] = Encoder(m, s.shared, s.private, width, nets.patch, nets.separate_trunks)
+        decoders[name] = make_decoder(m, s.shared + s.private, width, nets.patch, nets.bounded)
+    like = s.likelihood
+    likelihoods = {n: Likelihood(FAMILIES[like.family], like.scale, like.weights.get(n, 1.0)) for n in modalities}
+    generator = Generator(_prior(s), decoders, likelihoods, s.private, s.family)
+    e = s.energy
+    energy = None if e is None else EnergyNetwork(modalities, e.width, e.fusion, e.stem, e.patch, e.blocks, e.gain)
+    x, z = s.data_chain, s.latent_chain
+    data_chain = DataChain(x.steps, x.displaced, x.step_size, x.noise_scale)
+    latent_chain = LatentChain(z.steps, z.step_size, z.noise_scale)
+    return MultimodalModel(modalities, InferenceModel(encoders, s.family), generator, energy, data_chain, latent_chain)
+
+
+def _prior(s: ModelSection) -> Prior:
+    if s.prior.kind == "energy":
+        p = s.prior
+        return EnergyPrior(s.family, s.shared, p.width, p.layers, p.steps, p.step_size, p.bound)
+    return StandardPrior(s.prior.kind, s.shared)
+
+
+def build_state(experiment: Experiment, model: MultimodalModel, stream: Stream) -> TrainState[MultimodalModel]:
+    """Return the state at step 0: model, one Adam per part, the random stream of training."""
+    set_precision(model, experiment.training.precision)
+    o = experiment.training.optimiser
+    prior = list(model.generator.prior.parameters()) if isinstance(model.generator.prior, nn.Module) else []
+    tilt = {id(p) for p in prior}
+    parts = {
+        "generator": ([p for p in model.generator.parameters() if id(p) not in tilt], o.generator, o.weight_decay),
+        "inference": (list(model.inference.parameters()), o.inference, o.weight_decay),
+        "energy": (list(model.energy.parameters()) if model.energy else [], o.energy, 0.0),
+        "prior": (prior, o.prior, 0.0),
+    }
+    optimisers: dict[str, torch.optim.Optimizer] = {}
+    for name, (parameters, rate, decay) in parts.items():
+        if parameters:
+            betas = (0.5, 0.999) if name == "prior" else (o.beta1, o.beta2)
+            optimisers[name] = torch.optim.Adam(parameters, rate, betas, weight_decay=decay, fused=True)
+    if "energy" in optimisers:
+        optimisers["energy"].param_groups[0]["betas"] = (o.beta1_cooperative, o.beta2)
+    generator = make_generator(experiment.seed + 1, model.device)
+    return TrainState(model, optimisers, generator, stream)
+
+
+class TrainingStep:
+    """The step of a run: warm-up until `warmup.steps`, cooperative after, with the rates of each phase."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.training = experiment.training
+
+    def __call__(self, state: TrainState[MultimodalModel], batch: Batch) -> dict[str, float]:
+        """Run one step and update the averaged weights; metrics by name."""
+        t = self.training
+        warm = state.step < t.warmup.steps
+        set_rates(state, t.optimiser, warm)
+        metrics = warmup_step(state, batch, t.warmup) if warm else cooperative_step(state, batch, t.cooperative)
+        if t.optimiser.average:
+            averaging.update(state.average, state.model, t.optimiser.average)
+        return metrics
+
+
+def set_rates(state: TrainState[MultimodalModel], optimiser: OptimiserSettings, warm: bool) -> None:
+    """Set the rates of generator and inference for the phase; the energy's own rate belongs to the guard."""
+    for name, rate in (("generator", optimiser.generator), ("inference", optimiser.inference)):
+        for group in state.optimisers[name].param_groups:
+            group["lr"] = rate if warm else rate * optimiser.cooperative
+            group["betas"] = (optimiser.beta1 if warm else optimiser.beta1_cooperative, optimiser.beta2)

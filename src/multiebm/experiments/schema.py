@@ -1,0 +1,131 @@
+"""What a preset file may say: one description per field, with unit and range; unknown keys are refused."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from multiebm.training.settings import CooperativeSettings, OptimiserSettings, WarmupSettings
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(_Section):
+    """Which data set, by name, and the settings its loader takes."""
+
+    name: str = Field("polydigits", description="name of a data set: polydigits, polymnist, arrays, toy2d")
+    settings: dict[str, Any] = Field(default_factory=dict, description="settings of that data set's loader")
+    missing: Fraction = Field(0.0, description="fraction of parts hidden from training, completely at random")
+
+
+class PriorSection(_Section):
+    """The prior over the shared latent; `energy` tilts the base family by a small network."""
+
+    kind: Literal["normal", "laplace", "energy"] = Field("normal", description="prior over the shared latent")
+    width: PositiveInt = Field(200, description="units of a hidden layer of the tilt")
+    layers: PositiveInt = Field(3, description="hidden layers of the tilt")
+    steps: Annotated[int, Field(ge=1, le=1000)] = Field(40, description="Langevin steps from the base")
+    step_size: Annotated[float, Field(gt=0, le=2)] = Field(0.4, description="Langevin step size, latent units")
+    bound: Annotated[float, Field(ge=0)] = Field(0.0, description="c of c tanh(f / c); 0 = unbounded")
+
+
+class NetworkSection(_Section):
+    """Encoders and decoders: ResNets for pictures, MLPs for vectors."""
+
+    width: PositiveInt = Field(16, description="channels of the first stage of picture networks")
+    hidden: PositiveInt = Field(128, description="units of a hidden layer of vector networks")
+    patch: Literal[1, 2, 4] = Field(1, description="pixels folded into channels, per side")
+    separate_trunks: bool = Field(False, description="private latents get an encoder trunk of their own (MMVAE+)")
+    bounded: bool = Field(True, description="picture decoders end in tanh")
+
+
+class LikelihoodSection(_Section):
+    """p(x_m | z, w_m): family and constant scale in state units (pictures in [-1, 1])."""
+
+    family: Literal["normal", "laplace"] = Field("normal", description="family around the decoder mean")
+    scale: PositiveFloat = Field(0.3, description="constant scale, state units")
+    weights: dict[str, PositiveFloat] = Field(default_factory=dict, description="lambda_m by modality; 1 if not named")
+
+
+class EnergySection(_Section):
+    """The energy over all modalities."""
+
+    width: PositiveInt = Field(32, description="channels, or units for vectors")
+    fusion: Literal["early", "late", "additive"] = Field("late", description="where modalities meet")
+    stem: PositiveInt = Field(8, description="channels of each stem (early fusion of pictures)")
+    patch: Literal[1, 2, 4] = Field(1, description="pixels folded into channels, per side")
+    blocks: Annotated[int, Field(ge=0)] = Field(2, description="blocks after the two that halve the map")
+    gain: PositiveFloat = Field(1.0, description="fixed factor on the output")
+
+
+class DataChainSection(_Section):
+    """The chain in data space."""
+
+    steps: Annotated[int, Field(ge=0, le=10_000)] = Field(10, description="K_x")
+    displaced: bool = Field(True, description="move by a fixed rms length instead of s^2/2 times the gradient")
+    step_size: PositiveFloat = Field(0.5, description="s_x, used if not displaced")
+    noise_scale: Annotated[float, Field(ge=0)] = Field(0.001, description="n_x, state units")
+
+
+class LatentChainSection(_Section):
+    """The chain in latent space."""
+
+    steps: Annotated[int, Field(ge=0, le=10_000)] = Field(5, description="K_z")
+    step_size: Annotated[float, Field(gt=0, le=1)] = Field(0.05, description="s_z, latent units")
+    noise_scale: Annotated[float, Field(ge=0)] | None = Field(None, description="n_z; null = step size")
+
+
+class ModelSection(_Section):
+    """The three models and their chains."""
+
+    shared: PositiveInt = Field(32, description="size of the shared latent")
+    private: Annotated[int, Field(ge=0)] = Field(16, description="size of each private latent; 0 = none")
+    family: Literal["normal", "laplace"] = Field("normal", description="family of encoders and base priors")
+    prior: PriorSection = PriorSection()
+    networks: NetworkSection = NetworkSection()
+    likelihood: LikelihoodSection = LikelihoodSection()
+    energy: EnergySection | None = EnergySection()
+    data_chain: DataChainSection = DataChainSection()
+    latent_chain: LatentChainSection = LatentChainSection()
+
+
+class TrainingSection(_Section):
+    """How it is trained: warm-up, then cooperative steps."""
+
+    batch_size: PositiveInt = Field(64, description="items per step")
+    warmup: WarmupSettings = WarmupSettings()
+    cooperative: CooperativeSettings = CooperativeSettings()
+    optimiser: OptimiserSettings = OptimiserSettings()
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="arithmetic of the networks; chains are always fp32")
+    seconds: PositiveFloat | None = Field(None, description="training budget in seconds; null = all steps")
+    checkpoint_every: PositiveInt = Field(200, description="steps between checkpoints")
+    log_every: PositiveInt = Field(20, description="steps between lines of metrics.jsonl")
+    validate_every: Annotated[int, Field(ge=0)] = Field(0, description="steps between quick evaluations; 0 = never")
+    gap_limit: PositiveFloat = Field(50.0, description="|E(data) - E(refined)| at which the guard rolls back")
+    retries: Annotated[int, Field(ge=0)] = Field(3, description="roll-backs in a row before DivergenceError")
+    tensorboard: bool = Field(False, description="also write TensorBoard events")
+
+
+class EvaluationSection(_Section):
+    """How the trained model is measured."""
+
+    samples: PositiveInt = Field(2000, description="joint samples")
+    sizes: list[PositiveInt] = Field(default_factory=lambda: [1], description="sizes of observed subsets")
+    refine_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="latent chain steps of refined conditionals; 0 = none"
+    )
+
+
+class Experiment(_Section):
+    """One run, whole: data, model, training, evaluation, seed."""
+
+    data: DataSection = DataSection()
+    model: ModelSection = ModelSection()
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of everything: weights, data order, chains")

@@ -1,0 +1,53 @@
+"""The contract of a kernel.
+
+`init(position) -> State` evaluates the log density once; `step(generator, state) -> (State, Info)` moves every item of
+the batch by one step. A position is a tree of float32 tensors with a leading batch dimension. The log density maps a
+position to [B]; items are independent chains because its sum is differentiated. What a kernel returns has no graph.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from multiebm.core.random import Randomness
+from multiebm.core.tree import Tree, leaves, rebuild
+
+LogDensity = Callable[[Any], Tensor]  # of a position: a tensor or a dict of tensors, as the caller started with
+
+
+class State(NamedTuple):
+    """What the next step needs: position, its log density [B] and gradient (tree of [B, ...])."""
+
+    position: Tree
+    logdensity: Tensor
+    grad: Tree
+
+
+class Info(NamedTuple):
+    """What a human needs, each [B]: Euclidean norm of the gradient and of the move, and the acceptance probability
+    (1 for kernels that accept everything).
+    """
+
+    grad_norm: Tensor
+    move_norm: Tensor
+    acceptance: Tensor
+
+
+class Kernel(NamedTuple):
+    """A pair of pure functions, `init` and `step`."""
+
+    init: Callable[[Tree], State]
+    step: Callable[[Randomness, State], tuple[State, Info]]
+
+
+def evaluate(logdensity: LogDensity, position: Tree) -> State:
+    """Return the detached state at `position`: log density [B] and its gradient."""
+    with torch.enable_grad():
+        parts = [leaf.detach().float().requires_grad_() for leaf in leaves(position)]
+        tree = rebuild(position, parts)
+        value = logdensity(tree)
+        grads = torch.autograd.grad(value.sum(), parts, allow_unused=True)
+    full = [torch.zeros_like(part) if grad is None else grad for grad, part in zip(grads, parts, strict=True)]
+    return State(rebuild(position, [part.detach() for part in parts]), value.detach(), rebuild(position, full))

@@ -1,0 +1,85 @@
+"""Unadjusted Langevin dynamics, and its two relatives: fixed displacement, and Metropolis-adjusted."""
+
+import torch
+from torch import Tensor
+
+from multiebm.core.random import Randomness, rand
+from multiebm.core.tree import Tree, item_size, item_square_norm, per_item, randn_tree, tree_map
+from multiebm.mcmc.base import Info, Kernel, LogDensity, State, evaluate
+
+# A gradient of exactly zero has no direction; the item then moves by noise alone.
+_SMALLEST_NORM = 1e-12
+
+
+def _info(state: State, moved: Tree, acceptance: Tensor) -> Info:
+    move = tree_map(torch.sub, moved, state.position)
+    return Info(item_square_norm(state.grad).sqrt(), item_square_norm(move).sqrt(), acceptance)
+
+
+def langevin(logdensity: LogDensity, step_size: float, noise_scale: float | None = None) -> Kernel:
+    """u' = u + s^2/2 grad log p(u) + n eps, with s = `step_size`, n = `noise_scale` (n = s unless given).
+
+    Unadjusted: on N(0, v) with n = s the stationary variance is v / (1 - s^2 / 4v). With n != s the stationary density
+    is p^(1/T), T = (n/s)^2, up to the same bias. Eqs. (3), (3') and (8) of arXiv 2605.00644; Neal (2011).
+    """
+    noise = step_size if noise_scale is None else noise_scale
+
+    def init(position: Tree) -> State:
+        return evaluate(logdensity, position)
+
+    def step(generator: Randomness, state: State) -> tuple[State, Info]:
+        eps = randn_tree(generator, state.position)
+        moved = tree_map(lambda u, g, e: u + 0.5 * step_size**2 * g + noise * e, state.position, state.grad, eps)
+        return init(moved), _info(state, moved, torch.ones_like(state.logdensity))
+
+    return Kernel(init, step)
+
+
+def displaced_langevin(logdensity: LogDensity, displacement: float | Tensor, noise_scale: float) -> Kernel:
+    """u' = u + d sqrt(D) g/|g| + n eps: every item moves by root-mean-square length d = `displacement` per coordinate.
+
+    `displacement` is a number, or one per item [B] (a chain with coordinates held fixed has fewer to move).
+
+    The length of the move does not depend on the scale of the energy, so the energy cannot buy longer moves by growing;
+    who sets d decides how far a chain goes (training steers it by the sign of the energy gap).
+    """
+
+    def init(position: Tree) -> State:
+        return evaluate(logdensity, position)
+
+    def step(generator: Randomness, state: State) -> tuple[State, Info]:
+        length = displacement * item_size(state.position) ** 0.5
+        factor = length / item_square_norm(state.grad).sqrt().clamp_min(_SMALLEST_NORM)
+        eps = randn_tree(generator, state.position)
+        moved = tree_map(lambda u, g, e: u + per_item(factor, u) * g + noise_scale * e, state.position, state.grad, eps)
+        return init(moved), _info(state, moved, torch.ones_like(state.logdensity))
+
+    return Kernel(init, step)
+
+
+def mala(logdensity: LogDensity, step_size: float) -> Kernel:
+    """Langevin proposal with a Metropolis correction; its acceptance rate (aim: 0.5 to 0.9) judges a step size.
+
+    log a = log p(u') - log p(u) + log N(u; u' + s^2/2 g', s^2) - log N(u'; u + s^2/2 g, s^2). Roberts & Tweedie (1996).
+    """
+
+    def init(position: Tree) -> State:
+        return evaluate(logdensity, position)
+
+    def transition(a: State, b: State) -> Tensor:
+        gap = tree_map(lambda v, u, g: v - u - 0.5 * step_size**2 * g, b.position, a.position, a.grad)
+        return -item_square_norm(gap) / (2 * step_size**2)
+
+    def step(generator: Randomness, state: State) -> tuple[State, Info]:
+        eps = randn_tree(generator, state.position)
+        moved = tree_map(lambda u, g, e: u + 0.5 * step_size**2 * g + step_size * e, state.position, state.grad, eps)
+        proposal = init(moved)
+        log_ratio = proposal.logdensity - state.logdensity + transition(proposal, state) - transition(state, proposal)
+        acceptance = log_ratio.clamp(max=0).exp().nan_to_num(0.0)
+        accept = rand(generator, (*acceptance.shape, 1), acceptance)[:, 0] < acceptance
+        position = tree_map(lambda new, old: torch.where(per_item(accept, old), new, old), moved, state.position)
+        grad = tree_map(lambda new, old: torch.where(per_item(accept, old), new, old), proposal.grad, state.grad)
+        value = torch.where(accept, proposal.logdensity, state.logdensity)
+        return State(position, value, grad), _info(state, position, acceptance)
+
+    return Kernel(init, step)

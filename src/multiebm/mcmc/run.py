@@ -1,0 +1,72 @@
+"""Run a kernel for T steps and return where it ended and what happened on the way."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from multiebm.core.random import Randomness
+from multiebm.core.tree import Tree, item_square_norm, tree_map
+from multiebm.mcmc.base import Kernel
+
+Position = TypeVar("Position", bound=Tree)
+
+
+class ChainInfo(NamedTuple):
+    """`logdensity` [T+1, B] before, along and after the chain; `grad_norm`, `acceptance` [T, B]; `displacement` [B]:
+    Euclidean distance between end and start; `positions`: the T+1 positions if recorded, else None.
+    """
+
+    logdensity: Tensor
+    grad_norm: Tensor
+    acceptance: Tensor
+    displacement: Tensor
+    positions: list | None
+
+
+def run_chain(
+    kernel: Kernel, position: Position, steps: int, generator: Randomness, record: bool = False
+) -> tuple[Position, ChainInfo]:
+    """Apply `steps` steps of `kernel` from `position` (leaves [B, ...]); 0 steps return the position itself."""
+    state = kernel.init(position)
+    start, values, infos, positions = state.position, [state.logdensity], [], [state.position]
+    for _ in range(steps):
+        state, info = kernel.step(generator, state)
+        values.append(state.logdensity)
+        infos.append(info)
+        if record:
+            positions.append(state.position)
+    nothing = values[0].new_zeros((0, *values[0].shape))
+    return cast(Position, state.position), ChainInfo(
+        torch.stack(values),
+        torch.stack([i.grad_norm for i in infos]) if infos else nothing,
+        torch.stack([i.acceptance for i in infos]) if infos else nothing,
+        item_square_norm(tree_map(torch.sub, state.position, start)).sqrt(),
+        positions if record else None,
+    )
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Inside: evaluation mode, no parameter asks for a gradient, spectrally normalised weights computed once.
+
+    The parameters cannot change inside, so caching them is exact; leaving restores every flag.
+    """
+    training = [m.training for m in modules]
+    asking = [p for m in modules for p in m.parameters() if p.requires_grad]
+    with ExitStack() as stack:
+        for module in modules:
+            module.eval()
+        for parameter in asking:
+            parameter.requires_grad_(False)
+        stack.enter_context(parametrize.cached())
+        try:
+            yield
+        finally:
+            for parameter in asking:
+                parameter.requires_grad_(True)
+            for module, mode in zip(modules, training, strict=True):
+                module.train(mode)

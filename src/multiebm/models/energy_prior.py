@@ -1,0 +1,57 @@
+"""A prior that is an exponential tilt of a base: p(z) = exp(f(z)) p0(z) / Z (arXiv 2006.08205; MVEBM, ECCV 2024)."""
+
+import torch
+from torch import Tensor, nn
+
+from multiebm.core.random import Randomness
+from multiebm.distributions.families import FAMILIES
+from multiebm.distributions.priors import StandardPrior
+from multiebm.mcmc.langevin import langevin
+from multiebm.mcmc.run import frozen, run_chain
+from multiebm.nn.blocks import mlp
+
+
+class EnergyPrior(nn.Module):
+    """Tilt f: MLP of `layers` hidden layers of `width`; samples by `steps` Langevin steps of `step_size` from the base.
+
+    The chain is short and always restarted from the base, so the learned object is the chain itself: use the training
+    values. `bound` c replaces f by c tanh(f / c), which keeps the density proper for any network.
+    """
+
+    normalised = False
+
+    def __init__(
+        self,
+        family: str,
+        dim: int,
+        width: int = 200,
+        layers: int = 3,
+        steps: int = 40,
+        step_size: float = 0.4,
+        bound: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.dim, self.family = dim, FAMILIES[family]
+        self.base = StandardPrior(family, dim)
+        self.steps, self.step_size, self.bound = steps, step_size, bound
+        self.net = mlp([dim] + [width] * layers + [1], nn.GELU(), last_bias=False)
+
+    def tilt(self, z: Tensor) -> Tensor:
+        """Return f(z): [..., D] -> [...]; high = likely (the opposite sign of an energy)."""
+        f = self.net(z)[..., 0]
+        return self.bound * torch.tanh(f / self.bound) if self.bound else f
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return f(z) + log p0(z), log density up to the constant log Z: [..., D] -> [...]."""
+        return self.tilt(z) + self.base.log_prob(z)
+
+    def sample(self, n: int, generator: Randomness) -> Tensor:
+        """Draw [n, D] by the short-run chain from the base (eq. 11 of the MVEBM paper)."""
+        start = self.base.sample(n, generator)
+        with frozen(self):
+            z, _ = run_chain(langevin(self.log_prob, self.step_size), start, self.steps, generator)
+        return z
+
+    def log_normalizer(self, n: int, generator: Randomness) -> Tensor:
+        """Return the mean tilt of n chain samples, a scalar whose gradient is that of log Z."""
+        return self.tilt(self.sample(n, generator)).mean()

@@ -1,0 +1,91 @@
+"""The shared-latent generator p(X, z, W) = p(z) prod_m p(w_m) p(x_m | z, w_m), eqs. (4) and (16)."""
+
+import torch
+from torch import Tensor, nn
+
+from multiebm.core.modality import Modality, Views
+from multiebm.core.random import Randomness
+from multiebm.distributions.families import FAMILIES
+from multiebm.distributions.likelihoods import Likelihood
+from multiebm.distributions.priors import Prior, StandardPrior
+from multiebm.models.inference import SHARED, Latents
+from multiebm.nn.blocks import mlp
+from multiebm.nn.pictures import PictureDecoder
+from multiebm.nn.precision import Mixed
+
+
+def make_decoder(modality: Modality, n_in: int, width: int, patch: int = 1, bounded: bool = True) -> nn.Module:
+    """Return a network [B, n_in] -> [B, *shape]: the ResNet decoder for pictures, an MLP for vectors."""
+    if modality.kind == "vector":
+        return Mixed(mlp([n_in, width, width, modality.size], nn.ReLU()))
+    return Mixed(PictureDecoder(n_in, modality.shape, width, patch, bounded))
+
+
+class Generator(nn.Module):
+    """Prior over the shared latent, decoders and likelihoods by modality; `private` is the private latents' size P.
+
+    `auxiliary` are the learned scales of r_m(w_m), the stand-in for a private latent in cross-reconstruction (MMVAE+).
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        decoders: dict[str, nn.Module],
+        likelihoods: dict[str, Likelihood],
+        private: int,
+        family: str,
+    ) -> None:
+        super().__init__()
+        self.prior, self.decoders, self.likelihoods = prior, nn.ModuleDict(decoders), likelihoods
+        self.private = private
+        self.private_prior = StandardPrior(family, private)
+        self.family = FAMILIES[family]
+        scales = {name: nn.Parameter(torch.zeros(private)) for name in decoders} if private else {}
+        self.auxiliary_log_scale = nn.ParameterDict(scales)
+
+    def sample_latents(self, n: int, generator: Randomness) -> Latents:
+        """Draw z ~ p(z) and w_m ~ p(w_m): {"shared": [n, D], modality: [n, P]}."""
+        return {SHARED: self.prior.sample(n, generator)} | self.sample_private(n, generator)
+
+    def sample_private(self, n: int, generator: Randomness) -> Latents:
+        """Draw w_m ~ p(w_m) for every modality, [n, P] each; empty if the model has none."""
+        return {name: self.private_prior.sample(n, generator) for name in self.decoders} if self.private else {}
+
+    def sample_auxiliary(self, n: int, generator: Randomness) -> Latents:
+        """Draw w_m ~ r_m (location 0, learned scale), differentiable in the scales: [n, P] each."""
+        out = {}
+        for name, log_scale in self.auxiliary_log_scale.items():
+            out[name] = self.family.rsample(generator, torch.zeros_like(log_scale).expand(n, -1), log_scale.exp())
+        return out
+
+    def decode(self, latents: Latents, modality: str) -> Tensor:
+        """Return the decoder mean of one modality: [B, *shape]."""
+        z = torch.cat([latents[SHARED], latents[modality]], 1) if self.private else latents[SHARED]
+        return self.decoders[modality](z)
+
+    def forward(self, latents: Latents) -> Views:
+        """Return the decoder means of all modalities."""
+        return {name: self.decode(latents, name) for name in self.decoders}
+
+    def log_likelihood(self, views: Views, means: Views) -> Tensor:
+        """Return lambda_m log p(x_m | mean_m) for every item and modality: [B, M] in nats."""
+        return torch.stack([self.likelihoods[name].log_prob(views[name], mean) for name, mean in means.items()], 1)
+
+    def log_joint(self, views: Views, latents: Latents, present: Tensor) -> Tensor:
+        """Return log p(X_S, z, W) [B] in nats with S = `present` [B, M]; only the items that have a part decode it.
+
+        Its gradient is that of the subset posterior, eq. (17). The private latent of an absent part meets its prior.
+        """
+        total = self.prior.log_prob(latents[SHARED])
+        for i, (name, likelihood) in enumerate(self.likelihoods.items()):
+            if self.private:
+                total = total + self.private_prior.log_prob(latents[name])
+            here = present[:, i]
+            if here.all():
+                total = total + likelihood.log_prob(views[name], self.decode(latents, name))
+            elif here.any():
+                some = {key: value[here] for key, value in latents.items()}
+                total = total.index_add(
+                    0, here.nonzero()[:, 0], likelihood.log_prob(views[name][here], self.decode(some, name))
+                )
+        return total

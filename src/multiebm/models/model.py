@@ -1,0 +1,232 @@
+"""The model a user holds: inference, generator and (optionally) an energy over all modalities, with their two chains.
+
+`sample`, `impute`, `encode` and `score` speak raw values with users; the other methods work on states (pictures in
+[-1, 1]) and are what training, evaluation and reports are made of.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from multiebm.core.batch import Batch
+from multiebm.core.errors import ConfigError, ModalityError
+from multiebm.core.modality import Modality, Views
+from multiebm.core.random import ItemGenerators, Randomness, item_generators
+from multiebm.core.tree import per_item
+from multiebm.mcmc.langevin import displaced_langevin, langevin
+from multiebm.mcmc.run import ChainInfo, frozen, run_chain
+from multiebm.models.checks import check_names, check_steps, make_batch
+from multiebm.models.generator import Generator
+from multiebm.models.inference import SHARED, InferenceModel, Latents
+from multiebm.nn.energies import EnergyNetwork
+
+
+@dataclass(frozen=True)
+class DataChain:
+    """Langevin steps on the energy. `displaced` moves every item by `model.displacement` per coordinate and step along
+    the gradient (steered in training); otherwise the step is s^2/2 times the gradient with s = `step_size`, eq. (3).
+    """
+
+    steps: int = 10
+    displaced: bool = True
+    step_size: float = 0.5
+    noise_scale: float = 0.001
+
+
+@dataclass(frozen=True)
+class LatentChain:
+    """Langevin steps on log p(X, z, W), eq. (8); `noise_scale` None = `step_size`, which samples the posterior."""
+
+    steps: int = 5
+    step_size: float = 0.05
+    noise_scale: float | None = None
+
+
+class MultimodalModel(nn.Module):
+    """Energy pi(X), generator p(X, z, W), inference q(z, W | X) over named modalities (arXiv 2605.00644, section 2)."""
+
+    def __init__(
+        self,
+        modalities: dict[str, Modality],
+        inference: InferenceModel,
+        generator: Generator,
+        energy: EnergyNetwork | None,
+        data_chain: DataChain,
+        latent_chain: LatentChain,
+    ) -> None:
+        super().__init__()
+        self.modalities = modalities
+        self.inference, self.generator, self.energy = inference, generator, energy
+        self.data_chain, self.latent_chain = data_chain, latent_chain
+        self.displacement: Tensor
+        self.register_buffer("displacement", torch.tensor(0.004))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.parameters()).device
+
+    def log_density_unnorm(self, views: Views) -> Tensor:
+        """Return -E(X) [B]: the log density of the energy model up to a constant, at temperature 1."""
+        if self.energy is None:
+            raise ConfigError(
+                "model.energy: got a model without an energy, expected one with; train with model.energy set"
+            )
+        return -self.energy(views)
+
+    def refine_data(
+        self,
+        views: Views,
+        generator: Randomness,
+        steps: int | None = None,
+        clamp: Tensor | None = None,
+        record: bool = False,
+    ) -> tuple[Views, ChainInfo]:
+        """Run the data chain from `views`; `clamp` [B, M] holds observed parts fixed, which targets the conditional
+        pi(x_absent | x_observed) without a normaliser. `steps` None = as in training.
+        """
+        start = {name: view.detach() for name, view in views.items()}
+
+        def hold(moved: Views) -> Views:
+            if clamp is None:
+                return moved
+            return {n: torch.where(per_item(clamp[:, i], v), start[n], v) for i, (n, v) in enumerate(moved.items())}
+
+        chain = self.data_chain
+
+        def logdensity(moved: Views) -> Tensor:
+            return self.log_density_unnorm(hold(moved))
+
+        if chain.displaced:
+            kernel = displaced_langevin(logdensity, self._free_displacement(clamp), chain.noise_scale)
+        else:
+            kernel = langevin(logdensity, chain.step_size, chain.noise_scale)
+        with frozen(self):
+            end, info = run_chain(kernel, start, chain.steps if steps is None else steps, generator, record)
+        held = None if info.positions is None else [hold(p) for p in info.positions]
+        return hold(end), info._replace(positions=held)
+
+    def _free_displacement(self, clamp: Tensor | None) -> Tensor:
+        """Return the displacement, rescaled per item so that the free coordinates alone move by it."""
+        if clamp is None:
+            return self.displacement
+        sizes = torch.tensor([m.size for m in self.modalities.values()], dtype=torch.float32, device=clamp.device)
+        return self.displacement * ((~clamp).float() @ sizes / sizes.sum()).sqrt()
+
+    def refine_latents(
+        self, latents: Latents, batch: Batch, generator: Randomness, steps: int | None = None, record: bool = False
+    ) -> tuple[Latents, ChainInfo]:
+        """Run the latent chain towards the subset posterior of the present parts, eqs. (8), (17).
+
+        Private latents of absent parts get no evidence and stay as they are.
+        """
+        chain = self.latent_chain
+
+        def logdensity(position: Latents) -> Tensor:
+            return self.generator.log_joint(batch.views, position, batch.present)
+
+        kernel = langevin(logdensity, chain.step_size, chain.noise_scale)
+        with frozen(self):
+            end, info = run_chain(kernel, latents, chain.steps if steps is None else steps, generator, record)
+        kept = dict(end)
+        for i, name in enumerate(self.modalities):
+            if name in kept:
+                kept[name] = torch.where(per_item(batch.present[:, i], kept[name]), kept[name], latents[name])
+        return kept, info
+
+    def sample_latents(self, n: int, generator: Randomness) -> Latents:
+        """Draw latents from the prior: {"shared": [n, D], modality: [n, P]}."""
+        with torch.no_grad():
+            return self.generator.sample_latents(n, generator)
+
+    def decode(self, latents: Latents) -> Views:
+        """Return decoder means of all modalities (no observation noise)."""
+        with torch.no_grad():
+            return self.generator(latents)
+
+    def infer_latents(self, batch: Batch, generator: Randomness, refine_steps: int = 0) -> Latents:
+        """Draw latents given the present parts: a random present expert, then `refine_steps` of the latent chain.
+
+        Private latents of absent parts come from their prior; an item with nothing present gets the prior altogether.
+        """
+        with torch.no_grad():
+            latents, _ = self.inference(batch).sample(generator)
+            prior = self.generator.sample_private(len(batch.present), generator)
+            for i, name in enumerate(self.modalities):
+                if name in prior:
+                    here = per_item(batch.present[:, i], prior[name])
+                    latents[name] = torch.where(here, latents[name], prior[name])
+            nothing = ~batch.present.any(1)
+            if nothing.any():
+                drawn = self.generator.prior.sample(len(nothing), generator)
+                latents[SHARED] = torch.where(per_item(nothing, drawn), drawn, latents[SHARED])
+        if refine_steps:
+            latents, _ = self.refine_latents(latents, batch, generator, refine_steps)
+        return latents
+
+    def sample(self, n: int, refine_steps: int | None = 0, seed: int = 0) -> Views:
+        """Return n joint samples of all modalities, raw values: pictures float [n, C, H, W] in [0, 1], vectors [n, D].
+
+        `refine_steps` 0: decoder means ("Gen"); None: the training chain of the energy ("EBM"). Item i depends on
+        (`seed`, i) alone, not on n.
+        """
+        if n < 1:
+            raise ConfigError(f"n: got {n}, expected at least 1 sample")
+        check_steps("refine_steps", refine_steps, self.energy is not None)
+        generator = item_generators(seed, n)
+        views = self.decode(self.sample_latents(n, generator))
+        if refine_steps != 0:
+            views, _ = self.refine_data(views, generator, refine_steps)
+        return self._raw(views, list(self.modalities))
+
+    def impute(
+        self,
+        parts: Views,
+        want: list[str] | None = None,
+        refine_steps: int = 0,
+        data_steps: int | None = 0,
+        seed: int = 0,
+        present: Tensor | None = None,
+    ) -> Views:
+        """Return the modalities in `want` (all by default) given raw `parts` [B, ...], any subset of the modalities.
+
+        Observed entries come back as they were; the others are decoded from the subset posterior, refined by
+        `refine_steps` of the latent chain (eq. 17) and `data_steps` of the data chain with observed parts held fixed
+        (None = as in training). `present` [B, M] hides single entries of `parts`.
+        """
+        names = check_names(self.modalities, want)
+        check_steps("refine_steps", refine_steps)
+        check_steps("data_steps", data_steps, self.energy is not None)
+        batch = make_batch(self.modalities, parts, present, self.device)
+        generator: ItemGenerators = item_generators(seed, len(batch.present))
+        means = self.decode(self.infer_latents(batch, generator, refine_steps))
+        views = {
+            name: torch.where(per_item(batch.present[:, i], mean), batch.views[name], mean)
+            for i, (name, mean) in enumerate(means.items())
+        }
+        if data_steps != 0:
+            views, _ = self.refine_data(views, generator, data_steps, clamp=batch.present)
+        return self._raw(views, names)
+
+    def encode(self, parts: Views, present: Tensor | None = None) -> Tensor:
+        """Return the mean of q(z | parts) [B, D] for raw `parts` [B, ...], any subset of the modalities."""
+        batch = make_batch(self.modalities, parts, present, self.device)
+        with torch.no_grad():
+            q = self.inference(batch).shared
+        return (q.log_weight.exp()[..., None] * q.loc).sum(0)
+
+    def score(self, parts: Views) -> Tensor:
+        """Return log pi(X) up to a constant, [B]: higher = real-looking, matching parts. Needs every part."""
+        batch = make_batch(self.modalities, parts, None, self.device)
+        missing = [name for name in self.modalities if name not in parts]
+        if missing:
+            raise ModalityError(
+                f"score: got {', '.join(parts)}, expected every modality, missing {', '.join(missing)}; "
+                "complete the items with impute(parts) first"
+            )
+        with torch.no_grad(), frozen(self):
+            return self.log_density_unnorm(batch.views)
+
+    def _raw(self, views: Views, names: list[str]) -> Views:
+        return {name: self.modalities[name].to_raw(views[name]) for name in names}

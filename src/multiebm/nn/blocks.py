@@ -1,0 +1,65 @@
+"""Blocks shared by the encoders, decoders and energies of this folder."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+SLOPE = 0.2  # of every leaky ReLU
+
+
+class ResidualBlock(nn.Module):
+    """y = shortcut(x) + 0.1 c1(lrelu(c0(lrelu(x)))), [B, n_in, H, W] -> [B, n_out, H, W]; of MMVAE+ (ICLR 2023)."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        hidden = min(n_in, n_out)
+        self.c0 = nn.Conv2d(n_in, hidden, 3, padding=1)
+        self.c1 = nn.Conv2d(hidden, n_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(n_in, n_out, 1, bias=False) if n_in != n_out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, n_in, H, W] to [B, n_out, H, W]."""
+        y = self.c1(F.leaky_relu(self.c0(F.leaky_relu(x, SLOPE)), SLOPE))
+        return torch.add(self.shortcut(x), y, alpha=0.1)
+
+
+class EnergyBlock(nn.Module):
+    """Residual block of the energy network, section 2.1 of arXiv 2605.00644's reconstruction: no norm, no bias.
+
+    [B, n_in, H, W] -> [B, n_out, H, W], halved by average pooling if `down`; the first block (`head`) has no leading
+    ReLU, which would discard half of the signal of raw pixels.
+    """
+
+    def __init__(self, n_in: int, n_out: int, down: bool = False, head: bool = False) -> None:
+        super().__init__()
+        self.down, self.head = down, head
+        self.c0 = sn_conv(n_in, n_out, 3)
+        self.c1 = sn_conv(n_out, n_out, 3)
+        self.skip = sn_conv(n_in, n_out, 1) if down or n_in != n_out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, n_in, H, W] to [B, n_out, H, W] or [B, n_out, H/2, W/2]."""
+        a = self.c1(F.relu(self.c0(x if self.head else F.relu(x))))
+        if self.down:
+            a, x = F.avg_pool2d(a, 2), F.avg_pool2d(x, 2)  # pooling and the 1x1 skip commute; pool first is cheaper
+        return a + self.skip(x)
+
+
+def sn_conv(n_in: int, n_out: int, kernel: int, bias: bool = False) -> nn.Module:
+    """Return a stride-1 convolution with spectral norm and Xavier-normal weights."""
+    conv = nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2, bias=bias)
+    nn.init.xavier_normal_(conv.weight)
+    return spectral_norm(conv)
+
+
+def mlp(sizes: Sequence[int], activation: nn.Module, spectral: bool = False, last_bias: bool = True) -> nn.Sequential:
+    """Return Linear layers of the given sizes with `activation` between them: [..., sizes[0]] -> [..., sizes[-1]]."""
+    layers: list[nn.Module] = []
+    for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        last = i == len(sizes) - 2
+        linear = nn.Linear(n_in, n_out, bias=last_bias or not last)
+        layers += [spectral_norm(linear) if spectral else linear] + ([] if last else [activation])
+    return nn.Sequential(*layers)

@@ -1,0 +1,66 @@
+"""Picture encoder and decoder: the ResNets of MMVAE+ (ICLR 2023), with width, depth and patch size as settings.
+
+`width` 64, `patch` 1 at 28 pixels are the published networks (channels 64-64-128-256, maps 28-14-7). `patch` 2 folds
+2x2 pixels into channels first, which costs a quarter of the arithmetic per channel.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from multiebm.nn.blocks import SLOPE, ResidualBlock
+
+STAGES = 3
+
+
+def _plan(size: int, width: int, patch: int) -> tuple[list[int], list[int]]:
+    """Return channels and map sizes of the stages, from the picture inwards."""
+    sizes = [size // patch]
+    for _ in range(STAGES - 1):
+        sizes.append((sizes[-1] + 1) // 2)
+    return [width * 2**i for i in range(STAGES)], sizes
+
+
+class PictureEncoder(nn.Module):
+    """[B, C, S, S] -> features [B, n_features] (flattened last map); heads are the caller's."""
+
+    def __init__(self, shape: tuple[int, ...], width: int, patch: int) -> None:
+        super().__init__()
+        channels, sizes = _plan(shape[1], width, patch)
+        self.n_features = channels[-1] * sizes[-1] ** 2
+        layers: list[nn.Module] = [nn.PixelUnshuffle(patch)] if patch > 1 else []
+        layers += [nn.Conv2d(shape[0] * patch**2, width, 3, padding=1), ResidualBlock(width, channels[0])]
+        for n_in, n_out in zip(channels, channels[1:], strict=False):
+            layers += [nn.AvgPool2d(3, stride=2, padding=1), ResidualBlock(n_in, n_out)]
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pictures [B, C, S, S] to features [B, n_features]."""
+        return self.net(x).flatten(1)
+
+
+class PictureDecoder(nn.Module):
+    """Latent [B, n_in] -> pictures [B, C, S, S]; `bounded` ends in tanh, the range of the state."""
+
+    def __init__(self, n_in: int, shape: tuple[int, ...], width: int, patch: int, bounded: bool) -> None:
+        super().__init__()
+        channels, sizes = _plan(shape[1], width, patch)
+        self.bounded = bounded
+        self.first = (channels[-1], sizes[-1], sizes[-1])
+        self.linear = nn.Linear(n_in, channels[-1] * sizes[-1] ** 2)
+        layers: list[nn.Module] = []
+        for n_wide, n_thin, size in zip(channels[::-1], channels[-2::-1], sizes[-2::-1], strict=False):
+            layers += [ResidualBlock(n_wide, n_thin), nn.Upsample(size=(size, size))]
+        layers += [
+            ResidualBlock(width, width),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(width, shape[0] * patch**2, 3, padding=1),
+        ]
+        layers += [nn.PixelShuffle(patch)] if patch > 1 else []
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map latents [B, n_in] to pictures [B, C, S, S]."""
+        x = self.linear(z).unflatten(1, self.first)
+        x = self.net(F.leaky_relu(x, SLOPE).contiguous(memory_format=torch.channels_last))
+        return x.tanh() if self.bounded else x

@@ -1,0 +1,26 @@
+"""Networks may compute in bfloat16; what enters and leaves them is float32."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Mixed(nn.Module):
+    """Run `net` under bfloat16 autocast where `bf16`, channels-last for pictures; the output is float32, same shape."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.bf16 = False
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return `net(*inputs)` in float32."""
+        inputs = tuple(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs)
+        with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=self.bf16):
+            return self.net(*inputs).float()
+
+
+def set_precision(module: nn.Module, precision: str) -> None:
+    """Let every `Mixed` inside `module` compute in "fp32" or "bf16"."""
+    for part in module.modules():
+        if isinstance(part, Mixed):
+            part.bf16 = precision == "bf16"

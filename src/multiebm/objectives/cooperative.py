@@ -1,0 +1,63 @@
+"""The three losses of cooperative learning, given data, revised data and revised latents (all revised parts detached).
+
+Sources: arXiv 2605.00644 eqs. (10)-(12); losses are means over the batch, to be minimised.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from multiebm.core.modality import Views
+
+
+class EnergyLoss(NamedTuple):
+    """`total` to minimise; mean energies of data and of revised samples; `gap` = E(data) - E(revised)."""
+
+    total: Tensor
+    data: Tensor
+    revised: Tensor
+    gap: Tensor
+
+
+def energy_loss(energy_data: Tensor, energy_revised: Tensor, penalty: float = 0.0) -> EnergyLoss:
+    """L_theta = mean E(X) - mean E(X~) + penalty * mean E^2 over both phases (eq. (10); log Z cancels exactly).
+
+    Energies [B], [B']; data energy goes down, revised energy up. The penalty bounds the energy's scale.
+    """
+    data, revised = energy_data.mean(), energy_revised.mean()
+    square = energy_data.square().mean() + energy_revised.square().mean()
+    return EnergyLoss(data - revised + penalty * square, data.detach(), revised.detach(), (data - revised).detach())
+
+
+def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Return sum(values * weight) / sum(weight) over the batch: [B, M] with present [B, M], or [B] with [B] -> [].
+
+    For [B, M] the sum over modalities is kept: each modality is averaged over the items that have it.
+    """
+    weight = weight.to(values.dtype)
+    return (torch.where(weight > 0, values, 0.0).sum(0) / weight.sum(0).clamp_min(1)).sum()
+
+
+def squared_residuals(views: Views, means: Views, present: Tensor) -> Tensor:
+    """Return the summed squared residual per modality, averaged over the items that have it: [M]."""
+    per_item = torch.stack([(views[n] - mean).square().flatten(1).sum(1) for n, mean in means.items()], 1)
+    weight = present.to(per_item.dtype)
+    return torch.where(present, per_item, 0.0).sum(0) / weight.sum(0).clamp_min(1)
+
+
+def balanced_weight(recon: float, synthetic: float, noise_floor: float) -> float:
+    """Return lambda_s = clip(R_rec / (R_syn - noise floor), 1, 70): the scale-free weight of the synthetic term.
+
+    `recon`, `synthetic`: running means of squared residuals; the floor D K_x n_x^2 is the chain's own noise.
+    """
+    return min(70.0, max(1.0, recon / max(synthetic - noise_floor, 1e-8)))
+
+
+def inference_loss(log_q: Tensor, log_components: Tensor, eta: float = 0.0) -> Tensor:
+    """-(1 - eta) log q(z | X) - eta mean_k log q_k(z | x_k), mean over the batch (eq. (12) with the convex mix of 5.3).
+
+    `log_q` [B] of the mixture (plus private terms), `log_components` [K, B] with -inf weight already removed (0).
+    eta > 0 keeps an expert with small responsibility learning.
+    """
+    return -((1 - eta) * log_q + eta * log_components.mean(0)).mean()

@@ -1,0 +1,304 @@
+"""Where chains and losses meet: the warm-up step and the cooperative step (arXiv 2605.00644, algorithm of section 6).
+
+One cooperative step: draw z and revise G(z) by the energy; infer latents of the data and revise them by the generator;
+then the generator and the inference model learn from both revisions, the prior from the revised latents, the energy
+from data against revised samples. Every forward pass is made once and used wherever it is needed.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from multiebm.core.batch import Batch
+from multiebm.core.modality import Views
+from multiebm.core.tree import per_item
+from multiebm.mcmc.run import ChainInfo, frozen
+from multiebm.models.energy_prior import EnergyPrior
+from multiebm.models.inference import SHARED, Latents, Posterior
+from multiebm.models.model import MultimodalModel
+from multiebm.objectives.cooperative import (
+    EnergyLoss,
+    balanced_weight,
+    energy_loss,
+    inference_loss,
+    squared_residuals,
+    weighted_mean,
+)
+from multiebm.objectives.elbo import CrossDraw, cross_draw, elbo_loss
+from multiebm.training.settings import CooperativeSettings, WarmupSettings
+from multiebm.training.state import TrainState
+
+RESIDUAL_DECAY = 0.99  # running means of the two residuals that lambda_s = balance compares
+
+
+def warmup_step(state: TrainState, batch: Batch, settings: WarmupSettings) -> dict[str, float]:
+    """One step on the stratified ELBO; an energy prior learns beside it from detached codes of all experts."""
+    model, generator = state.model, state.generator
+    posterior = model.inference(batch)
+    tilt = 0 <= settings.tilt_after <= state.step
+    draw = _bound_draw(model, posterior, batch, state, tilt)
+    log_px = model.generator.log_likelihood(batch.views, model.generator(draw.latents))
+    loss = elbo_loss(log_px, draw, batch.present, settings.beta)
+    _update(state, loss, "generator", "inference")
+    metrics = {"loss/elbo": loss.item(), **_posterior_metrics(model, posterior, batch)}
+    metrics |= _per_modality(model, "log_likelihood", log_px, batch.present)
+    prior = model.generator.prior
+    if isinstance(prior, EnergyPrior) and state.step >= settings.prior_after:
+        positive = _expert_codes(posterior, batch, state)
+        metrics |= prior_step(state, prior, positive, prior.sample(len(positive), generator))
+    return metrics
+
+
+def cooperative_step(state: TrainState, batch: Batch, settings: CooperativeSettings) -> dict[str, float]:
+    """One cooperative step; see the module docstring. Only complete items enter the energy's positive phase."""
+    model, generator = state.model, state.generator
+    n = len(batch.present)
+    posterior = model.inference(batch)  # graph to phi, used for the chain's start, the anchor and L_phi
+    z = _data_chain_latents(state, posterior, batch, settings)
+    x0 = model.generator(z)  # graph to omega, used for the chain's start and L_omega
+    revised, chain_x = model.refine_data(x0, generator)
+    metrics = _data_chain_metrics(model, x0, revised, chain_x)
+    if not _energy_only(state, settings):
+        codes = _revised_codes(state, posterior, batch, settings)
+        metrics |= _generator_inference_update(state, batch, posterior, codes, z, x0, revised, settings)
+        if isinstance(model.generator.prior, EnergyPrior):
+            positive = (
+                codes.latents[SHARED]
+                if settings.prior_positive == "revised"
+                else _expert_codes(posterior, batch, state)
+            )
+            negative = z[SHARED] if settings.start == "prior" else model.generator.prior.sample(n, generator)
+            metrics |= prior_step(state, model.generator.prior, positive, negative)
+        if settings.negatives == "refresh":
+            revised, _ = model.refine_data(model.decode(z), generator)
+    metrics |= energy_step(state, batch, revised, settings)
+    return metrics
+
+
+class RevisedCodes(NamedTuple):
+    """Latents after the chain (detached), the evidence [B, M] their chain saw, and what the chain did."""
+
+    latents: Latents
+    evidence: Tensor
+    chain: ChainInfo
+
+
+def _revised_codes(
+    state: TrainState, posterior: Posterior, batch: Batch, settings: CooperativeSettings
+) -> RevisedCodes:
+    """Draw z0 ~ q(z | X) and refine it by the parts in evidence: all present ones, or only the expert's own.
+
+    With `single`, the private latents of the other parts come from the auxiliary r, so a part can only be
+    reconstructed through z: the shortcut of own-modality private latents does not exist.
+    """
+    model, generator = state.model, state.generator
+    with torch.no_grad():
+        start, expert = posterior.sample(generator)
+        evidence = batch.present
+        if settings.revision == "single":
+            evidence = torch.nn.functional.one_hot(expert, len(model.modalities)).bool() & batch.present
+            auxiliary = model.generator.sample_auxiliary(len(expert), generator)
+            for i, name in enumerate(model.modalities):
+                if name in auxiliary:
+                    start[name] = torch.where(per_item(evidence[:, i], start[name]), start[name], auxiliary[name])
+    latents, chain = model.refine_latents(start, batch._replace(present=evidence), generator)
+    return RevisedCodes(latents, evidence, chain)
+
+
+def _generator_inference_update(
+    state: TrainState,
+    batch: Batch,
+    posterior: Posterior,
+    codes: RevisedCodes,
+    z: Latents,
+    x0: Views,
+    revised: Views,
+    settings: CooperativeSettings,
+) -> dict[str, float]:
+    """L_omega (11), L_phi (12) and the anchor in one backward pass; their graphs share nothing but the anchor's."""
+    model = state.model
+    anchored = settings.anchor > 0
+    draw = _bound_draw(model, posterior, batch, state, settings.tilt_in_bound) if anchored else None
+    both = codes.latents if draw is None else {k: torch.cat([codes.latents[k], draw.latents[k]]) for k in codes.latents}
+    means = model.generator(both)
+    n = len(batch.present)
+    own = {name: mean[:n] for name, mean in means.items()}
+    log_px = model.generator.log_likelihood(batch.views, own)
+    log_ps = model.generator.log_likelihood(revised, x0)
+    weight = _synthetic_weight(state, batch, own, revised, x0, settings)
+    generator_loss = -settings.reconstruction * weighted_mean(log_px, batch.present) - weight * log_ps.sum(1).mean()
+    phi_loss = _phi_loss(state, batch, posterior, codes, z, revised, settings)
+    loss = generator_loss + phi_loss
+    metrics = {"loss/generator": generator_loss.item(), "loss/inference": phi_loss.item(), "weight/synthetic": weight}
+    if draw is not None:
+        crossed = model.generator.log_likelihood(batch.views, {name: mean[n:] for name, mean in means.items()})
+        anchor = elbo_loss(crossed, draw, batch.present, settings.beta)
+        loss = loss + settings.anchor * anchor
+        metrics["loss/anchor"] = anchor.item()
+    metrics |= _update(state, loss, "generator", "inference")
+    metrics |= _per_modality(model, "log_likelihood", log_px, batch.present)
+    metrics |= _posterior_metrics(model, posterior, batch) | _latent_chain_metrics(posterior, codes)
+    return metrics
+
+
+def _phi_loss(
+    state: TrainState,
+    batch: Batch,
+    posterior: Posterior,
+    codes: RevisedCodes,
+    z: Latents,
+    revised: Views,
+    settings: CooperativeSettings,
+) -> Tensor:
+    """-log q(z~, W~ | X) - lambda_I log q(z, W | X~), eq. (12)."""
+    log_q = posterior.log_prob(codes.latents, codes.evidence)
+    loss = inference_loss(log_q, _components(posterior, codes.latents, batch.present), settings.expert_mix)
+    if settings.inference_synthetic:
+        complete = torch.ones_like(batch.present)
+        synthetic = state.model.inference(Batch(revised, complete))
+        log_q = synthetic.log_prob(z, complete)
+        mixed = inference_loss(log_q, _components(synthetic, z, complete), settings.expert_mix)
+        loss = loss + settings.inference_synthetic * mixed
+    return loss
+
+
+def _components(posterior: Posterior, latents: Latents, present: Tensor) -> Tensor:
+    return torch.where(present.T, posterior.shared.component_log_prob(latents[SHARED]), 0.0)
+
+
+def energy_step(state: TrainState, batch: Batch, revised: Views, settings: CooperativeSettings) -> dict[str, float]:
+    """Lower the energy of complete data, raise that of revised samples (one forward pass), steer the displacement."""
+    model = state.model
+    assert model.energy is not None
+    complete = batch.present.all(1)
+    if not complete.any():
+        return {}
+    data = batch.views if complete.all() else {name: view[complete] for name, view in batch.views.items()}
+    energies = model.energy({name: torch.cat([data[name], revised[name]]) for name in data})
+    real, fake = energies.split([int(complete.sum()), len(complete)])
+    loss: EnergyLoss = energy_loss(real, fake, settings.energy_penalty)
+    metrics = _update(state, settings.energy_scale * loss.total, "energy")
+    metrics |= {"loss/energy": loss.total.item(), "energy/data": loss.data.item(), "energy/gap": loss.gap.item()}
+    metrics |= {"energy/data_std": real.std().item(), "energy/revised_std": fake.std().item()}
+    if settings.steer:
+        # the chain is too short while revised samples are less likely than data, too long once they are more likely
+        sign = 1.0 if loss.gap < 0 else -1.0
+        moved = model.displacement * torch.exp(torch.tensor(sign * settings.steer_rate))
+        model.displacement.copy_(moved.clamp(settings.displacement_min, settings.displacement_max))
+    return metrics
+
+
+def prior_step(state: TrainState, prior: EnergyPrior, positive: Tensor, negative: Tensor) -> dict[str, float]:
+    """L_alpha = mean f(z-) - mean f(z+), eq. (10) of the MVEBM paper: codes [N, D], chain samples [N', D], detached."""
+    up, down = prior.tilt(positive.detach()), prior.tilt(negative.detach())
+    loss = down.mean() - up.mean()
+    metrics = _update(state, loss, "prior")
+    return metrics | {
+        "prior/gap": -loss.item(),
+        "prior/positive_square": positive.square().mean().item(),
+        "prior/negative_square": negative.square().mean().item(),
+        "prior/negative_max": negative.abs().max().item(),
+    }
+
+
+def _bound_draw(model: MultimodalModel, posterior: Posterior, batch: Batch, state: TrainState, tilt: bool) -> CrossDraw:
+    """Draw for the ELBO; the prior's own parameters get no gradient, and without `tilt` the bound uses its base."""
+    prior = model.generator.prior
+    use = prior if tilt or not isinstance(prior, EnergyPrior) else prior.base
+    with frozen(*[prior] if isinstance(prior, EnergyPrior) else []):
+        return cross_draw(model.generator, use, posterior, batch, state.generator)
+
+
+def _data_chain_latents(
+    state: TrainState, posterior: Posterior, batch: Batch, settings: CooperativeSettings
+) -> Latents:
+    """Draw the latents whose decoding starts the data chain: from the prior, or (a ceiling, not a model) from codes."""
+    model, generator = state.model, state.generator
+    z = model.sample_latents(len(batch.present), generator)
+    if settings.start == "aggregate":
+        z[SHARED] = posterior.sample(generator)[0][SHARED].detach()
+    return z
+
+
+def _expert_codes(posterior: Posterior, batch: Batch, state: TrainState) -> Tensor:
+    """Draw one code per present expert and item, detached: [N, D]."""
+    q = posterior.shared
+    with torch.no_grad():
+        codes = q.family.rsample(state.generator, q.loc, q.scale)
+    return codes[batch.present.T]
+
+
+def _energy_only(state: TrainState, settings: CooperativeSettings) -> bool:
+    start = state.numbers.setdefault("cooperative_start", float(state.step))
+    return state.step - start < settings.energy_first
+
+
+def _synthetic_weight(
+    state: TrainState, batch: Batch, own: Views, revised: Views, x0: Views, settings: CooperativeSettings
+) -> float:
+    """Return lambda_s: the number set, or the ratio of running residuals less the chain's noise floor."""
+    if settings.synthetic != "balance":
+        return float(settings.synthetic)
+    with torch.no_grad():
+        now = {
+            "residual/reconstruction": squared_residuals(batch.views, own, batch.present).sum().item(),
+            "residual/synthetic": squared_residuals(revised, x0, torch.ones_like(batch.present)).sum().item(),
+        }
+    for key, value in now.items():
+        old = state.numbers.get(key, value)
+        state.numbers[key] = RESIDUAL_DECAY * old + (1 - RESIDUAL_DECAY) * value
+    chain = state.model.data_chain
+    floor = sum(m.size for m in state.model.modalities.values()) * chain.steps * chain.noise_scale**2
+    return balanced_weight(state.numbers["residual/reconstruction"], state.numbers["residual/synthetic"], floor)
+
+
+def _update(state: TrainState, loss: Tensor, *names: str) -> dict[str, float]:
+    """Backward and one optimiser step for the named parts; return their gradient norms."""
+    for name in names:
+        state.optimisers[name].zero_grad(set_to_none=True)
+    loss.backward()
+    metrics = {}
+    for name in names:
+        optimiser = state.optimisers[name]
+        grads = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+        metrics[f"grad_norm/{name}"] = torch.nn.utils.get_total_norm(grads).item() if grads else 0.0
+        optimiser.step()
+    return metrics
+
+
+def _per_modality(model: MultimodalModel, what: str, values: Tensor, present: Tensor) -> dict[str, float]:
+    weight = present.float()
+    means = (torch.where(present, values.detach(), 0.0).sum(0) / weight.sum(0).clamp_min(1)).tolist()
+    return {f"{what}/{name}": mean for name, mean in zip(model.modalities, means, strict=True)}
+
+
+def _posterior_metrics(model: MultimodalModel, posterior: Posterior, batch: Batch) -> dict[str, float]:
+    scale = posterior.shared.scale.detach()[batch.present.T]
+    return {"encoder/scale_mean": scale.mean().item(), "encoder/scale_min": scale.min().item()}
+
+
+def _data_chain_metrics(model: MultimodalModel, x0: Views, revised: Views, chain: ChainInfo) -> dict[str, float]:
+    size = sum(m.size for m in model.modalities.values())
+    settings = model.data_chain
+    return {
+        "energy/generated": -chain.logdensity[0].mean().item(),
+        "energy/refined": -chain.logdensity[-1].mean().item(),
+        "energy/drop": (chain.logdensity[-1] - chain.logdensity[0]).mean().item(),
+        "data_chain/move_rms": (chain.displacement / size**0.5).mean().item(),
+        "data_chain/noise_floor_rms": settings.steps**0.5 * settings.noise_scale,
+        "data_chain/grad_norm": chain.grad_norm.mean().item() if len(chain.grad_norm) else 0.0,
+        "data_chain/displacement": model.displacement.item(),
+    }
+
+
+def _latent_chain_metrics(posterior: Posterior, codes: RevisedCodes) -> dict[str, float]:
+    z = codes.latents[SHARED]
+    responsibility = posterior.shared.responsibilities(z).detach().mean(1)
+    return {
+        "latent_chain/gain": (codes.chain.logdensity[-1] - codes.chain.logdensity[0]).mean().item(),
+        "latent_chain/logdensity": codes.chain.logdensity[-1].mean().item(),
+        "latent_chain/move": codes.chain.displacement.mean().item(),
+        "latent/square": z.square().mean().item(),
+        "responsibility/min": responsibility.min().item(),
+    }
