@@ -105,7 +105,7 @@ def test_without_metrics_there_is_no_best_and_without_checkpoints_no_latest(tmp_
 
 
 def test_saving_after_a_roll_back_replaces_the_same_step_and_drops_later_ones(tmp_path: Path):
-    store, state = CheckpointStore(tmp_path), trained(1)
+    store, state = CheckpointStore(tmp_path, keep_last=3), trained(1)
     store.save(state)
     snapshot = state.snapshot()
     for _ in range(2):

@@ -9,7 +9,7 @@ from training_standin import assert_same_state, hooks, log_lines, make_state, st
 from multiebm.core.errors import DivergenceError
 from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.guard import Guard, find_problem
-from multiebm.training.hooks import MetricsLog
+from multiebm.training.hooks import CheckpointEvery, MetricsLog
 from multiebm.training.loop import fit
 from multiebm.training.state import ELAPSED, TrainState
 
@@ -155,7 +155,7 @@ def test_bounded_retries_end_in_an_error_that_says_what_and_where_and_what_to_tr
 
 
 def test_a_healthy_stretch_with_a_newer_snapshot_makes_the_retries_count_anew():
-    at_every_tenth_call = {call: RUNAWAY for call in range(10, 100, 10)}
+    at_every_tenth_call = dict.fromkeys(range(10, 100, 10), RUNAWAY)
     state = make_state()
     fit(state, Guard(Diverging(at_every_tenth_call), limit=100.0, snapshot_every=2, retries=1, healthy_steps=4), 30)
     assert state.numbers["guard/retries"] >= 3
@@ -164,7 +164,7 @@ def test_a_healthy_stretch_with_a_newer_snapshot_makes_the_retries_count_anew():
 
 
 def test_retries_and_the_lowered_rate_survive_a_resume(tmp_path: Path):
-    """Two roll-backs before the checkpoint, two after it: the third in a row is one too many for retries=3 only then."""
+    """Two roll-backs in a row before the checkpoint; after it a third is allowed and the fourth is one too many."""
     first = make_state()
     fit(first, Guard(Diverging({2: RUNAWAY, 3: RUNAWAY}), limit=100.0, retries=3), 5, hooks(tmp_path))
     resumed = make_state()
@@ -189,6 +189,19 @@ def test_lines_of_rolled_back_steps_leave_the_log_and_the_roll_back_is_noted(tmp
     ]
     assert lines[4] == {"step": 4, "event": "rollback", "from_step": 6, "retries": 1}
     assert not any("guard/rolled_back_from" in line for line in lines)
+
+
+def test_a_roll_back_is_saved_at_once_so_that_no_checkpoint_of_the_lost_steps_is_resumed(tmp_path: Path):
+    """Checkpoints at 4 and 8; call 10, of step 10, falls back to 0 and then makes step 1."""
+    store, diverging, found = CheckpointStore(tmp_path), Diverging({10: RUNAWAY}), []
+
+    def look() -> bool:
+        found.append(store.steps())
+        return len(diverging.before) == 11
+
+    guard = Guard(diverging, limit=100.0, snapshot_every=100)
+    fit(make_state(), guard, 20, [CheckpointEvery(store, 4)], should_stop=look)
+    assert found[-2:] == [[4, 8], [1]]
 
 
 def test_a_roll_back_gives_no_training_time_back(monkeypatch):

@@ -1,5 +1,4 @@
 import json
-import logging
 import os
 import signal
 import sys
@@ -136,7 +135,7 @@ def test_log_lines_are_means_over_the_steps_that_had_the_metric(tmp_path: Path):
 
 def test_a_mean_that_is_not_finite_is_null_so_that_every_line_is_json(tmp_path: Path):
     fit(make_state(), lambda state, batch: {"a": float("nan")}, 1, [MetricsLog(tmp_path / "log", every=1)])
-    values = json.loads((tmp_path / "log").read_text(), parse_constant=lambda name: pytest.fail(name))
+    values = json.loads((tmp_path / "log").read_text(), parse_constant=pytest.fail)
     assert values["a"] is None
 
 
@@ -148,11 +147,9 @@ def test_a_line_is_in_the_file_as_soon_as_its_step_is_over(tmp_path: Path):
 
 
 def test_a_log_that_cannot_be_written_names_file_step_and_what_is_safe(tmp_path: Path):
-    (tmp_path / "log").mkdir()
-    with pytest.raises(OutputError, match=r"log: cannot write the line of step 1 .*Earlier checkpoints are intact"):
-        log = MetricsLog(tmp_path / "log", every=1)
-        log._started = True
-        fit(make_state(), step, 1, [log])
+    blocking = Call(at=1, action=(tmp_path / "log").mkdir)
+    with pytest.raises(OutputError, match=r"log: cannot write the line of step 2 .*Earlier checkpoints are intact"):
+        fit(make_state(), step, 3, [MetricsLog(tmp_path / "log", every=2), blocking])
 
 
 def test_checkpoints_come_every_n_steps_and_once_at_the_end_and_name_the_newest(tmp_path: Path):

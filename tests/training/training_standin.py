@@ -1,4 +1,4 @@
-"""A small model that needs everything a checkpoint must hold: noise, spectral-norm vectors, moments, averages, data order."""
+"""A small model that needs all a checkpoint must hold: noise, spectral-norm vectors, moments, averages, data order."""
 
 import json
 import math
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from multiebm.core.batch import Batch
 from multiebm.core.random import make_generator
 from multiebm.training import averaging
-from multiebm.training.hooks import CheckpointEvery, MetricsLog
 from multiebm.training.checkpoint import CheckpointStore
+from multiebm.training.hooks import CheckpointEvery, MetricsLog
 from multiebm.training.state import ELAPSED, TrainState
 
 ITEMS, BATCH = 40, 8

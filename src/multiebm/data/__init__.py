@@ -4,32 +4,70 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from multiebm.core.errors import ConfigError
 from multiebm.core.table import Table, nearest
+from multiebm.data.arrays import Rows, from_arrays, load_arrays
+from multiebm.data.cache import cache_root
 from multiebm.data.dataset import MultimodalDataset, Split, SplitName
 from multiebm.data.polydigits import load_polydigits
+from multiebm.data.polymnist import load_polymnist
 from multiebm.data.stream import BatchStream
+from multiebm.data.toy import TOY2D_CENTROIDS, load_toy2d, toy2d_classes, toy2d_distances
 
-__all__ = ["DATASETS", "BatchStream", "MultimodalDataset", "Split", "SplitName", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "TOY2D_CENTROIDS",
+    "BatchStream",
+    "MultimodalDataset",
+    "Rows",
+    "Split",
+    "SplitName",
+    "cache_root",
+    "from_arrays",
+    "load_dataset",
+    "toy2d_classes",
+    "toy2d_distances",
+]
 
 DATASETS: Table[Callable[..., MultimodalDataset]] = Table(
     "data set",
-    {"polydigits": load_polydigits},
+    {"polydigits": load_polydigits, "polymnist": load_polymnist, "arrays": load_arrays, "toy2d": load_toy2d},
 )
 
 
 def load_dataset(name: str, settings: dict[str, Any] | None = None) -> MultimodalDataset:
     """Return the data set `name` built with `settings`, the keyword arguments of its loader in `DATASETS`.
 
-    ConfigError for an unknown name or for unknown settings (all at once); DataError for files that do not fit.
+    ConfigError for an unknown name, and for unknown, missing or mistyped settings (all at once); DataError for data
+    that does not fit.
     """
     loader, settings = DATASETS[name], settings or {}
-    known = list(inspect.signature(loader).parameters)
-    problems = [
-        f"data set {name!r}: got unknown setting {key!r}, expected one of {', '.join(known)}.{nearest(key, known)}"
-        for key in settings
-        if key not in known
-    ]
-    if problems:
+    if problems := settings_problems(name, loader, settings):
         raise ConfigError(problems)
     return loader(**settings)
+
+
+def settings_problems(name: str, loader: Callable[..., MultimodalDataset], settings: dict[str, Any]) -> list[str]:
+    """Return what is wrong with the names and types of `settings`, judged by the loader's signature."""
+    known = inspect.signature(loader).parameters
+    problems = [
+        f"data set {name!r}: got no setting {key!r}, expected one; set it"
+        for key, parameter in known.items()
+        if parameter.default is inspect.Parameter.empty and key not in settings
+    ]
+    for key, value in settings.items():
+        if key not in known:
+            listed = ", ".join(known)
+            near = nearest(key, list(known))
+            problems.append(
+                f"data set {name!r}: got unknown setting {key!r}, expected some of {listed}.{near} Remove it"
+            )
+            continue
+        try:
+            TypeAdapter(known[key].annotation).validate_python(value, strict=True)
+        except ValidationError as error:
+            wrong = error.errors()[0]["msg"]
+            problems.append(f"{name}.{key}: got {value!r}, expected another type ({wrong}); correct it")
+    return problems

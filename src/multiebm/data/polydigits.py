@@ -12,10 +12,9 @@ from torch.nn.functional import interpolate, pad
 from multiebm.core.errors import ConfigError
 from multiebm.core.modality import Modality
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint, everything_present
-from multiebm.data.recipe import Pixels, invert_inside, random_crops
+from multiebm.data.recipe import NAMES, Pixels, invert_inside, random_crops, recipe_problems
 from multiebm.data.textures import cells, clouds, photograph, waves
 
-NAMES = ("m0", "m1", "m2", "m3", "m4")
 MARGINS = {16: 1, 28: 2}  # pixels around the digit, by picture size
 TRAIN_SHARE = 2 / 3  # of each class's handwriting: 1,198 of the 1,797 digits
 CITATION = (
@@ -33,20 +32,12 @@ def load_polydigits(
 ) -> MultimodalDataset:
     """Build the data set in about a second; equal settings return the same object.
 
-    A tuple has one digit class and, in every modality, another person's or day's handwriting of it on a random crop of
-    that modality's background. m0: china.jpg (lightened), m1: flower.jpg (both stretched away from grey), m2: waves, m3: clouds,
-    m4: cells. No test digit is ever a training digit. Pictures are uint8 [N, 3, size, size]. ConfigError lists bad values.
+    A tuple is one digit class and, in every modality, a different handwriting of it on a random crop of that modality's
+    background: m0 china.jpg (lightened), m1 flower.jpg (both stretched away from grey), m2 waves, m3 clouds, m4 cells.
+    No test digit is ever a training digit. Pictures are uint8 [N, 3, size, size]. ConfigError lists every bad value.
     """
-    problems = []
-    if size not in MARGINS:
-        problems.append(f"polydigits.size: got {size!r}, expected 16 or 28 pixels; use one of them")
-    for key, value in (("train_tuples", train_tuples), ("test_tuples", test_tuples)):
-        if value < 1:
-            problems.append(f"polydigits.{key}: got {value}, expected at least 1; raise it")
-    if unknown := [name for name in modalities if name not in NAMES]:
-        problems.append(f"polydigits.modalities: got {', '.join(unknown)}, expected names of {', '.join(NAMES)}; correct them")
-    if not modalities or len(set(modalities)) != len(modalities):
-        problems.append(f"polydigits.modalities: got {list(modalities)}, expected one to five different names; correct it")
+    counts = {"train_tuples": train_tuples, "test_tuples": test_tuples}
+    problems = recipe_problems("polydigits", size, modalities, counts)
     if problems:
         raise ConfigError(problems)
     return _build(size, seed, train_tuples, test_tuples, tuple(modalities))
@@ -76,7 +67,9 @@ def _build(size: int, seed: int, train_tuples: int, test_tuples: int, names: tup
     return MultimodalDataset("polydigits", modalities, splits[0], splits[1], 10, CITATION, fingerprint)
 
 
-def split_handwriting(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_handwriting(
+    labels: NDArray[np.int64], rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return disjoint digit indices for training and test, two thirds and one third of every class."""
     train, test = [], []
     for digit in range(10):
@@ -90,7 +83,7 @@ def split_handwriting(labels: NDArray[np.int64], rng: np.random.Generator) -> tu
 def draw_tuples(
     labels: NDArray[np.int64], pool: NDArray[np.int64], n: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return shuffled, balanced classes [n] and, for each, five different digit indices [n, 5] of that class from `pool`."""
+    """Return shuffled, balanced classes [n] and five different digit indices [n, 5] of that class from `pool`."""
     classes = rng.permutation(np.arange(n) % 10)
     digits = np.empty((n, len(NAMES)), dtype=np.int64)
     for digit in range(10):
@@ -102,7 +95,7 @@ def draw_tuples(
 
 
 def digit_masks(images: Tensor, size: int) -> NDArray[np.bool_]:
-    """Return where digits [n, 8, 8] (ink 0..16), enlarged bicubically to `size` with a margin, exceed half ink: [n, S, S]."""
+    """Return where digits [n, 8, 8] (ink 0..16), enlarged bicubically and given a margin, exceed half: [n, S, S]."""
     margin = MARGINS[size]
     large = interpolate(images[:, None], size=(size - 2 * margin,) * 2, mode="bicubic", align_corners=False)
     return pad(large[:, 0] > 8, (margin,) * 4).numpy()
@@ -110,7 +103,7 @@ def digit_masks(images: Tensor, size: int) -> NDArray[np.bool_]:
 
 def make_backgrounds(size: int, seed: int) -> dict[str, Pixels]:
     """Return the five backgrounds [3, H, W] by modality; only the procedural ones depend on the seed."""
-    # Bright sky beside dark eaves hides digits: china.jpg is lightened so that an inverted digit is always the darker part.
+    # Bright sky beside dark eaves hides digits: china.jpg is lightened, so that an inverted digit is always darker.
     china = photograph("china.jpg", size, saturation=3.0, floor=0.55)
     flower = photograph("flower.jpg", size, saturation=1.0, floor=0.0)
     textures = (waves, clouds, cells)

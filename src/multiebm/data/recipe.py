@@ -1,5 +1,7 @@
 """PolyMNIST's recipe (Sutter et al. 2021, arXiv 2105.02470): a digit is where the colours of a crop are inverted."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
@@ -7,6 +9,26 @@ from numpy.typing import NDArray
 from multiebm.core.errors import DataError
 
 Pixels = NDArray[np.uint8]
+
+NAMES = ("m0", "m1", "m2", "m3", "m4")
+SIZES = (16, 28)
+
+
+def recipe_problems(dataset: str, size: int, modalities: Sequence[str], counts: dict[str, int]) -> list[str]:
+    """Return what is wrong with the settings that both data sets of this recipe share; `counts` must be at least 1."""
+    problems = []
+    if size not in SIZES:
+        problems.append(f"{dataset}.size: got {size!r}, expected 16 or 28 pixels; use one of them")
+    for key, value in counts.items():
+        if value < 1:
+            problems.append(f"{dataset}.{key}: got {value}, expected at least 1; raise it")
+    unknown = [name for name in modalities if name not in NAMES]
+    if unknown or not modalities or len(set(modalities)) != len(modalities):
+        problems.append(
+            f"{dataset}.modalities: got {list(modalities)}, expected one to five different names of "
+            f"{', '.join(NAMES)}; leave the setting out for all five"
+        )
+    return problems
 
 
 def random_crops(background: Pixels, n: int, size: int, rng: np.random.Generator) -> Pixels:

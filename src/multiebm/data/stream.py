@@ -26,8 +26,8 @@ class BatchStream(Iterator[Batch]):
         n = len(dataset.split(split))
         if not 1 <= batch_size <= n:
             raise DataError(
-                f"batches of data set {dataset.name!r}: got batch_size {batch_size}, expected 1 to {n}, the rows of its "
-                f"{split} split; lower batch_size or supply more data"
+                f"batches of data set {dataset.name!r}: got batch_size {batch_size}, expected 1 to {n}, the rows of "
+                f"its {split} split; lower batch_size or supply more data"
             )
         self.dataset, self.split, self.batch_size, self.seed = dataset, split, batch_size, seed
         self.epoch = 0

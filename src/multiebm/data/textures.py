@@ -18,8 +18,8 @@ CELLS_PER_CROP = 5
 
 
 def photograph(file_name: str, size: int, saturation: float, floor: float) -> Pixels:
-    """Return scikit-learn's "china.jpg" or "flower.jpg" as uint8 [3, H, W], shrunk so that a crop of `size` pixels covers
-    48 of the original's: colours multiplied by `saturation`, lightened to [floor, 1], stretched away from grey (0.7).
+    """Return scikit-learn's "china.jpg" or "flower.jpg" as uint8 [3, H, W], shrunk so that a crop of `size` pixels
+    covers 48 of the original's; colours times `saturation`, lightened to [floor, 1], stretched away from grey by 0.7.
     """
     from sklearn.datasets import load_sample_image  # here, because scikit-learn takes a second to import
 
@@ -39,13 +39,13 @@ def waves(size: int, rng: np.random.Generator) -> Pixels:
 
 
 def clouds(size: int, rng: np.random.Generator) -> Pixels:
-    """Return soft patches of red, violet and blue, uint8 [3, H, W]; green stays low, so inverted digits are greenish."""
+    """Return soft patches of red, violet, blue, uint8 [3, H, W]; green stays low, so inverted digits are greenish."""
     level = 1 / (1 + np.exp(-3 * smooth_noise(size, 3, 1.0, rng)))
     return _pixels(level * np.array([1.0, 0.25, 1.0])[:, None, None])
 
 
 def cells(size: int, rng: np.random.Generator) -> Pixels:
-    """Return a mosaic of warm cells, uint8 [3, H, W]: each pixel has its nearest centre's colour, red high and blue low."""
+    """Return a mosaic of warm cells, uint8 [3, H, W]: a pixel has its nearest centre's colour, red high, blue low."""
     from sklearn.neighbors import KDTree  # here, because scikit-learn takes a second to import
 
     n = CELLS_PER_CROP * CROPS_HIGH * CROPS_WIDE

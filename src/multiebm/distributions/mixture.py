@@ -8,6 +8,9 @@ from torch import Tensor
 from multiebm.core.random import ItemGenerators, Randomness, rand
 from multiebm.distributions.families import Family
 
+# Stratified uniforms keep this far (in units of 1/B) from the edges between experts, so that rounding moves no item.
+_EDGE = 1e-3
+
 
 class Diagonal(NamedTuple):
     """One diagonal location-scale density per item: `loc`, `scale` [B, D]."""
@@ -42,6 +45,10 @@ class Mixture(NamedTuple):
         """Return log sum_k w_k q_k(z), eq. (5') of arXiv 2605.00644: z [B, D] -> [B] in nats."""
         return (self.component_log_prob(z) + self.log_weight).logsumexp(0)
 
+    def mean_log_prob(self, z: Tensor) -> Tensor:
+        """Return sum_k w_k log q_k(z), at most log q(z) (Jensen): z [B, D] -> [B] in nats."""
+        return (self.component_log_prob(z) * self.log_weight.exp()).sum(0)
+
     def responsibilities(self, z: Tensor) -> Tensor:
         """Return r_k = softmax_k of log w_k q_k(z), eq. (12'): z [B, D] -> [K, B]."""
         return (self.component_log_prob(z) + self.log_weight).softmax(0)
@@ -50,14 +57,16 @@ class Mixture(NamedTuple):
         """Draw one component per item, [B], by the inverse of its weights' distribution function.
 
         With a batch generator the uniforms are stratified over the batch, so with equal weights every component gets
-        B/K items (balanced assignment); per-item generators draw independently.
+        B/K items, rounded up or down (balanced assignment); per-item generators draw independently.
         """
         n = self.log_weight.shape[1]
         if isinstance(generator, ItemGenerators):
             u = rand(generator, (n, 1), self.log_weight)[:, 0]
         else:
-            order = torch.randperm(n, generator=generator, device=generator.device).to(self.log_weight.device)
-            u = (order + 0.5) / n
+            order = torch.randperm(n, generator=generator, device=generator.device)
+            # a random offset, or experts in the middle of the order would get less whenever K does not divide B
+            offset = torch.rand((), generator=generator, device=generator.device).clamp(_EDGE, 1 - _EDGE)
+            u = ((order + offset) / n).to(self.log_weight.device)
         edges = self.log_weight.exp().cumsum(0)
         last = (
             (self.log_weight > -torch.inf).float().cumsum(0).argmax(0)

@@ -39,6 +39,9 @@ class ModelUnderTest(Protocol):
     training: bool
 
     @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
+    @property
     def energy(self) -> object | None: ...  # noqa: D102
 
     def train(self, mode: bool = True) -> Any: ...  # noqa: D102
@@ -100,7 +103,7 @@ def mean_of_items(values: Tensor) -> Result:
 def bootstrap_deviation(
     statistic: Callable[[Tensor], Tensor], n: int, generator: torch.Generator, resamples: int = RESAMPLES
 ) -> Tensor:
-    """Return the standard deviation of `statistic(rows)` (any shape) over `resamples` draws of n rows with replacement."""
+    """Return the standard deviation of `statistic(rows)` over `resamples` draws of n rows with replacement."""
     draws = [statistic(torch.randint(n, (n,), generator=generator)) for _ in range(resamples)]
     return torch.stack(draws).double().std(0)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from multiebm.core.errors import DataError
 from multiebm.data.dataset import MultimodalDataset
 from multiebm.evaluation.base import JudgesLike, ModelUnderTest, Result, mean_of_items, proportion
-from multiebm.evaluation.draws import Conditioning, Plan, completions
+from multiebm.evaluation.draws import Conditioning, Plan, complete_items, completions
 
 Pair = tuple[tuple[str, ...], str]  # observed modalities, target
 
@@ -24,7 +24,7 @@ def joint_coherence(predictions: dict[str, Tensor]) -> Result:
 
 
 def label_entropy(predictions: dict[str, Tensor], n_classes: int) -> Result:
-    """Return the entropy of the labels [N] pooled over modalities, divided by log `n_classes`: 1 is uniform, 0 constant.
+    """Return the entropy of labels [N] pooled over modalities, divided by log `n_classes`: 1 uniform, 0 constant.
 
     The standard error is the delta method's, sqrt(Var[log p(y)] / N), with N items because labels of one item repeat.
     """
@@ -57,20 +57,25 @@ def conditional_hits(
 ) -> dict[Pair, Tensor]:
     """Return, for every subset S of `size` modalities and every target, whether the judge reads the true label.
 
-    Each entry is float [N] over the test `items`: 1 or 0, NaN where the item lacks a member of S. Targets inside S appear
-    for size 1 only and are self-reconstructions.
+    Each entry is float64 [N] over the test `items`: 1 or 0, NaN where the item lacks a member of S. Targets inside S
+    appear for size 1 only and are self-reconstructions.
     """
+    assert dataset.test.labels is not None
     hits: dict[Pair, Tensor] = {}
     for observed in subsets_of_size(list(dataset.modalities), size):
+        rows = complete_items(dataset, "test", items, observed)
         targets = [name for name in dataset.modalities if size == 1 or name not in observed]
         parts: dict[str, list[Tensor]] = {target: [] for target in targets}
-        for batch, views in completions(model, dataset, items, observed, how, plan):
-            complete = batch.present.sum(1) == size
+        for views in completions(model, dataset, rows, observed, how, plan):
             predicted = judges.predict({target: views[target] for target in targets})
             for target in targets:
-                hit = (predicted[target] == batch.labels).double()
-                parts[target].append(torch.where(complete, hit, torch.nan).cpu())
-        hits |= {(observed, target): torch.cat(parts[target]) for target in targets}
+                parts[target].append(predicted[target].cpu())
+        truth = dataset.test.labels[rows]
+        for target in targets:
+            hit = torch.full((len(dataset.test),), torch.nan, dtype=torch.float64)
+            if len(rows):
+                hit[rows] = (torch.cat(parts[target]) == truth).double()
+            hits[observed, target] = hit[items]
     return hits
 
 

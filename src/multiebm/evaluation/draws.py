@@ -19,10 +19,9 @@ from multiebm.evaluation.base import Latents, ModelUnderTest, stream_seed
 
 
 class Plan(NamedTuple):
-    """Where and how to compute: items a batch (any size gives the same numbers), device of the model, seed."""
+    """Items a batch (any size gives the same numbers) and the seed all streams derive from."""
 
     batch_size: int = 500
-    device: str = "cpu"
     seed: int = 0
 
 
@@ -42,16 +41,15 @@ def joint_samples(model: ModelUnderTest, n: int, plan: Plan, refine: bool) -> It
     for first in range(0, n, plan.batch_size):
         size = min(plan.batch_size, n - first)
         generator = item_generators(seed, size, first)
-        generated = check_finite(model.decode(model.sample_latents(size, generator)), "Gen", first)
-        refined = check_finite(model.refine_data(generated, generator)[0], "EBM", first) if refine else None
+        generated = check_finite(model.decode(model.sample_latents(size, generator)), "Gen samples")
+        refined = check_finite(model.refine_data(generated, generator)[0], "EBM samples") if refine else None
         yield generated, refined
 
 
-def observe(batch: Batch, names: tuple[str, ...]) -> Batch:
-    """Return `batch` with every modality outside `names` absent."""
-    kept = torch.tensor([name in names for name in batch.views], device=batch.present.device)
-    present = batch.present & kept
-    return Batch(mask_views(batch.views, present), present, batch.labels)
+def complete_items(dataset: MultimodalDataset, split: SplitName, items: Tensor, names: tuple[str, ...]) -> Tensor:
+    """Return those of `items` (int64 [N]) that have every modality of `names`."""
+    columns = [list(dataset.modalities).index(name) for name in names]
+    return items[dataset.split(split).present[items][:, columns].all(1)]
 
 
 def completions(
@@ -61,9 +59,9 @@ def completions(
     observed: tuple[str, ...],
     how: Conditioning,
     plan: Plan,
-) -> Iterator[tuple[Batch, Views]]:
-    """Yield (the test batch of `items` with only `observed` present, all modalities generated from it)."""
-    for batch, generator in _observed_batches(dataset, "test", items, observed, how.name, plan):
+) -> Iterator[Views]:
+    """Yield all modalities, generated from the modalities `observed` of test `items` that have them, batch by batch."""
+    for batch, generator in _observed_batches(model, dataset, "test", items, observed, how.name, plan):
         views = model.decode(model.infer_latents(batch, generator, refine_steps=how.refine_steps))
         if how.data_chain:
             views = {
@@ -71,37 +69,44 @@ def completions(
                 for i, (name, view) in enumerate(views.items())
             }
             views = model.refine_data(views, generator, clamp=batch.present)[0]
-        yield batch, check_finite(views, f"{how.name} given {'+'.join(observed)}", 0)
+        yield check_finite(views, f"{how.name} given {'+'.join(observed)}")
 
 
 def codes(
     model: ModelUnderTest, dataset: MultimodalDataset, split: SplitName, items: Tensor, modality: str, plan: Plan
 ) -> Latents:
-    """Return the latents [N, D] inferred from `modality` alone, on the CPU, one sample per item of `items`."""
+    """Return the latents [N, D] inferred from `modality` alone, on the CPU, one sample per item of `items` (N >= 1)."""
     parts = [
         model.infer_latents(batch, generator)
-        for batch, generator in _observed_batches(dataset, split, items, (modality,), f"codes/{split}", plan)
+        for batch, generator in _observed_batches(model, dataset, split, items, (modality,), f"codes/{split}", plan)
     ]
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 
 
-def check_finite(views: Views, what: str, first: int) -> Views:
+def check_finite(views: Views, what: str) -> Views:
     """Return `views` unchanged; DivergenceError naming modality and items where a value is NaN or infinite."""
     for name, view in views.items():
-        bad = (~view.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        bad = int((~view.isfinite()).flatten(1).any(1).sum())
         if bad:
             raise DivergenceError(
-                f"{what}: {len(bad)} of {len(view)} generated items of modality {name!r} are not finite (first: item "
-                f"{first + bad[0]}); expected finite numbers; evaluate an earlier checkpoint or lower the step size"
+                f"{what}: {bad} of {len(view)} generated items of modality {name!r} are not finite, expected all; "
+                f"evaluate an earlier checkpoint or lower the step size"
             )
     return views
 
 
 def _observed_batches(
-    dataset: MultimodalDataset, split: SplitName, items: Tensor, observed: tuple[str, ...], use: str, plan: Plan
+    model: ModelUnderTest,
+    dataset: MultimodalDataset,
+    split: SplitName,
+    items: Tensor,
+    observed: tuple[str, ...],
+    use: str,
+    plan: Plan,
 ) -> Iterator[tuple[Batch, ItemGenerators]]:
     seed = stream_seed(plan.seed, f"{use}/{'+'.join(observed)}")
     for first in range(0, len(items), plan.batch_size):
-        rows = items[first : first + plan.batch_size]
-        batch = observe(dataset.batch(split, rows).to(plan.device), observed)
-        yield batch, item_generators(seed, len(rows), first)
+        batch = dataset.batch(split, items[first : first + plan.batch_size]).to(model.device)
+        kept = torch.tensor([name in observed for name in batch.views], device=batch.present.device)
+        present = batch.present & kept
+        yield Batch(mask_views(batch.views, present), present), item_generators(seed, len(present), first)

@@ -28,7 +28,7 @@ def moments(features: Tensor) -> Moments:
 
 
 def symmetric_root(matrix: Tensor) -> Tensor:
-    """Return the symmetric square root of a positive semi-definite matrix [F, F]; rounding below zero counts as zero."""
+    """Return the symmetric square root of a positive semi-definite [F, F]; rounding below zero counts as zero."""
     values, vectors = torch.linalg.eigh(matrix)
     return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 

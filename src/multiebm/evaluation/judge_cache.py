@@ -1,4 +1,4 @@
-"""Judges are trained once per data set: weights in safetensors, accuracies in JSON, both written whole or not at all."""
+"""Judges are trained once per data set: weights in safetensors, accuracies in JSON, each written whole."""
 
 import hashlib
 import json

@@ -1,15 +1,18 @@
 """From a configuration to objects: the only place a config meets a class."""
 
+import math
+
 import torch
 from torch import nn
 
 from multiebm.core.batch import Batch
+from multiebm.core.errors import ConfigError
 from multiebm.core.modality import Modality
 from multiebm.core.random import make_generator
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.likelihoods import Likelihood
 from multiebm.distributions.priors import Prior, StandardPrior
-from multiebm.experiments.schema import Experiment, ModelSection
+from multiebm.experiments.schema import Experiment, ModelSection, TrainingSection
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.generator import Generator, make_decoder
 from multiebm.models.inference import Encoder, InferenceModel
@@ -18,15 +21,27 @@ from multiebm.nn.energies import EnergyNetwork
 from multiebm.nn.precision import set_precision
 from multiebm.training import averaging
 from multiebm.training.cooperative import cooperative_step, warmup_step
-from multiebm.training.settings import OptimiserSettings
+from multiebm.training.guard import RATE
 from multiebm.training.state import Stream, TrainState
 
 
 def build_model(section: ModelSection, modalities: dict[str, Modality], seed: int) -> MultimodalModel:
-    """Return a model with fresh weights, a function of `seed` alone; the global generator is left as it was."""
+    """Return a model with fresh weights, a function of `seed` alone; the global generator is left as it was.
+
+    ConfigError where the section names modalities that the data does not have.
+    """
+    known = list(modalities)
+    if unknown := [name for name in section.likelihood.weights if name not in modalities]:
+        raise ConfigError(
+            [
+                f"model.likelihood.weights.{n}: got no such modality, expected some of {', '.join(known)}"
+                for n in unknown
+            ]
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # torch's initialisers take no generator
         model = _model(section, modalities)
+    vars(model)["blueprint"] = section.model_dump()  # what save_pretrained writes beside the weights
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -35,11 +50,11 @@ def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
     encoders, decoders = {}, {}
     for name, m in modalities.items():
         width = nets.width if m.kind == "picture" else nets.hidden
-        encoders[name] = Encoder(m, s.shared, s.private, width, nets.patch, nets.separate_trunks)
-        decoders[name] = make_decoder(m, s.shared + s.private, width, nets.patch, nets.bounded)
+        encoders[name] = Encoder(m, s.shared, s.private, width, nets.patch, nets.residual, nets.separate_trunks)
+        decoders[name] = make_decoder(m, s.shared + s.private, width, nets.patch, nets.residual, nets.bounded)
     like = s.likelihood
     likelihoods = {n: Likelihood(FAMILIES[like.family], like.scale, like.weights.get(n, 1.0)) for n in modalities}
-    generator = Generator(_prior(s), decoders, likelihoods, s.private, s.family)
+    generator = Generator(_prior(s), decoders, likelihoods, s.private, s.family, s.auxiliary == "learned")
     e = s.energy
     energy = None if e is None else EnergyNetwork(modalities, e.width, e.fusion, e.stem, e.patch, e.blocks, e.gain)
     x, z = s.data_chain, s.latent_chain
@@ -51,7 +66,7 @@ def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
 def _prior(s: ModelSection) -> Prior:
     if s.prior.kind == "energy":
         p = s.prior
-        return EnergyPrior(s.family, s.shared, p.width, p.layers, p.steps, p.step_size, p.bound)
+        return EnergyPrior(s.family, s.shared, p.width, p.layers, p.steps, p.step_size, p.bound, p.penalty)
     return StandardPrior(s.prior.kind, s.shared)
 
 
@@ -88,16 +103,28 @@ class TrainingStep:
         """Run one step and update the averaged weights; metrics by name."""
         t = self.training
         warm = state.step < t.warmup.steps
-        set_rates(state, t.optimiser, warm)
+        set_rates(state, t, warm)
         metrics = warmup_step(state, batch, t.warmup) if warm else cooperative_step(state, batch, t.cooperative)
         if t.optimiser.average:
             averaging.update(state.average, state.model, t.optimiser.average)
         return metrics
 
 
-def set_rates(state: TrainState[MultimodalModel], optimiser: OptimiserSettings, warm: bool) -> None:
+def set_rates(state: TrainState[MultimodalModel], training: TrainingSection, warm: bool) -> None:
     """Set the rates of generator and inference for the phase; the energy's own rate belongs to the guard."""
-    for name, rate in (("generator", optimiser.generator), ("inference", optimiser.inference)):
+    o = training.optimiser
+    # without an energy the guard lowers every rate, and these two are set anew here
+    guarded = 1.0 if "energy" in state.optimisers else state.numbers.get(RATE, 1.0)
+    factor = guarded * (annealed(state.step, training) if warm else o.cooperative)
+    for name, rate in (("generator", o.generator), ("inference", o.inference)):
         for group in state.optimisers[name].param_groups:
-            group["lr"] = rate if warm else rate * optimiser.cooperative
-            group["betas"] = (optimiser.beta1 if warm else optimiser.beta1_cooperative, optimiser.beta2)
+            group["lr"] = rate * factor
+            group["betas"] = (o.beta1 if warm else o.beta1_cooperative, o.beta2)
+
+
+def annealed(step: int, training: TrainingSection) -> float:
+    """Return the factor on the warm-up's rates: 1, then half a cosine down to the cooperative factor."""
+    w, last = training.warmup, training.optimiser.cooperative
+    begin = w.steps * (1 - w.anneal)
+    progress = min(1.0, max(0.0, (step - begin) / max(w.steps - begin, 1.0)))
+    return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,8 +1,8 @@
 """What a preset file may say: one description per field, with unit and range; unknown keys are refused."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from multiebm.training.settings import CooperativeSettings, OptimiserSettings, WarmupSettings
 
@@ -19,7 +19,7 @@ class DataSection(_Section):
     """Which data set, by name, and the settings its loader takes."""
 
     name: str = Field("polydigits", description="name of a data set: polydigits, polymnist, arrays, toy2d")
-    settings: dict[str, Any] = Field(default_factory=dict, description="settings of that data set's loader")
+    settings: dict[str, JsonValue] = Field(default_factory=dict, description="settings of that data set's loader")
     missing: Fraction = Field(0.0, description="fraction of parts hidden from training, completely at random")
 
 
@@ -30,8 +30,9 @@ class PriorSection(_Section):
     width: PositiveInt = Field(200, description="units of a hidden layer of the tilt")
     layers: PositiveInt = Field(3, description="hidden layers of the tilt")
     steps: Annotated[int, Field(ge=1, le=1000)] = Field(40, description="Langevin steps from the base")
-    step_size: Annotated[float, Field(gt=0, le=2)] = Field(0.4, description="Langevin step size, latent units")
+    step_size: Annotated[float, Field(gt=0, le=2)] = Field(0.2, description="Langevin step size, latent units")
     bound: Annotated[float, Field(ge=0)] = Field(0.0, description="c of c tanh(f / c); 0 = unbounded")
+    penalty: Annotated[float, Field(ge=0)] = Field(1e-3, description="weight of mean f^2, both phases")
 
 
 class NetworkSection(_Section):
@@ -40,6 +41,7 @@ class NetworkSection(_Section):
     width: PositiveInt = Field(16, description="channels of the first stage of picture networks")
     hidden: PositiveInt = Field(128, description="units of a hidden layer of vector networks")
     patch: Literal[1, 2, 4] = Field(1, description="pixels folded into channels, per side")
+    residual: PositiveFloat = Field(0.7, description="factor on the residual branch; MMVAE+ has 0.1")
     separate_trunks: bool = Field(False, description="private latents get an encoder trunk of their own (MMVAE+)")
     bounded: bool = Field(True, description="picture decoders end in tanh")
 
@@ -86,6 +88,7 @@ class ModelSection(_Section):
     shared: PositiveInt = Field(32, description="size of the shared latent")
     private: Annotated[int, Field(ge=0)] = Field(16, description="size of each private latent; 0 = none")
     family: Literal["normal", "laplace"] = Field("normal", description="family of encoders and base priors")
+    auxiliary: Literal["learned", "prior"] = Field("prior", description="r_m(w_m) of cross-reconstruction")
     prior: PriorSection = PriorSection()
     networks: NetworkSection = NetworkSection()
     likelihood: LikelihoodSection = LikelihoodSection()
@@ -114,11 +117,17 @@ class TrainingSection(_Section):
 class EvaluationSection(_Section):
     """How the trained model is measured."""
 
-    samples: PositiveInt = Field(2000, description="joint samples")
+    samples: Annotated[int, Field(ge=2)] = Field(2000, description="joint samples")
+    items: Annotated[int, Field(ge=0)] = Field(2000, description="test items per observed subset; 0 = none")
+    refined_items: Annotated[int, Field(ge=0)] = Field(500, description="test items per subset where a chain runs")
     sizes: list[PositiveInt] = Field(default_factory=lambda: [1], description="sizes of observed subsets")
     refine_steps: Annotated[int, Field(ge=0)] = Field(
         0, description="latent chain steps of refined conditionals; 0 = none"
     )
+    clamped_sizes: list[PositiveInt] = Field(
+        default_factory=lambda: [1], description="sizes of subsets held fixed while the data chain completes them"
+    )
+    codes: Annotated[int, Field(ge=0)] = Field(4000, description="training codes of the latent classifier; 0 = none")
 
 
 class Experiment(_Section):
@@ -129,3 +138,25 @@ class Experiment(_Section):
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of everything: weights, data order, chains")
+
+
+def contradictions(experiment: Experiment) -> list[str]:
+    """Return a line for every pair of settings that cannot both be meant, with the way out."""
+    model, cooperative = experiment.model, experiment.training.cooperative
+    problems = []
+    if model.energy is None and cooperative.steps:
+        problems.append(
+            f"model.energy: got null with training.cooperative.steps {cooperative.steps}, expected an "
+            "energy; set training.cooperative.steps=0 (warm-up only) or model.data_chain.steps=0 (an idle energy)"
+        )
+    if cooperative.steer and not model.data_chain.displaced:
+        problems.append(
+            "training.cooperative.steer: got true with model.data_chain.displaced false, expected a displacement to "
+            "steer; set training.cooperative.steer=false or model.data_chain.displaced=true"
+        )
+    if cooperative.displacement_min > cooperative.displacement_max:
+        problems.append(
+            f"training.cooperative.displacement_min: got {cooperative.displacement_min:g}, expected at most "
+            f"displacement_max {cooperative.displacement_max:g}; lower the one or raise the other"
+        )
+    return problems

@@ -55,7 +55,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
     The parameters cannot change inside, so caching them is exact; leaving restores every flag.
     """
-    training = [m.training for m in modules]
+    training = [part for m in modules for part in m.modules() if part.training]
     asking = [p for m in modules for p in m.parameters() if p.requires_grad]
     with ExitStack() as stack:
         for module in modules:
@@ -68,5 +68,5 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
         finally:
             for parameter in asking:
                 parameter.requires_grad_(True)
-            for module, mode in zip(modules, training, strict=True):
-                module.train(mode)
+            for part in training:
+                part.training = True

@@ -27,13 +27,14 @@ class EnergyPrior(nn.Module):
         width: int = 200,
         layers: int = 3,
         steps: int = 40,
-        step_size: float = 0.4,
+        step_size: float = 0.2,
         bound: float = 0.0,
+        penalty: float = 1e-3,
     ) -> None:
         super().__init__()
         self.dim, self.family = dim, FAMILIES[family]
         self.base = StandardPrior(family, dim)
-        self.steps, self.step_size, self.bound = steps, step_size, bound
+        self.steps, self.step_size, self.bound, self.penalty = steps, step_size, bound, penalty
         self.net = mlp([dim] + [width] * layers + [1], nn.GELU(), last_bias=False)
 
     def tilt(self, z: Tensor) -> Tensor:
@@ -55,3 +56,12 @@ class EnergyPrior(nn.Module):
     def log_normalizer(self, n: int, generator: Randomness) -> Tensor:
         """Return the mean tilt of n chain samples, a scalar whose gradient is that of log Z."""
         return self.tilt(self.sample(n, generator)).mean()
+
+    def loss(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """L_alpha = mean f(z-) - mean f(z+) + penalty * mean f^2 of both, eq. (10) of the MVEBM paper; codes detached.
+
+        `positive` [N, D] are posterior codes, `negative` [N', D] samples of the chain. The gradient of the first two
+        terms is that of KL(codes || p); the penalty keeps f from growing faster than the chain can follow.
+        """
+        up, down = self.tilt(positive.detach()), self.tilt(negative.detach())
+        return down.mean() - up.mean() + self.penalty * (up.square().mean() + down.square().mean())

@@ -14,17 +14,20 @@ from multiebm.nn.pictures import PictureDecoder
 from multiebm.nn.precision import Mixed
 
 
-def make_decoder(modality: Modality, n_in: int, width: int, patch: int = 1, bounded: bool = True) -> nn.Module:
+def make_decoder(
+    modality: Modality, n_in: int, width: int, patch: int = 1, residual: float = 0.1, bounded: bool = True
+) -> nn.Module:
     """Return a network [B, n_in] -> [B, *shape]: the ResNet decoder for pictures, an MLP for vectors."""
     if modality.kind == "vector":
         return Mixed(mlp([n_in, width, width, modality.size], nn.ReLU()))
-    return Mixed(PictureDecoder(n_in, modality.shape, width, patch, bounded))
+    return Mixed(PictureDecoder(n_in, modality.shape, width, patch, residual, bounded))
 
 
 class Generator(nn.Module):
     """Prior over the shared latent, decoders and likelihoods by modality; `private` is the private latents' size P.
 
-    `auxiliary` are the learned scales of r_m(w_m), the stand-in for a private latent in cross-reconstruction (MMVAE+).
+    r_m(w_m) stands in for a private latent in cross-reconstruction: its scale is learned (`learned_auxiliary`, as in
+    MMVAE+), or r_m is the prior, so that crossing in training is exactly crossing in use.
     """
 
     def __init__(
@@ -34,13 +37,16 @@ class Generator(nn.Module):
         likelihoods: dict[str, Likelihood],
         private: int,
         family: str,
+        learned_auxiliary: bool = False,
     ) -> None:
         super().__init__()
         self.prior, self.decoders, self.likelihoods = prior, nn.ModuleDict(decoders), likelihoods
         self.private = private
         self.private_prior = StandardPrior(family, private)
         self.family = FAMILIES[family]
-        scales = {name: nn.Parameter(torch.zeros(private)) for name in decoders} if private else {}
+        scales = (
+            {name: nn.Parameter(torch.zeros(private)) for name in decoders} if private and learned_auxiliary else {}
+        )
         self.auxiliary_log_scale = nn.ParameterDict(scales)
 
     def sample_latents(self, n: int, generator: Randomness) -> Latents:
@@ -52,7 +58,9 @@ class Generator(nn.Module):
         return {name: self.private_prior.sample(n, generator) for name in self.decoders} if self.private else {}
 
     def sample_auxiliary(self, n: int, generator: Randomness) -> Latents:
-        """Draw w_m ~ r_m (location 0, learned scale), differentiable in the scales: [n, P] each."""
+        """Draw w_m ~ r_m (the prior, or location 0 and learned scale, differentiable in it): [n, P] each."""
+        if not self.auxiliary_log_scale:
+            return self.sample_private(n, generator)
         out = {}
         for name, log_scale in self.auxiliary_log_scale.items():
             out[name] = self.family.rsample(generator, torch.zeros_like(log_scale).expand(n, -1), log_scale.exp())

@@ -50,12 +50,19 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, modality: Modality, shared: int, private: int, width: int, patch: int = 1, separate: bool = False
+        self,
+        modality: Modality,
+        shared: int,
+        private: int,
+        width: int,
+        patch: int = 1,
+        residual: float = 0.1,
+        separate: bool = False,
     ) -> None:
         super().__init__()
         self.sizes = (shared, private)
         outputs = [2 * (shared + private)] if not separate or not private else [2 * shared, 2 * private]
-        self.branches = nn.ModuleList(Mixed(_trunk(modality, n, width, patch)) for n in outputs)
+        self.branches = nn.ModuleList(Mixed(_trunk(modality, n, width, patch, residual)) for n in outputs)
 
     def forward(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return ((loc, scale) shared, (loc, scale) private), each [B, D] or [B, P]."""
@@ -69,10 +76,10 @@ def _loc_scale(out: Tensor) -> tuple[Tensor, Tensor]:
     return loc, log_scale.clamp(*LOG_SCALE_RANGE).exp()
 
 
-def _trunk(modality: Modality, n_out: int, width: int, patch: int) -> nn.Module:
+def _trunk(modality: Modality, n_out: int, width: int, patch: int, residual: float) -> nn.Module:
     if modality.kind == "vector":
         return mlp([modality.size, width, width, n_out], nn.ReLU())
-    trunk = PictureEncoder(modality.shape, width, patch)
+    trunk = PictureEncoder(modality.shape, width, patch, residual)
     return nn.Sequential(trunk, nn.LeakyReLU(0.2), nn.Linear(trunk.n_features, n_out))
 
 

@@ -132,7 +132,8 @@ class MultimodalModel(nn.Module):
         kept = dict(end)
         for i, name in enumerate(self.modalities):
             if name in kept:
-                kept[name] = torch.where(per_item(batch.present[:, i], kept[name]), kept[name], latents[name])
+                start = latents[name].detach()
+                kept[name] = torch.where(per_item(batch.present[:, i], start), kept[name], start)
         return kept, info
 
     def sample_latents(self, n: int, generator: Randomness) -> Latents:
@@ -159,8 +160,9 @@ class MultimodalModel(nn.Module):
                     latents[name] = torch.where(here, latents[name], prior[name])
             nothing = ~batch.present.any(1)
             if nothing.any():
-                drawn = self.generator.prior.sample(len(nothing), generator)
-                latents[SHARED] = torch.where(per_item(nothing, drawn), drawn, latents[SHARED])
+                # only the items concerned draw, or their presence would move the noise of the others
+                own = generator.select(nothing) if isinstance(generator, ItemGenerators) else generator
+                latents[SHARED][nothing] = self.generator.prior.sample(int(nothing.sum()), own)
         if refine_steps:
             latents, _ = self.refine_latents(latents, batch, generator, refine_steps)
         return latents

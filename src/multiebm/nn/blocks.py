@@ -11,10 +11,11 @@ SLOPE = 0.2  # of every leaky ReLU
 
 
 class ResidualBlock(nn.Module):
-    """y = shortcut(x) + 0.1 c1(lrelu(c0(lrelu(x)))), [B, n_in, H, W] -> [B, n_out, H, W]; of MMVAE+ (ICLR 2023)."""
+    """y = shortcut(x) + r c1(lrelu(c0(lrelu(x)))), [B, n_in, H, W] -> [B, n_out, H, W]; MMVAE+ has r = 0.1."""
 
-    def __init__(self, n_in: int, n_out: int) -> None:
+    def __init__(self, n_in: int, n_out: int, residual: float) -> None:
         super().__init__()
+        self.residual = residual
         hidden = min(n_in, n_out)
         self.c0 = nn.Conv2d(n_in, hidden, 3, padding=1)
         self.c1 = nn.Conv2d(hidden, n_out, 3, padding=1)
@@ -23,7 +24,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, n_in, H, W] to [B, n_out, H, W]."""
         y = self.c1(F.leaky_relu(self.c0(F.leaky_relu(x, SLOPE)), SLOPE))
-        return torch.add(self.shortcut(x), y, alpha=0.1)
+        return torch.add(self.shortcut(x), y, alpha=self.residual)
 
 
 class EnergyBlock(nn.Module):

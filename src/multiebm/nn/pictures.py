@@ -24,14 +24,14 @@ def _plan(size: int, width: int, patch: int) -> tuple[list[int], list[int]]:
 class PictureEncoder(nn.Module):
     """[B, C, S, S] -> features [B, n_features] (flattened last map); heads are the caller's."""
 
-    def __init__(self, shape: tuple[int, ...], width: int, patch: int) -> None:
+    def __init__(self, shape: tuple[int, ...], width: int, patch: int, residual: float) -> None:
         super().__init__()
         channels, sizes = _plan(shape[1], width, patch)
         self.n_features = channels[-1] * sizes[-1] ** 2
         layers: list[nn.Module] = [nn.PixelUnshuffle(patch)] if patch > 1 else []
-        layers += [nn.Conv2d(shape[0] * patch**2, width, 3, padding=1), ResidualBlock(width, channels[0])]
+        layers += [nn.Conv2d(shape[0] * patch**2, width, 3, padding=1), ResidualBlock(width, channels[0], residual)]
         for n_in, n_out in zip(channels, channels[1:], strict=False):
-            layers += [nn.AvgPool2d(3, stride=2, padding=1), ResidualBlock(n_in, n_out)]
+            layers += [nn.AvgPool2d(3, stride=2, padding=1), ResidualBlock(n_in, n_out, residual)]
         self.net = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,7 +42,9 @@ class PictureEncoder(nn.Module):
 class PictureDecoder(nn.Module):
     """Latent [B, n_in] -> pictures [B, C, S, S]; `bounded` ends in tanh, the range of the state."""
 
-    def __init__(self, n_in: int, shape: tuple[int, ...], width: int, patch: int, bounded: bool) -> None:
+    def __init__(
+        self, n_in: int, shape: tuple[int, ...], width: int, patch: int, residual: float, bounded: bool
+    ) -> None:
         super().__init__()
         channels, sizes = _plan(shape[1], width, patch)
         self.bounded = bounded
@@ -50,9 +52,9 @@ class PictureDecoder(nn.Module):
         self.linear = nn.Linear(n_in, channels[-1] * sizes[-1] ** 2)
         layers: list[nn.Module] = []
         for n_wide, n_thin, size in zip(channels[::-1], channels[-2::-1], sizes[-2::-1], strict=False):
-            layers += [ResidualBlock(n_wide, n_thin), nn.Upsample(size=(size, size))]
+            layers += [ResidualBlock(n_wide, n_thin, residual), nn.Upsample(size=(size, size))]
         layers += [
-            ResidualBlock(width, width),
+            ResidualBlock(width, width, residual),
             nn.LeakyReLU(SLOPE),
             nn.Conv2d(width, shape[0] * patch**2, 3, padding=1),
         ]

@@ -54,10 +54,10 @@ def balanced_weight(recon: float, synthetic: float, noise_floor: float) -> float
     return min(70.0, max(1.0, recon / max(synthetic - noise_floor, 1e-8)))
 
 
-def inference_loss(log_q: Tensor, log_components: Tensor, eta: float = 0.0) -> Tensor:
-    """-(1 - eta) log q(z | X) - eta mean_k log q_k(z | x_k), mean over the batch (eq. (12) with the convex mix of 5.3).
+def inference_loss(log_q: Tensor, jensen_gap: Tensor, eta: float = 0.0) -> Tensor:
+    """-log q(z, W | X) + eta (log q(z | X) - sum_k w_k log q_k(z | x_k)), mean over the batch (eq. (12), mix of 5.3).
 
-    `log_q` [B] of the mixture (plus private terms), `log_components` [K, B] with -inf weight already removed (0).
-    eta > 0 keeps an expert with small responsibility learning.
+    `log_q` [B] with the private terms, `jensen_gap` [B] the bracket, over the present experts. eta > 0 keeps an
+    expert with small responsibility learning.
     """
-    return -((1 - eta) * log_q + eta * log_components.mean(0)).mean()
+    return -(log_q - eta * jensen_gap).mean()

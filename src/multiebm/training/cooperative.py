@@ -59,21 +59,19 @@ def cooperative_step(state: TrainState, batch: Batch, settings: CooperativeSetti
     x0 = model.generator(z)  # graph to omega, used for the chain's start and L_omega
     revised, chain_x = model.refine_data(x0, generator)
     metrics = _data_chain_metrics(model, x0, revised, chain_x)
-    if not _energy_only(state, settings):
+    start = state.numbers.setdefault("cooperative_start", float(state.step))
+    energy_alone = state.step - start < settings.energy_first
+    if not energy_alone:
         codes = _revised_codes(state, posterior, batch, settings)
         metrics |= _generator_inference_update(state, batch, posterior, codes, z, x0, revised, settings)
-        if isinstance(model.generator.prior, EnergyPrior):
-            positive = (
-                codes.latents[SHARED]
-                if settings.prior_positive == "revised"
-                else _expert_codes(posterior, batch, state)
-            )
-            negative = z[SHARED] if settings.start == "prior" else model.generator.prior.sample(n, generator)
-            metrics |= prior_step(state, model.generator.prior, positive, negative)
-        if settings.negatives == "refresh":
-            revised, _ = model.refine_data(model.decode(z), generator)
-    metrics |= energy_step(state, batch, revised, settings)
-    return metrics
+    if isinstance(model.generator.prior, EnergyPrior):
+        revised_codes = settings.prior_positive == "revised" and not energy_alone
+        positive = codes.latents[SHARED] if revised_codes else _expert_codes(posterior, batch, state)
+        negative = z[SHARED] if settings.start == "prior" else model.generator.prior.sample(n, generator)
+        metrics |= prior_step(state, model.generator.prior, positive, negative)
+    if settings.negatives == "refresh" and not energy_alone:
+        revised, _ = model.refine_data(model.decode(z), generator)
+    return metrics | energy_step(state, batch, revised, settings)
 
 
 class RevisedCodes(NamedTuple):
@@ -152,19 +150,20 @@ def _phi_loss(
     settings: CooperativeSettings,
 ) -> Tensor:
     """-log q(z~, W~ | X) - lambda_I log q(z, W | X~), eq. (12)."""
-    log_q = posterior.log_prob(codes.latents, codes.evidence)
-    loss = inference_loss(log_q, _components(posterior, codes.latents, batch.present), settings.expert_mix)
+    loss = inference_loss(
+        posterior.log_prob(codes.latents, codes.evidence), _jensen_gap(posterior, codes.latents), settings.expert_mix
+    )
     if settings.inference_synthetic:
         complete = torch.ones_like(batch.present)
         synthetic = state.model.inference(Batch(revised, complete))
-        log_q = synthetic.log_prob(z, complete)
-        mixed = inference_loss(log_q, _components(synthetic, z, complete), settings.expert_mix)
+        mixed = inference_loss(synthetic.log_prob(z, complete), _jensen_gap(synthetic, z), settings.expert_mix)
         loss = loss + settings.inference_synthetic * mixed
     return loss
 
 
-def _components(posterior: Posterior, latents: Latents, present: Tensor) -> Tensor:
-    return torch.where(present.T, posterior.shared.component_log_prob(latents[SHARED]), 0.0)
+def _jensen_gap(posterior: Posterior, latents: Latents) -> Tensor:
+    q, z = posterior.shared, latents[SHARED]
+    return q.log_prob(z) - q.mean_log_prob(z)
 
 
 def energy_step(state: TrainState, batch: Batch, revised: Views, settings: CooperativeSettings) -> dict[str, float]:
@@ -178,9 +177,17 @@ def energy_step(state: TrainState, batch: Batch, revised: Views, settings: Coope
     energies = model.energy({name: torch.cat([data[name], revised[name]]) for name in data})
     real, fake = energies.split([int(complete.sum()), len(complete)])
     loss: EnergyLoss = energy_loss(real, fake, settings.energy_penalty)
-    metrics = _update(state, settings.energy_scale * loss.total, "energy")
-    metrics |= {"loss/energy": loss.total.item(), "energy/data": loss.data.item(), "energy/gap": loss.gap.item()}
-    metrics |= {"energy/data_std": real.std().item(), "energy/revised_std": fake.std().item()}
+    # data already this much below refined samples: the chain cannot follow yet, so the energy waits for it
+    rests = 0 < settings.energy_gate < -loss.gap.item()
+    metrics = {} if rests else _update(state, settings.energy_scale * loss.total, "energy")
+    metrics |= {
+        "loss/energy": loss.total.item(),
+        "energy/data": loss.data.item(),
+        "energy/gap": loss.gap.item(),
+        "energy/rests": float(rests),
+    }
+    metrics |= {"energy/data_std": real.std(correction=0).item()}
+    metrics |= {"energy/revised_std": fake.std(correction=0).item()}
     if settings.steer:
         # the chain is too short while revised samples are less likely than data, too long once they are more likely
         sign = 1.0 if loss.gap < 0 else -1.0
@@ -190,12 +197,12 @@ def energy_step(state: TrainState, batch: Batch, revised: Views, settings: Coope
 
 
 def prior_step(state: TrainState, prior: EnergyPrior, positive: Tensor, negative: Tensor) -> dict[str, float]:
-    """L_alpha = mean f(z-) - mean f(z+), eq. (10) of the MVEBM paper: codes [N, D], chain samples [N', D], detached."""
-    up, down = prior.tilt(positive.detach()), prior.tilt(negative.detach())
-    loss = down.mean() - up.mean()
-    metrics = _update(state, loss, "prior")
+    """One update of an energy prior from codes [N, D] and chain samples [N', D]; how far the two lie apart."""
+    metrics = _update(state, prior.loss(positive, negative), "prior")
+    with torch.no_grad():
+        gap = prior.tilt(positive).mean() - prior.tilt(negative).mean()
     return metrics | {
-        "prior/gap": -loss.item(),
+        "prior/gap": gap.item(),
         "prior/positive_square": positive.square().mean().item(),
         "prior/negative_square": negative.square().mean().item(),
         "prior/negative_max": negative.abs().max().item(),
@@ -227,11 +234,6 @@ def _expert_codes(posterior: Posterior, batch: Batch, state: TrainState) -> Tens
     with torch.no_grad():
         codes = q.family.rsample(state.generator, q.loc, q.scale)
     return codes[batch.present.T]
-
-
-def _energy_only(state: TrainState, settings: CooperativeSettings) -> bool:
-    start = state.numbers.setdefault("cooperative_start", float(state.step))
-    return state.step - start < settings.energy_first
 
 
 def _synthetic_weight(

@@ -41,8 +41,8 @@ class Guard:
     without `healthy_steps` steps between them raise DivergenceError.
 
     Good states are copied in memory at multiples of `snapshot_every` steps, and at the first call. Counts and rates
-    are part of a checkpoint, the copy is not: a resumed run can go back no further than where it resumed. Where
-    checkpoints fall on multiples of `snapshot_every`, it therefore equals the uninterrupted run even in its roll-backs.
+    are part of a checkpoint, the copy is not: a resumed run can go back no further than where it resumed. Resumed
+    at a multiple of `snapshot_every`, it therefore equals the uninterrupted run even in its roll-backs.
     """
 
     def __init__(

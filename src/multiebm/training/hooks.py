@@ -104,7 +104,8 @@ class CheckpointEvery:
             self._value = None  # measured on steps that no longer count
         if self.metric is not None and self.metric in metrics:
             self._value = metrics[self.metric]
-        if state.step % self.every == 0:
+        # at once after a roll-back: the newest checkpoint may be one of the steps that no longer count
+        if state.step % self.every == 0 or ROLLED_BACK in metrics:
             self._save(state)
 
     def on_end(self, state: TrainState) -> None:

@@ -18,6 +18,7 @@ class WarmupSettings:
 
     steps: Annotated[Count, Field(description="training steps of warm-up")] = 1000
     beta: Annotated[NonNegative, Field(description="weight of the divergence term")] = 1.0
+    anneal: Annotated[float, Field(ge=0, le=1, description="share of the warm-up over which rates fall")] = 0.5
     prior_after: Annotated[Count, Field(description="step from which a latent energy prior learns")] = 200
     tilt_after: Annotated[int, Field(ge=-1, description="step from which the bound uses it; -1: never")] = -1
 
@@ -51,6 +52,9 @@ class CooperativeSettings:
     ] = "prior"
     energy_scale: Annotated[Positive, Field(description="c_T, factor of the contrastive energy loss")] = 1.0
     energy_penalty: Annotated[NonNegative, Field(description="weight of mean E^2 over both phases")] = 0.01
+    energy_gate: Annotated[
+        NonNegative, Field(description="the energy rests while E(refined) - E(data) exceeds this; 0 = never rests")
+    ] = 5.0
     steer: Annotated[bool, Field(description="steer the displacement by the sign of the energy gap")] = True
     steer_rate: Annotated[Positive, Field(description="log change of the displacement per step")] = 0.02
     displacement_min: Annotated[Positive, Field(description="rms per coordinate and chain step, state units")] = 0.001

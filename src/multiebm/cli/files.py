@@ -1,0 +1,147 @@
+"""Between files and raw views: .npz archives, PNG pictures, lines of scores."""
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from multiebm.core.errors import ConfigError, DataError, OutputError
+from multiebm.core.modality import Modality, Views
+from multiebm.data.arrays import read_npz
+
+CELL = 64  # pixels of the longer side of an enlarged picture, about
+GAP = 2  # white pixels between pictures
+COLUMNS = 16  # items side by side; more items go into bands below
+_MODES = {1: "L", 3: "RGB"}
+
+
+def check_target(out: Path) -> None:
+    """Raise ConfigError unless `out` ends in .png or .npz, before anything is computed for it."""
+    if out.suffix not in (".png", ".npz"):
+        raise ConfigError(f"--out: got {out}, expected a name that ends in .png or .npz")
+
+
+def read_parts(path: Path, modalities: dict[str, Modality]) -> tuple[Views, Tensor | None]:
+    """Return raw views [B, ...] and, where the file has one, the presence mask bool [B, M].
+
+    An .npz holds an array per modality, and perhaps `present` [B, M] or `present_<modality>` [B]; a folder holds
+    <modality>.png, or the pictures <modality>/*.png in the order of their names. DataError for anything else.
+    """
+    if path.is_dir():
+        return _read_pictures(path, modalities), None
+    if path.suffix != ".npz":
+        raise DataError(f"--parts: got {path}, expected an .npz file, or a folder of PNG pictures by modality")
+    arrays = read_npz(path)
+    masks = {key: arrays.pop(key) for key in list(arrays) if key == "present" or key.startswith("present_")}
+    arrays.pop("labels", None)
+    views = {name: _tensor(name, array) for name, array in arrays.items()}
+    return views, _presence(masks, modalities, views)
+
+
+def write_views(out: Path, views: Views, modalities: dict[str, Modality]) -> None:
+    """Write raw views: arrays by name into an .npz, or the picture modalities, one row each, into a .png."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix == ".npz":
+            np.savez(out, **{name: view.cpu().numpy() for name, view in views.items()})  # type: ignore[arg-type]
+        else:
+            Image.fromarray(grid(views, modalities)).save(out)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another place with --out") from error
+
+
+def write_scores(out: Path | None, scores: Sequence[float]) -> None:
+    """Write `row, score` as CSV, or as JSON lines where `out` ends in .jsonl; None: CSV on the screen."""
+    if out is None:
+        _write_csv(sys.stdout, scores)
+        return
+    if out.suffix not in (".csv", ".jsonl"):
+        raise ConfigError(f"--out: got {out}, expected a name that ends in .csv or .jsonl")
+    try:
+        with out.open("w", newline="") as stream:
+            if out.suffix == ".csv":
+                _write_csv(stream, scores)
+            else:
+                stream.writelines(json.dumps({"row": i, "score": s}) + "\n" for i, s in enumerate(scores))
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another place with --out") from error
+
+
+def grid(views: Views, modalities: dict[str, Modality]) -> NDArray[np.uint8]:
+    """Lay raw pictures out on white, uint8 [H, W, 3]: a row per modality, an item per column, 16 items a band."""
+    names = [name for name in views if modalities[name].kind == "picture"]
+    if not names:
+        raise ConfigError(f"--out: got a .png for {', '.join(views)}, which are vectors; write an .npz instead")
+    tiles = {name: _tiles(views[name], modalities[name]) for name in names}
+    height, width = (max(tile.shape[axis] for tile in tiles.values()) + GAP for axis in (1, 2))
+    n = len(tiles[names[0]])
+    columns, bands = min(n, COLUMNS), -(-n // COLUMNS)
+    sheet = np.full((bands * (len(names) * height + GAP), columns * width, 3), 255, np.uint8)
+    for row, name in enumerate(names):
+        for i, tile in enumerate(tiles[name]):
+            top = i // COLUMNS * (len(names) * height + GAP) + row * height
+            left = i % COLUMNS * width
+            sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    return sheet
+
+
+def _tiles(pictures: Tensor, modality: Modality) -> NDArray[np.uint8]:
+    """Enlarge [B, C, H, W] in [0, 1] by a whole factor, without interpolation: uint8 [B, h, w, 3]."""
+    factor = max(1, round(CELL / max(modality.shape[1:])))
+    values = pictures.detach().cpu().mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    colours = np.broadcast_to(values, (*values.shape[:3], 3)) if values.shape[3] == 1 else values[..., :3]
+    return colours.repeat(factor, 1).repeat(factor, 2)
+
+
+def _read_pictures(folder: Path, modalities: dict[str, Modality]) -> Views:
+    views = {}
+    for name, modality in modalities.items():
+        files = [folder / f"{name}.png"] if (folder / f"{name}.png").is_file() else sorted(folder.glob(f"{name}/*.png"))
+        if files:
+            views[name] = torch.stack([_read_picture(file, modality) for file in files])
+    if not views:
+        raise DataError(
+            f"{folder}: got no pictures, expected <name>.png or <name>/*.png for some of {', '.join(modalities)}"
+        )
+    return views
+
+
+def _read_picture(file: Path, modality: Modality) -> Tensor:
+    if modality.kind != "picture" or modality.shape[0] not in _MODES:
+        raise DataError(f"{file}: got a picture for modality {modality.name!r}, which is none; pass an .npz instead")
+    try:
+        with Image.open(file) as picture:
+            pixels = np.array(picture.convert(_MODES[modality.shape[0]]))
+    except OSError as error:
+        raise DataError(f"{file}: got a file that is no readable picture ({error}); expected a PNG") from error
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+
+
+def _tensor(name: str, array: NDArray[np.generic]) -> Tensor:
+    if array.dtype.kind not in "uif":
+        raise DataError(f"modality {name!r}: got an array of {array.dtype}, expected numbers; convert it")
+    return torch.from_numpy(array.astype(np.float32) if array.dtype.kind == "f" else array)
+
+
+def _presence(masks: dict[str, NDArray[np.generic]], modalities: dict[str, Modality], views: Views) -> Tensor | None:
+    if not masks:
+        return None
+    if "present" in masks:
+        return torch.from_numpy(masks["present"].astype(bool))
+    n = len(next(iter(views.values()), ()))
+    columns = [masks.get(f"present_{name}", np.ones(n, bool)) for name in modalities]
+    return torch.from_numpy(np.stack(columns, 1).astype(bool))
+
+
+def _write_csv(stream: TextIO, scores: Sequence[float]) -> None:
+    writer = csv.writer(stream)
+    writer.writerow(["row", "score"])
+    writer.writerows(enumerate(scores))

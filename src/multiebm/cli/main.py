@@ -1,0 +1,35 @@
+"""The command line. Commands import what they need when they run, so that help answers at once, without torch."""
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+
+from multiebm.cli.measuring import evaluate, presets, report, show
+from multiebm.cli.training import train
+from multiebm.cli.using import impute, sample, score
+from multiebm.core.errors import ConfigError, MultiebmError
+
+app = typer.Typer(
+    name="multiebm",
+    help="Multimodal energy-based models: train, then generate, complete and score data that comes in several parts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for _command in (train, sample, impute, score, evaluate, report, presets, show):
+    app.command()(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0, 1 for an error, 2 for a configuration or usage that cannot be, 130 after Ctrl-C.
+
+    Errors raised on purpose are printed without a traceback.
+    """
+    try:
+        app(arguments, prog_name="multiebm")
+    except MultiebmError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    sys.exit(0)

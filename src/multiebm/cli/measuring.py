@@ -1,0 +1,92 @@
+"""`multiebm evaluate`, `report`, `presets` and `show`: what a run is worth, and what can be run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
+
+
+def evaluate(
+    run: Run,
+    samples: Annotated[int | None, typer.Option(help="Joint samples; the run's evaluation.samples by default.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Such as evaluation.sizes=[1,2,3,4].", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<i>.")] = "auto",
+) -> None:
+    """Measure a trained model on its test data; writes evaluation.json into the run folder."""
+    from multiebm.experiments.load import load_experiment
+
+    changes = [*(overrides or []), *([] if samples is None else [f"evaluation.samples={samples}"])]
+    experiment = load_experiment(_config_of(run), changes)
+    from multiebm.cli.tables import print_evaluation
+    from multiebm.experiments.data import build_dataset, find_device
+    from multiebm.experiments.folder import EVALUATION, check_same_data, read_run
+    from multiebm.experiments.measure import measure_model
+    from multiebm.experiments.pretrained import from_pretrained
+
+    model = from_pretrained(run, find_device(device))
+    dataset = build_dataset(experiment.data)
+    check_same_data(read_run(run), dataset, run)
+    evaluation = measure_model(model, dataset, experiment.evaluation, seed)
+    evaluation.save(run / EVALUATION)
+    print_evaluation(evaluation)
+    typer.echo(f"all of it: {run / EVALUATION}")
+
+
+def report(run: Run) -> None:
+    """Write report.html, one self-contained page about a run."""
+    import multiebm
+    from multiebm.experiments.data import build_dataset
+    from multiebm.experiments.folder import EVALUATION
+    from multiebm.experiments.load import load_experiment
+    from multiebm.experiments.measure import judges_of
+
+    config, judges = _config_of(run), None
+    if (run / EVALUATION).is_file():  # then they are trained and cached, and the page may use them
+        judges = judges_of(build_dataset(load_experiment(config).data), "cpu")
+    typer.echo(f"report: {multiebm.write_report(run, judges)}")
+
+
+def _config_of(run: Path) -> Path:
+    from multiebm.core.errors import ConfigError
+    from multiebm.experiments.load import CONFIG
+
+    if not (run / CONFIG).is_file():
+        raise ConfigError(
+            f"{run}: got no run folder (it has no {CONFIG}), expected one that `multiebm train` wrote, which "
+            "names the data to measure on; for a model alone use multiebm.evaluate(model, dataset) in Python"
+        )
+    return run / CONFIG
+
+
+def presets() -> None:
+    """List the presets, one line each."""
+    from multiebm.experiments.load import preset_comment, preset_names
+
+    names = preset_names()
+    width = max(map(len, names))
+    for name in names:
+        typer.echo(f"{name:<{width}}  {(preset_comment(name) or [''])[0]}")
+
+
+def show(
+    preset: Annotated[str, typer.Argument(help="A preset, a YAML file, or a run folder.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change.", show_default=False)
+    ] = None,
+    against: Annotated[str | None, typer.Option(help="Show only what differs from this preset, file or run.")] = None,
+) -> None:
+    """Show a configuration with every key, or how it differs from another."""
+    from multiebm.experiments.load import differences, dump_experiment, load_experiment, say
+
+    experiment = load_experiment(preset, overrides or [])
+    if against is None:
+        typer.echo(dump_experiment(experiment), nl=False)
+        return
+    for change in differences(load_experiment(against), experiment):
+        typer.echo(say(change))

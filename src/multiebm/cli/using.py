@@ -1,0 +1,74 @@
+"""`multiebm sample`, `impute` and `score`: a trained model at work on files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[Path, typer.Argument(help="A run folder, or a folder written by save_pretrained.", show_default=False)]
+Parts = Annotated[
+    Path, typer.Option(help="An .npz with one array per modality, or a folder of <modality>.png or <modality>/*.png.")
+]
+Seed = Annotated[int, typer.Option(help="Seed; item i depends on it and on i alone.", min=0)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<i>.")]
+
+
+def sample(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="A .png of the pictures, or an .npz of every modality.")],
+    n: Annotated[int, typer.Option("-n", "--number", help="Number of joint samples.", min=1)] = 16,
+    refine: Annotated[bool, typer.Option("--refine", help="Refine by the data chain of the energy (EBM).")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Draw joint samples of all modalities."""
+    from multiebm.cli.files import check_target, write_views
+    from multiebm.experiments.data import find_device
+    from multiebm.experiments.pretrained import from_pretrained
+
+    check_target(out)
+    model = from_pretrained(run, find_device(device))
+    write_views(out, model.sample(n, None if refine else 0, seed), model.modalities)
+    typer.echo(f"{n} samples: {out}")
+
+
+def impute(
+    run: Run,
+    parts: Parts,
+    out: Annotated[Path, typer.Option(help="A .png of the pictures, or an .npz of every wanted modality.")],
+    want: Annotated[str | None, typer.Option(help="Modalities to return, as m1,m2; all by default.")] = None,
+    refine_steps: Annotated[int, typer.Option(help="Steps of the latent chain on what is observed.", min=0)] = 0,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Then run the data chain, observed parts held fixed.")
+    ] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Complete items of which some modalities are given."""
+    from multiebm.cli.files import check_target, read_parts, write_views
+    from multiebm.experiments.data import find_device
+    from multiebm.experiments.pretrained import from_pretrained
+
+    check_target(out)
+    model = from_pretrained(run, find_device(device))
+    views, present = read_parts(parts, model.modalities)
+    names = None if want is None else [name.strip() for name in want.split(",")]
+    completed = model.impute(views, names, refine_steps, None if refine else 0, seed, present)
+    write_views(out, completed, {name: model.modalities[name] for name in completed})
+    typer.echo(f"{len(next(iter(completed.values())))} items, {', '.join(completed)}: {out}")
+
+
+def score(
+    run: Run,
+    parts: Parts,
+    out: Annotated[Path | None, typer.Option(help="A .csv or .jsonl file; CSV on the screen by default.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Score complete items: log density up to a constant; higher = real, and its parts belong together."""
+    from multiebm.cli.files import read_parts, write_scores
+    from multiebm.experiments.data import find_device
+    from multiebm.experiments.pretrained import from_pretrained
+
+    model = from_pretrained(run, find_device(device))
+    views, _ = read_parts(parts, model.modalities)
+    write_scores(out, model.score(views).tolist())

@@ -1,0 +1,60 @@
+"""MNIST's idx files, plain or gzipped, read into arrays."""
+
+import gzip
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multiebm.core.errors import DataError
+
+STEMS = {"train": "train", "test": "t10k"}
+Bytes = NDArray[np.uint8]
+
+
+def mnist_files(folder: Path) -> dict[str, Path]:
+    """Return the files of an MNIST folder by "<split>-images" and "<split>-labels"; DataError names a missing one."""
+    found = {}
+    for split, stem in STEMS.items():
+        for part, suffix in (("images", "idx3"), ("labels", "idx1")):
+            plain = folder / f"{stem}-{part}-{suffix}-ubyte"
+            packed = plain.with_name(plain.name + ".gz")
+            if not plain.exists() and not packed.exists():
+                raise DataError(
+                    f"MNIST: got no file {packed} (nor without .gz), expected the four official idx files; "
+                    f"put them there, or set mnist_folder to the folder that holds them"
+                )
+            found[f"{split}-{part}"] = plain if plain.exists() else packed
+    return found
+
+
+def read_mnist(files: dict[str, Path], split: str) -> tuple[Bytes, Bytes]:
+    """Return pictures uint8 [N, 28, 28] and labels uint8 [N] of a split; DataError when the two do not match."""
+    images, labels = read_idx(files[f"{split}-images"]), read_idx(files[f"{split}-labels"])
+    if images.ndim != 3 or images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
+        raise DataError(
+            f"MNIST {split}: got pictures of shape {images.shape} and labels of shape {labels.shape}, "
+            f"expected (N, 28, 28) and (N,); download {files[f'{split}-images'].name} and its labels again"
+        )
+    return images, labels
+
+
+def read_idx(path: Path) -> Bytes:
+    """Return the array of one idx file of unsigned bytes: magic 00 00 08 n, n big-endian uint32 sizes, the values."""
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: got a damaged gzip file ({error}), expected an idx .gz; download it again") from error
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+        raise DataError(
+            f"{path}: got first bytes {content[:4].hex()}, expected 000008xx of an idx file; download it again"
+        )
+    start = 4 + 4 * content[3]
+    shape = np.frombuffer(content[4:start], dtype=">u4").astype(int)
+    if len(content) != start + np.prod(shape):
+        raise DataError(
+            f"{path}: got {len(content)} bytes, expected {start + np.prod(shape)} for shape {tuple(shape.tolist())}; "
+            f"the file is truncated or damaged, download it again"
+        )
+    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)

@@ -1,0 +1,52 @@
+"""toy2d: two 2-D vectors at the corners of a square, whose classes can be read off exactly. Seconds to train on."""
+
+import torch
+from torch import Tensor
+
+from multiebm.core.errors import ConfigError
+from multiebm.core.modality import Modality, Views
+from multiebm.core.random import make_generator
+from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint, everything_present
+
+NOISE = 0.05  # standard deviation of each coordinate about its corner
+_CORNERS = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
+# Row c is the corner of class c; no class sits at the same corner in both modalities.
+TOY2D_CENTROIDS: dict[str, Tensor] = {"a": _CORNERS, "b": _CORNERS[[2, 0, 3, 1]]}
+
+
+def load_toy2d(train_items: int = 10_000, test_items: int = 2_000, seed: int = 0) -> MultimodalDataset:
+    """Return modalities `a` and `b`, float32 [N, 2], four balanced classes, state equal to raw (no standardisation).
+
+    ConfigError lists every count below 1.
+    """
+    problems = [
+        f"toy2d.{key}: got {value}, expected at least 1; raise it"
+        for key, value in (("train_items", train_items), ("test_items", test_items))
+        if value < 1
+    ]
+    if problems:
+        raise ConfigError(problems)
+    generator = make_generator(seed)
+    train, test = (_draw(n, generator) for n in (train_items, test_items))
+    modalities = {name: Modality(name, "vector", (2,)) for name in TOY2D_CENTROIDS}
+    fingerprint = content_fingerprint(modalities, train, test)
+    return MultimodalDataset("toy2d", modalities, train, test, 4, "Synthetic; four corners of a square.", fingerprint)
+
+
+def toy2d_classes(views: Views) -> dict[str, Tensor]:
+    """Return the class of the nearest centroid, int64 [B] by modality, for views [B, 2]."""
+    return {name: torch.cdist(view, TOY2D_CENTROIDS[name].to(view)).argmin(1) for name, view in views.items()}
+
+
+def toy2d_distances(views: Views) -> dict[str, Tensor]:
+    """Return the distance to the nearest centroid, [B] by modality; its mean over the data is NOISE sqrt(pi / 2)."""
+    return {name: torch.cdist(view, TOY2D_CENTROIDS[name].to(view)).amin(1) for name, view in views.items()}
+
+
+def _draw(n: int, generator: torch.Generator) -> Split:
+    labels = (torch.arange(n) % 4)[torch.randperm(n, generator=generator)]
+    views = {
+        name: centroids[labels] + NOISE * torch.randn(n, 2, generator=generator)
+        for name, centroids in TOY2D_CENTROIDS.items()
+    }
+    return Split(views, everything_present(views), labels)

@@ -1,0 +1,56 @@
+"""The Python interface: build, train and measure by the name of a preset, a YAML file or an Experiment."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from multiebm.data import MultimodalDataset
+from multiebm.evaluation.record import Evaluation
+from multiebm.experiments.build import build_model
+from multiebm.experiments.data import build_dataset
+from multiebm.experiments.load import Source, load_experiment
+from multiebm.experiments.measure import measure_model
+from multiebm.experiments.run import run_experiment
+from multiebm.experiments.schema import EvaluationSection, Experiment
+from multiebm.models.model import MultimodalModel
+from multiebm.nn.precision import set_precision
+
+
+def build(source: Source, dataset: MultimodalDataset | None = None, seed: int | None = None) -> MultimodalModel:
+    """Return the untrained model of a preset, YAML file or Experiment, for the modalities of `dataset` (or of its own).
+
+    `seed` replaces the configuration's. ConfigError lists everything that is wrong with the configuration.
+    """
+    experiment = load_experiment(source)
+    data = build_dataset(experiment.data) if dataset is None else dataset
+    model = build_model(experiment.model, data.modalities, experiment.seed if seed is None else seed)
+    set_precision(model, experiment.training.precision)
+    return model
+
+
+def train(
+    source: Source,
+    out: str | Path,
+    overrides: Sequence[str] = (),
+    dataset: MultimodalDataset | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+) -> MultimodalModel:
+    """Train in the run folder `out` and return the model, with averaged weights, as saved in `out/model`.
+
+    `overrides` are such as "training.batch_size=32"; `dataset` replaces the configuration's. After Ctrl-C everything is
+    saved before KeyboardInterrupt is raised; `resume` continues bit-exactly on the same kind of device.
+    """
+    experiment = load_experiment(source, overrides)
+    named = None if isinstance(source, Experiment) else str(source)
+    result = run_experiment(experiment, out, dataset, resume, overwrite, device=device, preset=named)
+    if result.fit.reason == "interrupted":
+        raise KeyboardInterrupt(result.fit.message())
+    return result.model
+
+
+def evaluate(
+    model: MultimodalModel, dataset: MultimodalDataset, settings: EvaluationSection | None = None, seed: int = 0
+) -> Evaluation:
+    """Return every metric defined for model and data, with standard errors; see `Evaluation.results`."""
+    return measure_model(model, dataset, settings or EvaluationSection(), seed)

@@ -1,0 +1,168 @@
+"""From a preset's name or a YAML file, and `key=value` overrides, to an experiment; all problems at once."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from multiebm.core.errors import ConfigError
+from multiebm.core.table import nearest
+from multiebm.experiments.explain import explain
+from multiebm.experiments.schema import Experiment, contradictions
+from multiebm.experiments.yaml12 import dump, parse
+
+PRESETS = Path(__file__).with_name("presets")
+CONFIG = "config.yaml"  # of a run folder
+MAX_BASES = 3  # presets that build on presets that build on presets: more nobody can read
+
+Source = str | Path | Experiment
+
+
+class Difference(NamedTuple):
+    """A dotted key and its two values; None also stands for a key that one side does not have."""
+
+    key: str
+    one: Any
+    other: Any
+
+
+def load_experiment(source: Source, overrides: Sequence[str] = ()) -> Experiment:
+    """Return the experiment of a preset's name, a YAML file or a run folder (or a given one), with overrides.
+
+    Overrides are `a.b=value`, values in YAML. ConfigError lists all unknown keys (with the nearest), wrong values and
+    malformed overrides.
+    """
+    raw = to_dict(source) if isinstance(source, Experiment) else read_source(source)
+    problems = apply_overrides(raw, overrides)
+    try:
+        # by way of JSON, where strict means no text for numbers and still takes plain mappings for sections
+        experiment = Experiment.model_validate_json(json.dumps(raw), strict=True)
+        problems += contradictions(experiment)
+    except ValidationError as error:
+        problems += explain(error, raw)
+    if problems:
+        raise ConfigError(problems)
+    return experiment
+
+
+def dump_experiment(experiment: Experiment) -> str:
+    """Return the experiment as YAML with every key, which loads to an equal object."""
+    return dump(to_dict(experiment))
+
+
+def to_dict(experiment: Experiment) -> dict[str, Any]:
+    """Return the experiment as plain nested values."""
+    return experiment.model_dump()
+
+
+def differences(one: Experiment, other: Experiment) -> list[Difference]:
+    """Return the keys in which two experiments differ; a section that only one of them has counts as one key."""
+    return list(_differences(to_dict(one), to_dict(other), ""))
+
+
+def say(change: Difference) -> str:
+    """Return "key: one -> other" with the values as YAML."""
+    return f"{change.key}: {_plain(change.one)} -> {_plain(change.other)}"
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets shipped with the package."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def preset_comment(name: str) -> list[str]:
+    """Return the comment lines a preset begins with: what it is, its command, time and expected numbers."""
+    lines = _preset_path(name).read_text().splitlines()
+    end = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return [line.lstrip("# ") for line in lines[:end]]
+
+
+def read_source(source: str | Path, depth: int = 0) -> dict[str, Any]:
+    """Return the plain values of a preset or file, merged over those of its `base`; values are not checked yet."""
+    path = find_config(source)
+    try:
+        raw = parse(path.read_text(), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); give the name of a preset or a readable file") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: got {type(raw).__name__}, expected a mapping with sections such as data and model")
+    if "base" not in raw:
+        return raw
+    base = raw.pop("base")
+    if not isinstance(base, str) or depth >= MAX_BASES:
+        what = f"a chain of more than {MAX_BASES} bases" if isinstance(base, str) else f"base: {base!r}"
+        raise ConfigError(f"{path}: got {what}, expected one preset or file; write the values out instead")
+    beside = path.parent / base  # a base that is a file is looked for beside the file that names it
+    return merge(read_source(beside if beside.is_file() else base, depth + 1), raw)
+
+
+def find_config(source: str | Path) -> Path:
+    """Return the file meant by a preset's name, a path to a YAML file, or a run folder; ConfigError if none is."""
+    path = Path(source)
+    if path.is_dir() and (path / CONFIG).is_file():
+        return path / CONFIG
+    looks_like_a_path = isinstance(source, Path) or path.suffix in (".yaml", ".yml") or len(path.parts) > 1
+    if not looks_like_a_path:
+        return _preset_path(str(source))
+    if not path.is_file():
+        raise ConfigError(f"{path}: got no such file, expected a YAML file or one of {', '.join(preset_names())}")
+    return path
+
+
+def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return `over` laid on `under`, section by section; a section of another `name` is another thing and replaces."""
+    if "name" in over and under.get("name") != over["name"]:
+        return dict(over)
+    merged = dict(under)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:
+    """Set `a.b=value` in `raw`, sections made as needed; return a line for each override that has another form."""
+    problems = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        path = key.strip().split(".")
+        if not equals or not value.strip() or not all(path):
+            problems.append(
+                f"{text!r}: got no key=value, expected one such as training.batch_size=32 or model.energy=null"
+            )
+            continue
+        try:
+            parsed = parse(value, f"{text!r}")
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        section = raw
+        for name in path[:-1]:
+            if not isinstance(section.get(name), dict):
+                section[name] = {}
+            section = section[name]
+        section[path[-1]] = parsed
+    return problems
+
+
+def _preset_path(name: str) -> Path:
+    known = preset_names()
+    if name not in known:
+        raise ConfigError(
+            f"preset: got {name!r}, expected a .yaml file or one of {', '.join(known)}.{nearest(name, known)}"
+        )
+    return PRESETS / f"{name}.yaml"
+
+
+def _differences(one: Any, other: Any, prefix: str) -> Iterator[Difference]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in one | other:
+            yield from _differences(one.get(key), other.get(key), f"{prefix}.{key}" if prefix else key)
+    elif one != other:
+        yield Difference(prefix, one, other)
+
+
+def _plain(value: Any) -> str:
+    return "{...}" if isinstance(value, dict) else json.dumps(value)

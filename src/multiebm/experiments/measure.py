@@ -1,0 +1,59 @@
+"""Where evaluation meets configurations: how a run is measured while it trains and when it is done."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from multiebm.data import MultimodalDataset, cache_root
+from multiebm.evaluation.evaluate import evaluate
+from multiebm.evaluation.judge_cache import load_judges
+from multiebm.evaluation.judges import Judges
+from multiebm.evaluation.record import Evaluation, EvaluationSettings, quick_settings
+from multiebm.experiments.schema import EvaluationSection
+from multiebm.models.model import MultimodalModel
+from multiebm.training.averaging import averaged
+from multiebm.training.state import TrainState
+
+BEST = "validate/gen/fcd"  # the metric, lower is better, whose checkpoint is kept as the best
+_WATCHED = ("gen/joint_coherence", "gen/fcd", "gen/label_entropy", "ebm/joint_coherence", "ebm/fcd", "cond/size1")
+
+
+def measure_model(
+    model: MultimodalModel, dataset: MultimodalDataset, section: EvaluationSection, seed: int = 0
+) -> Evaluation:
+    """Return every metric defined for model and data; the judges are trained once per data set, then read from a cache.
+
+    Without labels, what needs judges is left out and `Evaluation.skipped` says so.
+    """
+    return evaluate(model, dataset, judges_of(dataset, str(model.device)), evaluation_settings(section), seed)
+
+
+def evaluation_settings(section: EvaluationSection) -> EvaluationSettings:
+    """Return the settings of `evaluate` that a preset's section means."""
+    return EvaluationSettings(
+        n_samples=section.samples,
+        n_items=section.items,
+        n_refined=section.refined_items,
+        sizes=tuple(section.sizes),
+        refine_steps=section.refine_steps,
+        clamped_sizes=tuple(section.clamped_sizes),
+        n_codes=section.codes,
+    )
+
+
+def judges_of(dataset: MultimodalDataset, device: str, folder: Path | None = None) -> Judges | None:
+    """Return the classifiers that read generated parts, cached in `folder` (None: the user's); None without labels."""
+    if dataset.n_classes is None:
+        return None
+    return load_judges(dataset, folder or cache_root() / "judges", device=device)
+
+
+def validation(dataset: MultimodalDataset, device: str, seed: int) -> Callable[[TrainState], dict[str, float]]:
+    """Return a quick measurement of the averaged weights for use in training; its draws do not touch the run's."""
+    judges = judges_of(dataset, device)
+
+    def measure(state: TrainState) -> dict[str, float]:
+        with averaged(state.model, state.average):
+            results = evaluate(state.model, dataset, judges, quick_settings(), seed).results
+        return {f"validate/{name}": results[name].value for name in _WATCHED if name in results}
+
+    return measure

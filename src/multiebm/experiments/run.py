@@ -1,0 +1,132 @@
+"""One experiment, from data to a saved model, in a run folder that says how to repeat it."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from multiebm.core.errors import ConfigError
+from multiebm.data import BatchStream, MultimodalDataset
+from multiebm.experiments.build import TrainingStep, build_model, build_state
+from multiebm.experiments.data import build_dataset, find_device, training_data
+from multiebm.experiments.folder import (
+    BOARD,
+    CHECKPOINTS,
+    METRICS,
+    check_folder,
+    check_same_data,
+    describe_run,
+    new_session,
+    open_folder,
+    read_run,
+    write_run,
+)
+from multiebm.experiments.measure import BEST, validation
+from multiebm.experiments.pretrained import MODEL, save_pretrained
+from multiebm.experiments.schema import Experiment, contradictions
+from multiebm.models.model import MultimodalModel
+from multiebm.training.checkpoint import CheckpointStore
+from multiebm.training.guard import Guard
+from multiebm.training.hooks import CheckpointEvery, Hook, MetricsLog, TensorBoard, Validate
+from multiebm.training.loop import Fit, fit
+from multiebm.training.state import ELAPSED, TrainState
+
+
+class RunResult(NamedTuple):
+    """The trained model (averaged weights, as saved in `folder/model`), its run folder, and how training ended."""
+
+    model: MultimodalModel
+    folder: Path
+    fit: Fit
+
+
+def run_experiment(
+    experiment: Experiment,
+    out: str | Path,
+    dataset: MultimodalDataset | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    live: Hook | None = None,
+    device: str = "auto",
+    preset: str | None = None,
+) -> RunResult:
+    """Train in the folder `out`; `dataset` replaces the one the experiment names. `live` is told of every step;
+    `preset` is noted in run.json.
+
+    Ctrl-C ends it in order: `fit.reason` is then "interrupted" and `resume` continues. Raises ConfigError, DataError or
+    OutputError before anything is written, and DivergenceError.
+    """
+    if problems := contradictions(experiment):
+        raise ConfigError(problems)
+    folder, target = Path(out), find_device(device)
+    check_folder(folder, experiment, resume, overwrite)
+    dataset = build_dataset(experiment.data) if dataset is None else dataset
+    state = fresh_state(experiment, dataset, target)
+    run = read_run(folder) if resume else {}
+    if run:
+        check_same_data(run, dataset, folder)
+    hooks = make_hooks(experiment, folder, dataset, target, live)
+    store = CheckpointStore(folder / CHECKPOINTS)
+    open_folder(folder, experiment, resume)
+    if resume:
+        store.resume(state)
+    run = run or {"preset": preset} | describe_run(dataset, state.model, experiment)
+    run["sessions"].append(session := new_session(state.step))
+    write_run(folder, run)
+    ended = "failed"
+    try:
+        fitted = _fit(experiment, state, hooks, store)
+        ended = fitted.reason
+    finally:
+        seconds = round(state.numbers.get(ELAPSED, 0.0), 1)  # of training, since step 0
+        session |= {"to_step": state.step, "seconds": seconds, "reason": ended}
+        write_run(folder, run)
+    take_average(state)
+    save_pretrained(state.model, folder / MODEL)
+    return RunResult(state.model, folder, fitted)
+
+
+def fresh_state(
+    experiment: Experiment, dataset: MultimodalDataset, device: torch.device
+) -> TrainState[MultimodalModel]:
+    """Return the state at step 0, on `device`: data, weights and every draw a function of the configuration's seed."""
+    data = training_data(dataset, experiment.data.missing, experiment.seed, device)
+    model = build_model(experiment.model, dataset.modalities, experiment.seed).to(device)
+    stream = BatchStream(data, "train", experiment.training.batch_size, experiment.seed)
+    return build_state(experiment, model, stream)
+
+
+def make_hooks(
+    experiment: Experiment, folder: Path, dataset: MultimodalDataset, device: torch.device, live: Hook | None
+) -> list[Hook]:
+    """Return what happens between steps, checkpoints apart; validation first, so that the logs show it."""
+    t = experiment.training
+    hooks: list[Hook] = []
+    if t.validate_every:
+        hooks.append(Validate(t.validate_every, validation(dataset, str(device), experiment.seed)))
+    hooks.append(MetricsLog(folder / METRICS, t.log_every))
+    if t.tensorboard:
+        hooks.append(TensorBoard(folder / BOARD, t.log_every))
+    return hooks if live is None else [*hooks, live]
+
+
+def take_average(state: TrainState[MultimodalModel]) -> None:
+    """Give the model its averaged weights for good, and put it in evaluation mode: training is over."""
+    with torch.no_grad():
+        for name, parameter in state.model.named_parameters():
+            if name in state.average:
+                parameter.copy_(state.average[name])
+    state.model.eval()
+
+
+def _fit(experiment: Experiment, state: TrainState[MultimodalModel], hooks: list[Hook], store: CheckpointStore) -> Fit:
+    t = experiment.training
+    guard = Guard(
+        TrainingStep(experiment),
+        limit=t.gap_limit,
+        snapshot_every=t.checkpoint_every,  # so that a resumed run can go back exactly as far as an uninterrupted one
+        retries=t.retries,
+        last_checkpoint=store.latest,
+    )
+    saving = CheckpointEvery(store, t.checkpoint_every, BEST if t.validate_every else None)
+    return fit(state, guard, t.warmup.steps + t.cooperative.steps, [*hooks, saving], t.seconds)

@@ -1,0 +1,208 @@
+"""Section on the chains: energy along the data chain, likelihood along the latent one, density along the prior's."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from multiebm.core.batch import Batch
+from multiebm.core.modality import Views
+from multiebm.mcmc.langevin import langevin
+from multiebm.mcmc.run import frozen, run_chain
+from multiebm.models.energy_prior import EnergyPrior
+from multiebm.models.inference import SHARED, Latents
+from multiebm.report.figures import DATA, EBM, GEN, Level, Mark, Panel, Series, draw_panel
+from multiebm.report.grids import picture_rows
+from multiebm.report.markup import block, columns, join, paragraph, section
+from multiebm.report.scene import Scene, cloud_charts
+
+ITEMS = 64  # chains whose mean and quantiles are drawn
+FOLLOWED = 2  # chains whose pictures are shown
+LONGER = 4  # times the training length, to see what the training length hides
+BAND = (0.1, 0.9)  # quantiles of the shaded band
+PRIOR_PICTURES = 8
+
+
+class Trace(NamedTuple):
+    """`values` [T+1, B] along a chain, and the raw `views` of the followed items at the steps `at`, in that order."""
+
+    values: Tensor
+    at: list[int]
+    views: list[Views]
+
+
+def chains_section(scene: Scene) -> str:
+    """All three chains, each with its curve and pictures; what the model does not have is said."""
+    lead = (
+        "What the Markov chains do, at the length used in training (dotted line) and four times longer: the energy "
+        "should fall, the log-likelihood should rise, and neither should run away or spoil the samples afterwards."
+    )
+    parts = [data_chain_part(scene), latent_chain_part(scene), prior_chain_part(scene)]
+    return section("chains", "Chains", lead, join(parts))
+
+
+def data_chain_part(scene: Scene) -> str:
+    """Energy along the data chain from generated items, with the pictures it passes through."""
+    title = "Data chain: energy of generated items"
+    if scene.model.energy is None or scene.model.data_chain.steps == 0:
+        return _omitted(title, "Left out: the model has no energy, or a data chain of no steps.")
+    trace, start, ends = trace_data_chain(scene)
+    length = scene.model.data_chain.steps
+    real = scene.test_batch(ITEMS)
+    complete = {name: view[real.present.all(1)] for name, view in real.views.items()}
+    levels = []
+    if len(next(iter(complete.values()))):
+        with torch.no_grad(), frozen(scene.model):
+            level = -float(scene.model.log_density_unnorm(complete).mean())
+        levels.append(Level(level, "mean of real test items", DATA))
+    panel = chain_panel(title, "energy", trace.values, length, GEN, levels)
+    fell = float((trace.values[length] < trace.values[0]).float().mean())
+    words = (
+        f"Mean energy {_ends(trace.values, length)}; {fell:.0%} of the items are lower after {length} steps."
+    ) + _flips(scene, start, ends)
+    return _part(scene, title, panel, words, trace, "data chain")
+
+
+def trace_data_chain(scene: Scene) -> tuple[Trace, Views, list[Views]]:
+    """Run the data chain at `LONGER` times its length; also return its start and where it is after 1x and `LONGER`x."""
+    generators = scene.generators("data chain", ITEMS)
+    start = scene.model.decode(scene.model.sample_latents(ITEMS, generators))
+    length = scene.model.data_chain.steps
+    _, info = scene.model.refine_data(start, generators, steps=LONGER * length, record=True)
+    assert info.positions is not None
+    at = sorted({0, length // 2, length, 2 * length, 3 * length, LONGER * length})
+    views = [_as_views(info.positions[t]) for t in at]
+    trace = Trace(-info.logdensity.cpu(), at, [scene.raw(view) for view in views])
+    return trace, start, [_as_views(info.positions[length]), _as_views(info.positions[-1])]
+
+
+def latent_chain_part(scene: Scene) -> str:
+    """Log-likelihood along the latent chain on real test items, with the reconstructions it passes through."""
+    title = "Latent chain: log-likelihood of real items"
+    length = scene.model.latent_chain.steps
+    if length == 0:
+        return _omitted(title, "Left out: the latent chain has no steps.")
+    batch = scene.test_batch(ITEMS)
+    trace = trace_latent_chain(scene, batch)
+    panel = chain_panel(title, "log p(X | z, W), nats per item", trace.values, length, EBM)
+    rose = float((trace.values[length] > trace.values[0]).float().mean())
+    words = (
+        f"Mean log-likelihood {_ends(trace.values, length)}; {rose:.0%} of the items are higher after {length} steps."
+    )
+    return _part(scene, title, panel, words, trace, "reconstruction", scene.raw(batch.views))
+
+
+def trace_latent_chain(scene: Scene, batch: Batch) -> Trace:
+    """Run the latent chain from the inference model's draw; values are log p(X | z, W) over the present parts."""
+    generators = scene.generators("latent chain", len(batch.present))
+    length = scene.model.latent_chain.steps
+    start = scene.model.infer_latents(batch, generators)
+    _, info = scene.model.refine_latents(start, batch, generators, steps=LONGER * length, record=True)
+    assert info.positions is not None
+    at = sorted({0, length // 2, length, 2 * length, LONGER * length})
+    values, views = [], []
+    for t, position in enumerate(info.positions):
+        means = scene.model.decode(_as_views(position))
+        log_px = scene.model.generator.log_likelihood(batch.views, means)
+        values.append(torch.where(batch.present, log_px, 0.0).sum(1))
+        if t in at:
+            views.append(scene.raw(means))
+    return Trace(torch.stack(values).cpu(), at, views)
+
+
+def prior_chain_part(scene: Scene) -> str:
+    """Log density along the chain of an energy prior, with the decoded pictures, private latents fixed."""
+    title = "Prior chain: density of the shared latent"
+    prior = scene.model.generator.prior
+    if not isinstance(prior, EnergyPrior):
+        return _omitted(title, "Left out: the prior is not an energy prior, so draws from it need no chain.")
+    trace = trace_prior_chain(scene, prior)
+    panel = chain_panel(title, "log p(z) + constant, nats", trace.values, prior.steps, GEN)
+    first, last = trace.values[0].mean().item(), trace.values[-1].mean().item()
+    words = (
+        f"Mean log density {_say(first)} at the base and {_say(last)} after {prior.steps} steps; there is no longer "
+        "version, because the learned prior is the short chain itself."
+    )
+    return _part(scene, title, panel, words, trace, "prior chain")
+
+
+def trace_prior_chain(scene: Scene, prior: EnergyPrior) -> Trace:
+    """Run the prior's own chain from its base; values are f(z) + log p0(z). The same draws as `sample_latents`."""
+    generators = scene.generators("prior chain", ITEMS)
+    with torch.no_grad(), frozen(prior):
+        start = prior.base.sample(ITEMS, generators)
+        _, info = run_chain(langevin(prior.log_prob, prior.step_size), start, prior.steps, generators, record=True)
+    assert info.positions is not None
+    private: Latents = scene.model.generator.sample_private(ITEMS, generators)
+    at = sorted({round(i * prior.steps / (PRIOR_PICTURES - 1)) for i in range(PRIOR_PICTURES)})
+    views = []
+    for t in at:
+        z = info.positions[t]
+        assert isinstance(z, Tensor)
+        views.append(scene.raw(scene.model.decode({SHARED: z} | private)))
+    return Trace(info.logdensity.cpu(), at, views)
+
+
+def chain_panel(
+    title: str, y_label: str, values: Tensor, length: int, colour: int, levels: Sequence[Level] = ()
+) -> Panel:
+    """Return the chart of `values` [T+1, B]: mean over items, band between the quantiles, a mark at `length`."""
+    low, high = values.quantile(torch.tensor(BAND), dim=1)
+    steps = list(range(len(values)))
+    label = f"mean, band {BAND[0]:.0%} to {BAND[1]:.0%}"
+    mean = Series(label, steps, values.mean(1).numpy(), colour, low.numpy(), high.numpy())
+    marks = [Mark(length, "training")] if length < len(values) - 1 else []
+    return Panel(title, "chain step", y_label, [mean], marks, levels)
+
+
+def _part(
+    scene: Scene, title: str, panel: Panel, words: str, trace: Trace, what: str, given: Views | None = None
+) -> str:
+    """Lay out the chart beside the pictures of the followed items, given ones first."""
+    blocks = [block(title, draw_panel(panel), words)]
+    heads = (["given"] if given else []) + [str(t) for t in trace.at]
+    if scene.has_pictures:
+        for item in range(FOLLOWED):
+            stages = ([given] if given else []) + trace.views
+            rows = {name: torch.stack([stage[name][item] for stage in stages]) for name in scene.modalities}
+            pictures = picture_rows(scene.modalities, rows, f"{what}, item {item + 1}", heads)
+            blocks.append(block(f"Item {item + 1} at these steps", pictures))
+    ends = sorted({0, trace.at[-1] // LONGER, trace.at[-1]} & set(trace.at))
+    titled = [(f"step {t}", trace.views[trace.at.index(t)], GEN) for t in ends]
+    charts = cloud_charts(scene, what, titled)
+    if charts:
+        stacked = join(join([paragraph(name, "note"), chart]) for name, chart in charts.items())
+        blocks.append(block("All items at these steps", stacked))
+    return columns(blocks, "two" if charts else "chain")
+
+
+def _ends(values: Tensor, length: int) -> str:
+    mean = values.mean(1).tolist()
+    first, then, last = _say(mean[0]), _say(mean[length]), _say(mean[-1])
+    return f"{first} at the start, {then} after {length} steps, {last} after {len(mean) - 1}"
+
+
+def _say(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:#.3g}"
+
+
+def _flips(scene: Scene, start: Views, ends: Sequence[Views]) -> str:
+    """Say how often the judges read another class after the chain; nothing without judges."""
+    if scene.judges is None:
+        return ""
+    before = scene.judges.predict(start)
+    shares = []
+    for end in ends:
+        after = scene.judges.predict(end)
+        shares.append(torch.stack([after[name] != before[name] for name in before]).float().mean().item())
+    return f" The judges read another class for {shares[0]:.1%} of the parts by then, and {shares[1]:.1%} at the end."
+
+
+def _as_views(position: object) -> Views:
+    assert isinstance(position, dict)
+    return position
+
+
+def _omitted(title: str, reason: str) -> str:
+    return columns([block(title, paragraph(reason, "omitted"))])

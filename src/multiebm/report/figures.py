@@ -1,0 +1,195 @@
+"""Charts as inline SVG that takes its text colour, font and palette from the page, hence fits light and dark mode.
+
+Panels are plain data, drawn in one place: what a chart shows can be compared with where it came from.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from multiebm.report.markup import text
+
+Values = Sequence[float] | npt.NDArray[np.floating]
+
+INK, LINE = "#010203", "#040506"  # stand-ins that no palette uses, replaced by variables of the page
+# Okabe and Ito's colours, told apart with any colour vision; black left out, it vanishes in dark mode
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+DATA, GEN, EBM = 2, 0, 1  # places in the palette, the same in all charts
+_VARIABLES = {INK: "currentColor", LINE: "var(--line)"} | {c: f"var(--series-{i})" for i, c in enumerate(PALETTE)}
+_PIXELS_PER_POINT = 1.5  # at most; charts shrink with their column
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 9.5,
+    "text.parse_math": False,  # names of modalities may hold a dollar sign
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.handlelength": 1.3,
+    "legend.columnspacing": 1.2,
+    "lines.linewidth": 1.6,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+}
+
+
+class Series(NamedTuple):
+    """A line, and the band between `low` and `high` around it if given; `colour` is a place in `PALETTE`."""
+
+    label: str
+    x: Values
+    y: Values
+    colour: int = 0
+    low: Values | None = None
+    high: Values | None = None
+
+
+class Mark(NamedTuple):
+    """A vertical line at `x` with `label` (may be empty) beside it; a `fault` is drawn solid, anything else dotted."""
+
+    x: float
+    label: str
+    fault: bool = False
+
+
+class Level(NamedTuple):
+    """A horizontal line at `y`, named in the legend; a place in `PALETTE`, or ink where None."""
+
+    y: float
+    label: str
+    colour: int | None = None
+
+
+class Panel(NamedTuple):
+    """One chart: `title` for those who cannot see it, axis labels with units, and what is drawn.
+
+    `settled` fits the height to the last nine tenths of each line, so that a start far off does not flatten the rest.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    series: Sequence[Series]
+    marks: Sequence[Mark] = ()
+    levels: Sequence[Level] = ()
+    settled: bool = False
+
+
+class Cloud(NamedTuple):
+    """Points [N, 2], or values [N, 1] shown as a histogram; `classes` [N], if given, colour the points one by one."""
+
+    title: str
+    points: npt.NDArray[np.floating]
+    colour: int
+    classes: npt.NDArray[np.integer] | None = None
+
+
+def draw_panel(panel: Panel) -> str:
+    """Return the chart of `panel` as inline SVG."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4.7, 3.0), layout="constrained")
+        axes = figure.add_subplot()
+        for s in panel.series:
+            colour = PALETTE[s.colour % len(PALETTE)]
+            if s.low is not None and s.high is not None:
+                axes.fill_between(s.x, s.low, s.high, color=colour, alpha=0.18, linewidth=0)
+            axes.plot(s.x, s.y, color=colour, label=s.label)
+        for level in panel.levels:
+            axes.axhline(level.y, color=_colour(level.colour), linewidth=1, linestyle=(0, (4, 2)), label=level.label)
+        axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        _frame(axes, panel)
+        labels = [label for label in [*(s.label for s in panel.series), *(v.label for v in panel.levels)] if label]
+        if len(labels) > 1:
+            figure.legend(loc="outside upper left", ncols=len(labels) if sum(map(len, labels)) < 50 else 2)
+        return _svg(figure, panel.title)
+
+
+def draw_clouds(title: str, clouds: Sequence[Cloud], reference: npt.NDArray[np.floating]) -> str:
+    """Return panels side by side on common axes as inline SVG, each over the `reference` [N, 1 or 2] in grey."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(2.3 * len(clouds), 2.3), layout="constrained")
+        grid = figure.subplots(1, len(clouds), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, cloud in zip(grid, clouds, strict=True):
+            _draw_cloud(axes, cloud, reference)
+            axes.set_title(cloud.title, fontsize=10)
+            axes.set_xlabel("value 1")
+        grid[0].set_ylabel("value 2" if reference.shape[1] > 1 else "density")
+        return _svg(figure, title)
+
+
+def _draw_cloud(axes: Axes, cloud: Cloud, reference: npt.NDArray[np.floating]) -> None:
+    colour = PALETTE[cloud.colour]
+    if reference.shape[1] == 1:
+        bins = np.histogram_bin_edges(np.concatenate([reference, cloud.points]), 30).tolist()
+        axes.hist(reference[:, 0], bins, density=True, color=LINE)
+        axes.hist(cloud.points[:, 0], bins, density=True, histtype="step", color=colour, linewidth=1.4)
+        return
+    colours = colour if cloud.classes is None else [PALETTE[int(c) % len(PALETTE)] for c in cloud.classes]
+    axes.scatter(reference[:, 0], reference[:, 1], s=5, color=LINE, linewidths=0)
+    axes.scatter(cloud.points[:, 0], cloud.points[:, 1], s=5, color=colours, linewidths=0)
+
+
+def _frame(axes: Axes, panel: Panel) -> None:
+    """Set the limits to what is drawn and add the marks."""
+    low, high = height(panel)
+    margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+    axes.set_ylim(low - margin, high + margin)
+    axes.margins(x=0.02)
+    for mark in panel.marks:
+        axes.axvline(mark.x, color=INK, linestyle="-" if mark.fault else ":", linewidth=1)
+        if mark.label:
+            top = axes.get_xaxis_transform()  # x in steps, y as a share of the height
+            axes.text(mark.x, 0.99, f" {mark.label}", transform=top, va="top", ha="left", fontsize=8.5)
+
+
+def height(panel: Panel) -> tuple[float, float]:
+    """Return the lowest and the highest value to show."""
+    drawn = [np.asarray(y, float) for s in panel.series for y in (s.y, s.low, s.high) if y is not None]
+    if panel.settled:
+        drawn = [y[len(y) // 10 :] for y in drawn]
+    values = np.concatenate([*drawn, np.array([level.y for level in panel.levels])])
+    values = values[np.isfinite(values)]
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+
+
+def _colour(place: int | None) -> str:
+    return INK if place is None else PALETTE[place]
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """Return the figure as SVG for the inside of a page: no XML head, outside names or ids that could clash."""
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": title}):
+        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
+    svg = stream.getvalue()
+    box = re.search(r'viewBox="0 0 (\S+) \S+"', svg)
+    assert box is not None
+    width = f"max-width:{_PIXELS_PER_POINT * float(box[1]):.0f}px"
+    inside = svg[svg.index(">", box.start()) + 1 :]
+    inside = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", inside, count=1, flags=re.DOTALL)
+    inside = re.sub(r'\sid="[A-Za-z0-9.]+_\d+"', "", inside)
+    inside = re.sub(r"font-family: [^;\"]*;?", "", inside).replace("xlink:href", "href")
+    inside = re.sub(r"\s*\n\s*", " ", inside)
+    for colour, variable in _VARIABLES.items():
+        inside = inside.replace(colour, variable)
+    return f'<svg class="chart" style="{width}" {box[0]} role="img" aria-label="{text(title)}">{inside}'

@@ -1,0 +1,70 @@
+"""One self-contained HTML page about a run: pictures, chains, curves, numbers. Nothing is fetched from anywhere."""
+
+import os
+from pathlib import Path
+from string import Template
+
+from multiebm.data import MultimodalDataset
+from multiebm.evaluation.base import JudgesLike, evaluation_mode
+from multiebm.experiments.data import build_dataset
+from multiebm.experiments.folder import REPORT, check_same_data
+from multiebm.experiments.pretrained import from_pretrained
+from multiebm.report.chains import chains_section
+from multiebm.report.curves import curves_section
+from multiebm.report.markup import join, text
+from multiebm.report.pictures import cross_section, interpolation_section, joint_section
+from multiebm.report.record import read_record
+from multiebm.report.scene import Scene
+from multiebm.report.summary import headline_section, metrics_section, origin_section
+
+_TEMPLATE = Path(__file__).with_name("page.html")
+_LINKS = {
+    "samples": "Joint samples",
+    "cross": "Cross-generation",
+    "chains": "Chains",
+    "interpolation": "Interpolation",
+    "curves": "Training curves",
+    "metrics": "Metrics",
+    "configuration": "Configuration",
+}
+
+
+def write_report(run_folder: Path, judges: JudgesLike | None = None, dataset: MultimodalDataset | None = None) -> Path:
+    """Write `report.html` into a run folder and return its path; the file is replaced whole or not at all.
+
+    Reads config.yaml and model/, and run.json, metrics.jsonl and evaluation.json where they exist. `judges` add how
+    often the data chain changes a class; `dataset` replaces the configuration's. OutputError or CheckpointError name
+    what the folder lacks; ConfigError where the data is not what the run was trained on.
+    """
+    folder = Path(run_folder)
+    record = read_record(folder)
+    data = build_dataset(record.experiment.data) if dataset is None else dataset
+    if record.origin:
+        check_same_data(record.origin, data, folder)
+    scene = Scene(record, from_pretrained(folder), data, judges)
+    file = folder / REPORT
+    aside = file.with_name(f"{REPORT}.{os.getpid()}.tmp")
+    aside.write_text(render(scene), encoding="utf-8")
+    os.replace(aside, file)
+    return file
+
+
+def render(scene: Scene) -> str:
+    """Return the whole page; the same scene gives the same page."""
+    with evaluation_mode(scene.model):
+        body = join(
+            [
+                headline_section(scene),
+                joint_section(scene),
+                cross_section(scene),
+                chains_section(scene),
+                interpolation_section(scene),
+                curves_section(scene.record),
+                metrics_section(scene.record),
+                origin_section(scene.record),
+            ]
+        )
+    links = join(f'<a href="#{name}">{text(title)}</a>' for name, title in _LINKS.items())
+    title = text(f"{scene.dataset.name}: {scene.record.name}")
+    foot = f"Data: {text(scene.dataset.citation)}"
+    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(title=title, links=links, body=body, foot=foot)

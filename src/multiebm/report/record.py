@@ -1,0 +1,87 @@
+"""What a run folder says about its run, read once: configuration, origin, curves, roll-backs, evaluation."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from multiebm.core.errors import OutputError
+from multiebm.evaluation.base import Result
+from multiebm.evaluation.record import Evaluation, load_evaluation
+from multiebm.experiments.folder import EVALUATION, METRICS, read_run
+from multiebm.experiments.load import CONFIG, load_experiment
+from multiebm.experiments.schema import Experiment
+
+CONFIDENCE = 1.96  # standard errors on either side of a value, for an interval of 95 %
+_PAIR, _SELF = re.compile(r"([^/]+)/size1/(.+)->(.+)"), re.compile(r"([^/]+)/self/(.+)")
+
+
+class RollBack(NamedTuple):
+    """The guard found step `diverged` diverging and returned to step `returned`."""
+
+    diverged: int
+    returned: int
+
+
+class RunRecord(NamedTuple):
+    """`config_text` is the file of the resolved `experiment`, `origin` is run.json, `lines` are those of metrics.jsonl:
+    a step's number and the metrics' means since the line before (None where not finite).
+    """
+
+    name: str
+    experiment: Experiment
+    config_text: str
+    origin: dict[str, Any]
+    lines: list[dict[str, float | None]]
+    rollbacks: list[RollBack]
+    evaluation: Evaluation | None
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read a run folder; OutputError names the file that is missing or damaged. Only config.yaml must be there."""
+    if not (folder / CONFIG).is_file():
+        raise OutputError(
+            f"{folder}: got a folder without {CONFIG}, expected a run folder; "
+            "give the folder named by --out of `multiebm train`"
+        )
+    lines, rollbacks = read_metrics(folder / METRICS)
+    evaluation = folder / EVALUATION
+    return RunRecord(
+        name=folder.resolve().name,
+        experiment=load_experiment(folder),
+        config_text=(folder / CONFIG).read_text(),
+        origin=read_run(folder),
+        lines=lines,
+        rollbacks=rollbacks,
+        evaluation=load_evaluation(evaluation) if evaluation.exists() else None,
+    )
+
+
+def read_metrics(file: Path) -> tuple[list[dict[str, float | None]], list[RollBack]]:
+    """Return the lines of metrics and the guard's roll-backs; a last line torn by a kill is passed over."""
+    lines: list[dict[str, float | None]] = []
+    rollbacks = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if values.get("event") == "rollback":
+            rollbacks.append(RollBack(int(values["from_step"]), int(values["step"])))
+        elif "event" not in values:
+            lines.append(values)
+    return lines, rollbacks
+
+
+def pair_tables(evaluation: Evaluation | None) -> dict[str, dict[tuple[str, str], Result]]:
+    """Return conditional coherence by (source, target), self-reconstruction on the diagonal, for each way of completing
+    that was measured: "cond", "cond_ebm", ...
+    """
+    tables: dict[str, dict[tuple[str, str], Result]] = {}
+    for name, result in evaluation.results.items() if evaluation else ():
+        crossed, own = _PAIR.fullmatch(name), _SELF.fullmatch(name)
+        if crossed:
+            tables.setdefault(crossed[1], {})[crossed[2], crossed[3]] = result
+        elif own:
+            tables.setdefault(own[1], {})[own[2], own[2]] = result
+    return tables

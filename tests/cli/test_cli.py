@@ -1,0 +1,269 @@
+"""The command line as people meet it: from an .npz of their own to pictures, scores and numbers; and its refusals."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from multiebm.cli.main import main
+from multiebm.evaluation.record import load_evaluation
+from multiebm.experiments.load import preset_names
+
+Capture = pytest.CaptureFixture[str]
+
+
+def run(*arguments: str) -> int:
+    """The exit code of one command, in this process."""
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    return int(raised.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run on a picture and a vector that show two classes nobody can miss, trained by the command line."""
+    folder = tmp_path_factory.mktemp("work")
+    draws, labels = np.random.default_rng(0), np.arange(80) % 2
+    faces = draws.integers(0, 60, (80, 8, 8, 3), dtype=np.uint8)
+    faces[labels == 1, :, 4:] += 180
+    sounds = (labels[:, None] * 6.0 + draws.normal(size=(80, 2))).astype(np.float32)
+    np.savez(folder / "mine.npz", face=faces, sound=sounds, labels=labels)
+    settings = [
+        f"data.settings.path={folder / 'mine.npz'}",
+        "data.settings.modalities={face: {kind: picture, layout: hwc}, sound: {kind: vector}}",
+        *("model.shared=4", "model.private=2", "model.networks={width: 4, hidden: 16}", "model.energy.width=8"),
+        *("model.prior.width=8", "model.prior.steps=4", "training.warmup.steps=6", "training.cooperative.steps=4"),
+        *("training.batch_size=16", "training.cooperative.energy_first=1", "evaluation.items=16"),
+        *("evaluation.refined_items=8", "evaluation.codes=40"),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MULTIEBM_CACHE", str(folder / "cache"))
+        assert run("train", "arrays", *settings, "--out", str(folder / "run"), "--device", "cpu") == 0
+        yield folder
+
+
+def test_training_says_what_it_does_in_plain_lines_where_there_is_no_terminal(trained: Path, capsys: Capture):
+    assert run("train", str(trained / "run"), "--out", str(trained / "again"), "seed=1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("warm-up 1/10, ")
+    assert any(line.startswith("cooperative 7/10, ") for line in lines)
+    numbers = next(line for line in lines if line.startswith("cooperative 10/10, "))
+    for shown in ("energy of data", "energy of generated", "energy of refined", "data chain lowers", "latent chain"):
+        assert shown in numbers
+    assert re.search(r"log-likelihood, nats face -?\d+  sound -?\d+", numbers)
+    assert lines[-2].startswith("finished after step 10: saved in ")
+    assert "\x1b" not in "".join(lines)
+
+
+def test_samples_are_pictures_or_arrays_and_item_i_depends_on_the_seed_and_i_alone(trained: Path, capsys: Capture):
+    model, picture, archive = str(trained / "run"), trained / "s.png", trained / "s.npz"
+    assert run("sample", model, "-n", "18", "--out", str(picture)) == 0
+    with Image.open(picture) as image:
+        assert image.size == (16 * (64 + 2), 2 * (64 + 2 + 2))  # 18 items of 8 pixels, 8 times enlarged: two bands
+    drawn = []
+    for arguments in (["-n", "3"], ["-n", "5"], ["-n", "3", "--seed", "1"], ["-n", "3", "--refine"]):
+        assert run("sample", model, *arguments, "--out", str(archive)) == 0
+        with np.load(archive) as file:
+            drawn.append({name: file[name] for name in file.files})
+    assert drawn[0]["face"].shape == (3, 3, 8, 8)
+    assert drawn[0]["sound"].shape == (3, 2)
+    assert np.array_equal(drawn[0]["face"], drawn[1]["face"][:3])
+    assert not np.array_equal(drawn[0]["face"], drawn[2]["face"])
+    moved = np.abs(drawn[3]["face"] - drawn[0]["face"])
+    assert 0 < moved.max() < 0.2  # ten steps of at most 0.004 rms in a state of width 2, from the same start
+
+
+def test_parts_are_completed_from_arrays_and_from_folders_of_pictures(trained: Path):
+    with np.load(trained / "mine.npz") as file:
+        faces, sounds = file["face"][:3], file["sound"][:3]
+    (trained / "faces" / "face").mkdir(parents=True)
+    for i, face in enumerate(faces):
+        Image.fromarray(face).save(trained / "faces" / "face" / f"{i}.png")
+    np.savez(trained / "parts.npz", face=faces.transpose(0, 3, 1, 2), sound=sounds)
+    np.savez(trained / "seen.npz", face=faces.transpose(0, 3, 1, 2), sound=sounds, present_sound=np.zeros(3, bool))
+    completed = {}
+    for name, parts in (("pictures", "faces"), ("hidden", "seen.npz"), ("whole", "parts.npz")):
+        out = trained / f"{name}.npz"
+        command = ["impute", str(trained / "run" / "model"), "--parts", str(trained / parts), "--out", str(out)]
+        assert run(*command, "--want", "sound", "--refine-steps", "2") == 0
+        with np.load(out) as file:
+            assert file.files == ["sound"]
+            completed[name] = file["sound"]
+    assert np.array_equal(completed["pictures"], completed["hidden"])
+    assert np.allclose(completed["whole"], sounds, atol=1e-5)
+    assert not np.allclose(completed["hidden"], sounds, atol=1e-2)
+
+
+def test_scores_are_rows_of_csv_or_json(trained: Path, capsys: Capture):
+    assert run("sample", str(trained / "run"), "-n", "3", "--out", str(trained / "three.npz")) == 0
+    capsys.readouterr()
+    parts = ["--parts", str(trained / "three.npz")]
+    assert run("score", str(trained / "run"), *parts) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert run("score", str(trained / "run"), *parts, "--out", str(trained / "x.jsonl")) == 0
+    lines = [json.loads(line) for line in (trained / "x.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in lines] == [0, 1, 2]
+    assert [float(row["score"]) for row in rows] == [line["score"] for line in lines]
+    assert len({line["score"] for line in lines}) == 3
+
+
+def test_evaluation_writes_its_file_and_says_whether_to_trust_it(
+    trained: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run("evaluate", str(trained / "run"), "--samples", "32", "evaluation.items=8") == 0
+    said = capsys.readouterr().out
+    written = load_evaluation(trained / "run" / "evaluation.json")
+    assert (written.settings.n_samples, written.settings.n_items, written.settings.n_refined) == (32, 8, 8)
+    for name in ("gen/joint_coherence", "ebm/joint_coherence", "gen/fcd", "cond/size1", "latent_classification"):
+        assert f"{written.results[name].value:.{1 if abs(written.results[name].value) >= 10 else 3}f}" in said
+        assert name in said
+    assert "gen/fcd/face" in written.results
+    assert "gen/fcd/face" not in said
+    accuracy = written.accuracy or {}
+    assert f"Judges' accuracy on real test data: face {accuracy['face']:.3f}, sound {accuracy['sound']:.3f}." in said
+    assert ("Coherence can be trusted" in said) == bool(written.trustworthy)
+    assert "provisional: 32 samples" in said
+
+
+def test_a_run_that_was_trained_on_other_data_is_not_evaluated(trained: Path, capsys: Capture):
+    assert run("evaluate", str(trained / "run"), "data.settings.test_fraction=0.5") == 2
+    assert "which the run was trained on" in capsys.readouterr().err
+
+
+def test_presets_are_listed_and_shown_and_compared(capsys: Capture):
+    assert run("presets") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == preset_names()
+    assert run("show", "toy2d-additive", "--against", "toy2d") == 0
+    assert capsys.readouterr().out == 'model.energy.fusion: "early" -> "additive"\n'
+    assert run("show", "toy2d", "seed=5") == 0
+    assert "\nseed: 5\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["train", "toy3d", "--out", "x"], 2, "Did you mean 'toy2d'?"),
+        (["train", "toy2d", "sed=1", "training.batch_size=0", "--out", "x"], 2, "sed: unknown key"),
+        (["train", "toy2d", "data.settings.sed=1", "--out", "x"], 2, "unknown setting 'sed'"),
+        (
+            ["train", "toy2d", "--out", "x", "--device", "cuda:99"],
+            2,
+            "device: got 'cuda:99', expected one of auto, cpu",
+        ),
+        (["train", "toy2d"], 2, "Missing option '--out'"),
+        (["sample", "nowhere", "--out", "x.png"], 1, "nowhere: got no such folder"),
+        (["sample", "nowhere", "--out", "x.gif"], 2, "expected a name that ends in .png or .npz"),
+        (["evaluate", "nowhere"], 2, "nowhere: got no run folder (it has no config.yaml)"),
+        (["report", "nowhere"], 2, "nowhere: got no run folder"),
+        (["show", "toy2d", "--against", "toy2e"], 2, "Did you mean 'toy2d'?"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(
+    arguments: list[str], code: int, said: str, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == code
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_about_a_model_and_its_parts_are_told(trained: Path, capsys: Capture):
+    model, parts = str(trained / "run"), str(trained / "mine.npz")
+    for arguments, code, said in (
+        (["impute", model, "--parts", parts, "--out", "x.npz"], 1, "channels are last"),
+        (["impute", model, "--parts", str(trained), "--out", "x.npz"], 1, "got no pictures, expected <name>.png"),
+        (["impute", model, "--parts", "x.txt", "--out", "x.npz"], 1, "expected an .npz file, or a folder"),
+        (["train", model, "--out", model], 1, "got a folder that is not empty"),
+        (["train", model, "seed=9", "--out", model, "--resume"], 2, "seed: 0 -> 9"),
+        (["sample", str(trained / "cache"), "--out", "x.npz"], 1, "a folder without a model"),
+    ):
+        assert run(*arguments) == code
+        assert said in capsys.readouterr().err
+    np.savez(trained / "sounds.npz", sound=np.zeros((2, 2), np.float32))
+    sounds = ["--parts", str(trained / "sounds.npz")]
+    for arguments, said in (
+        (["impute", model, *sounds, "--want", "fase", "--out", "x.npz"], "Did you mean 'face'?"),
+        (["score", model, *sounds], "missing face"),
+        (["impute", model, *sounds, "--want", "sound", "--out", "x.png"], "which are vectors; write an .npz instead"),
+    ):
+        assert run(*arguments) in (1, 2)
+        assert said in capsys.readouterr().err
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(
+    trained: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+):
+    import signal
+
+    from multiebm.cli.live import Lines
+
+    seen = Lines.on_step
+
+    def pressed(self, state, metrics):
+        seen(self, state, metrics)
+        if state.step == 7:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lines, "on_step", pressed)
+        assert run("train", str(trained / "run"), "seed=2", "--out", str(trained / "stopped")) == 130
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2].startswith("interrupted after step 7: saved in ")
+    again = said[-1].removeprefix("to go on: multiebm ").split()
+    assert run(*again) == 0
+    assert "finished after step 10" in capsys.readouterr().out
+    assert run("train", str(trained / "run"), "seed=2", "--out", str(trained / "straight")) == 0
+    weights = [next((trained / name / "model").glob("weights-*")) for name in ("stopped", "straight")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_help_and_import_do_not_wait_for_torch():
+    code = (
+        "import sys, multiebm\n"
+        "from multiebm.cli.main import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'numpy', 'pydantic', 'sklearn', 'matplotlib') if m in sys.modules])"
+    )
+    began = perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    print(f"--help took {perf_counter() - began:.2f} s")
+    assert done.stdout.splitlines()[-1] == "[]"
+    for command in ("train", "sample", "impute", "score", "evaluate", "report", "presets", "show"):
+        assert f" {command} " in done.stdout
+
+
+def test_the_module_is_the_command_line():
+    shown = subprocess.run(
+        [sys.executable, "-m", "multiebm", "show", "toy2d-additive", "--against", "toy2d"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ,
+    )
+    assert shown.stdout == 'model.energy.fusion: "early" -> "additive"\n'
+
+
+def test_a_run_that_diverges_ends_with_the_advice_and_a_record_of_it(trained: Path, capsys: Capture):
+    folder = trained / "diverged"
+    limits = ["training.gap_limit=1.0e-12", "training.retries=0", "training.checkpoint_every=2"]
+    assert run("train", str(trained / "run"), *limits, "--out", str(folder)) == 1
+    err = capsys.readouterr().err
+    assert "error: training diverged at step 7" in err
+    assert str(folder / "checkpoints" / "step-000000006") in err
+    assert "Traceback" not in err
+    (session,) = json.loads((folder / "run.json").read_text())["sessions"]
+    assert (session["to_step"], session["reason"]) == (6, "failed")

@@ -1,0 +1,87 @@
+"""The live view: bars by phase, and running means of the numbers that matter."""
+
+from io import StringIO
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from multiebm.cli.live import Lines, Screen, Watched, live_view
+from multiebm.experiments.load import load_experiment
+from multiebm.experiments.schema import Experiment
+from multiebm.training.state import ELAPSED
+
+
+def experiment(warmup: int = 2, cooperative: int = 2, seconds: str = "null") -> Experiment:
+    phases = [f"training.warmup.steps={warmup}", f"training.cooperative.steps={cooperative}"]
+    return load_experiment("toy2d", [*phases, f"training.seconds={seconds}"])
+
+
+def at(step: int) -> Any:
+    return SimpleNamespace(step=step, numbers={ELAPSED: 1.5 * step})
+
+
+METRICS = {
+    "energy/data": -1.0,
+    "energy/generated": 2.0,
+    "energy/refined": 1.0,
+    "energy/drop": 1.0,
+    "latent_chain/gain": 30.0,
+    "log_likelihood/a": -12.0,
+    "log_likelihood/b": 7.0,
+    "validate/gen/joint_coherence": 0.5,
+    "grad_norm/energy": 5.0,
+}
+
+
+def test_a_terminal_shows_bars_energies_gains_and_likelihoods():
+    console = Console(file=StringIO(), force_terminal=True, width=100)
+    with live_view(experiment(seconds="60"), console) as view:
+        assert isinstance(view, Screen)
+        for step in (1, 2, 3):
+            view.on_step(at(step), METRICS)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for text in ("warm-up", "2/2", "cooperative", "1/2", "energy of data", "data chain lowers energy by"):
+        assert text in shown
+    assert "a -12  b 7" in shown
+    assert "4 of at most 60 s" in shown
+    assert "grad_norm" not in shown
+
+
+def test_phases_without_steps_have_no_bar():
+    assert list(Screen(experiment(warmup=0)).tasks) == ["cooperative"]
+
+
+def test_elsewhere_lines_come_at_the_start_at_a_change_of_phase_and_at_the_end():
+    console = Console(file=StringIO(), width=40)
+    with live_view(experiment(warmup=3, cooperative=3), console) as view:
+        assert isinstance(view, Lines)
+        for step in range(1, 7):
+            view.on_step(at(step), METRICS)
+        view.on_end(at(6))
+        view.on_end(at(6))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [line.split(":")[0] for line in lines] == [
+        "warm-up 1/6, 2 s",
+        "cooperative 4/6, 6 s",
+        "cooperative 6/6, 9 s",
+    ]
+    assert "energy of data -1; energy of generated 2; energy of refined 1" in lines[0]
+
+
+def test_means_run_over_about_ten_steps_and_validation_is_the_last_one():
+    watched = Watched(experiment())
+    watched.see(at(1), {"energy/data": 1.0, "validate/gen/fcd": 5.0})
+    watched.see(at(2), {"energy/data": 2.0, "validate/gen/fcd": 3.0})
+    assert watched.means["energy/data"] == pytest.approx(1.1)
+    assert watched.means["validate/gen/fcd"] == 3.0
+    assert watched.done() == {"warm-up": 2, "cooperative": 0}
+    assert watched.phase == "warm-up"
+
+
+def test_a_new_phase_begins_with_its_own_numbers():
+    watched = Watched(experiment())
+    watched.see(at(2), {"loss/elbo": 1.0})
+    watched.see(at(3), {"energy/data": 2.0})
+    assert watched.rows() == [("energy of data", "2")]

@@ -1,0 +1,1 @@
+"""Puts this folder on the path, so that tests of every floor can share `small_models`."""

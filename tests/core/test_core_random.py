@@ -1,0 +1,53 @@
+"""Randomness as an argument: batch generators and per-item generators."""
+
+import pytest
+import torch
+
+from multiebm.core.errors import DataError
+from multiebm.core.random import ItemGenerators, item_generators, make_generator, rand, randn
+from multiebm.core.tree import randn_tree
+
+LIKE = torch.zeros(())
+
+
+@pytest.mark.parametrize("draw", [randn, rand])
+def test_an_item_draws_the_same_alone_and_in_any_batch(draw):
+    batch = draw(item_generators(3, 5), (5, 4), LIKE)
+    alone = draw(item_generators(3, 1, first=2), (1, 4), LIKE)
+    assert torch.equal(batch[2:3], alone)
+
+
+@pytest.mark.parametrize("draw", [randn, rand])
+def test_items_and_seeds_give_different_draws(draw):
+    batch = draw(item_generators(3, 5), (5, 4), LIKE)
+    assert len({tuple(row.tolist()) for row in batch}) == 5
+    assert not torch.equal(batch, draw(item_generators(4, 5), (5, 4), LIKE))
+
+
+@pytest.mark.parametrize("generator", [lambda: make_generator(1), lambda: item_generators(1, 3)])
+def test_the_same_seed_replays_the_same_sequence(generator):
+    first, second = generator(), generator()
+    for _ in range(3):
+        assert torch.equal(randn(first, (3, 2), LIKE), randn(second, (3, 2), LIKE))
+        assert torch.equal(rand(first, (3, 2), LIKE), rand(second, (3, 2), LIKE))
+
+
+def test_a_draw_of_the_wrong_batch_size_is_refused_with_both_sizes():
+    with pytest.raises(DataError, match=r"shape \(4, 2\), expected leading size 3"):
+        randn(ItemGenerators([1, 2, 3]), (4, 2), LIKE)
+
+
+def test_noise_of_a_tree_has_its_structure_and_one_draw_per_item():
+    tree = {"a": torch.zeros(3, 2), "b": torch.zeros(3, 1, 2)}
+    noise = randn_tree(item_generators(0, 3), tree)
+    flat = randn(item_generators(0, 3), (3, 4), LIKE)
+    assert {name: part.shape for name, part in noise.items()} == {"a": (3, 2), "b": (3, 1, 2)}
+    assert torch.equal(torch.cat([noise["a"], noise["b"].flatten(1)], 1), flat)
+
+
+def test_batch_noise_has_mean_0_and_variance_1():
+    """N = 200,000 normals: sd of the mean is 1/sqrt(N), of the variance sqrt(2/N). 4 sigma: false alarm < 1e-4 each."""
+    noise = randn_tree(make_generator(0), {"a": torch.zeros(20_000, 10)})["a"]
+    n = noise.numel()
+    assert abs(noise.mean()) < 4 / n**0.5
+    assert abs(noise.var() - 1) < 4 * (2 / n) ** 0.5

@@ -1,0 +1,138 @@
+"""Small models, data and judges whose coherences are known; they obey the state-space methods of `MultimodalModel`.
+
+A view is a vector of 12: a one-hot class, the number of the test item, and a mark that makes `ExactJudges` misread it.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from multiebm.core.modality import Modality
+from multiebm.core.random import rand, randn
+from multiebm.core.tree import per_item, randn_tree
+from multiebm.data.dataset import MultimodalDataset, Split
+
+SIZE = 12
+ITEM, MARK = 10, 11
+
+
+def known_dataset(n: int = 300, names: tuple[str, ...] = ("a", "b", "c"), marked: float = 0.1, labels: bool = True):
+    generator = torch.Generator().manual_seed(5)
+    classes = torch.arange(n) % 10
+    views = {}
+    for name in names:
+        view = torch.zeros(n, SIZE)
+        view[:, :10] = one_hot(classes, 10).float()
+        view[:, ITEM] = torch.arange(n)
+        view[:, MARK] = (torch.rand(n, generator=generator) < marked).float()
+        views[name] = view
+    split = Split(views, torch.ones(n, len(names), dtype=torch.bool), classes if labels else None)
+    modalities = {name: Modality(name, "vector", (SIZE,)) for name in names}
+    return MultimodalDataset("known", modalities, split, split, 10 if labels else None, "", "fingerprint")
+
+
+class ExactJudges:
+    """Read the one-hot class, one too high where the mark is set; features are the view itself."""
+
+    def __init__(self, dataset: MultimodalDataset) -> None:
+        read = self.predict({name: view[:] for name, view in dataset.test.views.items()})
+        labels = dataset.test.views[next(iter(read))][:, :10].argmax(1)
+        self.accuracy = {name: float((label == labels).double().mean()) for name, label in read.items()}
+
+    def predict(self, views):
+        return {name: (view[:, :10].argmax(1) + (view[:, MARK] > 0.5).long()) % 10 for name, view in views.items()}
+
+    def features(self, views):
+        return {name: view[:, :10] for name, view in views.items()}
+
+
+class StandIn(nn.Module):
+    """What the stand-ins share; without an energy unless told."""
+
+    def __init__(self, dataset: MultimodalDataset, energy: object | None = None) -> None:
+        super().__init__()
+        self.modalities = dataset.modalities
+        self.dataset = dataset
+        self.has_energy = energy
+        self.calls: list[tuple[str, int]] = []
+        self.clamps: list[Tensor | None] = []
+
+    @property
+    def device(self):
+        return torch.device("cpu")
+
+    @property
+    def energy(self):
+        return self.has_energy
+
+    def refine_data(self, views, generator, steps=None, clamp=None):
+        self.clamps.append(clamp)
+        return views, None
+
+
+class Oracle(StandIn):
+    """Returns the real tuple of which it was shown a part."""
+
+    def sample_latents(self, n, generator):
+        return {"shared": (rand(generator, (n, 1), torch.zeros(1)) * len(self.dataset.test)).floor()}
+
+    def decode(self, latents):
+        return {name: view[latents["shared"][:, 0].long()] for name, view in self.dataset.test.views.items()}
+
+    def infer_latents(self, batch, generator, refine_steps=0):
+        self.calls.append((",".join(n for n, p in zip(batch.views, batch.present[0], strict=True) if p), refine_steps))
+        return {"shared": torch.stack([view[:, ITEM] for view in batch.views.values()], 1).amax(1, keepdim=True)}
+
+
+def drawn_view(classes: Tensor) -> Tensor:
+    view = torch.zeros(len(classes), SIZE)
+    view[:, :10] = one_hot(classes, 10).float()
+    return view
+
+
+class RandomClasses(StandIn):
+    """Draws an independent uniform class for every modality, whatever it is shown."""
+
+    def sample_latents(self, n, generator):
+        return {"shared": rand(generator, (n, len(self.modalities)), torch.zeros(1))}
+
+    def infer_latents(self, batch, generator, refine_steps=0):
+        return self.sample_latents(len(batch.present), generator)
+
+    def decode(self, latents):
+        classes = (latents["shared"] * 10).long()
+        return {name: drawn_view(classes[:, i]) for i, name in enumerate(self.modalities)}
+
+
+class ConstantClass(RandomClasses):
+    """Always draws the class 1 in every modality."""
+
+    def decode(self, latents):
+        n = len(latents["shared"])
+        return {name: drawn_view(torch.ones(n, dtype=torch.int64)) for name in self.modalities}
+
+
+class Wobbly(StandIn):
+    """Linear-tanh decoders from 8 latents, a noisy gradient step as data chain: numbers depend on every draw."""
+
+    def __init__(self, dataset: MultimodalDataset) -> None:
+        super().__init__(dataset, energy="an energy")
+        generator = torch.Generator().manual_seed(3)
+        self.weights = {name: torch.randn(8, SIZE, generator=generator) for name in dataset.modalities}
+
+    def sample_latents(self, n, generator):
+        return {"shared": randn(generator, (n, 8), torch.zeros(1)), "a": randn(generator, (n, 2), torch.zeros(1))}
+
+    def infer_latents(self, batch, generator, refine_steps=0):
+        seen = torch.stack(list(batch.views.values())).sum(0)[:, :8]
+        return {"shared": seen + 0.7 * randn(generator, seen.shape, seen), "a": randn(generator, (len(seen), 2), seen)}
+
+    def decode(self, latents):
+        return {name: torch.tanh(latents["shared"] @ weight) for name, weight in self.weights.items()}
+
+    def refine_data(self, views, generator, steps=None, clamp=None):
+        noise = randn_tree(generator, views)
+        moved = {name: view - 0.1 * view + 0.3 * noise[name] for name, view in views.items()}
+        if clamp is None:
+            return moved, None
+        return {n: torch.where(per_item(clamp[:, i], v), views[n], v) for i, (n, v) in enumerate(moved.items())}, None

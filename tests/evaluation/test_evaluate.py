@@ -1,0 +1,191 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from evaluation_standins import ExactJudges, Oracle, RandomClasses, Wobbly, known_dataset
+
+from multiebm.core.errors import CheckpointError, ConfigError, DivergenceError
+from multiebm.data.dataset import Split
+from multiebm.evaluation.evaluate import chosen_items, evaluate
+from multiebm.evaluation.record import EvaluationSettings, load_evaluation, quick_settings
+
+SMALL = EvaluationSettings(n_samples=200, n_items=60, n_refined=30, refine_steps=2, n_codes=60, batch_size=64)
+
+
+def measured(model, dataset, settings=SMALL, **more):
+    return evaluate(model, dataset, ExactJudges(dataset), settings, **more)
+
+
+def test_one_call_measures_everything_that_is_defined():
+    dataset = known_dataset(100)
+    evaluation = measured(Wobbly(dataset), dataset)
+    expected = {
+        *(f"{kind}/{name}" for kind in ("gen", "ebm") for name in ("joint_coherence", "label_entropy", "fcd", "fcd/c")),
+        *(f"{kind}/{name}" for kind in ("cond", "cond_refined") for name in ("size1", "size2", "size2/a+b->c", "self")),
+        *("cond_ebm/size1", "cond_ebm/size1/a->b", "cond/self/a", "judge/accuracy/a"),
+        *("latent_classification", "latent_classification/b", "private_leakage", "private_leakage/a"),
+    }
+    assert expected <= set(evaluation.results)
+    assert "cond_ebm/size2" not in evaluation.results  # not asked for
+    assert list(evaluation.skipped) == ["fid"]
+    assert evaluation.results["gen/joint_coherence"].n == 200
+    assert evaluation.results["cond/size1"].n == 60
+    assert evaluation.results["cond_refined/size1"].n == 30
+
+
+def test_nothing_depends_on_the_batch_size():
+    dataset = known_dataset(500)
+    settings = replace(SMALL, n_samples=1000, n_items=500, n_refined=50)
+    small = measured(Wobbly(dataset), dataset, replace(settings, batch_size=50)).results
+    large = measured(Wobbly(dataset), dataset, replace(settings, batch_size=500)).results
+    assert small.keys() == large.keys()
+    assert 0 < small["ebm/joint_coherence"].value < 1
+    for name, result in small.items():
+        if "fcd" in name:  # sums of float32 features in another order
+            assert result.value == pytest.approx(large[name].value, rel=1e-5), name
+        else:
+            assert result == large[name], name
+
+
+def test_metrics_do_not_share_draws_so_leaving_some_out_changes_none():
+    dataset = known_dataset(100)
+    full = measured(Wobbly(dataset), dataset).results
+    part = measured(Wobbly(dataset), dataset, replace(SMALL, sizes=(2,), n_codes=0, clamped_sizes=())).results
+    assert set(part) < set(full)
+    assert all(full[name] == result for name, result in part.items())
+    other = measured(Wobbly(dataset), dataset, seed=1).results
+    assert other["gen/fcd"] != full["gen/fcd"]
+
+
+def test_a_model_without_energy_is_measured_without_its_chain_and_says_so():
+    dataset = known_dataset(100)
+    evaluation = measured(Oracle(dataset), dataset)
+    assert not [name for name in evaluation.results if "ebm" in name]
+    assert "no energy" in evaluation.skipped["ebm"]
+    assert "no energy" in evaluation.skipped["cond_ebm"]
+    assert "no private latents" in evaluation.skipped["private_leakage"]
+
+
+def test_without_labels_only_what_is_defined_is_measured_each_gap_with_its_reason():
+    dataset = known_dataset(100, labels=False)
+    evaluation = evaluate(Wobbly(dataset), dataset, None, SMALL)
+    assert evaluation.results == {}
+    assert evaluation.trustworthy is None
+    assert "no judges" in evaluation.skipped["joint_coherence, label_entropy, fcd"]
+    assert "no judges or no test labels" in evaluation.skipped["cond_refined"]
+    assert "no labels" in evaluation.skipped["latent_classification"]
+    with_exact_judges = measured(Wobbly(dataset), dataset)
+    assert "gen/joint_coherence" in with_exact_judges.results
+    assert "gen/label_entropy" not in with_exact_judges.results  # how many classes is not known
+
+
+def test_one_modality_has_nothing_to_complete():
+    dataset = known_dataset(100, names=("a",))
+    evaluation = measured(Oracle(dataset), dataset)
+    assert "one modality" in evaluation.skipped["cond"]
+    assert evaluation.results["gen/joint_coherence"].value == 1.0
+
+
+def test_quick_settings_measure_samples_and_pairs_only():
+    dataset = known_dataset(100)
+    evaluation = measured(Wobbly(dataset), dataset, quick_settings(100))
+    assert {name.split("/")[0] for name in evaluation.results} == {"real", "gen", "ebm", "cond", "judge"}
+    assert not [name for name in evaluation.results if "size2" in name]
+    assert (
+        evaluation.skipped["cond_refined"] == evaluation.skipped["latent_classification"] == "left out by the settings"
+    )
+    assert evaluation.provisional
+
+
+def test_features_of_another_reader_are_reported_under_another_name():
+    dataset = known_dataset(100)
+
+    class Doubled:
+        def features(self, views):
+            return {name: 2 * view[:, :10] for name, view in views.items() if name != "b"}
+
+    evaluation = evaluate(Wobbly(dataset), dataset, ExactJudges(dataset), SMALL, inception=Doubled())
+    assert "fid" not in evaluation.skipped
+    assert "gen/fid/b" not in evaluation.results
+    assert evaluation.results["gen/fid/a"].value == pytest.approx(4 * evaluation.results["gen/fcd/a"].value, rel=1e-6)
+    alone = evaluate(Wobbly(dataset), dataset, None, replace(SMALL, n_codes=0), inception=Doubled())
+    assert alone.results.keys() == {f"{kind}/fid{part}" for kind in ("gen", "ebm") for part in ("", "/a", "/c")}
+
+
+def test_samples_that_are_not_finite_are_an_error_that_names_the_modality():
+    dataset = known_dataset(100)
+
+    class Broken(RandomClasses):
+        def decode(self, latents):
+            views = {name: torch.zeros(len(latents["shared"]), 12) for name in self.modalities}
+            views["b"][3, 4] = float("nan")
+            return views
+
+    with pytest.raises(DivergenceError, match="Gen samples: 1 of 64 generated items of modality 'b'"):
+        measured(Broken(dataset), dataset)
+
+
+def test_the_model_is_evaluated_in_evaluation_mode_and_returned_as_it_was():
+    dataset = known_dataset(50)
+    model = Wobbly(dataset)
+    seen = []
+    model.register_module("spy", torch.nn.Identity())
+    decode = model.decode
+    model.decode = lambda latents: seen.append(model.training) or decode(latents)
+    measured(model, dataset)
+    assert seen
+    assert not any(seen)
+    assert model.training
+
+
+def test_the_reference_leaves_out_absent_items():
+    dataset = known_dataset(50)
+    present = torch.ones(50, 3, dtype=torch.bool)
+    present[:20, 1] = False
+    partial = replace(dataset, test=Split(dataset.test.views, present, dataset.test.labels))
+    short = {name: view[20:] for name, view in dataset.test.views.items()}
+    rest = replace(dataset, test=Split(short, present[20:], dataset.test.labels[20:]))
+    model, settings = RandomClasses(dataset), replace(SMALL, n_codes=0)
+    with_gaps, without = (evaluate(model, data, ExactJudges(dataset), settings).results for data in (partial, rest))
+    assert with_gaps["gen/fcd/b"] == without["gen/fcd/b"]
+    assert with_gaps["gen/fcd/a"] != without["gen/fcd/a"]
+    assert with_gaps["real/joint_coherence"] == without["real/joint_coherence"]
+    assert without["real/joint_coherence"].n == 30
+
+
+def test_a_part_of_the_test_items_is_a_random_one():
+    dataset = known_dataset(300)
+    items = chosen_items(dataset, 100)
+    assert len(items.unique()) == 100
+    assert items.max() > 250
+    assert torch.equal(items, chosen_items(dataset, 100))
+    assert torch.equal(chosen_items(dataset, 1000), torch.arange(300))
+
+
+def test_an_evaluation_survives_its_file(tmp_path):
+    dataset = known_dataset(60)
+    evaluation = measured(Oracle(dataset), dataset)
+    evaluation = replace(evaluation, seconds=round(evaluation.seconds, 2))
+    file = tmp_path / "evaluation.json"
+    evaluation.save(file)
+    assert load_evaluation(file) == evaluation
+    assert [f.name for f in tmp_path.iterdir()] == ["evaluation.json"]
+    content = json.loads(file.read_text())
+    assert content["judges"]["trustworthy"] is evaluation.trustworthy is False  # a tenth of the items is misread
+    assert content["provisional"] is True
+    assert content["results"]["cond/size1/a->b"].keys() == {"value", "standard_error", "n"}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 0}', '{"format": 1}'])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / "evaluation.json").write_text(content)
+    with pytest.raises(CheckpointError, match="evaluat"):
+        load_evaluation(tmp_path / "evaluation.json")
+
+
+def test_settings_name_every_bad_count_at_once():
+    with pytest.raises(ConfigError) as caught:
+        EvaluationSettings(n_samples=1, n_items=-1, batch_size=0)
+    assert len(caught.value.problems) == 3
+    assert "evaluation.n_items: got -1" in str(caught.value)

@@ -1,0 +1,73 @@
+import pytest
+import torch
+from evaluation_standins import Oracle, known_dataset
+
+from multiebm.core.errors import DataError
+from multiebm.evaluation.base import (
+    bootstrap_deviation,
+    evaluation_mode,
+    is_trustworthy,
+    mean_of_items,
+    proportion,
+    stream_seed,
+)
+
+
+def test_a_proportion_has_the_binomial_standard_error():
+    hits = torch.arange(400) < 320
+    assert proportion(hits) == pytest.approx((0.8, (0.8 * 0.2 / 400) ** 0.5, 400))  # 0.02
+    assert proportion(torch.ones(7, dtype=torch.bool)) == (1.0, 0.0, 7)
+
+
+def test_a_proportion_of_nothing_is_an_error():
+    with pytest.raises(DataError, match="no items"):
+        proportion(torch.empty(0, dtype=torch.bool))
+
+
+def test_one_column_of_zeros_and_ones_has_the_binomial_error_and_copies_of_it_add_no_information():
+    column = (torch.arange(400) < 320).double()
+    assert mean_of_items(column[:, None]) == pytest.approx(tuple(proportion(column)))
+    assert mean_of_items(torch.stack([column] * 20, 1)) == pytest.approx(tuple(proportion(column)))
+
+
+def test_undefined_entries_are_left_out_and_every_column_counts_the_same():
+    nan = float("nan")
+    values = torch.tensor([[1.0, nan], [0.0, nan], [1.0, 1.0], [nan, nan]])
+    result = mean_of_items(values)
+    assert result.value == pytest.approx((2 / 3 + 1) / 2)
+    assert result.n == 3
+    with pytest.raises(DataError, match="undefined"):
+        mean_of_items(torch.full((3, 2), nan))
+
+
+def test_bootstrap_deviation_of_a_mean_is_its_standard_error():
+    """400 resamples of n = 500: relative deviation 1 / sqrt(800) = 3.5 %; 5 of them, false alarm < 1e-6."""
+    x = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    measured = bootstrap_deviation(lambda rows: x[rows].mean(), 500, torch.Generator().manual_seed(1), resamples=400)
+    assert float(measured) == pytest.approx(float(x.std(correction=0)) / 500**0.5, rel=0.18)
+
+
+def test_streams_of_different_names_and_seeds_differ():
+    seeds = {stream_seed(seed, name) for seed in range(3) for name in ("joint", "cond/a", "cond/b")}
+    assert len(seeds) == 9
+    assert stream_seed(0, "joint") == stream_seed(0, "joint")
+
+
+def test_evaluation_mode_needs_no_graph_and_leaves_the_model_as_it_was():
+    model = Oracle(known_dataset())
+
+    def fail_inside():
+        with evaluation_mode(model):
+            assert not model.training
+            assert not torch.is_grad_enabled()
+            raise DataError("inside")
+
+    with pytest.raises(DataError, match="inside"):
+        fail_inside()
+    assert model.training
+    assert torch.is_grad_enabled()
+
+
+def test_the_worst_judge_decides_about_trust():
+    assert is_trustworthy({"a": 0.99, "b": 0.95})
+    assert not is_trustworthy({"a": 0.99, "b": 0.949})

@@ -1,0 +1,232 @@
+"""Configurations: what is accepted, what is refused, and that every refusal says what to do."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from multiebm.core.errors import ConfigError
+from multiebm.experiments.load import (
+    CONFIG,
+    Difference,
+    differences,
+    dump_experiment,
+    load_experiment,
+    merge,
+    preset_comment,
+    preset_names,
+    say,
+)
+from multiebm.experiments.schema import Experiment
+from multiebm.experiments.yaml12 import dump, parse
+
+
+def problems_of(source: str | Path, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        load_experiment(source, overrides)
+    return raised.value.problems
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_resolves_to_a_file_that_loads_to_an_equal_object(name: str, tmp_path: Path):
+    experiment = load_experiment(name)
+    (tmp_path / CONFIG).write_text(dump_experiment(experiment))
+    assert load_experiment(tmp_path / CONFIG) == experiment
+    assert load_experiment(tmp_path) == experiment  # a run folder
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_begins_with_what_it_is_its_command_time_and_expectation(name: str):
+    said = preset_comment(name)
+    assert len(said[0]) > 10
+    assert said[1].startswith(f"command: multiebm train {name} ")
+    assert any(line.startswith("time: ") for line in said)
+    assert any(line.startswith("expected: ") for line in said)
+
+
+def test_overrides_are_yaml_values_under_dotted_keys():
+    changed = load_experiment(
+        "polydigits",
+        ["training.batch_size=32", "model.likelihood.weights={m0: 2}", "training.optimiser.energy=3e-5", "seed=7"],
+    )
+    assert changed.training.batch_size == 32
+    assert changed.model.likelihood.weights == {"m0": 2.0}
+    assert changed.training.optimiser.energy == 3e-5
+    assert changed.seed == 7
+    back = ["training.batch_size=64", "training.optimiser.energy=2e-5", "seed=0"]
+    assert {d.key for d in differences(load_experiment(changed, back), changed)} == {
+        "training.batch_size",
+        "training.optimiser.energy",
+        "seed",
+    }
+
+
+def test_a_section_can_be_switched_off_and_on():
+    off = load_experiment("polydigits", ["model.energy=null", "training.cooperative.steps=0"])
+    assert off.model.energy is None
+    on = load_experiment(off, ["model.energy.width=24"])
+    assert on.model.energy is not None
+    assert on.model.energy.width == 24
+    assert differences(off, on)[0].key == "model.energy"
+
+
+def test_an_unknown_preset_is_told_the_nearest_and_all_others():
+    (problem,) = problems_of("polydigit")
+    assert "got 'polydigit'" in problem
+    assert problem.endswith("Did you mean 'polydigits'?")
+    assert all(name in problem for name in preset_names())
+
+
+def test_an_unknown_key_is_told_its_siblings_and_the_nearest():
+    (problem,) = problems_of("toy2d", "model.energy.widht=3")
+    assert problem.startswith("model.energy.widht: unknown key; model.energy has width, fusion, stem")
+    assert problem.endswith("Did you mean 'width'?")
+
+
+def test_a_key_in_the_wrong_section_is_told_where_it_belongs():
+    (problem,) = problems_of("toy2d", "batch_size=3")
+    assert problem.endswith("Did you mean 'training.batch_size'?")
+
+
+def test_a_wrong_value_is_told_the_range_and_the_meaning():
+    assert problems_of("toy2d", "training.batch_size=0") == [
+        "training.batch_size: got 0, expected an integer > 0 (items per step)"
+    ]
+    assert problems_of("toy2d", "data.missing=1.5")[0].startswith(
+        "data.missing: got 1.5, expected a number >= 0 and <= 1 (fraction of parts hidden"
+    )
+    assert "got -1, expected a number >= 0 or null" in problems_of("toy2d", "model.latent_chain.noise_scale=-1")[0]
+    assert 'got "lat", expected one of early, late, additive' in problems_of("toy2d", "model.energy.fusion=lat")[0]
+    assert "expected balance or a number >= 0" in problems_of("toy2d", "training.cooperative.synthetic=balanced")[0]
+    assert problems_of("toy2d", "evaluation.sizes=[1, 0]") == ["evaluation.sizes.1: got 0, expected an integer > 0"]
+    assert problems_of("toy2d", "data=5") == ["data: got 5, expected a section with name, settings, missing"]
+
+
+@pytest.mark.parametrize("value", ["'32'", "yes", "1.5", "true", "null"])
+def test_a_type_is_not_guessed(value: str):
+    (problem,) = problems_of("toy2d", f"training.batch_size={value}")
+    assert problem.startswith("training.batch_size: got ")
+    assert "expected an integer > 0" in problem
+
+
+def test_all_problems_are_reported_at_once():
+    wrong = [
+        "trainig.batch_size=3",
+        "training.batch_size=x",
+        "model.energy.widht=3",
+        "training.optimiser.energie=1",
+        "seed=-1",
+        "no_value",
+        "model.shared=",
+        "model.private=[1",
+    ]
+    found = problems_of("toy2d", *wrong)
+    assert len(found) == len(wrong)
+    for said in (
+        "trainig: unknown",
+        "training.batch_size: got",
+        "model.energy.widht: unknown",
+        "training.optimiser.energie: unknown",
+        "seed: got",
+        "'no_value': got",
+        "'model.shared=': got",
+        "'model.private=[1': line 1",
+    ):
+        assert sum(problem.startswith(said) for problem in found) == 1, said
+
+
+def test_settings_that_contradict_each_other_are_refused_with_the_way_out():
+    found = problems_of(
+        "polydigits",
+        "model.energy=null",
+        "training.cooperative.steer=true",
+        "model.data_chain.displaced=false",
+        "training.cooperative.displacement_min=1",
+    )
+    assert [problem.partition(":")[0] for problem in found] == [
+        "model.energy",
+        "training.cooperative.steer",
+        "training.cooperative.displacement_min",
+    ]
+    assert "set training.cooperative.steps=0" in found[0]
+
+
+def test_a_base_is_overlaid_key_by_key_and_a_section_of_another_name_replaced(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text("base: toy2d-additive\ntraining: {batch_size: 16}\n")
+    (tmp_path / "again.yaml").write_text("base: mine.yaml\nseed: 3\n")
+    mine = load_experiment(tmp_path / "again.yaml")
+    assert [d.key for d in differences(load_experiment("toy2d-additive"), mine)] == ["training.batch_size", "seed"]
+    assert merge({"name": "a", "size": 1}, {"name": "b"}) == {"name": "b"}
+    assert merge({"name": "a", "size": 1}, {"size": 2}) == {"name": "a", "size": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("base: toy3d\n", "preset: got 'toy3d'"),
+        ("base: [toy2d]\n", "expected one preset or file"),
+        ("- 1\n", "got list, expected a mapping"),
+        ("seed: 1\nseed: 2\n", "line 2, column 1 got 'seed' twice"),
+        ("seed: [1\n", "line 2"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_with_the_reason(text: str, said: str, tmp_path: Path):
+    file = tmp_path / "x.yaml"
+    assert problems_of(file) == [
+        f"{file}: got no such file, expected a YAML file or one of {', '.join(preset_names())}"
+    ]
+    file.write_text(text)
+    (problem,) = problems_of(file)
+    assert said in problem
+    assert problem.startswith(f"{file}:") or "toy3d" in said
+
+
+def test_bases_that_go_in_a_circle_are_refused(tmp_path: Path):
+    file = tmp_path / "x.yaml"
+    file.write_text(f"base: {file}\n")
+    assert "a chain of more than 3 bases" in problems_of(file)[0]
+
+
+def test_yaml_values_are_those_of_version_1_2():
+    text = "{a: no, b: 1e-4, c: 010, d: 0x1F, e: 12:30, f: 2001-01-01, g: ~, h: true, i: .5, j: .inf}"
+    assert parse(text, "") == {
+        "a": "no",
+        "b": 1e-4,
+        "c": 10,
+        "d": 31,
+        "e": "12:30",
+        "f": "2001-01-01",
+        "g": None,
+        "h": True,
+        "i": 0.5,
+        "j": float("inf"),
+    }
+    strings = {
+        str(i): s for i, s in enumerate(["1e3", "010", "no", "null", "~", "", "true", ".5", "0o7", "a: b", "<<"])
+    }
+    assert parse(dump(strings), "") == strings
+    with pytest.raises(ConfigError, match="could not determine a constructor"):
+        parse("!!python/object:os.system x", "")
+
+
+def test_a_difference_names_both_values_and_a_whole_section_once():
+    changes = differences(load_experiment("polydigits"), load_experiment("polydigits-warmup"))
+    by_key = {change.key: change for change in changes}
+    assert say(by_key["model.prior.kind"]) == 'model.prior.kind: "energy" -> "normal"'
+    assert say(by_key["model.energy"]) == "model.energy: {...} -> null"
+    assert not any(key.startswith("model.energy.") for key in by_key)
+    assert differences(Experiment(), Experiment()) == []
+    assert say(Difference("seed", 1, 2)) == "seed: 1 -> 2"
+
+
+def test_configurations_are_read_without_torch():
+    code = (
+        "import sys, json, multiebm\n"
+        "from multiebm.experiments.load import load_experiment\n"
+        "load_experiment('polydigits', ['seed=1'])\n"
+        "print(json.dumps([name in sys.modules for name in ('torch', 'numpy', 'sklearn')]))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert json.loads(out) == [False, False, False]

@@ -1,0 +1,76 @@
+"""Every preset builds and trains: one step of each of its phases, on a handful of items."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from multiebm.experiments.build import TrainingStep
+from multiebm.experiments.data import build_dataset
+from multiebm.experiments.load import load_experiment, preset_names
+from multiebm.experiments.run import fresh_state
+from multiebm.training.guard import find_problem
+
+SMALL = ["training.batch_size=2", "training.cooperative.energy_first=0", "training.precision=fp32"]
+
+
+def polymnist_folder(folder: Path) -> None:
+    """The official layout with three tuples a split."""
+    draws = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("m0", "m1", "m2", "m3", "m4"):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(3):
+                pixels = draws.integers(0, 256, (28, 28, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.{i}.png")
+
+
+def data_settings(name: str, folder: Path) -> list[str]:
+    if name.startswith("polymnist"):
+        polymnist_folder(folder / "polymnist")
+        return [f"data.settings.folder={folder / 'polymnist'}", f"data.settings.cache_folder={folder / 'cache'}"]
+    if name == "arrays":
+        views = {"face": np.zeros((10, 8, 8, 1), np.uint8), "sound": np.eye(10, 3, dtype=np.float32)}
+        np.savez(folder / "mine.npz", **views)
+        declared = "{face: {kind: picture, layout: hwc}, sound: {kind: vector}}"
+        return [f"data.settings.path={folder / 'mine.npz'}", f"data.settings.modalities={declared}"]
+    if name.startswith("polydigits"):
+        return ["data.settings.train_tuples=10", "data.settings.test_tuples=10"]
+    return ["data.settings.train_items=10", "data.settings.test_items=10"]
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_one_step_of_each_phase_changes_its_weights_and_gives_finite_numbers(name: str, tmp_path: Path):
+    settings = load_experiment(name)
+    short = [f"model.{chain}.steps=1" for chain in ("data_chain", "latent_chain") if "toy2d" not in name]
+    phases = [f"training.{p}.steps={min(getattr(settings.training, p).steps, 1)}" for p in ("warmup", "cooperative")]
+    experiment = load_experiment(name, [*SMALL, *short, *phases, *data_settings(name, tmp_path)])
+    state = fresh_state(experiment, build_dataset(experiment.data), torch.device("cpu"))
+    before = {key: value.clone() for key, value in state.model.named_parameters()}
+    step = TrainingStep(experiment)
+    for _ in range(experiment.training.warmup.steps + experiment.training.cooperative.steps):
+        metrics = step(state, next(state.stream))
+        state.step += 1
+        assert find_problem(metrics, limit=1e3) is None
+    moved = {key.split(".")[0] for key, p in state.model.named_parameters() if not torch.equal(p, before[key])}
+    assert moved == {"generator", "inference"} | ({"energy"} if experiment.training.cooperative.steps else set())
+
+
+def test_the_literal_preset_is_the_papers_setting():
+    e = load_experiment("polydigits-literal")
+    c, o = e.training.cooperative, e.training.optimiser
+    assert e.model.prior.kind == "normal"
+    assert (e.model.energy.fusion, e.model.data_chain.displaced) == ("early", False)  # type: ignore[union-attr]
+    assert (e.model.data_chain.step_size, e.model.data_chain.noise_scale) == (0.5, 0.001)
+    assert (c.anchor, c.reconstruction, c.revision, c.synthetic) == (0, 1, "all", "balance")
+    assert (c.inference_synthetic, c.negatives, c.energy_penalty, c.steer) == (0.1, "refresh", 0, False)
+    assert (o.energy, o.generator, o.inference) == (1e-4, 3e-4, 1e-4)
+    assert (o.beta1, o.beta1_cooperative, o.beta2, o.average) == (0, 0, 0.9, 0)
+
+
+def test_the_warmup_preset_has_the_networks_of_the_demo_and_no_energy():
+    demo, warmup = load_experiment("polydigits").model, load_experiment("polydigits-warmup").model
+    assert warmup.energy is None
+    assert (warmup.networks, warmup.shared, warmup.private) == (demo.networks, demo.shared, demo.private)

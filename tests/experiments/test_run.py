@@ -1,0 +1,229 @@
+"""A run from its data to its saved model: the folder, interruption, resumption, and what may not be mixed up."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from run_standins import CtrlC, tiny, tiny_data
+
+import multiebm
+from multiebm.core.errors import ConfigError, DataError, OutputError
+from multiebm.data import from_arrays
+from multiebm.experiments.data import find_device, hide_at_random, training_data
+from multiebm.experiments.folder import CHECKPOINTS, CONFIG, METRICS, RUN
+from multiebm.experiments.load import load_experiment
+from multiebm.experiments.pretrained import from_pretrained
+from multiebm.experiments.run import fresh_state, run_experiment
+from multiebm.training.checkpoint import read_checkpoint
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_folder_holds_all_it_takes_to_repeat_the_run(tmp_path: Path):
+    result = run_experiment(tiny(), tmp_path / "run", preset="toy2d")
+    folder = result.folder
+    assert (result.fit.reason, result.fit.step) == ("finished", 10)
+    assert load_experiment(folder) == tiny()
+    run = json.loads((folder / RUN).read_text())
+    assert run["preset"] == "toy2d"
+    assert run["seed"] == 0
+    assert run["versions"]["torch"] == torch.__version__
+    assert run["data"]["fingerprint"] == tiny_data().fingerprint
+    assert run["data"]["train_items"] == 40
+    model = result.model
+    assert sum(run["parameters"].values()) == sum(p.numel() for p in model.parameters())
+    assert run["parameters"]["energy"] == sum(p.numel() for p in model.energy.parameters())  # type: ignore[union-attr]
+    (session,) = run["sessions"]
+    assert (session["from_step"], session["to_step"], session["reason"]) == (0, 10, "finished")
+    assert [line["step"] for line in lines_of(folder)] == [2, 4, 6, 8, 10]
+    assert sorted(path.name for path in (folder / CHECKPOINTS).iterdir()) == ["step-000000005", "step-000000010"]
+
+
+def test_the_saved_model_has_the_averaged_weights(tmp_path: Path):
+    result = run_experiment(tiny(), tmp_path / "run")
+    state = read_checkpoint(tmp_path / "run" / CHECKPOINTS / "step-000000010").tensors
+    saved = from_pretrained(tmp_path / "run").state_dict()
+    for name, _ in result.model.named_parameters():
+        assert torch.equal(saved[name], state[f"average.{name}"]), name
+    assert not torch.equal(saved["generator.decoders.a.net.0.weight"], state["model.generator.decoders.a.net.0.weight"])
+    assert not result.model.training
+
+
+@pytest.mark.parametrize("at", [2, 7])  # in the warm-up, between two checkpoints; in the cooperative phase
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(at: int, tmp_path: Path):
+    whole = run_experiment(tiny(), tmp_path / "whole")
+    part = run_experiment(tiny(), tmp_path / "part", live=CtrlC(at))
+    assert (part.fit.reason, part.fit.step) == ("interrupted", at)
+    assert part.fit.message().endswith("continue with --resume")
+    rest = run_experiment(tiny(), tmp_path / "part", resume=True)
+    assert same(whole.model.state_dict(), rest.model.state_dict())
+    ends = [read_checkpoint(tmp_path / name / CHECKPOINTS / "step-000000010") for name in ("whole", "part")]
+    assert same(ends[0].tensors, ends[1].tensors)
+    assert lines_of(tmp_path / "whole") == lines_of(tmp_path / "part")
+    sessions = json.loads((tmp_path / "part" / RUN).read_text())["sessions"]
+    assert [(s["from_step"], s["to_step"], s["reason"]) for s in sessions] == [
+        (0, at, "interrupted"),
+        (at, 10, "finished"),
+    ]
+
+
+def test_a_finished_run_may_be_made_longer_and_log_more_often(tmp_path: Path):
+    run_experiment(tiny(), tmp_path / "run")
+    longer = tiny("training.cooperative.steps=8", "training.log_every=1", "training.checkpoint_every=4")
+    assert run_experiment(longer, tmp_path / "run", resume=True).fit.step == 12
+    assert load_experiment(tmp_path / "run") == longer
+    assert [line["step"] for line in lines_of(tmp_path / "run")] == [2, 4, 6, 8, 10, 11, 12]
+
+
+def test_resuming_with_another_configuration_is_refused_and_every_difference_named(tmp_path: Path):
+    run_experiment(tiny("training.cooperative.steps=1"), tmp_path)
+    other = tiny("seed=1", "model.energy.fusion=late", "training.cooperative.steps=2", "training.warmup.steps=5")
+    with pytest.raises(ConfigError) as raised:
+        run_experiment(other, tmp_path, resume=True)
+    lines = [line.strip() for line in str(raised.value).splitlines()]
+    assert lines[1:4] == ['model.energy.fusion: "early" -> "late"', "training.warmup.steps: 4 -> 5", "seed: 0 -> 1"]
+    assert "training.cooperative.steps" not in str(raised.value)
+
+
+def test_resuming_where_no_run_is_or_on_other_data_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match=f"got no {CONFIG}, expected the folder of a run to resume"):
+        run_experiment(tiny(), tmp_path, resume=True)
+    run_experiment(tiny("training.cooperative.steps=1"), tmp_path / "run")
+    other = replace(tiny_data(), fingerprint="0" * 64)
+    with pytest.raises(ConfigError, match="fingerprint 000000000000, expected 'toy2d'"):
+        run_experiment(tiny("training.cooperative.steps=2"), tmp_path / "run", dataset=other, resume=True)
+
+
+def test_a_folder_that_is_not_empty_is_left_alone_and_the_ways_out_named(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="not empty") as raised:
+        run_experiment(tiny(), tmp_path)
+    assert all(option in str(raised.value) for option in ("--out", "--resume", "--overwrite"))
+    with pytest.raises(OutputError, match="expected a run to overwrite"):
+        run_experiment(tiny(), tmp_path, overwrite=True)
+    with pytest.raises(ConfigError, match="resume, overwrite: got both"):
+        run_experiment(tiny(), tmp_path, resume=True, overwrite=True)
+    with pytest.raises(OutputError, match="got a file, expected a folder"):
+        run_experiment(tiny(), tmp_path / "notes.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_overwriting_starts_anew_and_keeps_what_is_not_the_runs(tmp_path: Path):
+    first = run_experiment(tiny(), tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    second = run_experiment(tiny("training.cooperative.steps=1"), tmp_path, overwrite=True)
+    assert (first.fit.step, second.fit.step) == (10, 5)
+    assert [line["step"] for line in lines_of(tmp_path)] == [2, 4]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_nothing_is_deleted_for_a_run_that_cannot_begin(tmp_path: Path):
+    run_experiment(tiny("training.cooperative.steps=1"), tmp_path)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with pytest.raises(DataError, match="batch_size"):
+        run_experiment(tiny("training.batch_size=41"), tmp_path, overwrite=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_the_seed_decides_everything():
+    def weights(*overrides: str) -> dict[str, torch.Tensor]:
+        return fresh_state(tiny(*overrides), tiny_data(), torch.device("cpu")).model.state_dict()
+
+    assert same(weights(), weights())
+    assert not same(weights(), weights("seed=1"))
+
+
+def test_hidden_parts_are_a_random_share_and_every_item_keeps_one():
+    rows = tiny_data().train
+    many = replace(
+        rows, views={n: v.repeat(100, 1) for n, v in rows.views.items()}, present=rows.present.repeat(100, 1)
+    )
+    hidden = ~hide_at_random(many, 0.3, seed=0).present
+    # a part is hidden by chance 0.3 unless both were drawn and it is the one kept: 0.3 - 0.09 / 2; 8,000 parts, 4 sigma
+    assert hidden.float().mean().item() == pytest.approx(0.255, abs=4 * (0.255 * 0.745 / 8000) ** 0.5)
+    assert not hidden.all(1).any()
+    assert torch.equal(~hidden, hide_at_random(many, 0.3, seed=0).present)
+    assert not torch.equal(~hidden, hide_at_random(many, 0.3, seed=1).present)
+    assert hide_at_random(many, 1.0, seed=0).present.sum(1).eq(1).all()
+    nothing = replace(many, present=torch.zeros_like(many.present))
+    assert not hide_at_random(nothing, 0.5, seed=0).present.any()
+
+
+def test_only_the_training_split_loses_parts_and_training_goes_on_without_them(tmp_path: Path):
+    data = tiny_data()
+    seen = training_data(data, 0.5, seed=0)
+    assert not seen.train.present.all()
+    assert seen.test.present.all()
+    assert data.train.present.all()
+    assert run_experiment(tiny("data.missing=0.3", "training.batch_size=40"), tmp_path).fit.reason == "finished"
+
+
+def test_a_device_that_does_not_exist_is_named_with_those_that_do():
+    n = torch.cuda.device_count()
+    with pytest.raises(ConfigError, match=f"device: got 'cuda:{n}', expected one of auto, cpu"):
+        find_device(f"cuda:{n}")
+    with pytest.raises(ConfigError, match="got 'tpu'"):
+        find_device("tpu")
+    assert find_device("cpu") == torch.device("cpu")
+
+
+def test_weights_for_a_modality_that_the_data_lacks_are_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"model.likelihood.weights.c: got no such modality, expected some of a, b"):
+        run_experiment(tiny("model.likelihood.weights={c: 1}"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_writes_its_numbers_into_the_log_and_changes_no_weight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("multiebm.experiments.measure.judges_of", lambda *_: NearestCorner())
+    plain = run_experiment(tiny(), tmp_path / "plain")
+    watched = run_experiment(tiny("training.validate_every=10"), tmp_path / "watched")
+    assert same(plain.model.state_dict(), watched.model.state_dict())
+    last = lines_of(tmp_path / "watched")[-1]
+    for name in ("gen/joint_coherence", "ebm/joint_coherence", "gen/fcd", "ebm/fcd", "gen/label_entropy", "cond/size1"):
+        assert f"validate/{name}" in last
+    assert 0 <= last["validate/gen/joint_coherence"] <= 1
+    store = tmp_path / "watched" / CHECKPOINTS
+    assert read_checkpoint(store / "step-000000010").metric == last["validate/gen/fcd"]
+
+
+class NearestCorner:
+    """Reads toy2d exactly; its features are the coordinates."""
+
+    accuracy = {"a": 1.0, "b": 1.0}  # noqa: RUF012
+
+    def predict(self, views: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        from multiebm.data import toy2d_classes
+
+        return toy2d_classes(views)
+
+    def features(self, views: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return views
+
+
+def test_the_python_interface_builds_trains_and_raises_after_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    data = from_arrays({"x": torch.randn(20, 3), "y": torch.randn(20, 2)}, {n: {"kind": "vector"} for n in "xy"})
+    model = multiebm.build(tiny(), data, seed=3)
+    assert list(model.modalities) == ["x", "y"]
+    assert same(model.state_dict(), multiebm.build(tiny("seed=3"), data).state_dict())
+    trained = multiebm.train(tiny(), tmp_path / "run", ["training.cooperative.steps=1"], dataset=data)
+    assert same(trained.state_dict(), multiebm.from_pretrained(tmp_path / "run").state_dict())
+    assert trained.sample(2)["x"].shape == (2, 3)
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        return run_experiment(*args, **kwargs, live=CtrlC(2))
+
+    monkeypatch.setattr("multiebm.experiments.api.run_experiment", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="interrupted after step 2: saved in"):
+        multiebm.train(tiny(), tmp_path / "again", dataset=data)

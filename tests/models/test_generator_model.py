@@ -1,0 +1,92 @@
+"""p(X, z, W): the density (4), (16), absence as if the modality did not exist, and the auxiliary density r."""
+
+import pytest
+import torch
+
+from multiebm.core.batch import mask_views
+from multiebm.core.random import make_generator
+from small_models import mixed, random_views, small_model, vectors, whole, without
+
+SIZES = {"a": 2, "b": 3, "c": 2}
+
+
+def test_the_joint_density_of_a_masked_item_is_that_of_the_model_without_the_modality():
+    model = small_model(vectors(**SIZES), private=0, energy=None)
+    views = random_views(model.modalities, 4)
+    present = torch.tensor([[True, False, True]] * 4)
+    z = {"shared": torch.randn(4, 3, generator=make_generator(0))}
+    reduced = without(model, "b")[1]
+    kept = {n: views[n] for n in ("a", "c")}
+    expected = reduced.log_joint(kept, z, whole(kept).present)
+    torch.testing.assert_close(model.generator.log_joint(mask_views(views, present), z, present), expected)
+
+
+def test_every_pattern_of_presence_in_one_batch_gives_each_item_its_own_sum():
+    model = small_model(mixed(), energy=None)
+    patterns = torch.tensor([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)]).bool()
+    views = random_views(model.modalities, 8)
+    latents = model.sample_latents(8, make_generator(0))
+    with torch.no_grad():
+        got = model.generator.log_joint(mask_views(views, patterns), latents, patterns)
+        likelihood = model.generator.log_likelihood(views, model.generator(latents))
+        prior = sum(torch.distributions.Normal(0.0, 1.0).log_prob(v).sum(1) for v in latents.values())
+    torch.testing.assert_close(got, prior + (likelihood * patterns).sum(1), rtol=1e-4, atol=1e-3)
+
+
+def test_an_absent_part_sends_no_gradient_to_its_decoder_or_from_it_to_the_latents():
+    model = small_model(vectors(**SIZES), energy=None)
+    views = random_views(model.modalities, 4)
+    present = torch.tensor([[True, False, True]] * 4)
+    latents = {k: v.requires_grad_() for k, v in model.sample_latents(4, make_generator(0)).items()}
+    model.generator.log_joint(mask_views(views, present), latents, present).sum().backward()
+    assert all(p.grad is None for p in model.generator.decoders["b"].parameters())
+    assert all(p.grad is not None for p in model.generator.decoders["a"].parameters())
+    torch.testing.assert_close(latents["b"].grad, -latents["b"].detach())  # its prior alone
+    assert not torch.allclose(latents["a"].grad, -latents["a"].detach())
+
+
+def test_weights_scale_their_modality_in_every_sum():
+    plain = small_model(vectors(**SIZES), energy=None)
+    heavy = small_model(vectors(**SIZES), energy=None, likelihood={"scale": 0.5, "weights": {"b": 3.0}})
+    views, latents = random_views(plain.modalities, 4), plain.sample_latents(4, make_generator(0))
+    one, three = (m.generator.log_likelihood(views, m.generator(latents)).detach() for m in (plain, heavy))
+    torch.testing.assert_close(three, one * torch.tensor([1.0, 3.0, 1.0]))
+    whole_batch = whole(views).present
+    difference = heavy.generator.log_joint(views, latents, whole_batch) - plain.generator.log_joint(
+        views, latents, whole_batch
+    )
+    torch.testing.assert_close(difference.detach(), 2 * one[:, 1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_decoder_reads_the_shared_code_and_its_own_private_code_only():
+    model = small_model(vectors(**SIZES), energy=None)
+    latents = model.sample_latents(4, make_generator(0))
+    means = model.decode(latents)
+    for changed in ("shared", "a", "b", "c"):
+        moved = model.decode(latents | {changed: latents[changed] + 1})
+        different = {name for name in SIZES if not torch.equal(moved[name], means[name])}
+        assert different == (set(SIZES) if changed == "shared" else {changed})
+
+
+@pytest.mark.parametrize(("family", "unit"), [("normal", 1.0), ("laplace", 2.0)])
+def test_auxiliary_codes_have_location_0_and_the_learned_scale(family, unit):
+    """Variance of 20,000 x 2 draws with scale e^0.5; relative sd sqrt((kurtosis - 1) / N); 4 sigma."""
+    model = small_model(vectors(**SIZES), family=family, energy=None)
+    with torch.no_grad():
+        model.generator.auxiliary_log_scale["b"].fill_(0.5)
+        draws = model.generator.sample_auxiliary(20_000, make_generator(0))
+    kurtosis = {"normal": 3, "laplace": 6}[family]
+    for name, scale in (("a", 1.0), ("b", torch.tensor(0.5).exp().item())):
+        n, variance = draws[name].numel(), unit * scale**2
+        assert abs(draws[name].mean()) < 4 * (variance / n) ** 0.5
+        assert abs(draws[name].var() / variance - 1) < 4 * ((kurtosis - 1) / n) ** 0.5
+
+
+def test_prior_codes_are_fresh_for_every_modality_and_not_from_the_auxiliary():
+    model = small_model(vectors(**SIZES), energy=None)
+    with torch.no_grad():
+        model.generator.auxiliary_log_scale["b"].fill_(9.0)
+    latents = model.sample_latents(500, make_generator(0))
+    assert list(latents) == ["shared", *SIZES]
+    assert latents["b"].std() < 1.5
+    assert not torch.equal(latents["a"], latents["b"])

@@ -1,0 +1,156 @@
+"""Energy networks: who depends on whom, what spectral norm bounds, and the printed sizes."""
+
+import pytest
+import torch
+
+from multiebm.core.errors import ConfigError
+from multiebm.core.modality import Modality
+from multiebm.nn.energies import EnergyNetwork
+from multiebm.nn.precision import Mixed, set_precision
+from small_models import mixed, random_views, vectors
+
+PICTURES = {name: Modality(name, "picture", (3, 8, 8)) for name in ("one", "two")}
+PROBLEMS = {"vectors": vectors(left=2, right=3), "pictures": PICTURES, "mixed": mixed()}
+
+
+def network(modalities: dict[str, Modality], fusion: str, width: int = 8, **settings: float) -> EnergyNetwork:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        made = EnergyNetwork(modalities, width, fusion, **settings)  # type: ignore[arg-type]
+    return made.eval().double()
+
+
+def second_difference(net: EnergyNetwork, modalities: dict[str, Modality], first: str, second: str) -> torch.Tensor:
+    """E(x, t) - E(x', t) - E(x, t') + E(x', t'), all other parts alike: 0 if and only if x and t do not interact."""
+    x, other = (random_views(modalities, 16, seed=s) for s in (0, 1))
+    total = torch.zeros(16, dtype=torch.float64)
+    with torch.no_grad():
+        for sign, a, b in ((1, x, x), (-1, other, x), (-1, x, other), (1, other, other)):
+            views = {name: view.double() for name, view in (x | {first: a[first], second: b[second]}).items()}
+            total += sign * net_in_double(net, views)
+    return total
+
+
+def net_in_double(net: EnergyNetwork, views: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The energy without the cast to float32 that ends every trunk."""
+    features = [net.trunks[g].net(*[views[n] for n in names]) for g, names in net.groups.items()]
+    return net.gain * net.head(torch.cat(features, 1))[:, 0]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("fusion", ["early", "late", "additive"])
+def test_only_the_additive_energy_has_no_interaction_between_any_two_modalities(problem, fusion):
+    """Section 14.6. Under an additive energy pi is a product, and refining one part never looks at another."""
+    modalities = PROBLEMS[problem]
+    names = list(modalities)
+    net = network(modalities, fusion)
+    for first, second in [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]:
+        difference = second_difference(net, modalities, first, second).abs().max().item()
+        if fusion == "additive":
+            assert difference < 1e-13
+        else:
+            assert difference > 1e-7
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("fusion", ["early", "late", "additive"])
+def test_there_is_one_energy_per_item_and_no_item_sees_another(problem, fusion):
+    modalities = PROBLEMS[problem]
+    net = network(modalities, fusion).float()
+    views = random_views(modalities, 5)
+    with torch.no_grad():
+        energy = net(views)
+        alone = torch.stack([net({n: v[i : i + 1] for n, v in views.items()})[0] for i in range(5)])
+    assert energy.shape == (5,)
+    assert energy.dtype == torch.float32
+    torch.testing.assert_close(energy, alone, rtol=1e-4, atol=1e-6)
+    assert energy.std() > 0
+
+
+@pytest.mark.parametrize("fusion", ["early", "late", "additive"])
+def test_every_modality_has_a_say_in_the_energy_and_its_gradient(fusion):
+    net = network(mixed(), fusion).float()
+    views = {name: view.requires_grad_() for name, view in random_views(mixed(), 6).items()}
+    for grad in torch.autograd.grad(net(views).sum(), list(views.values())):
+        assert (grad.flatten(1).abs().sum(1) > 0).float().mean() > 0.5
+
+
+def test_gain_multiplies_the_energy():
+    views = random_views(PICTURES, 4)
+    with torch.no_grad():
+        plain, loud = (network(PICTURES, "late", gain=g).float()(views) for g in (1.0, 10.0))
+    torch.testing.assert_close(loud, 10 * plain)
+
+
+def test_spectral_norm_is_on_every_weight_and_converges_to_1():
+    net = network(mixed(), "late").float().train()
+    views = random_views(mixed(), 2)
+    for _ in range(300):  # each forward pass in training mode is one power iteration
+        net(views)
+    net.eval()
+    layers = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    assert len(layers) > 10
+    for layer in layers:
+        largest = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2).item()
+        assert largest == pytest.approx(1, abs=0.01)
+
+
+def test_the_late_energy_of_vectors_moves_no_faster_than_its_input():
+    """Layers have norm 1 and ReLU is 1-Lipschitz: |E(x) - E(y)| <= |x - y|, trunks side by side under one head."""
+    modalities = vectors(left=2, right=3)
+    net = network(modalities, "late").float().train()
+    x, y = (random_views(modalities, 200, seed=s) for s in (0, 1))
+    for _ in range(300):
+        net(x)
+    net.eval()
+    with torch.no_grad():
+        slope = (net(x) - net(y)).abs() / torch.cat([x[n] - y[n] for n in x], 1).norm(dim=1)
+    assert slope.max() <= 1.02
+
+
+def test_the_printed_polymnist_network_has_its_size():
+    """Five 28 x 28 pictures, width 128, 32 channels a stem: 1.26 million parameters (section 2.1)."""
+    modalities = {f"m{i}": Modality(f"m{i}", "picture", (3, 28, 28)) for i in range(5)}
+    net = EnergyNetwork(modalities, 128, "early", stem=32)
+    count = sum(p.numel() for p in net.parameters())
+    stems, nc, w = 5 * (3 * 32 * 9 + 32), 160, 128
+    assert count == stems + (10 * nc * w + 9 * w * w) + 19 * w * w + 18 * w * w + 18 * w * w + w
+    assert round(count / 1e6, 2) == 1.26
+    assert net.eval()({n: torch.zeros(2, 3, 28, 28) for n in modalities}).shape == (2,)
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_folding_pixels_keeps_the_map_of_the_second_block(patch):
+    net = network(PICTURES, "late", patch=patch).float()
+    maps = []
+    net.trunks["one"].net.blocks[1].register_forward_hook(lambda *hooked: maps.append(hooked[-1].shape))
+    net(random_views(PICTURES, 2))
+    assert maps == [(2, 8, 2, 2)]
+
+
+def test_pictures_of_different_sizes_need_late_fusion():
+    modalities = {"one": PICTURES["one"], "big": Modality("big", "picture", (3, 16, 16))}
+    with pytest.raises(ConfigError, match="early needs pictures of one size.*use fusion: late"):
+        network(modalities, "early")
+    assert network(modalities, "late").float()(random_views(modalities, 2)).shape == (2,)
+
+
+def test_an_unknown_fusion_is_refused():
+    with pytest.raises(ConfigError, match="got 'middle', expected early, late or additive"):
+        network(PICTURES, "middle")
+
+
+def test_bf16_networks_give_float32_energies_close_to_those_of_fp32():
+    views = random_views(mixed(), 8)
+    net = network(mixed(), "late").float()
+    with torch.no_grad():
+        exact = net(views)
+        set_precision(net, "bf16")
+        rough = net(views)
+        assert all(part.bf16 for part in net.modules() if isinstance(part, Mixed))
+        set_precision(net, "fp32")
+        again = net(views)
+    assert rough.dtype == torch.float32
+    assert torch.equal(exact, again)
+    assert not torch.equal(exact, rough)
+    torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.05 * exact.abs().max().item())

@@ -1,0 +1,119 @@
+import torch
+from report_standin import VECTORS, data_uris, make_scene
+
+from multiebm.core.batch import Batch
+from multiebm.report.chains import (
+    FOLLOWED,
+    ITEMS,
+    LONGER,
+    chain_panel,
+    chains_section,
+    trace_data_chain,
+    trace_latent_chain,
+    trace_prior_chain,
+)
+from multiebm.report.figures import GEN, Level
+
+
+def test_the_energy_curve_is_the_chains_own_and_its_pictures_are_its_positions():
+    scene = make_scene()
+    length = scene.model.data_chain.steps
+    trace, start, ends = trace_data_chain(scene)
+    generators = scene.generators("data chain", ITEMS)
+    again = scene.model.decode(scene.model.sample_latents(ITEMS, generators))
+    end, info = scene.model.refine_data(again, generators, steps=LONGER * length, record=True)
+    assert torch.equal(trace.values, -info.logdensity)
+    assert trace.at == [0, 1, 3, 6, 9, 12]
+    for t, views in zip(trace.at, trace.views, strict=True):
+        for name, modality in scene.modalities.items():
+            assert torch.equal(views[name], modality.to_raw(info.positions[t][name]))  # type: ignore[index]
+    assert all(torch.equal(start[name], again[name]) for name in start)
+    assert all(torch.equal(ends[1][name], end[name]) for name in end)
+    assert torch.equal(trace.values[0], -scene.model.log_density_unnorm(start).detach())
+
+
+def test_the_likelihood_curve_is_that_of_the_present_parts_at_every_step():
+    scene = make_scene()
+    whole = scene.test_batch(6)
+    present = whole.present.clone()
+    present[:, 1] = False
+    batch = Batch(
+        {name: view * present[:, i, None, None, None] for i, (name, view) in enumerate(whole.views.items())}, present
+    )
+    trace = trace_latent_chain(scene, batch)
+    generators = scene.generators("latent chain", 6)
+    start = scene.model.infer_latents(batch, generators)
+    end, info = scene.model.refine_latents(start, batch, generators, steps=12, record=True)
+    assert trace.values.shape == (13, 6)
+    for t in (0, 12):
+        means = scene.model.decode(info.positions[t])  # type: ignore[index]
+        expected = scene.model.generator.log_likelihood(batch.views, means)[:, 0]
+        assert torch.allclose(trace.values[t], expected)
+    for name, modality in scene.modalities.items():
+        assert torch.equal(trace.views[-1][name], modality.to_raw(scene.model.decode(info.positions[-1])[name]))  # type: ignore[index]
+
+
+def test_the_prior_chain_is_the_one_that_draws_samples():
+    scene = make_scene()
+    prior = scene.model.generator.prior
+    trace = trace_prior_chain(scene, prior)  # type: ignore[arg-type]
+    drawn = scene.model.sample_latents(ITEMS, scene.generators("prior chain", ITEMS))
+    assert trace.at == [0, 1, 2, 3, 4]  # all steps of a chain shorter than eight pictures
+    assert torch.equal(trace.values[-1], prior.log_prob(drawn["shared"]).detach())
+    assert torch.equal(trace.views[-1]["up"], scene.raw(scene.model.decode(drawn))["up"])
+
+
+def test_a_chains_chart_shows_mean_and_quantiles_and_marks_the_training_length():
+    values = torch.rand(9, 50, generator=torch.Generator().manual_seed(0))
+    panel = chain_panel("title", "energy", values, 2, GEN, [Level(0.5, "real")])
+    (mean,) = panel.series
+    assert list(mean.x) == list(range(9))
+    assert torch.equal(torch.as_tensor(mean.y), values.mean(1))
+    assert torch.equal(torch.as_tensor(mean.low), values.quantile(0.1, dim=1))
+    assert torch.equal(torch.as_tensor(mean.high), values.quantile(0.9, dim=1))
+    assert [(mark.x, mark.label) for mark in panel.marks] == [(2, "training")]
+    assert [(level.y, level.label) for level in panel.levels] == [(0.5, "real")]
+    assert not panel.settled  # nothing of a chain that runs away may be cut off
+    assert chain_panel("t", "e", values, 8, GEN).marks == []
+
+
+def test_each_chain_has_its_chart_and_the_pictures_of_the_followed_items():
+    section = chains_section(make_scene())
+    assert section.count("<svg") == 3
+    assert len(data_uris(section)) == 3 * FOLLOWED * 2  # chains, items, modalities
+
+
+def test_chains_a_model_does_not_have_are_left_out_with_a_sentence():
+    section = chains_section(make_scene(energy=False, prior="normal"))
+    assert "Left out: the model has no energy" in section
+    assert "Left out: the prior is not an energy prior" in section
+    assert section.count("<svg") == 1
+
+
+def test_vectors_are_shown_as_points():
+    section = chains_section(make_scene(VECTORS))
+    assert data_uris(section) == []
+    assert section.count("<svg") == 3 + 3 * len(VECTORS)
+
+
+class TurningJudges:
+    """Read class 0 at first, 1 ever after, in one of two modalities."""
+
+    accuracy = {"up": 1.0, "down": 1.0}
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def predict(self, views):
+        self.calls += 1
+        n = len(views["up"])
+        return {"up": torch.full((n,), int(self.calls > 1)), "down": torch.zeros(n, dtype=torch.int64)}
+
+    def features(self, views):
+        return views
+
+
+def test_judges_tell_how_often_the_chain_changes_a_class():
+    section = chains_section(make_scene()._replace(judges=TurningJudges()))
+    assert "The judges read another class for 50.0% of the parts by then, and 50.0% at the end." in section
+    assert "judges" not in chains_section(make_scene())

@@ -1,0 +1,172 @@
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from report_standin import (
+    PICTURES,
+    VECTORS,
+    data_uris,
+    inside,
+    make_dataset,
+    make_evaluation,
+    make_experiment,
+    make_record,
+    make_scene,
+)
+
+from multiebm.core.errors import CheckpointError, ConfigError, OutputError
+from multiebm.core.modality import Modality
+from multiebm.experiments.folder import describe_run, write_run
+from multiebm.experiments.load import dump_experiment
+from multiebm.experiments.pretrained import save_pretrained
+from multiebm.report.page import render, write_report
+from small_models import small_model
+
+ORDER = ["headline", "samples", "cross", "chains", "interpolation", "curves", "metrics", "configuration"]
+VOID = {"img", "meta", "link", "br", "hr", "input"}
+
+
+class Tags(HTMLParser):
+    """Collect attributes and check that every element is closed in turn."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render(make_scene(evaluation=make_evaluation()))
+
+
+def test_all_sections_are_there_in_order_and_linked(page: str):
+    assert re.findall(r'<section id="(\w+)">', page) == ORDER
+    assert re.findall(r'<a href="#(\w+)">', page) == ORDER[1:]
+
+
+def test_each_section_has_its_pictures(page: str):
+    m = len(PICTURES)
+    expected = {"samples": 4 * m, "cross": 2 * m * (m + 1), "chains": 3 * 2 * m, "interpolation": 2 * m}
+    assert {name: len(data_uris(inside(page, name))) for name in ORDER} == {
+        name: expected.get(name, 0) for name in ORDER
+    }
+
+
+def test_the_page_is_whole_and_refers_to_nothing_outside(page: str):
+    references = [v for k, v in Tags(page).attributes if k in ("src", "href", "xlink:href", "action", "data", "poster")]
+    assert all(v is not None and v.startswith(("data:image/png;base64,", "#")) for v in references)
+    assert "http" not in page
+    assert "<script" not in page
+    assert "@import" not in page
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", page))
+
+
+def test_the_page_is_for_both_modes_and_for_phones(page: str):
+    assert "prefers-color-scheme: dark" in page
+    assert 'name="viewport" content="width=device-width' in page
+    assert "$" not in re.sub(r"data:image[^\"]*", "", page)  # nothing of the template is left over
+
+
+def test_every_picture_says_what_it_shows(page: str):
+    assert page.count("<img") == len(re.findall(r'<img src="[^"]*" alt="[^"]+"', page))
+
+
+def test_the_same_run_gives_the_same_page(page: str):
+    assert render(make_scene(evaluation=make_evaluation())) == page
+
+
+def test_a_bare_model_gives_a_page_that_says_what_is_missing():
+    model = small_model(PICTURES, private=0, energy=None).eval()
+    scene = make_scene()._replace(model=model, record=make_record(lines=[]))
+    bare = render(scene)
+    Tags(bare)
+    for sentence in (
+        "multiebm evaluate",
+        "EBM samples are left out: the model has no energy.",
+        "Left out: the model has no energy, or a data chain of no steps.",
+        "Left out: the prior is not an energy prior",
+        "Left out: the run folder has no metrics.jsonl",
+    ):
+        assert sentence in bare
+    assert len(data_uris(inside(bare, "samples"))) == 2 * len(PICTURES)
+
+
+def test_names_of_a_user_are_escaped_everywhere():
+    evil = 'a"><script>$x</script>'
+    modalities = {evil: PICTURES["up"], "b": PICTURES["down"], f"{evil}v": VECTORS["left"]}
+    named = {name: Modality(name, m.kind, m.shape) for name, m in modalities.items()}
+    lines = [{"step": s, f"log_likelihood/{evil}": 1.0, "log_likelihood/b": 2.0} for s in (1, 2)]
+    scene = make_scene(named, name=evil, lines=lines, config_text=evil, evaluation=make_evaluation(tuple(named)))
+    page = render(scene)
+    Tags(page)
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") > 20
+
+
+def write_run_folder(folder: Path) -> Path:
+    folder.mkdir()
+    dataset, model = make_dataset(PICTURES), make_scene().model
+    experiment = make_experiment()
+    (folder / "config.yaml").write_text(dump_experiment(experiment))
+    write_run(folder, describe_run(dataset, model, experiment))
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss/elbo": 2.0}\n{"step": 2, "loss/elbo": 1.0}\n')
+    save_pretrained(model, folder / "model")
+    return folder
+
+
+def test_a_run_folder_gets_its_page_of_what_was_saved(tmp_path: Path):
+    folder = write_run_folder(tmp_path / "trial")
+    file = write_report(folder, dataset=make_dataset(PICTURES))
+    assert file == folder / "report.html"
+    saved = file.read_text()
+    Tags(saved)
+    assert "<h1>small: trial</h1>" in saved
+    assert data_uris(inside(saved, "samples")) == data_uris(inside(render(make_scene()), "samples"))
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "config.yaml",
+        "metrics.jsonl",
+        "model",
+        "report.html",
+        "run.json",
+    ]
+
+
+def test_other_data_than_the_runs_are_refused(tmp_path: Path):
+    folder = write_run_folder(tmp_path / "trial")
+    with pytest.raises(ConfigError, match="fingerprint"):
+        write_report(folder)  # the configuration names polydigits
+    assert not (folder / "report.html").exists()
+
+
+def test_a_run_without_a_model_and_a_folder_without_a_run_are_refused(tmp_path: Path):
+    with pytest.raises(OutputError, match="expected a run folder"):
+        write_report(tmp_path)
+    (tmp_path / "config.yaml").write_text(dump_experiment(make_experiment()))
+    with pytest.raises(CheckpointError):
+        write_report(tmp_path)
+
+
+def test_a_model_that_diverged_still_gets_a_page():
+    scene = make_scene(PICTURES | VECTORS)
+    with torch.no_grad():
+        for part in (scene.model.energy, scene.model.generator.decoders["up"]):
+            next(part.parameters()).fill_(torch.nan)  # type: ignore[union-attr]
+    page = render(scene)
+    Tags(page)
+    assert "Mean energy nan at the start" in page

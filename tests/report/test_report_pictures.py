@@ -1,0 +1,118 @@
+import pytest
+import torch
+from report_standin import PICTURES, VECTORS, data_uris, make_dataset, make_evaluation, make_scene, pixels
+
+from multiebm.data.dataset import Split
+from multiebm.report.grids import common_cell, enlargement, strip
+from multiebm.report.pictures import (
+    NO_ENERGY,
+    amplified_change,
+    cross_section,
+    interpolate,
+    interpolation_section,
+    joint_section,
+)
+from multiebm.report.scene import SHOWN, pick_items
+
+
+def sheet(views, name):
+    return strip(views[name], enlargement(PICTURES[name]), common_cell(PICTURES))
+
+
+def test_gen_ebm_and_real_pictures_are_those_of_the_model_and_the_test_set():
+    scene = make_scene()
+    shown = [pixels(uri) for uri in data_uris(joint_section(scene))]
+    gen, ebm = scene.model.sample(SHOWN, 0, seed=3), scene.model.sample(SHOWN, None, seed=3)
+    real = {n: v[pick_items(scene.dataset.test, SHOWN)] for n, v in scene.dataset.test.views.items()}
+    expected = [sheet(views, name) for views in (gen, ebm, real) for name in PICTURES]
+    assert len(shown) == 4 * len(PICTURES)
+    for got, wanted in zip(shown, expected, strict=False):
+        assert got.shape == wanted.shape
+        assert abs(got.astype(int) - wanted.astype(int)).max() <= 1  # real pictures travel through the state space
+
+
+def test_without_an_energy_there_is_no_ebm_and_a_sentence_says_so():
+    section = joint_section(make_scene(energy=False))
+    assert len(data_uris(section)) == 2 * len(PICTURES)
+    assert NO_ENERGY in section
+    assert NO_ENERGY not in joint_section(make_scene())
+
+
+def test_the_change_is_amplified_by_a_whole_factor_around_grey():
+    before = {"up": torch.full((2, 3, 4, 4), 0.5), "v": torch.zeros(2, 3)}
+    after = {"up": before["up"] + 0.04, "v": torch.ones(2, 3)}
+    change, factor = amplified_change(before, after)
+    assert factor == 12  # 0.5 / 0.04, rounded down
+    assert list(change) == ["up"]
+    assert torch.allclose(change["up"], torch.tensor(0.98))
+    assert amplified_change(before, before)[1] == 1
+
+
+def test_the_cross_table_has_the_given_pictures_and_every_pair_with_its_coherence():
+    m = len(PICTURES)
+    plain = cross_section(make_scene(energy=False))
+    assert len(data_uris(plain)) == m * (1 + m)
+    assert "multiebm evaluate" in plain
+    both = cross_section(make_scene(evaluation=make_evaluation()))
+    assert len(data_uris(both)) == 2 * m * (1 + m)  # again after the data chain
+    for value in ("0.90", "0.30", "0.40", "0.91"):
+        assert f'<p class="figure">{value}</p>' in both
+    assert "measured on 40 test items" in both
+    assert "multiebm evaluate" not in both
+
+
+def test_what_is_given_stays_as_it_is_when_the_data_chain_completes():
+    uris = data_uris(cross_section(make_scene()))
+    m = len(PICTURES)
+    refined = uris[m * (1 + m) :]
+    for i in range(m):
+        row = refined[i * (1 + m) : (i + 1) * (1 + m)]
+        assert abs(pixels(row[0]).astype(int) - pixels(row[1 + i]).astype(int)).max() == 0
+
+
+def test_interpolation_ends_at_the_draws_moves_evenly_and_keeps_private_latents():
+    draws = torch.Generator().manual_seed(0)
+    ends = {"shared": torch.randn(2, 3, generator=draws), "up": torch.randn(2, 2, generator=draws)}
+    path = interpolate(ends, 8)
+    assert torch.equal(path["shared"][0], ends["shared"][0])
+    assert torch.equal(path["shared"][-1], ends["shared"][1])
+    steps = path["shared"].diff(dim=0)
+    assert torch.allclose(steps, steps[:1].expand_as(steps), atol=1e-6)
+    assert torch.equal(path["up"], ends["up"][:1].expand(8, -1))
+
+
+def test_interpolation_shows_two_paths_in_all_modalities():
+    section = interpolation_section(make_scene())
+    assert len(data_uris(section)) == 2 * len(PICTURES)
+    assert section.count("<b>0.14</b>") == 2
+
+
+@pytest.mark.parametrize("make", [joint_section, cross_section, interpolation_section])
+def test_vectors_are_drawn_as_points_instead_of_pictures(make):
+    section = make(make_scene(VECTORS))
+    assert data_uris(section) == []
+    assert section.count("<svg") == (2 * 2 * 3 if make is cross_section else 2)
+
+
+def test_pictures_and_vectors_go_together():
+    section = joint_section(make_scene(PICTURES | VECTORS))
+    assert len(data_uris(section)) == 4 * len(PICTURES)
+    assert section.count("<svg") == len(VECTORS)
+
+
+def test_shown_items_spread_over_the_classes_in_their_order():
+    dataset = make_dataset(PICTURES, n=40, classes=4)
+    labels = dataset.test.labels
+    assert labels is not None
+    assert labels[pick_items(dataset.test, 2)].tolist() == [0, 2]
+    assert labels[pick_items(dataset.test, 8)].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert len(pick_items(dataset.test, 8).unique()) == 8
+    assert pick_items(make_dataset(PICTURES, classes=None).test, 3).tolist() == [0, 1, 2]
+
+
+def test_complete_items_are_shown_first():
+    present = torch.ones(6, 2, dtype=torch.bool)
+    present[:3, 1] = False
+    split = Split({}, present)
+    assert pick_items(split, 3).tolist() == [3, 4, 5]
+    assert pick_items(split, 5).tolist() == [0, 1, 2, 3, 4]  # too few are complete

@@ -1,0 +1,122 @@
+"""Small models, batches and states that the exact tests share; a function of the seed alone."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from multiebm.core.batch import Batch
+from multiebm.core.modality import Modality, Views
+from multiebm.core.random import make_generator
+from multiebm.experiments.build import build_model, build_state
+from multiebm.experiments.schema import Experiment, ModelSection
+from multiebm.models.inference import Encoder, InferenceModel
+from multiebm.models.model import MultimodalModel
+from multiebm.training.settings import CooperativeSettings
+from multiebm.training.state import TrainState
+
+# The algorithm as printed in the paper, with nothing added.
+LITERAL = CooperativeSettings(
+    energy_first=0,
+    anchor=0.0,
+    reconstruction=1.0,
+    synthetic=1.0,
+    inference_synthetic=0.1,
+    negatives="reuse",
+    energy_penalty=0.0,
+    steer=False,
+)
+
+
+def vectors(**sizes: int) -> dict[str, Modality]:
+    return {name: Modality(name, "vector", (size,)) for name, size in sizes.items()}
+
+
+def mixed(size: int = 8) -> dict[str, Modality]:
+    """A picture and two vectors."""
+    return {"face": Modality("face", "picture", (3, size, size)), **vectors(left=2, right=3)}
+
+
+def small_model(modalities: dict[str, Modality], seed: int = 0, **sections: Any) -> MultimodalModel:
+    """A model in fp32 with networks a few units wide; `sections` replace entries of the model section."""
+    base: dict[str, Any] = {
+        "shared": 3,
+        "private": 2,
+        "family": "normal",
+        "prior": {"kind": "normal"},
+        "networks": {"width": 4, "hidden": 12},
+        "likelihood": {"scale": 0.5},
+        "energy": {"width": 8, "fusion": "late"},
+        "data_chain": {"steps": 3, "displaced": True, "noise_scale": 0.001},
+        "latent_chain": {"steps": 3, "step_size": 0.1},
+    }
+    return build_model(ModelSection.model_validate(base | sections), modalities, seed)
+
+
+def energy_prior(**settings: Any) -> dict[str, Any]:
+    return {"kind": "energy", "width": 8, "layers": 1, "steps": 4, "step_size": 0.4} | settings
+
+
+def make_state(model: MultimodalModel, seed: int = 0) -> TrainState[MultimodalModel]:
+    """A state at step 0 without a stream: the tests hand batches to the step themselves."""
+    experiment = Experiment.model_validate({"training": {"precision": "fp32"}, "seed": seed})
+    return build_state(experiment, model, None)  # type: ignore[arg-type]
+
+
+def random_views(modalities: dict[str, Modality], n: int, seed: int = 0) -> Views:
+    """Views in state space: [-0.9, 0.9] for pictures, about standard normal for vectors."""
+    draws = make_generator(seed)
+    views = {name: torch.randn(n, *m.shape, generator=draws) for name, m in modalities.items()}
+    return {name: v.tanh() * 0.9 if modalities[name].kind == "picture" else v for name, v in views.items()}
+
+
+def whole(views: Views) -> Batch:
+    """A batch in which everything is present."""
+    n = len(next(iter(views.values())))
+    return Batch(views, torch.ones(n, len(views), dtype=torch.bool))
+
+
+class Linear(nn.Module):
+    """Decoder x = A z + c with A [D_m, D], c [D_m]."""
+
+    def __init__(self, matrix: Tensor, offset: Tensor) -> None:
+        super().__init__()
+        self.matrix, self.offset = nn.Parameter(matrix), nn.Parameter(offset)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z @ self.matrix.T + self.offset
+
+
+def linear_model(
+    sizes: dict[str, int], shared: int, private: int = 0, scale: float = 0.5, **sections: Any
+) -> MultimodalModel:
+    """A model of vectors whose decoders are random linear maps: its posterior is a Gaussian one can write down."""
+    model = small_model(vectors(**sizes), shared=shared, private=private, likelihood={"scale": scale}, **sections)
+    draws = make_generator(7)
+    for name, size in sizes.items():
+        matrix = torch.randn(size, shared + private, generator=draws)
+        model.generator.decoders[name] = Linear(matrix, torch.randn(size, generator=draws))
+    return model
+
+
+def without(model: MultimodalModel, dropped: str) -> tuple[InferenceModel, Any]:
+    """The same encoders, decoders and prior with one modality taken out altogether."""
+    encoders: dict[str, Encoder] = {n: e for n, e in model.inference.encoders.items() if n != dropped}  # type: ignore[misc]
+    inference = InferenceModel(encoders, "normal")
+    generator = type(model.generator)(
+        model.generator.prior,
+        {n: d for n, d in model.generator.decoders.items() if n != dropped},
+        {n: like for n, like in model.generator.likelihoods.items() if n != dropped},
+        model.generator.private,
+        "normal",
+    )
+    return inference, generator
+
+
+def parameters_with_gradient(model: MultimodalModel) -> set[str]:
+    return {name for name, p in model.named_parameters() if p.grad is not None}
+
+
+def clear_gradients(model: MultimodalModel) -> None:
+    for p in model.parameters():
+        p.grad = None

@@ -1,0 +1,198 @@
+"""The gradient-flow table (section 5.4): which loss reaches which parameters, and that nothing passes a kernel."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import multiebm.training.cooperative as module
+from multiebm.core.random import make_generator
+from multiebm.mcmc.run import frozen
+from multiebm.training.cooperative import cooperative_step, energy_step, prior_step, warmup_step
+from multiebm.training.settings import WarmupSettings
+from small_models import (
+    LITERAL,
+    clear_gradients,
+    energy_prior,
+    make_state,
+    mixed,
+    parameters_with_gradient,
+    random_views,
+    small_model,
+    whole,
+)
+
+
+def setup(**sections):
+    model = small_model(mixed(), **({"prior": energy_prior()} | sections))
+    return model, make_state(model), whole(random_views(model.modalities, 8))
+
+
+def names(model, part: str) -> set[str]:
+    """Parameters of one part: omega, phi, theta or alpha."""
+    prefix = {"omega": "generator.", "phi": "inference.", "theta": "energy.", "alpha": "generator.prior."}[part]
+    found = {name for name, _ in model.named_parameters() if name.startswith(prefix)}
+    return found - names(model, "alpha") if part == "omega" else found
+
+
+def auxiliary(model) -> set[str]:
+    return {name for name, _ in model.named_parameters() if "auxiliary" in name}
+
+
+def revised_sample(model, n: int = 8):
+    x0 = model.generator(model.sample_latents(n, make_generator(1)))
+    return model.refine_data(x0, make_generator(2))[0]
+
+
+def test_l_theta_reaches_the_energy_and_nothing_else():
+    model, state, batch = setup()
+    energy_step(state, batch, revised_sample(model), LITERAL)
+    assert parameters_with_gradient(model) == names(model, "theta")
+
+
+def test_l_alpha_reaches_the_tilt_and_nothing_else():
+    model, state, batch = setup()
+    codes, _ = model.inference(batch).sample(make_generator(0))
+    assert codes["shared"].requires_grad
+    prior_step(state, model.generator.prior, codes["shared"], model.sample_latents(8, make_generator(0))["shared"])
+    assert parameters_with_gradient(model) == names(model, "alpha")
+
+
+@pytest.mark.parametrize("what", ["reconstruction", "synthetic"])
+def test_either_half_of_l_omega_reaches_the_decoders_and_nothing_else(what):
+    """-log p(X | z~) and -log p(X~ | z): fresh forward passes of the decoders; codes and revised data are constants."""
+    model, state, batch = setup()
+    g = state.generator
+    posterior = model.inference(batch)
+    z = model.sample_latents(8, g)
+    x0 = model.generator(z)
+    revised, _ = model.refine_data(x0, g)
+    codes = module._revised_codes(state, posterior, batch, LITERAL)
+    if what == "reconstruction":
+        loss = -model.generator.log_likelihood(batch.views, model.generator(codes.latents)).sum()
+    else:
+        loss = -model.generator.log_likelihood(revised, x0).sum()
+    loss.backward()
+    assert parameters_with_gradient(model) == names(model, "omega") - auxiliary(model)
+
+
+def test_l_phi_reaches_the_encoders_and_nothing_else():
+    model, state, batch = setup()
+    posterior = model.inference(batch)
+    z = model.sample_latents(8, state.generator)
+    revised, _ = model.refine_data(model.generator(z), state.generator)
+    codes = module._revised_codes(state, posterior, batch, LITERAL)
+    module._phi_loss(state, batch, posterior, codes, z, revised, LITERAL).backward()
+    assert parameters_with_gradient(model) == names(model, "phi")
+
+
+@pytest.mark.parametrize("tilt_after", [-1, 0])
+def test_the_warm_up_bound_reaches_decoders_and_encoders_and_never_the_tilt(tilt_after):
+    model, state, batch = setup()
+    warmup_step(state, batch, WarmupSettings(prior_after=100, tilt_after=tilt_after))
+    assert parameters_with_gradient(model) == names(model, "omega") | names(model, "phi")
+
+
+def test_the_tilt_in_the_bound_moves_the_encoders_gradient():
+    gradients = []
+    for tilt_after in (-1, 0):
+        model, state, batch = setup()
+        warmup_step(state, batch, WarmupSettings(prior_after=100, tilt_after=tilt_after))
+        gradients.append([p.grad for p in model.inference.parameters()])
+    assert any(not torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_the_literal_step_leaves_the_auxiliary_scales_alone_and_the_anchor_does_not():
+    for anchor in (0.0, 1.0):
+        model, state, batch = setup()
+        cooperative_step(state, batch, replace(LITERAL, anchor=anchor))
+        got = parameters_with_gradient(model)
+        everything = {name for name, _ in model.named_parameters()}
+        assert got == (everything if anchor else everything - auxiliary(model))
+
+
+def by_hand(model, state, batch, lambda_s: float, lambda_i: float):
+    """Section 6, with every loss on its own graph and three separate backward passes."""
+    g = state.generator
+    complete = batch.present
+    with torch.no_grad():
+        z = model.sample_latents(8, g)
+    revised, _ = model.refine_data(model.decode(z), g)
+    with torch.no_grad():
+        z0, _ = model.inference(batch).sample(g)
+    refined, _ = model.refine_latents(z0, batch, g)
+
+    def log_p(views, latents):
+        return model.generator.log_likelihood(views, model.generator(latents)).sum(1).mean()
+
+    def log_q(views, latents):
+        return model.inference(whole(views)).log_prob(latents, complete).mean()
+
+    (-log_p(batch.views, refined) - lambda_s * log_p(revised, z)).backward()
+    (-log_q(batch.views, refined) - lambda_i * log_q(revised, z)).backward()
+    # one forward pass of both phases: in training mode each pass is a power iteration
+    energies = model.energy({n: torch.cat([batch.views[n], revised[n]]) for n in revised})
+    (energies[:8].mean() - energies[8:].mean()).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("private", [0, 2])
+def test_one_literal_step_has_the_gradients_of_the_three_losses_taken_separately(private):
+    model, state, batch = setup(private=private, prior={"kind": "normal"})
+    settings = replace(LITERAL, synthetic=2.0, inference_synthetic=0.3)
+    buffers = {name: b.clone() for name, b in model.named_buffers()}
+    position = state.generator.get_state()
+    expected = by_hand(model, state, batch, 2.0, 0.3)
+    with torch.no_grad():
+        for name, b in model.named_buffers():
+            b.copy_(buffers[name])
+    state.generator.set_state(position)
+    clear_gradients(model)
+    cooperative_step(state, batch, settings)
+    assert parameters_with_gradient(model) == expected.keys()
+    for name, p in model.named_parameters():
+        if name in expected:
+            torch.testing.assert_close(p.grad, expected[name], rtol=1e-3, atol=1e-4 * float(expected[name].abs().max()))
+
+
+def test_chains_alone_give_no_parameter_a_gradient():
+    model, state, batch = setup()
+    revised_sample(model)
+    module._revised_codes(state, model.inference(batch), batch, LITERAL)
+    assert parameters_with_gradient(model) == set()
+
+
+def test_a_step_updates_each_power_iteration_once_and_restores_every_flag():
+    """One forward pass of the energy in training mode; the chains, in evaluation mode, leave the vectors alone."""
+    model, state, batch = setup()
+    norms = [m for n, m in model.energy.named_modules() if n.endswith("parametrizations.weight.0")]
+    calls = [0] * len(norms)
+    for i, norm in enumerate(norms):
+        inner = norm._power_method
+
+        def counted(*args, i=i, inner=inner):
+            calls[i] += 1
+            return inner(*args)
+
+        norm._power_method = counted
+    cooperative_step(state, batch, LITERAL)
+    assert len(norms) > 10
+    assert calls == [1] * len(norms)
+    assert all(p.requires_grad for p in model.parameters())
+    assert all(part.training for part in model.modules())
+
+
+def test_the_energys_forward_in_its_loss_is_in_training_mode_and_one_pass_over_both_phases():
+    model, state, batch = setup()
+    seen = []
+    model.energy.register_forward_hook(lambda net, args, out: seen.append((net.training, len(out))))
+    energy_step(state, batch, revised_sample(model), LITERAL)
+    assert [s for s in seen if s[0]] == [(True, 16)]
+
+
+def test_frozen_in_a_bound_draw_gives_the_prior_its_flags_back():
+    model, _, _ = setup()
+    with frozen(model.generator.prior):
+        assert not any(p.requires_grad for p in model.generator.prior.parameters())
+        assert all(p.requires_grad for p in model.generator.decoders.parameters())
+    assert all(p.requires_grad for p in model.parameters())

@@ -1,0 +1,271 @@
+"""The cooperative step: order, starts, negatives, phases, steering, and replay."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+import multiebm.training.cooperative as module
+from multiebm.core.batch import Batch, mask_views
+from multiebm.training.cooperative import cooperative_step, energy_step, prior_step, warmup_step
+from multiebm.training.settings import CooperativeSettings, WarmupSettings
+from small_models import LITERAL, energy_prior, make_state, mixed, random_views, small_model, whole
+
+DEFAULT = CooperativeSettings(energy_first=0)
+
+
+def setup(**sections):
+    model = small_model(mixed(), **({"prior": energy_prior()} | sections))
+    return model, make_state(model), whole(random_views(model.modalities, 8))
+
+
+def parameters(model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def changed(model, before: dict[str, torch.Tensor]) -> set[str]:
+    """Parts of the model with a parameter that is not what it was."""
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    return {"prior" if name.startswith("generator.prior") else name.split(".")[0] for name in moved}
+
+
+def spy_on_data_chain(model, monkeypatch) -> list[tuple[dict, dict]]:
+    """Start and end of every data chain of the model."""
+    runs, refine = [], model.refine_data
+
+    def spied(views, *args, **kwargs):
+        end, info = refine(views, *args, **kwargs)
+        runs.append(({n: v.detach().clone() for n, v in views.items()}, end))
+        return end, info
+
+    monkeypatch.setattr(model, "refine_data", spied)
+    return runs
+
+
+def spy_on_negatives(monkeypatch) -> list[dict]:
+    seen, step = [], module.energy_step
+    monkeypatch.setattr(
+        module, "energy_step", lambda s, b, revised, c: (seen.append(revised), step(s, b, revised, c))[1]
+    )
+    return seen
+
+
+@pytest.mark.parametrize("settings", [LITERAL, DEFAULT, replace(DEFAULT, revision="single", negatives="refresh")])
+def test_the_same_seed_gives_the_same_step_bit_for_bit(settings):
+    results = []
+    for _ in range(2):
+        model, state, batch = setup()
+        metrics = [cooperative_step(state, batch, settings) for _ in range(2)]
+        results.append((metrics, model.state_dict(), state.generator.get_state()))
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(v, results[1][1][k]) for k, v in results[0][1].items())
+    assert torch.equal(results[0][2], results[1][2])
+
+
+def test_another_seed_gives_another_step():
+    ends = []
+    for seed in (0, 1):
+        model = small_model(mixed())
+        cooperative_step(make_state(model, seed), whole(random_views(model.modalities, 8)), LITERAL)
+        ends.append(parameters(model))
+    assert any(not torch.equal(ends[0][n], ends[1][n]) for n in ends[0])
+
+
+def test_zero_chain_steps_are_legal_and_revise_nothing(monkeypatch):
+    """z~ = z0 and X~ = X0 exactly; with X~ = G(z) the synthetic term of a normal likelihood has no gradient."""
+    model, state, batch = setup(data_chain={"steps": 0}, latent_chain={"steps": 0})
+    runs, negatives = spy_on_data_chain(model, monkeypatch), spy_on_negatives(monkeypatch)
+    refine, codes = model.refine_latents, []
+
+    def spied(latents, *args):
+        end, info = refine(latents, *args)
+        codes.append((latents, end))
+        return end, info
+
+    monkeypatch.setattr(model, "refine_latents", spied)
+    metrics = cooperative_step(state, batch, replace(LITERAL, reconstruction=0.0))
+    for start, end in (*runs, *codes):
+        assert all(torch.equal(start[k], end[k]) for k in start)
+    assert all(torch.equal(negatives[0][n], runs[0][0][n]) for n in negatives[0])
+    assert metrics["grad_norm/generator"] == 0.0
+    assert metrics["data_chain/move_rms"] == metrics["latent_chain/move"] == metrics["latent_chain/gain"] == 0.0
+    assert metrics["grad_norm/energy"] > 0
+
+
+def test_the_data_chain_starts_at_decoded_prior_draws(monkeypatch):
+    model, state, batch = setup(prior={"kind": "normal"})
+    runs = spy_on_data_chain(model, monkeypatch)
+    position = state.generator.get_state()
+    expected = model.decode(model.sample_latents(8, state.generator))
+    state.generator.set_state(position)
+    cooperative_step(state, batch, LITERAL)
+    assert all(torch.equal(runs[0][0][n], expected[n]) for n in expected)
+
+
+def test_the_aggregate_start_is_a_posterior_code_with_private_codes_from_the_prior(monkeypatch):
+    model, state, batch = setup(prior={"kind": "normal"})
+    runs = spy_on_data_chain(model, monkeypatch)
+    position = state.generator.get_state()
+    latents = model.sample_latents(8, state.generator)
+    with torch.no_grad():
+        latents["shared"] = model.inference(batch).sample(state.generator)[0]["shared"]
+    expected = model.decode(latents)
+    state.generator.set_state(position)
+    cooperative_step(state, batch, replace(LITERAL, start="aggregate"))
+    for name in expected:
+        torch.testing.assert_close(runs[0][0][name], expected[name])
+
+
+def test_reused_negatives_are_the_revised_samples_the_generator_learnt_from(monkeypatch):
+    model, state, batch = setup()
+    runs, negatives = spy_on_data_chain(model, monkeypatch), spy_on_negatives(monkeypatch)
+    cooperative_step(state, batch, LITERAL)
+    assert len(runs) == 1
+    assert negatives[0] is runs[0][1]
+
+
+def test_refreshed_negatives_restart_from_the_updated_generator_at_the_same_latents(monkeypatch):
+    model, state, batch = setup()
+    runs, negatives = spy_on_data_chain(model, monkeypatch), spy_on_negatives(monkeypatch)
+    drawn, sample = [], model.sample_latents
+    monkeypatch.setattr(model, "sample_latents", lambda *args: drawn.append(sample(*args)) or drawn[-1])
+    cooperative_step(state, batch, replace(LITERAL, negatives="refresh"))
+    assert len(runs) == 2
+    assert negatives[0] is runs[1][1]
+    updated = model.decode(drawn[0])  # the energy's update came later and does not touch the decoders
+    assert all(torch.equal(runs[1][0][n], updated[n]) for n in updated)
+    assert any(not torch.equal(runs[0][0][n], updated[n]) for n in updated)
+
+
+def test_generator_and_inference_rest_while_the_energy_learns_first():
+    model, state, batch = setup()
+    settings = replace(LITERAL, energy_first=2)
+    for step in range(3):
+        before = parameters(model)
+        cooperative_step(state, batch, settings)
+        resting = {"energy", "prior"}
+        assert changed(model, before) == (resting if step < 2 else resting | {"generator", "inference"})
+        state.step += 1
+
+
+def test_energy_first_counts_from_the_first_cooperative_step():
+    model, state, batch = setup()
+    state.step = 500
+    before = parameters(model)
+    cooperative_step(state, batch, replace(LITERAL, energy_first=2))
+    assert "generator" not in changed(model, before)
+    assert state.numbers["cooperative_start"] == 500
+
+
+def test_a_warm_up_step_leaves_the_energy_alone_and_the_prior_until_its_time():
+    for step, part in ((4, {"generator", "inference"}), (5, {"generator", "inference", "prior"})):
+        model, state, batch = setup()
+        state.step, before = step, parameters(model)
+        warmup_step(state, batch, WarmupSettings(prior_after=5))
+        assert changed(model, before) == part
+
+
+def test_the_prior_learns_from_revised_codes_and_reuses_its_own_draws(monkeypatch):
+    model, state, batch = setup()
+    seen, drawn, sample = [], [], model.sample_latents
+    monkeypatch.setattr(model, "sample_latents", lambda *args: drawn.append(sample(*args)) or drawn[-1])
+    monkeypatch.setattr(
+        module, "prior_step", lambda s, p, up, down: seen.append((up, down)) or prior_step(s, p, up, down)
+    )
+    refine, codes = model.refine_latents, []
+    monkeypatch.setattr(model, "refine_latents", lambda *args: codes.append(refine(*args)) or codes[-1])
+    cooperative_step(state, batch, LITERAL)
+    assert seen[0][0] is codes[0][0]["shared"]
+    assert seen[0][1] is drawn[0]["shared"]
+    cooperative_step(state, batch, replace(LITERAL, prior_positive="experts"))
+    assert seen[1][0].shape == (24, 3)  # one code per expert and item
+
+
+def mean_energy(model, views) -> float:
+    return -model.score({n: model.modalities[n].to_raw(v) for n, v in views.items()}).mean().item()
+
+
+def two_groups(model):
+    """Two sets of views the energy tells apart clearly."""
+    return random_views(model.modalities, 8, seed=0), {
+        n: v * 0.1 + 0.9 for n, v in random_views(model.modalities, 8, seed=1).items()
+    }
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_the_displacement_grows_while_revised_samples_have_the_higher_energy_and_shrinks_otherwise(swap):
+    settings = replace(LITERAL, steer=True, steer_rate=0.05, displacement_min=0.001, displacement_max=0.02)
+    model, state, _ = setup()
+    low, high = sorted(two_groups(model), key=lambda views: mean_energy(model, views))
+    real, revised = (high, low) if swap else (low, high)
+    model.displacement.fill_(0.005)
+    gap = energy_step(state, whole(real), revised, settings)["energy/gap"]
+    assert (gap > 0) == swap
+    assert model.displacement.item() == pytest.approx(0.005 * math.exp(-0.05 if swap else 0.05), rel=1e-5)
+
+
+@pytest.mark.parametrize(("swap", "bound"), [(False, 0.006), (True, 0.002)])
+def test_the_displacement_stays_within_its_bounds_and_still_without_steering(swap, bound):
+    settings = replace(LITERAL, steer=True, steer_rate=5.0, displacement_min=0.002, displacement_max=0.006)
+    model, state, _ = setup()
+    low, high = sorted(two_groups(model), key=lambda views: mean_energy(model, views))
+    real, revised = (high, low) if swap else (low, high)
+    for current in (settings, LITERAL):
+        energy_step(state, whole(real), revised, current)
+        assert model.displacement.item() == pytest.approx(bound)
+
+
+def test_only_complete_items_enter_the_positive_phase_of_the_energy():
+    """Against the loss by hand: five complete items of eight against all eight revised samples."""
+    present = torch.ones(8, 3, dtype=torch.bool)
+    present[[1, 4, 6], [0, 1, 2]] = False
+    model, state, batch = setup()
+    revised = random_views(model.modalities, 8, seed=9)
+    metrics = energy_step(state, Batch(mask_views(batch.views, present), present), revised, LITERAL)
+    twin, _, _ = setup()
+    energies = twin.energy({n: torch.cat([v[present.all(1)], revised[n]]) for n, v in batch.views.items()})
+    gap = energies[:5].mean() - energies[5:].mean()
+    gap.backward()
+    assert metrics["energy/gap"] == pytest.approx(gap.item(), rel=1e-5)
+    assert metrics["energy/data"] == pytest.approx(energies[:5].mean().item(), rel=1e-5)
+    for got, expected in zip(model.energy.parameters(), twin.energy.parameters(), strict=True):
+        torch.testing.assert_close(got.grad, expected.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_one_complete_item_is_enough_and_gives_finite_metrics():
+    model, state, batch = setup()
+    present = torch.zeros(8, 3, dtype=torch.bool)
+    present[3] = True
+    metrics = energy_step(state, Batch(mask_views(batch.views, present), present), batch.views, LITERAL)
+    assert all(torch.tensor(value).isfinite() for value in metrics.values())
+    assert metrics["energy/data_std"] == 0.0
+
+
+def test_without_a_complete_item_the_energy_rests():
+    model, state, batch = setup()
+    present = torch.tensor([[True, False, True]] * 8)
+    before, displacement = parameters(model), model.displacement.clone()
+    settings = replace(LITERAL, steer=True)
+    assert energy_step(state, Batch(mask_views(batch.views, present), present), batch.views, settings) == {}
+    assert changed(model, before) == set()
+    assert torch.equal(model.displacement, displacement)
+
+
+def test_c_t_scales_the_gradient_of_the_energy_and_nothing_else():
+    results = []
+    for scale in (1.0, 250.0):
+        model, state, batch = setup()
+        metrics = energy_step(state, batch, random_views(model.modalities, 8, 9), replace(LITERAL, energy_scale=scale))
+        results.append((metrics, [p.grad.clone() for p in model.energy.parameters()]))
+    for one, many in zip(results[0][1], results[1][1], strict=True):
+        torch.testing.assert_close(many, 250 * one, rtol=1e-4, atol=1e-4)
+    for name in ("loss/energy", "energy/data", "energy/gap"):
+        assert results[0][0][name] == results[1][0][name]
+
+
+def test_the_energy_lowers_data_and_raises_revised_samples():
+    model, state, batch = setup()
+    revised = random_views(model.modalities, 8, seed=9)
+    gaps = [energy_step(state, batch, revised, LITERAL)["energy/gap"] for _ in range(30)]
+    assert gaps[-1] < gaps[0]
