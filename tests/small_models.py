@@ -24,6 +24,8 @@ LITERAL = CooperativeSettings(
     inference_synthetic=0.1,
     negatives="reuse",
     energy_penalty=0.0,
+    energy_gate=0.0,
+    energy_scale=1.0,
     steer=False,
 )
 
@@ -43,6 +45,7 @@ def small_model(modalities: dict[str, Modality], seed: int = 0, **sections: Any)
         "shared": 3,
         "private": 2,
         "family": "normal",
+        "auxiliary": "learned",
         "prior": {"kind": "normal"},
         "networks": {"width": 4, "hidden": 12},
         "likelihood": {"scale": 0.5},

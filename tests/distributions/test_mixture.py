@@ -5,6 +5,7 @@ from itertools import permutations
 import pytest
 import torch
 
+import multiebm.distributions.mixture as module
 from multiebm.core.random import item_generators, make_generator
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.mixture import Diagonal, Mixture
@@ -108,6 +109,18 @@ def test_an_absent_expert_is_never_drawn(per_item):
         generator = item_generators(seed, len(present)) if per_item else make_generator(seed)
         index = q.assign(generator)
         assert present[torch.arange(len(present)), index].all()
+
+
+def test_rounding_of_the_last_edge_never_picks_an_absent_expert(monkeypatch):
+    """The largest float32 below 1 lies above the summed weights for some numbers of experts."""
+    largest = 1 - 2.0**-24
+    monkeypatch.setattr(module, "rand", lambda generator, shape, like: torch.full(tuple(shape), largest))
+    below = 0
+    for k in range(2, 40):
+        q = mixture(torch.arange(k)[None] < k - 1, dtype=torch.float32)  # the last one is absent
+        below += int(q.log_weight.exp().sum() < largest)
+        assert q.assign(item_generators(0, 1)).tolist() == [k - 2]
+    assert below > 0
 
 
 def test_with_unequal_presence_each_item_draws_each_of_its_experts_alike():

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from multiebm.core.random import make_generator
-from multiebm.mcmc.langevin import langevin
+from multiebm.mcmc.langevin import displaced_langevin, langevin
 from multiebm.mcmc.run import frozen, run_chain
 
 
@@ -50,6 +50,30 @@ def test_a_chain_in_two_halves_is_the_chain():
     half, _ = run_chain(langevin(bowl, 0.5), start(), 3, g)
     second, _ = run_chain(langevin(bowl, 0.5), half, 4, g)
     assert torch.equal(second, run_chain(langevin(bowl, 0.5), start(), 7, make_generator(0))[0])
+
+
+@pytest.mark.parametrize("make", [lambda f: langevin(f, 0.5), lambda f: displaced_langevin(f, 0.1, 0.1)])
+def test_the_last_step_is_a_step_without_the_gradient_that_nobody_needs(make):
+    kernel = make(bowl)
+    state = kernel.init(start())
+    (full, info), (short, short_info) = (f(make_generator(0), state) for f in (kernel.step, kernel.last))
+    assert torch.equal(full.position, short.position)
+    assert torch.equal(full.logdensity, short.logdensity)
+    assert all(torch.equal(a, b) for a, b in zip(info, short_info, strict=True))
+    assert short.grad.numel() == 0
+    with pytest.raises((RuntimeError, IndexError)):
+        kernel.step(make_generator(0), short)
+
+
+def test_a_chain_of_t_steps_takes_t_gradients_and_t_plus_1_values():
+    asked = []
+
+    def counted(u):
+        asked.append(u.requires_grad)
+        return bowl(u)
+
+    run_chain(langevin(counted, 0.5), start(), 4, make_generator(0))
+    assert asked == [True] * 4 + [False]
 
 
 def network() -> nn.Sequential:

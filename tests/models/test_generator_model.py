@@ -90,3 +90,14 @@ def test_prior_codes_are_fresh_for_every_modality_and_not_from_the_auxiliary():
     assert list(latents) == ["shared", *SIZES]
     assert latents["b"].std() < 1.5
     assert not torch.equal(latents["a"], latents["b"])
+
+
+def test_an_auxiliary_that_is_not_learned_is_the_prior_and_has_no_parameter():
+    model = small_model(vectors(**SIZES), energy=None, auxiliary="prior")
+    assert len(model.generator.auxiliary_log_scale) == 0
+    drawn, prior = (
+        model.generator.sample_auxiliary(4, make_generator(0)),
+        model.generator.sample_private(4, make_generator(0)),
+    )
+    assert drawn.keys() == prior.keys() == SIZES.keys()
+    assert all(torch.equal(drawn[name], prior[name]) for name in SIZES)

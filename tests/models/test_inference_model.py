@@ -84,6 +84,9 @@ def test_an_item_with_nothing_present_has_the_base_density_and_no_nan(family):
     z = model.sample_latents(2, make_generator(0))["shared"]
     base = {"normal": torch.distributions.Normal, "laplace": torch.distributions.Laplace}[family](0.0, 1.0)
     torch.testing.assert_close(q.shared.log_prob(z)[1], base.log_prob(z[1]).sum())
+    for private in q.private.values():
+        assert private.loc[1].abs().max() == 0
+        assert torch.equal(private.scale[1], torch.ones(2))
     q.shared.log_prob(z).sum().backward()
     assert all(p.grad.isfinite().all() for p in model.inference.parameters() if p.grad is not None)
 

@@ -176,3 +176,18 @@ def test_a_model_without_an_energy_says_so():
     model = small_model(vectors(**SIZES), energy=None)
     with pytest.raises(ConfigError, match=r"model\.energy: got a model without an energy"):
         model.refine_data(random_views(model.modalities, 2), make_generator(0))
+
+
+@pytest.mark.parametrize("prior", [{"kind": "normal"}, {"kind": "laplace"}])
+def test_inferred_private_codes_of_absent_parts_and_codes_of_empty_items_come_from_their_priors(prior):
+    """Second moments of 4,000 x 2 private and 4,000 x 3 shared draws; sd v sqrt((kurtosis - 1) / N), 4 sigma."""
+    model = small_model(vectors(**SIZES), prior=prior, energy=None)
+    present = torch.tensor([[True, False, True], [False, False, False]]).repeat(4000, 1)
+    batch = Batch(mask_views(random_views(model.modalities, 8000), present), present)
+    latents = model.infer_latents(batch, make_generator(0))
+    variance, kurtosis = (1, 3) if prior["kind"] == "normal" else (2, 6)
+    empty = latents["shared"][1::2]
+    assert abs(empty.square().mean() / variance - 1) < 4 * ((kurtosis - 1) / empty.numel()) ** 0.5
+    for absent in (latents["b"][::2], latents["a"][1::2], latents["b"][1::2]):
+        assert abs(absent.square().mean() - 1) < 4 * (2 / absent.numel()) ** 0.5
+        assert abs(absent.mean()) < 4 / absent.numel() ** 0.5

@@ -28,9 +28,10 @@ def test_a_residual_block_is_its_shortcut_plus_r_times_its_branch(n_in, n_out):
 
 @pytest.mark.parametrize("head", [False, True])
 @pytest.mark.parametrize("down", [False, True])
-def test_an_energy_block_follows_section_2_1(head, down):
+@pytest.mark.parametrize("size", [6, 7])
+def test_an_energy_block_follows_section_2_1(head, down, size):
     """Main: [ReLU if not head], conv, ReLU, conv, [pool]; skip: 1x1 conv, then pool, which commutes with it."""
-    x = torch.randn(2, 4, 6, 6)
+    x = torch.randn(2, 4, size, size)
     block = EnergyBlock(4, 5, down=down, head=head).eval()
     main = F.conv2d(x if head else F.relu(x), block.c0.weight, padding=1)
     main = F.conv2d(F.relu(main), block.c1.weight, padding=1)

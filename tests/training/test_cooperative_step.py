@@ -252,6 +252,21 @@ def test_without_a_complete_item_the_energy_rests():
     assert torch.equal(model.displacement, displacement)
 
 
+@pytest.mark.parametrize(("gate", "swap", "rests"), [(1e-4, False, True), (1e-4, True, False), (0.0, False, False)])
+def test_the_energy_waits_while_data_lie_further_below_revised_samples_than_the_gate(gate, swap, rests):
+    """Steering goes on, and a gap of the other sign is never waited for."""
+    model, state, _ = setup()
+    low, high = sorted(two_groups(model), key=lambda views: mean_energy(model, views))
+    real, revised = (high, low) if swap else (low, high)
+    model.displacement.fill_(0.002)
+    before, displacement = parameters(model), model.displacement.clone()
+    metrics = energy_step(state, whole(real), revised, replace(LITERAL, energy_gate=gate, steer=True))
+    assert (metrics["energy/gap"] < -1e-4) == (not swap)
+    assert changed(model, before) == (set() if rests else {"energy"})
+    assert metrics["energy/rests"] == float(rests)
+    assert not torch.equal(model.displacement, displacement)
+
+
 def test_c_t_scales_the_gradient_of_the_energy_and_nothing_else():
     results = []
     for scale in (1.0, 250.0):

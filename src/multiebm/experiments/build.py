@@ -41,7 +41,7 @@ def build_model(section: ModelSection, modalities: dict[str, Modality], seed: in
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # torch's initialisers take no generator
         model = _model(section, modalities)
-    vars(model)["blueprint"] = section.model_dump()  # what save_pretrained writes beside the weights
+    model.blueprint = section.model_dump()
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -115,7 +115,7 @@ def set_rates(state: TrainState[MultimodalModel], training: TrainingSection, war
     o = training.optimiser
     # without an energy the guard lowers every rate, and these two are set anew here
     guarded = 1.0 if "energy" in state.optimisers else state.numbers.get(RATE, 1.0)
-    factor = guarded * (annealed(state.step, training) if warm else o.cooperative)
+    factor = guarded * annealed(state.step, training)
     for name, rate in (("generator", o.generator), ("inference", o.inference)):
         for group in state.optimisers[name].param_groups:
             group["lr"] = rate * factor
@@ -123,8 +123,15 @@ def set_rates(state: TrainState[MultimodalModel], training: TrainingSection, war
 
 
 def annealed(step: int, training: TrainingSection) -> float:
-    """Return the factor on the warm-up's rates: 1, then half a cosine down to the cooperative factor."""
-    w, last = training.warmup, training.optimiser.cooperative
-    begin = w.steps * (1 - w.anneal)
-    progress = min(1.0, max(0.0, (step - begin) / max(w.steps - begin, 1.0)))
-    return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * progress))
+    """Return the factor on generator and inference rates: 1, over the last share `anneal` of the warm-up half a cosine
+    down to the cooperative factor, then over the cooperative steps half a cosine down to the final one.
+    """
+    o, warmup, done = training.optimiser, training.warmup, step - training.warmup.steps
+    if done < 0:
+        last = warmup.steps * warmup.anneal
+        return _half_cosine(1.0, o.cooperative, 1 + done / max(last, 1.0))
+    return _half_cosine(o.cooperative, o.final, done / max(training.cooperative.steps, 1))
+
+
+def _half_cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))

@@ -19,7 +19,7 @@ MODEL = "model"  # folder of a run
 
 def save_pretrained(model: MultimodalModel, folder: str | Path) -> None:
     """Write weights and description into `folder`, which is new, empty or holds a model; else OutputError."""
-    pretrained.save_pretrained(model, model.modalities, vars(model).get("blueprint", {}), Path(folder))
+    model.save_pretrained(folder)
 
 
 def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> MultimodalModel:

@@ -1,8 +1,9 @@
 """The contract of a kernel.
 
 `init(position) -> State` evaluates the log density once; `step(generator, state) -> (State, Info)` moves every item of
-the batch by one step. A position is a tree of float32 tensors with a leading batch dimension. The log density maps a
-position to [B]; items are independent chains because its sum is differentiated. What a kernel returns has no graph.
+the batch by one step. `last` is the same step where no other follows: it may leave out the new gradient. A position is
+a tree of float32 tensors with a leading batch dimension. The log density maps a position to [B]; items are independent
+chains because its sum is differentiated. What a kernel returns has no graph.
 """
 
 from collections.abc import Callable
@@ -35,11 +36,15 @@ class Info(NamedTuple):
     acceptance: Tensor
 
 
+Step = Callable[[Randomness, State], tuple[State, Info]]
+
+
 class Kernel(NamedTuple):
-    """A pair of pure functions, `init` and `step`."""
+    """Pure functions: `init`, `step`, and `last`, the step that ends a chain."""
 
     init: Callable[[Tree], State]
-    step: Callable[[Randomness, State], tuple[State, Info]]
+    step: Step
+    last: Step
 
 
 def evaluate(logdensity: LogDensity, position: Tree) -> State:
@@ -51,3 +56,10 @@ def evaluate(logdensity: LogDensity, position: Tree) -> State:
         grads = torch.autograd.grad(value.sum(), parts, allow_unused=True)
     full = [torch.zeros_like(part) if grad is None else grad for grad, part in zip(grads, parts, strict=True)]
     return State(rebuild(position, [part.detach() for part in parts]), value.detach(), rebuild(position, full))
+
+
+def evaluate_end(logdensity: LogDensity, position: Tree) -> State:
+    """Return the state at `position` without its gradient (leaves of no element, so that using it is an error)."""
+    with torch.no_grad():
+        end = rebuild(position, [leaf.detach().float() for leaf in leaves(position)])
+        return State(end, logdensity(end), rebuild(end, [leaf.new_empty(0) for leaf in leaves(end)]))

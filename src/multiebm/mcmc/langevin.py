@@ -1,19 +1,41 @@
 """Unadjusted Langevin dynamics, and its two relatives: fixed displacement, and Metropolis-adjusted."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from multiebm.core.random import Randomness, rand
 from multiebm.core.tree import Tree, item_size, item_square_norm, per_item, randn_tree, tree_map
-from multiebm.mcmc.base import Info, Kernel, LogDensity, State, evaluate
+from multiebm.mcmc.base import Info, Kernel, LogDensity, State, evaluate, evaluate_end
 
 # A gradient of exactly zero has no direction; the item then moves by noise alone.
 _SMALLEST_NORM = 1e-12
 
 
-def _info(state: State, moved: Tree, acceptance: Tensor) -> Info:
+Move = Callable[[Randomness, State], tuple[Tree, Info]]
+
+
+def _info(state: State, moved: Tree, grad_norm: Tensor, acceptance: Tensor) -> Info:
     move = tree_map(torch.sub, moved, state.position)
-    return Info(item_square_norm(state.grad).sqrt(), item_square_norm(move).sqrt(), acceptance)
+    return Info(grad_norm, item_square_norm(move).sqrt(), acceptance)
+
+
+def _unadjusted(logdensity: LogDensity, move: Move) -> Kernel:
+    """Return the kernel that accepts every move; its last step needs no gradient at the end, a backward pass saved."""
+
+    def init(position: Tree) -> State:
+        return evaluate(logdensity, position)
+
+    def step(generator: Randomness, state: State) -> tuple[State, Info]:
+        moved, info = move(generator, state)
+        return evaluate(logdensity, moved), info
+
+    def last(generator: Randomness, state: State) -> tuple[State, Info]:
+        moved, info = move(generator, state)
+        return evaluate_end(logdensity, moved), info
+
+    return Kernel(init, step, last)
 
 
 def langevin(logdensity: LogDensity, step_size: float, noise_scale: float | None = None) -> Kernel:
@@ -24,15 +46,13 @@ def langevin(logdensity: LogDensity, step_size: float, noise_scale: float | None
     """
     noise = step_size if noise_scale is None else noise_scale
 
-    def init(position: Tree) -> State:
-        return evaluate(logdensity, position)
-
-    def step(generator: Randomness, state: State) -> tuple[State, Info]:
+    def move(generator: Randomness, state: State) -> tuple[Tree, Info]:
         eps = randn_tree(generator, state.position)
         moved = tree_map(lambda u, g, e: u + 0.5 * step_size**2 * g + noise * e, state.position, state.grad, eps)
-        return init(moved), _info(state, moved, torch.ones_like(state.logdensity))
+        grad_norm = item_square_norm(state.grad).sqrt()
+        return moved, _info(state, moved, grad_norm, torch.ones_like(state.logdensity))
 
-    return Kernel(init, step)
+    return _unadjusted(logdensity, move)
 
 
 def displaced_langevin(logdensity: LogDensity, displacement: float | Tensor, noise_scale: float) -> Kernel:
@@ -44,17 +64,15 @@ def displaced_langevin(logdensity: LogDensity, displacement: float | Tensor, noi
     who sets d decides how far a chain goes (training steers it by the sign of the energy gap).
     """
 
-    def init(position: Tree) -> State:
-        return evaluate(logdensity, position)
-
-    def step(generator: Randomness, state: State) -> tuple[State, Info]:
+    def move(generator: Randomness, state: State) -> tuple[Tree, Info]:
         length = displacement * item_size(state.position) ** 0.5
-        factor = length / item_square_norm(state.grad).sqrt().clamp_min(_SMALLEST_NORM)
+        grad_norm = item_square_norm(state.grad).sqrt()
+        factor = length / grad_norm.clamp_min(_SMALLEST_NORM)
         eps = randn_tree(generator, state.position)
         moved = tree_map(lambda u, g, e: u + per_item(factor, u) * g + noise_scale * e, state.position, state.grad, eps)
-        return init(moved), _info(state, moved, torch.ones_like(state.logdensity))
+        return moved, _info(state, moved, grad_norm, torch.ones_like(state.logdensity))
 
-    return Kernel(init, step)
+    return _unadjusted(logdensity, move)
 
 
 def mala(logdensity: LogDensity, step_size: float) -> Kernel:
@@ -80,6 +98,6 @@ def mala(logdensity: LogDensity, step_size: float) -> Kernel:
         position = tree_map(lambda new, old: torch.where(per_item(accept, old), new, old), moved, state.position)
         grad = tree_map(lambda new, old: torch.where(per_item(accept, old), new, old), proposal.grad, state.grad)
         value = torch.where(accept, proposal.logdensity, state.logdensity)
-        return State(position, value, grad), _info(state, position, acceptance)
+        return State(position, value, grad), _info(state, position, item_square_norm(state.grad).sqrt(), acceptance)
 
-    return Kernel(init, step)
+    return Kernel(init, step, last=step)  # a rejection needs the gradient at the proposal anyway

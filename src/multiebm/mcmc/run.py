@@ -33,8 +33,8 @@ def run_chain(
     """Apply `steps` steps of `kernel` from `position` (leaves [B, ...]); 0 steps return the position itself."""
     state = kernel.init(position)
     start, values, infos, positions = state.position, [state.logdensity], [], [state.position]
-    for _ in range(steps):
-        state, info = kernel.step(generator, state)
+    for step in [kernel.step] * (steps - 1) + [kernel.last] * (steps > 0):
+        state, info = step(generator, state)
         values.append(state.logdensity)
         infos.append(info)
         if record:

@@ -5,6 +5,8 @@
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from multiebm.mcmc.run import ChainInfo, frozen, run_chain
 from multiebm.models.checks import check_names, check_steps, make_batch
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Latents
+from multiebm.models.pretrained import write_pretrained
 from multiebm.nn.energies import EnergyNetwork
 
 
@@ -59,6 +62,7 @@ class MultimodalModel(nn.Module):
         self.modalities = modalities
         self.inference, self.generator, self.energy = inference, generator, energy
         self.data_chain, self.latent_chain = data_chain, latent_chain
+        self.blueprint: dict[str, Any] = {}  # plain values its builder made it from; save_pretrained writes them
         self.displacement: Tensor
         self.register_buffer("displacement", torch.tensor(0.004))
 
@@ -229,6 +233,10 @@ class MultimodalModel(nn.Module):
             )
         with torch.no_grad(), frozen(self):
             return self.log_density_unnorm(batch.views)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights and description into `folder`, which is new, empty or holds a model; else OutputError."""
+        write_pretrained(self, self.modalities, self.blueprint, Path(folder))
 
     def _raw(self, views: Views, names: list[str]) -> Views:
         return {name: self.modalities[name].to_raw(views[name]) for name in names}

@@ -35,7 +35,9 @@ class Pretrained(NamedTuple):
     tensors: dict[str, Tensor]
 
 
-def save_pretrained(model: nn.Module, modalities: dict[str, Modality], blueprint: dict[str, Any], folder: Path) -> None:
+def write_pretrained(
+    model: nn.Module, modalities: dict[str, Modality], blueprint: dict[str, Any], folder: Path
+) -> None:
     """Write `model` so that `read_pretrained` returns these very tensors; a kill at any moment leaves a whole model.
 
     OutputError when the folder holds other things, or cannot be written (what it held before is then intact).

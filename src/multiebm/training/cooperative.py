@@ -37,6 +37,8 @@ def warmup_step(state: TrainState, batch: Batch, settings: WarmupSettings) -> di
     model, generator = state.model, state.generator
     posterior = model.inference(batch)
     tilt = 0 <= settings.tilt_after <= state.step
+    for scale in model.generator.auxiliary_log_scale.values():
+        scale.requires_grad_(state.step >= settings.auxiliary_after)
     draw = _bound_draw(model, posterior, batch, state, tilt)
     log_px = model.generator.log_likelihood(batch.views, model.generator(draw.latents))
     loss = elbo_loss(log_px, draw, batch.present, settings.beta)

@@ -18,6 +18,7 @@ class WarmupSettings:
 
     steps: Annotated[Count, Field(description="training steps of warm-up")] = 1000
     beta: Annotated[NonNegative, Field(description="weight of the divergence term")] = 1.0
+    auxiliary_after: Annotated[Count, Field(description="step from which a learned auxiliary r_m adapts its scale")] = 0
     anneal: Annotated[float, Field(ge=0, le=1, description="share of the warm-up over which rates fall")] = 0.5
     prior_after: Annotated[Count, Field(description="step from which a latent energy prior learns")] = 200
     tilt_after: Annotated[int, Field(ge=-1, description="step from which the bound uses it; -1: never")] = -1
@@ -78,6 +79,7 @@ class OptimiserSettings:
     cooperative: Annotated[Positive, Field(description="factor on generator and inference rates after the warm-up")] = (
         0.3
     )
+    final: Annotated[Positive, Field(description="factor on those rates at the end of the cooperative steps")] = 1.0
     beta1: Annotated[float, Field(ge=0, lt=1, description="first moment decay in the warm-up")] = 0.9
     beta1_cooperative: Annotated[float, Field(ge=0, lt=1, description="first moment decay afterwards")] = 0.5
     beta2: Annotated[float, Field(gt=0, lt=1, description="second moment decay")] = 0.99

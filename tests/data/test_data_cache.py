@@ -1,0 +1,195 @@
+"""The cache is there whole or not at all; whatever is damaged is found, reported and built again to the same bytes."""
+
+import json
+import logging
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from multiebm.core.errors import DataError
+from multiebm.data import cache
+from multiebm.data.cache import cache_root, cached_arrays, file_sha256
+
+ARRAYS = {"first": np.arange(1000, dtype=np.uint8), "second": np.arange(24.0).reshape(2, 3, 4)}
+IDENTITY = {"source": "abc", "size": 16}
+
+
+class Counted:
+    """A builder that counts its calls."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        yield from ARRAYS.items()
+
+
+def open_cache(root, build, identity=None):
+    return cached_arrays(root, "things", identity or IDENTITY, build, list(ARRAYS))
+
+
+def only_folder(root):
+    (folder,) = root.iterdir()
+    return folder
+
+
+def assert_whole(arrays):
+    assert all(np.array_equal(arrays[name], ARRAYS[name]) for name in ARRAYS)
+    assert all(arrays[name].dtype == ARRAYS[name].dtype for name in ARRAYS)
+
+
+def test_it_is_built_once_and_then_memory_mapped(tmp_path):
+    build = Counted()
+    for _ in range(3):
+        arrays, sums = open_cache(tmp_path, build)
+        assert_whole(arrays)
+        assert all(isinstance(array, np.memmap) for array in arrays.values())
+    assert build.calls == 1
+    assert sums == {name: file_sha256(only_folder(tmp_path) / f"{name}.npy") for name in ARRAYS}
+
+
+def test_writing_into_a_returned_array_does_not_reach_the_file(tmp_path):
+    arrays, _ = open_cache(tmp_path, Counted())
+    arrays["first"][:] = 0
+    del arrays
+    assert_whole(open_cache(tmp_path, Counted())[0])
+
+
+def truncate(folder):
+    path = folder / "second.npy"
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def flip_a_byte(folder):
+    path = folder / "second.npy"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def remove_a_file(folder):
+    (folder / "first.npy").unlink()
+
+
+def remove_the_manifest(folder):
+    (folder / "manifest.json").unlink()
+
+
+def truncate_the_manifest(folder):
+    path = folder / "manifest.json"
+    path.write_text(path.read_text()[:40])
+
+
+def forge_the_manifest(folder):
+    path = folder / "manifest.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "identity": {"source": "other"}}))
+
+
+def empty_the_entries(folder):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "files": {"first": {}}}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (truncate, "second.npy: got 315 bytes, expected 320"),
+        (flip_a_byte, "second.npy: got sha256 "),
+        (remove_a_file, "first.npy: got 0 bytes, expected 1128"),
+        (remove_the_manifest, "manifest.json: got no readable manifest"),
+        (truncate_the_manifest, "manifest.json: got no readable manifest"),
+        (forge_the_manifest, "manifest.json: got the manifest of other data"),
+        (empty_the_entries, "manifest.json: got no readable manifest"),
+    ],
+)
+def test_damage_is_reported_and_repaired_to_identical_files(tmp_path, caplog, damage, reason):
+    open_cache(tmp_path, Counted())
+    folder = only_folder(tmp_path)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    damage(folder)
+    build = Counted()
+    with caplog.at_level(logging.WARNING):
+        arrays, _ = open_cache(tmp_path, build)
+    assert_whole(arrays)
+    assert build.calls == 1
+    assert reason in caplog.text
+    assert "building it again" in caplog.text
+    assert {path.name: path.read_bytes() for path in only_folder(tmp_path).iterdir()} == before
+
+
+def test_a_build_that_was_killed_leaves_nothing_that_is_mistaken_for_a_cache(tmp_path):
+    open_cache(tmp_path, Counted())
+    folder = only_folder(tmp_path)
+    half = tmp_path / f"{folder.name}.building-k1ll3d"
+    half.mkdir()
+    shutil.copy(folder / "first.npy", half)
+    shutil.rmtree(folder)
+    build = Counted()
+    assert_whole(open_cache(tmp_path, build)[0])
+    assert build.calls == 1
+    assert half.exists()  # young: it could belong to a process that is still building
+
+
+def test_old_leftovers_of_killed_builds_are_removed_with_the_next_build(tmp_path):
+    open_cache(tmp_path, Counted())
+    folder = only_folder(tmp_path)
+    half = tmp_path / f"{folder.name}.building-k1ll3d"
+    half.mkdir()
+    os.utime(half, (0, 0))
+    truncate(folder)
+    assert_whole(open_cache(tmp_path, Counted())[0])
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_builder_that_fails_leaves_nothing_behind(tmp_path):
+    def build():
+        yield "first", ARRAYS["first"]
+        raise DataError("no such source")
+
+    with pytest.raises(DataError, match="no such source"):
+        open_cache(tmp_path, build)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_identity_is_another_cache(tmp_path):
+    open_cache(tmp_path, Counted())
+    build = Counted()
+    open_cache(tmp_path, build, {"source": "abc", "size": 28})
+    assert build.calls == 1
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_result_of_a_faster_process_is_used(tmp_path):
+    build = Counted()
+
+    def slower():
+        yield from ARRAYS.items()
+        open_cache(tmp_path, build)  # another process finishes while this one still builds
+
+    assert_whole(open_cache(tmp_path, slower)[0])
+    assert build.calls == 1
+    assert [path.name for path in only_folder(tmp_path).iterdir() if path.suffix == ".json"] == ["manifest.json"]
+
+
+def test_a_full_disk_is_reported_with_the_fix_and_leaves_nothing(tmp_path, monkeypatch):
+    def no_space(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache, "_flush", no_space)
+    with pytest.raises(
+        DataError, match="got No space left on device while writing, expected a writable folder.*free space"
+    ):
+        open_cache(tmp_path, Counted())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_environment_chooses_the_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("MULTIEBM_CACHE", str(tmp_path / "mine"))
+    assert cache_root() == tmp_path / "mine"
+    monkeypatch.delenv("MULTIEBM_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_root() == tmp_path / "multiebm"
