@@ -96,13 +96,15 @@ def run_cell(experiment: Experiment) -> dict[str, float]:
     """Train and measure one cell."""
     dataset = load_dataset("toy2d", experiment.data.settings)
     watch = Watch()
-    wall, cpu = time.perf_counter(), time.process_time()
+    began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         result = run_experiment(experiment, Path(folder) / "run", dataset, live=watch, device="cpu")
-    seconds = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+    if result.fit.reason != "finished":  # a signal ends a run in order: half a run is not a cell
+        raise SystemExit(result.fit.message())
+    seconds = time.process_time() - began
     everything = dataset.batch("test", torch.arange(len(dataset.test)))
     measured = measure(result.model, everything)
-    return measured | {"responsibility_window_min": watch.window_min()} | seconds
+    return measured | {"responsibility_window_min": watch.window_min(), "cpu_seconds": seconds}
 
 
 def measure(model: MultimodalModel, data: Batch) -> dict[str, float]:
@@ -305,7 +307,7 @@ def write_table(out: Path) -> None:
     """Write README.md and table.csv from the cells in `out`; notes in `out`/NOTES.md are appended as they are."""
     cells, stored = read_cells(out)
     seeds = sorted({cell["seed"] for cell in stored})
-    seconds = sum(cell["measured"]["seconds"] for cell in stored)
+    seconds = sum(cell["measured"]["cpu_seconds"] for cell in stored)
     notes = out / "NOTES.md"
     lines = [
         INTRODUCTION,
@@ -318,11 +320,11 @@ def write_table(out: Path) -> None:
         "",
         f"Command: `python scripts/toy2d_table.py`; seeds {', '.join(map(str, seeds))}; {SAMPLES} prior samples and "
         f"2000 test items a cell. Machine: {processor()}, one thread, shared with other work; torch "
-        f"{torch.__version__}; {seconds:.0f} s of wall-clock in all.",
+        f"{torch.__version__}; {seconds:.0f} s of processor time in all.",
         *(["", notes.read_text().rstrip()] if notes.is_file() else []),
     ]
     (out / "README.md").write_text("\n".join(lines) + "\n")
-    names = list(stored[0]["measured"]) if stored else []
+    names = [*COLUMNS.values(), *DIAGNOSTICS.values(), "responsibility_max"]
     with (out / "table.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["row", "seed", *names])

@@ -171,8 +171,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         load(tmp_path / "bare.npy")
     with pytest.raises(ConfigError, match="got neither of path and arrays, expected exactly one; set path"):
         load_dataset("arrays", {"modalities": PARTS})
+    content = {**make_views(), "present": np.ones((N, 2), bool), "present_photo": np.ones(N, bool)}
     with pytest.raises(DataError, match="got both present and present_photo, expected one form; drop one"):
-        content = {**make_views(), "present": np.ones((N, 2), bool), "present_photo": np.ones(N, bool)}
         load_dataset("arrays", {"arrays": content, "modalities": PARTS})
 
 
@@ -186,8 +186,8 @@ def changed(**changes):
 VIEW_MISTAKES = {
     "hwc for chw": (
         {"photo": np.zeros((N, 6, 7, 3), np.uint8)},
-        r"modality 'photo': got shape \(20, 6, 7, 3\), expected \(N, C, H, W\) as declared by layout chw; this looks like "
-        r"HWC, so declare layout: hwc",
+        r"modality 'photo': got shape \(20, 6, 7, 3\), expected \(N, C, H, W\) as declared by layout chw; this "
+        r"looks like HWC, so declare layout: hwc",
     ),
     "no channel axis": (
         {"photo": np.zeros((N, 6, 7), np.uint8)},
@@ -211,7 +211,7 @@ VIEW_MISTAKES = {
     ),
     "flat vector": (
         {"table": np.zeros(N)},
-        r"modality 'table': got shape \(20,\), expected a vector's \(N, D\) with D at least 1; for one number a row use",
+        r"modality 'table': got shape \(20,\), expected a vector's \(N, D\) with D at least 1; for one number a row",
     ),
     "folded vector": (
         {"table": np.zeros((N, 2, 2))},
@@ -223,7 +223,7 @@ VIEW_MISTAKES = {
     ),
     "different lengths": (
         {"table": np.zeros((N - 1, 2))},
-        r"got different lengths \(photo 20, table 19\), expected one; row i of every array must be the same item, so pad",
+        r"got different lengths \(photo 20, table 19\), expected one; row i of every array must be the same item",
     ),
 }
 

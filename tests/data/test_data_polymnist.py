@@ -149,17 +149,17 @@ def test_plain_and_gzipped_idx_files_give_the_same_data(tmp_path, built, sources
     assert torch.equal(dataset.train.views["m2"], built.train.views["m2"])
 
 
-def test_a_damaged_cache_is_rebuilt_to_the_same_data(built, sources, caplog):
-    before = {name: view.clone() for name, view in built.train.views.items()}
-    (path,) = Path(sources["cache_folder"]).glob("polymnist-*/train-m3.npy")
+def test_a_damaged_cache_is_rebuilt_to_the_same_data(built, sources, tmp_path, caplog):
+    settings = {**sources, "cache_folder": str(tmp_path)}
+    load_dataset("polymnist", settings)
+    (path,) = tmp_path.glob("polymnist-*/train-m3.npy")
     content = bytearray(path.read_bytes())
     content[500] ^= 255
-    path.unlink()  # a new file: the old one is still mapped by `built`
     path.write_bytes(bytes(content))
-    again = load_dataset("polymnist", sources)
+    again = load_dataset("polymnist", settings)
     assert "train-m3.npy: got sha256" in caplog.text
     assert again.fingerprint == built.fingerprint
-    assert all(torch.equal(again.train.views[name], before[name]) for name in NAMES)
+    assert all(torch.equal(again.train.views[name], built.train.views[name]) for name in NAMES)
 
 
 # The official folders

@@ -155,6 +155,36 @@ def test_one_literal_step_has_the_gradients_of_the_three_losses_taken_separately
             torch.testing.assert_close(p.grad, expected[name], rtol=1e-3, atol=1e-4 * float(expected[name].abs().max()))
 
 
+def test_an_aggregate_start_sends_nothing_back_to_the_encoders():
+    """z of the data chain is a posterior code then, and still a constant: lambda_s does not touch phi."""
+    gradients = []
+    for synthetic in (0.0, 100.0):
+        model, state, batch = setup()
+        cooperative_step(state, batch, replace(LITERAL, start="aggregate", synthetic=synthetic))
+        gradients.append([p.grad for p in model.inference.parameters()])
+    for left, right in zip(*gradients, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
+
+
+def test_the_expert_mix_enters_both_halves_of_l_phi():
+    """eta (log q - mean_k log q_k) on (X, z~) and, times lambda_I, on (X~, z)."""
+    model, state, batch = setup()
+    z = model.sample_latents(8, state.generator)
+    revised, _ = model.refine_data(model.decode(z), state.generator)
+    posterior = model.inference(batch)
+    codes = module._revised_codes(state, posterior, batch, LITERAL)
+    plain, mixed = (
+        module._phi_loss(state, batch, posterior, codes, z, revised, replace(LITERAL, expert_mix=eta))
+        for eta in (0, 0.4)
+    )
+    gaps = []
+    for views, code in ((batch.views, codes.latents["shared"]), (revised, z["shared"])):
+        q = model.inference(whole(views)).shared
+        gaps.append(q.log_prob(code).mean() - q.component_log_prob(code).mean())
+    expected = 0.4 * (gaps[0] + LITERAL.inference_synthetic * gaps[1])
+    torch.testing.assert_close(mixed - plain, expected, rtol=1e-3, atol=1e-4)
+
+
 def test_chains_alone_give_no_parameter_a_gradient():
     model, state, batch = setup()
     revised_sample(model)

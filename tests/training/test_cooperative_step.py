@@ -182,6 +182,27 @@ def test_the_prior_learns_from_revised_codes_and_reuses_its_own_draws(monkeypatc
     assert seen[1][0].shape == (24, 3)  # one code per expert and item
 
 
+def test_the_prior_never_learns_from_codes_of_absent_parts(monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "prior_step", lambda s, p, up, down: seen.append(up) or prior_step(s, p, up, down))
+    model, state, batch = setup()
+    present = torch.tensor([[True, False, True], [True, True, True], [False, False, True], [False, False, False]] * 2)
+    batch = Batch(mask_views(batch.views, present), present)
+    warmup_step(state, batch, WarmupSettings(prior_after=0))
+    cooperative_step(state, batch, replace(LITERAL, prior_positive="experts"))
+    assert [codes.shape for codes in seen] == [(12, 3), (12, 3)]
+
+
+def test_with_an_aggregate_start_the_priors_negatives_are_its_own_samples(monkeypatch):
+    """Codes of the posterior are never held against codes of the posterior."""
+    model, state, batch = setup()
+    seen, sampled, sample = [], [], model.generator.prior.sample
+    monkeypatch.setattr(model.generator.prior, "sample", lambda *args: sampled.append(sample(*args)) or sampled[-1])
+    monkeypatch.setattr(module, "prior_step", lambda s, p, up, down: seen.append(down) or prior_step(s, p, up, down))
+    cooperative_step(state, batch, replace(LITERAL, start="aggregate"))
+    assert any(seen[0] is draw for draw in sampled)
+
+
 def mean_energy(model, views) -> float:
     return -model.score({n: model.modalities[n].to_raw(v) for n, v in views.items()}).mean().item()
 

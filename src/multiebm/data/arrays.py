@@ -105,11 +105,11 @@ def read_npz(path: Path) -> dict[str, Array]:
     if not path.is_file():
         raise DataError(f"{path}: got no such file, expected an .npz; correct the path, or write one by numpy.savez")
     try:
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise ValueError("one bare array without names")
-        with file:
-            return {key: file[key] for key in file.files}
+        with path.open("rb") as stored:  # opened here, because numpy leaves a damaged file open
+            content = np.load(stored, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                raise ValueError("one bare array without names")
+            return {key: content[key] for key in content.files}
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(
             f"{path}: got a file that cannot be read ({error}), expected an .npz of plain arrays; "

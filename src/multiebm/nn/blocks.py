@@ -58,11 +58,12 @@ def conv3_pool2(x: Tensor, weight: Tensor) -> Tensor:
     return F.conv2d(x, F.avg_pool2d(weight, 2, stride=1, padding=1), stride=2, padding=1)
 
 
-def sn_conv(n_in: int, n_out: int, kernel: int, bias: bool = False) -> nn.Module:
+def sn_conv(n_in: int, n_out: int, kernel: int, bias: bool = False) -> nn.Conv2d:
     """Return a stride-1 convolution with spectral norm and Xavier-normal weights."""
     conv = nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2, bias=bias)
     nn.init.xavier_normal_(conv.weight)
-    return spectral_norm(conv)
+    spectral_norm(conv)
+    return conv
 
 
 def mlp(sizes: Sequence[int], activation: nn.Module, spectral: bool = False, last_bias: bool = True) -> nn.Sequential:

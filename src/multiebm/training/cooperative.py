@@ -120,10 +120,7 @@ def _generator_inference_update(
     model = state.model
     anchored = settings.anchor > 0
     draw = _bound_draw(model, posterior, batch, state, settings.tilt_in_bound) if anchored else None
-    both = codes.latents if draw is None else {k: torch.cat([codes.latents[k], draw.latents[k]]) for k in codes.latents}
-    means = model.generator(both)
-    n = len(batch.present)
-    own = {name: mean[:n] for name, mean in means.items()}
+    own, crossed = _decode_codes(model, codes.latents, draw, settings.reconstruction > 0)
     log_px = model.generator.log_likelihood(batch.views, own)
     log_ps = model.generator.log_likelihood(revised, x0)
     weight = _synthetic_weight(state, batch, own, revised, x0, settings)
@@ -132,14 +129,25 @@ def _generator_inference_update(
     loss = generator_loss + phi_loss
     metrics = {"loss/generator": generator_loss.item(), "loss/inference": phi_loss.item(), "weight/synthetic": weight}
     if draw is not None:
-        crossed = model.generator.log_likelihood(batch.views, {name: mean[n:] for name, mean in means.items()})
-        anchor = elbo_loss(crossed, draw, batch.present, settings.beta)
+        log_crossed = model.generator.log_likelihood(batch.views, crossed)
+        anchor = elbo_loss(log_crossed, draw, batch.present, settings.beta)
         loss = loss + settings.anchor * anchor
         metrics["loss/anchor"] = anchor.item()
     metrics |= _update(state, loss, "generator", "inference")
     metrics |= _per_modality(model, "log_likelihood", log_px, batch.present)
     metrics |= _posterior_metrics(model, posterior, batch) | _latent_chain_metrics(posterior, codes)
     return metrics
+
+
+def _decode_codes(model: MultimodalModel, codes: Latents, draw: CrossDraw | None, learn: bool) -> tuple[Views, Views]:
+    """Return the means of revised codes and of the anchor's draw: one pass, unless the former need no gradient."""
+    if draw is None:
+        return (model.generator(codes) if learn else model.decode(codes)), {}
+    if not learn:
+        return model.decode(codes), model.generator(draw.latents)
+    n = len(codes[SHARED])
+    means = model.generator({key: torch.cat([codes[key], draw.latents[key]]) for key in codes})
+    return {name: mean[:n] for name, mean in means.items()}, {name: mean[n:] for name, mean in means.items()}
 
 
 def _phi_loss(

@@ -1,0 +1,97 @@
+"""The plain loop that the step is timed against computes the same losses and gradients: only then is the ratio fair."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from multiebm.core.errors import ConfigError
+from multiebm.core.modality import Modality
+from multiebm.experiments.build import build_state, set_rates
+from multiebm.experiments.schema import Experiment
+from multiebm.models.model import MultimodalModel
+from multiebm.nn.energies import EnergyNetwork
+from multiebm.training.cooperative import cooperative_step
+from multiebm.training.settings import CooperativeSettings
+from small_models import energy_prior, random_views, small_model, whole
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from reference_step import check_covered, plain_copy, reference_state, reference_step  # noqa: E402
+
+PICTURES = {name: Modality(name, "picture", (3, 8, 8)) for name in ("one", "two")}
+LOSSES = ("loss/generator", "loss/inference", "loss/anchor", "loss/energy", "energy/data", "energy/generated")
+
+
+def picture_model() -> MultimodalModel:
+    """With spectral vectors that have converged: two power iterations in place of one then change nothing."""
+    model = small_model(PICTURES, prior=energy_prior(), energy={"width": 8, "fusion": "late", "gain": 10.0})
+    converge(model.energy)
+    return model
+
+
+def converge(energy: EnergyNetwork) -> None:
+    views = random_views(PICTURES, 1)
+    with torch.no_grad():
+        for _ in range(200):
+            energy(views)
+
+
+def experiment(precision: str, **cooperative) -> Experiment:
+    section = {"energy_first": 0, "energy_gate": 0.0} | cooperative
+    return Experiment.model_validate({"training": {"precision": precision, "cooperative": section}})
+
+
+def both_steps(precision: str, **cooperative):
+    """Metrics and models of one step of the library and one of the reference, from the same weights and draws."""
+    model, settings = picture_model(), experiment(precision, **cooperative)
+    reference = reference_state(settings, model)
+    ours = build_state(settings, model, None)
+    ours.step = settings.training.warmup.steps
+    set_rates(ours, settings.training, warm=False)
+    batch = whole(random_views(PICTURES, 8))
+    expected = reference_step(reference, batch, settings.training.cooperative)
+    return cooperative_step(ours, batch, settings.training.cooperative), expected, model, reference.model
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+@pytest.mark.parametrize("negatives", ["reuse", "refresh"])
+def test_in_fp32_both_steps_have_the_same_losses_and_gradients(negatives, weight):
+    # Adam's first move is the sign of the gradient, which rounding decides where it is tiny; refreshed chains see it
+    tolerance = 1e-4 if negatives == "reuse" else 3e-3
+    ours, expected, model, plain = both_steps("fp32", negatives=negatives, reconstruction=weight)
+    for name in LOSSES:
+        assert ours[name] == pytest.approx(expected[name], rel=tolerance), name
+    for part in ("inference", "generator"):
+        gradients = [p.grad for p in getattr(model, part).parameters()]
+        wanted = [p.grad for p in getattr(plain, part).parameters()]
+        assert len(gradients) == len(wanted) > 10
+        for got, want in zip(gradients, wanted, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4 * want.abs().max().item() + 1e-7)
+
+
+def test_in_bf16_the_losses_agree_with_the_reference_to_two_percent():
+    ours, expected, _, _ = both_steps("bf16")
+    for name in LOSSES:
+        assert ours[name] == pytest.approx(expected[name], rel=2e-2), name
+
+
+def test_a_plain_copy_has_the_same_weights_and_the_same_energies_and_means():
+    model = picture_model()
+    plain = plain_copy(model)
+    assert [p.shape for p in plain.parameters()] == [p.shape for p in model.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
+    views = random_views(PICTURES, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(plain.eval().energy(views), model.eval().energy(views))
+        latents = {"shared": torch.ones(4, 3), "one": torch.ones(4, 2), "two": -torch.ones(4, 2)}
+        for name, mean in plain.generator(latents).items():
+            torch.testing.assert_close(mean, model.generator(latents)[name])
+            assert mean.is_contiguous()
+
+
+def test_settings_that_the_reference_does_not_write_out_are_refused():
+    with pytest.raises(ConfigError, match="revision: got 'single', expected 'all'"):
+        check_covered(CooperativeSettings(revision="single"))
+    with pytest.raises(ConfigError, match="synthetic: got 'balance'"):
+        check_covered(CooperativeSettings(synthetic="balance"))
