@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Real PolyMNIST at 28 pixels, unattended, in calls of at most nine minutes that resume each other.
+#
+#   scripts/gpu_suite.sh OUT [SECONDS]          (POLYMNIST=folder, or MNIST=folder BACKGROUNDS=folder; DEVICE=cuda)
+#
+# Every call continues the first run that is not finished; call it until it prints "all done". A run that the time limit
+# interrupts saves a checkpoint first (SIGINT is what Ctrl-C sends).
+set -euo pipefail
+out=${1:?usage: gpu_suite.sh OUT [SECONDS]}
+limit=${2:-540}
+device=${DEVICE:-cuda}
+multiebm=${MULTIEBM:-multiebm}
+start=$SECONDS
+if [ -n "${POLYMNIST:-}" ]; then data=("data.settings.folder=$POLYMNIST")
+else data=("data.settings.mnist_folder=${MNIST:?set POLYMNIST, or MNIST and BACKGROUNDS}"
+           "data.settings.backgrounds_folder=${BACKGROUNDS:?set BACKGROUNDS}"); fi
+
+one() {  # name preset overrides...
+  local name=$1 preset=$2; shift 2
+  local run=$out/$name left=$((limit - (SECONDS - start)))
+  [ -f "$run/evaluation.json" ] && return 0
+  [ "$left" -gt 30 ] || { echo "time is up; call again to continue with $name"; exit 0; }
+  if [ ! -f "$run/model/model.json" ]; then
+    local resume=(); [ -d "$run/checkpoints" ] && resume=(--resume)
+    timeout --signal=INT --kill-after=30 $((left - 20)) \
+      "$multiebm" train "$preset" "${data[@]}" "$@" --device "$device" --out "$run" "${resume[@]}" || {
+        code=$?; [ $code -eq 130 ] || [ $code -eq 124 ] || exit $code
+        echo "interrupted $name; call again to continue"; exit 0; }
+  fi
+  "$multiebm" evaluate "$run" --device "$device" && "$multiebm" report "$run"
+}
+
+one cooperative polymnist training.seconds=900
+one literal     polymnist16-literal data.settings.size=28 model.networks.width=64 training.seconds=900
+one warmup      polymnist16-warmup data.settings.size=28 model.networks.width=64 model.shared=32 model.private=32 training.seconds=900
+echo "all done: $out"
