@@ -47,7 +47,7 @@ def timed(command: list[str], folder: Path, environment: dict[str, str]) -> tupl
 def environment_of(folder: Path, python: str) -> dict[str, str]:
     """The caller's environment with an empty cache and without the virtual environment it may be in."""
     inherited = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
-    return inherited | {"MULTIEBM_CACHE": str(folder / "cache"), "PYTHON": python, "OMP_WAIT_POLICY": "PASSIVE"}
+    return inherited | {"MULTIEBM_CACHE": str(folder / "cache"), "PYTHON": python}
 
 
 def shares(clone: Path, environment: dict[str, str], python: str, settings: list[str]) -> dict[str, float]:

@@ -5,33 +5,11 @@ import torch
 
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.random import make_generator
-from multiebm.objectives.cooperative import balanced_weight, inference_loss, squared_residuals, weighted_mean
+from multiebm.objectives.cooperative import balanced_weight, inference_loss, squared_residuals
 from multiebm.objectives.elbo import CrossDraw, elbo_loss
 from small_models import random_views, small_model, vectors, whole
 
 PRESENT = torch.tensor([[True, True], [True, False], [True, False]])
-
-
-def test_a_weighted_mean_averages_each_modality_over_the_items_that_have_it_and_sums_modalities():
-    values = torch.tensor([[1.0, 10.0], [2.0, torch.nan], [6.0, torch.inf]])
-    assert weighted_mean(values, PRESENT).item() == 3.0 + 10.0
-    assert weighted_mean(torch.tensor([[1.0, 10.0]]), torch.tensor([[True, False]])).item() == 1.0
-
-
-def test_a_weighted_mean_of_complete_items_is_the_batch_mean_of_the_sum():
-    """Then it is eq. (11)'s expectation."""
-    values = torch.randn(6, 3, generator=make_generator(0), dtype=torch.float64)
-    torch.testing.assert_close(weighted_mean(values, torch.ones(6, 3)), values.sum(1).mean())
-
-
-def test_absent_values_send_no_gradient_even_where_they_are_nan():
-    values = torch.tensor([[1.0, 10.0], [2.0, torch.nan], [6.0, torch.inf]], requires_grad=True)
-    weighted_mean(values, PRESENT).backward()
-    assert values.grad.tolist() == [
-        [pytest.approx(1 / 3), 1.0],
-        [pytest.approx(1 / 3), 0.0],
-        [pytest.approx(1 / 3), 0.0],
-    ]
 
 
 def test_squared_residuals_are_sums_over_an_item_and_means_over_the_items_that_have_the_part():

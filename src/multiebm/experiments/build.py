@@ -15,7 +15,7 @@ from multiebm.distributions.priors import Prior, StandardPrior
 from multiebm.experiments.schema import Experiment, ModelSection, TrainingSection
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.generator import Generator, make_decoder
-from multiebm.models.inference import Encoder, InferenceModel
+from multiebm.models.inference import SHARED, Encoder, InferenceModel
 from multiebm.models.model import DataChain, LatentChain, MultimodalModel
 from multiebm.nn.energies import EnergyNetwork
 from multiebm.nn.precision import set_precision
@@ -28,9 +28,16 @@ from multiebm.training.state import Stream, TrainState
 def build_model(section: ModelSection, modalities: dict[str, Modality], seed: int) -> MultimodalModel:
     """Return a model with fresh weights, a function of `seed` alone; the global generator is left as it was.
 
-    ConfigError where the section names modalities that the data does not have.
+    ConfigError where the section names modalities that the data does not have, or the data has names no model can use.
     """
     known = list(modalities)
+    if bad := [name for name in known if name == SHARED or "." in name or hasattr(nn.ModuleDict, name)]:
+        raise ConfigError(
+            [
+                f"modality {name!r}: got a name that is taken by the model, expected another; rename that part"
+                for name in bad
+            ]
+        )
     if unknown := [name for name in section.likelihood.weights if name not in modalities]:
         raise ConfigError(
             [

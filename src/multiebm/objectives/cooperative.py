@@ -30,15 +30,6 @@ def energy_loss(energy_data: Tensor, energy_revised: Tensor, penalty: float = 0.
     return EnergyLoss(data - revised + penalty * square, data.detach(), revised.detach(), (data - revised).detach())
 
 
-def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Return sum(values * weight) / sum(weight) over the batch: [B, M] with present [B, M], or [B] with [B] -> [].
-
-    For [B, M] the sum over modalities is kept: each modality is averaged over the items that have it.
-    """
-    weight = weight.to(values.dtype)
-    return (torch.where(weight > 0, values, 0.0).sum(0) / weight.sum(0).clamp_min(1)).sum()
-
-
 def squared_residuals(views: Views, means: Views, present: Tensor) -> Tensor:
     """Return the summed squared residual per modality, averaged over the items that have it: [M]."""
     per_item = torch.stack([(views[n] - mean).square().flatten(1).sum(1) for n, mean in means.items()], 1)

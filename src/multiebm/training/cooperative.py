@@ -23,7 +23,6 @@ from multiebm.objectives.cooperative import (
     energy_loss,
     inference_loss,
     squared_residuals,
-    weighted_mean,
 )
 from multiebm.objectives.elbo import CrossDraw, cross_draw, elbo_loss
 from multiebm.training.settings import CooperativeSettings, WarmupSettings
@@ -37,8 +36,6 @@ def warmup_step(state: TrainState, batch: Batch, settings: WarmupSettings) -> di
     model, generator = state.model, state.generator
     posterior = model.inference(batch)
     tilt = 0 <= settings.tilt_after <= state.step
-    for scale in model.generator.auxiliary_log_scale.values():
-        scale.requires_grad_(state.step >= settings.auxiliary_after)
     draw = _bound_draw(model, posterior, batch, state, tilt)
     log_px = model.generator.log_likelihood(batch.views, model.generator(draw.latents))
     loss = elbo_loss(log_px, draw, batch.present, settings.beta)
@@ -124,7 +121,9 @@ def _generator_inference_update(
     log_px = model.generator.log_likelihood(batch.views, own)
     log_ps = model.generator.log_likelihood(revised, x0)
     weight = _synthetic_weight(state, batch, own, revised, x0, settings)
-    generator_loss = -settings.reconstruction * weighted_mean(log_px, batch.present) - weight * log_ps.sum(1).mean()
+    generator_loss = (
+        -settings.reconstruction * torch.where(batch.present, log_px, 0.0).sum(1).mean() - weight * log_ps.sum(1).mean()
+    )
     phi_loss = _phi_loss(state, batch, posterior, codes, z, revised, settings)
     loss = generator_loss + phi_loss
     metrics = {"loss/generator": generator_loss.item(), "loss/inference": phi_loss.item(), "weight/synthetic": weight}
@@ -287,6 +286,8 @@ def _per_modality(model: MultimodalModel, what: str, values: Tensor, present: Te
 
 def _posterior_metrics(model: MultimodalModel, posterior: Posterior, batch: Batch) -> dict[str, float]:
     scale = posterior.shared.scale.detach()[batch.present.T]
+    if not len(scale):
+        return {}
     return {"encoder/scale_mean": scale.mean().item(), "encoder/scale_min": scale.min().item()}
 
 
