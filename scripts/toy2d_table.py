@@ -42,7 +42,7 @@ Cells = dict[str, list[dict[str, float]]]  # row -> measured numbers, one dict p
 
 
 class Row(NamedTuple):
-    """A setting, and its published values: coherence Gen, EBM; distance Gen, EBM; conditional coherence."""
+    """A setting, and its reference values: coherence Gen, EBM; distance Gen, EBM; conditional coherence."""
 
     title: str
     preset: str
@@ -298,7 +298,7 @@ INTRODUCTION = """# toy2d: the reference table
 
 Two 2-D vectors, four classes, the literal cooperative algorithm from scratch (1500 iterations, batch 128,
 K_x = K_z = 20). Classes are read off by nearest centroid, so both coherences are exact. Each entry: mean ± standard
-deviation over seeds, in brackets the published value (3 seeds; 2 for lambda_s = 10 and the additive energy). The mean
+deviation over seeds, in brackets the reference implementation (3 seeds; 2 for lambda_s = 10 and the additive energy). The mean
 distance of the data to their centroids is 0.063.
 """
 
