@@ -4,7 +4,7 @@ import torch
 
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.random import make_generator
-from multiebm.objectives.cooperative import inference_loss, weighted_mean
+from multiebm.objectives.cooperative import inference_loss
 from multiebm.objectives.elbo import cross_draw, elbo_loss
 from small_models import random_views, small_model, vectors, whole, without
 
@@ -44,6 +44,6 @@ def test_reconstruction_and_inference_losses_on_given_codes():
         posterior = q(batch)
         gap = posterior.shared.log_prob(z["shared"]) - posterior.shared.mean_log_prob(z["shared"])
         phi = inference_loss(posterior.log_prob(z, batch.present), gap, 0.2)
-        results.append((weighted_mean(g.log_likelihood(batch.views, g(z)), batch.present), phi))
+        results.append((torch.where(batch.present, g.log_likelihood(batch.views, g(z)), 0.0).sum(1).mean(), phi))
     for left, right in zip(*results, strict=True):
         torch.testing.assert_close(left, right)
