@@ -91,7 +91,9 @@ def seconds(ways: dict[str, Way], batches: list[Batch], repeats: int) -> dict[st
 
 
 def setting(size: int, batch_size: int, preset: str) -> tuple[Experiment, BatchStream, MultimodalDataset]:
-    experiment = load_experiment(preset, [f"data.settings.size={size}", f"training.batch_size={batch_size}"])
+    # the plain loop knows one source of the prior's codes, so both steps use it
+    covered = "training.cooperative.prior_positive=revised"
+    experiment = load_experiment(preset, [covered, f"data.settings.size={size}", f"training.batch_size={batch_size}"])
     dataset = load_dataset("polydigits", {"size": size})
     return experiment, BatchStream(dataset, "train", batch_size, experiment.seed), dataset
 
