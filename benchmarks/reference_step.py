@@ -170,7 +170,7 @@ def latent_chain(model: MultimodalModel, latents: Latents, views: Views, generat
         log_joint = g.log_likelihood(views, g(z)).sum(1) + g.prior.log_prob(z[SHARED])
         for name in model.modalities:
             if name in z:
-                log_joint = log_joint + g.private_prior.log_prob(z[name])
+                log_joint = log_joint + g.private_priors[name].log_prob(z[name])
         grads = dict(zip(z, torch.autograd.grad(log_joint.sum(), list(z.values())), strict=True))
         noise = {name: torch.randn(value.shape, generator=generator) for name, value in z.items()}
         z = {name: z[name] + 0.5 * chain.step_size**2 * grads[name] + noise_scale * noise[name] for name in z}

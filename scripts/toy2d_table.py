@@ -10,23 +10,21 @@ OUT/README.md and OUT/table.csv from the cells there are. One process, one threa
 import argparse
 import csv
 import json
-import os
-import platform
-import re
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from cells import is_made, processor, spread, write_cell
 
 from multiebm.core.batch import Batch
 from multiebm.core.modality import Views
 from multiebm.core.random import make_generator
 from multiebm.data import load_dataset, toy2d_classes, toy2d_distances
-from multiebm.experiments.load import load_experiment, to_dict
+from multiebm.experiments.load import load_experiment
 from multiebm.experiments.run import run_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.models.inference import SHARED
@@ -163,31 +161,8 @@ def conditional_coherence(model: MultimodalModel, data: Batch, generator: torch.
     return statistics.mean(right)
 
 
-def settings_of(experiment: Experiment) -> dict[str, Any]:
-    """Return what a cell depends on, by dotted key."""
-    sections = {key: value for key, value in to_dict(experiment).items() if key != "evaluation"}
-    return dict(_flat(sections, ""))
-
-
-def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def is_made(path: Path, experiment: Experiment) -> bool:
-    """Return whether `path` holds the cell of this experiment; a key that one side does not know decides nothing."""
-    if not path.is_file():
-        return False
-    old, new = json.loads(path.read_text())["settings"], settings_of(experiment)
-    return all(old[key] == new[key] for key in old.keys() & new.keys())
-
-
 def make_cells(out: Path, rows: Sequence[str], seeds: Sequence[int], steps: int | None) -> None:
     """Make the cells that are missing, seed by seed, and write the table after each."""
-    (out / "cells").mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         for key in rows:
             experiment = configure(ROWS[key], seed, steps)
@@ -195,8 +170,7 @@ def make_cells(out: Path, rows: Sequence[str], seeds: Sequence[int], steps: int 
             if is_made(path, experiment):
                 continue
             measured = run_cell(experiment)
-            cell = {"row": key, "seed": seed, "measured": measured, "settings": settings_of(experiment)}
-            path.write_text(json.dumps(cell, indent=1) + "\n")
+            write_cell(path, key, seed, experiment, {"measured": measured})
             said = ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
             print(f"{time.strftime('%H:%M:%S')} {key} seed {seed}: {said}", flush=True)
             write_table(out)
@@ -206,12 +180,6 @@ def read_cells(out: Path) -> tuple[Cells, list[dict]]:
     """Return measured numbers by row, and the cells as stored."""
     stored = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
     return {key: [cell["measured"] for cell in stored if cell["row"] == key] for key in TABLE}, stored
-
-
-def spread(values: Sequence[float]) -> str:
-    """Return "mean +- standard deviation" (the mean alone for one value)."""
-    mean = f"{statistics.mean(values):.3f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.3f}"
 
 
 def main_table(cells: Cells) -> list[str]:
@@ -287,19 +255,12 @@ COMPARISONS = [
 ]
 
 
-def processor() -> str:
-    """Return the name of the processor and its number of cores."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
-    return f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores"
-
-
 INTRODUCTION = """# toy2d: the reference table
 
 Two 2-D vectors, four classes, the literal cooperative algorithm from scratch (1500 iterations, batch 128,
 K_x = K_z = 20). Classes are read off by nearest centroid, so both coherences are exact. Each entry: mean ± standard
-deviation over seeds, in brackets the reference implementation (3 seeds; 2 for lambda_s = 10 and the additive energy). The mean
-distance of the data to their centroids is 0.063.
+deviation over seeds, in brackets the reference implementation (3 seeds; 2 for lambda_s = 10 and the additive energy).
+The mean distance of the data to their centroids is 0.063.
 """
 
 

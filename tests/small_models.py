@@ -45,7 +45,7 @@ def small_model(modalities: dict[str, Modality], seed: int = 0, **sections: Any)
         "shared": 3,
         "private": 2,
         "family": "normal",
-        "auxiliary": "learned",
+        "crossing_prior": 0,
         "prior": {"kind": "normal"},
         "networks": {"width": 4, "hidden": 12},
         "likelihood": {"scale": 0.5},

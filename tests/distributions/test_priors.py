@@ -5,7 +5,7 @@ import torch
 
 from multiebm.core.errors import ConfigError
 from multiebm.core.random import item_generators, make_generator
-from multiebm.distributions.priors import StandardPrior
+from multiebm.distributions.priors import FittedPrior, StandardPrior
 
 
 @pytest.mark.parametrize("family", ["normal", "laplace"])
@@ -37,6 +37,29 @@ def test_the_gradient_of_a_standard_prior_is_minus_z_or_minus_its_sign():
     z = torch.tensor([[0.5, -2.0]], dtype=torch.float64, requires_grad=True)
     for family, expected in (("normal", [-0.5, 2.0]), ("laplace", [-1.0, 1.0])):
         assert torch.autograd.grad(StandardPrior(family, 2).log_prob(z).sum(), z)[0][0].tolist() == expected
+
+
+def test_a_fitted_prior_starts_standard_and_becomes_the_maximum_likelihood_gaussian_of_its_codes():
+    prior, z = FittedPrior(3), torch.randn(7, 3, generator=make_generator(1))
+    torch.testing.assert_close(prior.log_prob(z), StandardPrior("normal", 3).log_prob(z))
+    mix = torch.tensor([[2.0, 0.0, 0.0], [1.0, 0.5, 0.0], [0.0, -1.0, 1.0]])
+    codes = torch.randn(50, 3, generator=make_generator(2)) @ mix.T + torch.tensor([4.0, 0.0, -1.0])
+    prior.fit(codes, decay=0.0)
+    exact = torch.distributions.MultivariateNormal(codes.mean(0), torch.cov(codes.T, correction=0))
+    torch.testing.assert_close(prior.log_prob(z), exact.log_prob(z), rtol=1e-4, atol=1e-3)
+    draws = prior.sample(40_000, make_generator(3))
+    torch.testing.assert_close(draws.mean(0), exact.mean, rtol=0, atol=0.08)
+    torch.testing.assert_close(torch.cov(draws.T), exact.covariance_matrix, rtol=0.05, atol=0.08)
+    assert torch.equal(prior.sample(4, item_generators(0, 4))[2:3], prior.sample(1, item_generators(0, 1, first=2)))
+
+
+def test_a_fitted_prior_forgets_at_its_decay():
+    """Moments from (0, I) towards codes all at 1: after t steps the mean is 1 - decay^t."""
+    prior = FittedPrior(2)
+    for _ in range(3):
+        prior.fit(torch.ones(5, 2), decay=0.5)
+    torch.testing.assert_close(prior.mean, torch.full((2,), 1 - 0.5**3))
+    torch.testing.assert_close(prior.second, 0.5**3 * torch.eye(2) + (1 - 0.5**3) * torch.ones(2, 2))
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones():

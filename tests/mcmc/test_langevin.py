@@ -66,6 +66,19 @@ def test_one_step_adds_half_the_squared_step_times_the_gradient_and_noise_scale_
     assert info.acceptance.tolist() == [1.0] * 6
 
 
+def test_diagnosed_moves_say_what_a_metropolis_test_would_accept():
+    """The first proposals of both kernels are the same; the diagnosis changes no move and knows nothing of the last."""
+    u, s = start(), 1.2
+    end, info = run_chain(langevin(skewed, s, diagnose=True), u, 2, make_generator(3))
+    _, adjusted = mala(skewed, s).step(make_generator(3), mala(skewed, s).init(u))
+    torch.testing.assert_close(info.acceptance[0], adjusted.acceptance)
+    assert info.acceptance[0].min() < 0.99
+    assert info.acceptance[1].tolist() == [1.0] * 6
+    assert torch.equal(end, run_chain(langevin(skewed, s), u, 2, make_generator(3))[0])
+    _, tempered = run_chain(langevin(skewed, s, 0.1, diagnose=True), u, 2, make_generator(3))
+    assert tempered.acceptance.eq(1).all()  # noise and step differ: not a proposal for this density
+
+
 def test_a_chain_on_minus_e_is_the_chain_on_minus_e_over_t_with_step_and_noise_alike():
     """Section 1: running -E with (s, n) is running -E / T with step and noise n, T = (n / s)^2, eq. (3')."""
     s, n = 0.5, 0.1

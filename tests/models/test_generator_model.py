@@ -92,8 +92,40 @@ def test_prior_codes_are_fresh_for_every_modality_and_not_from_the_auxiliary():
     assert not torch.equal(latents["a"], latents["b"])
 
 
+def test_crossing_draws_the_prior_with_its_share_and_the_learned_scale_otherwise():
+    """20,000 draws, learned scale e^-9: a quarter are of unit size, the others vanish; 4 sigma of a binomial."""
+    model = small_model(vectors(**SIZES), energy=None, crossing_prior=0.25)
+    with torch.no_grad():
+        model.generator.auxiliary_log_scale["b"].fill_(-9.0)
+        draws = model.generator.sample_auxiliary(20_000, make_generator(0))["b"]
+    wide = draws.norm(dim=1) > 0.05
+    assert abs(wide.float().mean() - 0.25) < 4 * (0.25 * 0.75 / 20_000) ** 0.5 + 0.002
+    assert abs(draws[wide].var() - 1) < 0.05
+
+
+def test_fitted_private_priors_serve_samples_and_the_joint_density_and_the_bound_keeps_its_base():
+    plain, fitted = (
+        small_model(vectors(**SIZES), energy=None, private_prior=kind, crossing_prior=1)
+        for kind in ("standard", "fitted")
+    )
+    codes = torch.tensor([3.0, -1.0]) + 0.1 * torch.randn(400, 2, generator=make_generator(1))
+    fitted.generator.private_priors["b"].fit(codes, 0.0)
+    latents = fitted.sample_latents(2000, make_generator(0))
+    torch.testing.assert_close(latents["b"].mean(0), torch.tensor([3.0, -1.0]), atol=0.03, rtol=0)
+    assert latents["a"].mean().abs() < 0.1
+    draws = fitted.generator.sample_auxiliary(2000, make_generator(0))
+    torch.testing.assert_close(draws["b"].std(0), torch.full((2,), 0.1), atol=0.02, rtol=0)
+    views = random_views(fitted.modalities, 5)
+    some, nothing = {key: value[:5] for key, value in latents.items()}, torch.zeros(5, len(SIZES), dtype=torch.bool)
+    change = fitted.generator.log_joint(views, some, nothing) - plain.generator.log_joint(views, some, nothing)
+    prior, base = fitted.generator.private_priors, fitted.generator.private_base
+    expected = sum(prior[name].log_prob(some[name]) - base.log_prob(some[name]) for name in SIZES)
+    torch.testing.assert_close(change, expected)
+    torch.testing.assert_close(base.log_prob(some["b"]), plain.generator.private_base.log_prob(some["b"]))
+
+
 def test_an_auxiliary_that_is_not_learned_is_the_prior_and_has_no_parameter():
-    model = small_model(vectors(**SIZES), energy=None, auxiliary="prior")
+    model = small_model(vectors(**SIZES), energy=None, crossing_prior=1)
     assert len(model.generator.auxiliary_log_scale) == 0
     drawn, prior = (
         model.generator.sample_auxiliary(4, make_generator(0)),

@@ -179,7 +179,7 @@ def test_the_prior_learns_from_revised_codes_and_reuses_its_own_draws(monkeypatc
     assert seen[0][0] is codes[0][0]["shared"]
     assert seen[0][1] is drawn[0]["shared"]
     cooperative_step(state, batch, replace(LITERAL, prior_positive="experts"))
-    assert seen[1][0].shape == (24, 3)  # one code per expert and item
+    assert seen[1][0].shape == (8, 3)  # one code per item
 
 
 def test_the_prior_never_learns_from_codes_of_absent_parts(monkeypatch):
@@ -190,7 +190,7 @@ def test_the_prior_never_learns_from_codes_of_absent_parts(monkeypatch):
     batch = Batch(mask_views(batch.views, present), present)
     warmup_step(state, batch, WarmupSettings(prior_after=0))
     cooperative_step(state, batch, replace(LITERAL, prior_positive="experts"))
-    assert [codes.shape for codes in seen] == [(12, 3), (12, 3)]
+    assert [codes.shape for codes in seen] == [(6, 3), (6, 3)]  # two of the eight items have no part
 
 
 def test_with_an_aggregate_start_the_priors_negatives_are_its_own_samples(monkeypatch):

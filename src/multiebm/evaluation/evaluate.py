@@ -1,7 +1,7 @@
 """Everything that is defined for a model and a data set, in one call.
 
-Names: "gen/..." decoder means of prior draws, "ebm/..." the same after the training data chain, "real/joint_coherence"
-what the judges make of real test items (the ceiling); "cond/..." completions by the amortised posterior,
+Names: "gen/..." decoder means of prior draws, "ebm/..." the same after the training data chain, ".../variety" the
+variance of their pixels as a share of real parts', "real/joint_coherence" what the judges make of real test items; "cond/..." completions by the amortised posterior,
 "cond_refined/..." by the latent chain, "cond_ebm/..." by the data chain with observed parts held;
 "latent_classification", "private_leakage", "judge/accuracy/...".
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from multiebm.core.modality import Views
 from multiebm.data.dataset import MultimodalDataset
+from multiebm.evaluation import variety
 from multiebm.evaluation.base import (
     FeatureReader,
     JudgesLike,
@@ -32,15 +33,18 @@ _NOT_ASKED = "left out by the settings"
 
 
 class _Collector:
-    """Labels and features of generated batches, by modality; the pictures themselves are not kept."""
+    """Labels and features of batches, by modality; of the parts themselves only the first are kept."""
 
     def __init__(self, judges: JudgesLike | None, readers: dict[str, FeatureReader]) -> None:
         self.judges, self.readers = judges, readers
         self._labels: list[dict[str, Tensor]] = []
+        self._parts: list[Views] = []
         self._features: dict[str, list[dict[str, Tensor]]] = {name: [] for name in readers}
 
     def add(self, views: Views) -> None:
         """Read one batch of states [B, ...]."""
+        if (left := variety.ITEMS - sum(len(next(iter(part.values()))) for part in self._parts)) > 0:
+            self._parts.append({name: view[:left] for name, view in views.items()})
         if self.judges is not None:
             self._labels.append(self.judges.predict(views))
         for name, reader in self.readers.items():
@@ -49,6 +53,10 @@ class _Collector:
     def labels(self) -> dict[str, Tensor]:
         """Return all labels int64 [N] by modality, on the CPU."""
         return _joined(self._labels)
+
+    def parts(self) -> Views:
+        """Return the first parts [N, ...] by modality, on the CPU."""
+        return _joined(self._parts)
 
     def features(self, reader: str) -> dict[str, Tensor]:
         """Return all features [N, F] of one reader by modality, on the CPU."""
@@ -97,8 +105,6 @@ def _joint(
         skipped["joint_coherence, label_entropy, fcd"] = f"no judges for data set {dataset.name!r}"
     if inception is None:
         skipped["fid"] = "no Inception weights were given; fcd, on the judges' features, is another number"
-    if not readers:
-        return {}
     if model.energy is None:
         skipped["ebm"] = "the model has no energy, so no data chain"
     collectors = {kind: _Collector(judges, readers) for kind in (("gen",) if model.energy is None else ("gen", "ebm"))}
@@ -115,7 +121,10 @@ def _joint(
         labels = {name: label[complete] for name, label in real.labels().items()}
         results["real/joint_coherence"] = joint_coherence(labels)
     present = dict(zip(dataset.modalities, dataset.test.present.T, strict=True))
+    shown = {key: part[present[key][: len(part)]] for key, part in real.parts().items()}
     for kind, collector in collectors.items():
+        generator = torch.Generator().manual_seed(stream_seed(plan.seed, f"{kind}/variety"))
+        results |= variety.variety_results(shown, collector.parts(), f"{kind}/variety", generator)
         if judges is not None:
             results[f"{kind}/joint_coherence"] = joint_coherence(collector.labels())
             if dataset.n_classes is not None:

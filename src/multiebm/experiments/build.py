@@ -61,7 +61,9 @@ def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
         decoders[name] = make_decoder(m, s.shared + s.private, width, nets.patch, nets.residual, nets.bounded)
     like = s.likelihood
     likelihoods = {n: Likelihood(FAMILIES[like.family], like.scale, like.weights.get(n, 1.0)) for n in modalities}
-    generator = Generator(_prior(s), decoders, likelihoods, s.private, s.family, s.auxiliary == "learned")
+    generator = Generator(
+        _prior(s), decoders, likelihoods, s.private, s.family, s.crossing_prior, s.private_prior == "fitted"
+    )
     e = s.energy
     energy = None if e is None else EnergyNetwork(modalities, e.width, e.fusion, e.stem, e.patch, e.blocks, e.gain)
     x, z = s.data_chain, s.latent_chain
@@ -118,15 +120,19 @@ class TrainingStep:
 
 
 def set_rates(state: TrainState[MultimodalModel], training: TrainingSection, warm: bool) -> None:
-    """Set the rates of generator and inference for the phase; the energy's own rate belongs to the guard."""
+    """Set the rates of generator, inference and energy: phase, guard's factor, decay by epoch."""
     o = training.optimiser
-    # without an energy the guard lowers every rate, and these two are set anew here
-    guarded = 1.0 if "energy" in state.optimisers else state.numbers.get(RATE, 1.0)
-    factor = guarded * annealed(state.step, training)
+    decay = 1.0 if o.decay == 1 else o.decay ** state.stream.state_dict()["epoch"]
+    guarded = decay * state.numbers.get(RATE, 1.0)  # the guard lowers the energy's rate; without an energy, every rate
+    has_energy = "energy" in state.optimisers
+    factor = (decay if has_energy else guarded) * annealed(state.step, training)
     for name, rate in (("generator", o.generator), ("inference", o.inference)):
         for group in state.optimisers[name].param_groups:
             group["lr"] = rate * factor
             group["betas"] = (o.beta1 if warm else o.beta1_cooperative, o.beta2)
+    if has_energy:
+        for group in state.optimisers["energy"].param_groups:
+            group["lr"] = o.energy * guarded
 
 
 def annealed(step: int, training: TrainingSection) -> float:

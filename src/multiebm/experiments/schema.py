@@ -88,7 +88,12 @@ class ModelSection(_Section):
     shared: PositiveInt = Field(32, description="size of the shared latent")
     private: Annotated[int, Field(ge=0)] = Field(16, description="size of each private latent; 0 = none")
     family: Literal["normal", "laplace"] = Field("normal", description="family of encoders and base priors")
-    auxiliary: Literal["learned", "prior"] = Field("prior", description="r_m(w_m) of cross-reconstruction")
+    private_prior: Literal["standard", "fitted"] = Field(
+        "standard", description="p(w_m): location 0 and scale 1, or a Gaussian fitted to the codes"
+    )
+    crossing_prior: Fraction = Field(
+        1.0, description="share of cross-reconstructions with w_m from its prior, the others from a learned scale"
+    )
     prior: PriorSection = PriorSection()
     networks: NetworkSection = NetworkSection()
     likelihood: LikelihoodSection = LikelihoodSection()

@@ -28,7 +28,7 @@ class State(NamedTuple):
 
 class Info(NamedTuple):
     """What a human needs, each [B]: Euclidean norm of the gradient and of the move, and the acceptance probability
-    (1 for kernels that accept everything).
+    (1 for kernels that accept everything, unless they diagnose their moves).
     """
 
     grad_norm: Tensor

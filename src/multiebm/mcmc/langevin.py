@@ -21,15 +21,19 @@ def _info(state: State, moved: Tree, grad_norm: Tensor, acceptance: Tensor) -> I
     return Info(grad_norm, item_square_norm(move).sqrt(), acceptance)
 
 
-def _unadjusted(logdensity: LogDensity, move: Move) -> Kernel:
-    """Return the kernel that accepts every move; its last step needs no gradient at the end, a backward pass saved."""
+def _unadjusted(logdensity: LogDensity, move: Move, proposed: float = 0.0) -> Kernel:
+    """Return the kernel that accepts every move; its last step needs no gradient at the end, a backward pass saved.
+
+    Moves that are Langevin proposals of step size `proposed` also say how likely a Metropolis test would accept them.
+    """
 
     def init(position: Tree) -> State:
         return evaluate(logdensity, position)
 
     def step(generator: Randomness, state: State) -> tuple[State, Info]:
         moved, info = move(generator, state)
-        return evaluate(logdensity, moved), info
+        new = evaluate(logdensity, moved)
+        return new, info._replace(acceptance=_acceptance(state, new, proposed)) if proposed else info
 
     def last(generator: Randomness, state: State) -> tuple[State, Info]:
         moved, info = move(generator, state)
@@ -38,11 +42,25 @@ def _unadjusted(logdensity: LogDensity, move: Move) -> Kernel:
     return Kernel(init, step, last)
 
 
-def langevin(logdensity: LogDensity, step_size: float, noise_scale: float | None = None) -> Kernel:
+def _acceptance(old: State, new: State, step_size: float) -> Tensor:
+    """Return the Metropolis-Hastings acceptance probability [B] of the Langevin proposal old -> new."""
+
+    def transition(a: State, b: State) -> Tensor:
+        gap = tree_map(lambda v, u, g: v - u - 0.5 * step_size**2 * g, b.position, a.position, a.grad)
+        return -item_square_norm(gap) / (2 * step_size**2)
+
+    log_ratio = new.logdensity - old.logdensity + transition(new, old) - transition(old, new)
+    return log_ratio.clamp(max=0).exp().nan_to_num(0.0)
+
+
+def langevin(
+    logdensity: LogDensity, step_size: float, noise_scale: float | None = None, diagnose: bool = False
+) -> Kernel:
     """u' = u + s^2/2 grad log p(u) + n eps, with s = `step_size`, n = `noise_scale` (n = s unless given).
 
     Unadjusted: on N(0, v) with n = s the stationary variance is v / (1 - s^2 / 4v). With n != s the stationary density
     is p^(1/T), T = (n/s)^2, up to the same bias. Eqs. (3), (3') and (8) of arXiv 2605.00644; Neal (2011).
+    `diagnose` (n = s): `Info.acceptance` is what a Metropolis test would say of each move but the last, which stays 1.
     """
     noise = step_size if noise_scale is None else noise_scale
 
@@ -52,7 +70,7 @@ def langevin(logdensity: LogDensity, step_size: float, noise_scale: float | None
         grad_norm = item_square_norm(state.grad).sqrt()
         return moved, _info(state, moved, grad_norm, torch.ones_like(state.logdensity))
 
-    return _unadjusted(logdensity, move)
+    return _unadjusted(logdensity, move, step_size if diagnose and noise == step_size else 0.0)
 
 
 def displaced_langevin(logdensity: LogDensity, displacement: float | Tensor, noise_scale: float) -> Kernel:
@@ -84,16 +102,11 @@ def mala(logdensity: LogDensity, step_size: float) -> Kernel:
     def init(position: Tree) -> State:
         return evaluate(logdensity, position)
 
-    def transition(a: State, b: State) -> Tensor:
-        gap = tree_map(lambda v, u, g: v - u - 0.5 * step_size**2 * g, b.position, a.position, a.grad)
-        return -item_square_norm(gap) / (2 * step_size**2)
-
     def step(generator: Randomness, state: State) -> tuple[State, Info]:
         eps = randn_tree(generator, state.position)
         moved = tree_map(lambda u, g, e: u + 0.5 * step_size**2 * g + step_size * e, state.position, state.grad, eps)
         proposal = init(moved)
-        log_ratio = proposal.logdensity - state.logdensity + transition(proposal, state) - transition(state, proposal)
-        acceptance = log_ratio.clamp(max=0).exp().nan_to_num(0.0)
+        acceptance = _acceptance(state, proposal, step_size)
         accept = rand(generator, (*acceptance.shape, 1), acceptance)[:, 0] < acceptance
         position = tree_map(lambda new, old: torch.where(per_item(accept, old), new, old), moved, state.position)
         grad = tree_map(lambda new, old: torch.where(per_item(accept, old), new, old), proposal.grad, state.grad)

@@ -1,13 +1,15 @@
 """The shared-latent generator p(X, z, W) = p(z) prod_m p(w_m) p(x_m | z, w_m), eqs. (4) and (16)."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from multiebm.core.modality import Modality, Views
-from multiebm.core.random import Randomness
+from multiebm.core.random import Randomness, rand
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.likelihoods import Likelihood
-from multiebm.distributions.priors import Prior, StandardPrior
+from multiebm.distributions.priors import FittedPrior, Prior, StandardPrior
 from multiebm.models.inference import SHARED, Latents
 from multiebm.nn.blocks import mlp
 from multiebm.nn.pictures import PictureDecoder
@@ -26,8 +28,9 @@ def make_decoder(
 class Generator(nn.Module):
     """Prior over the shared latent, decoders and likelihoods by modality; `private` is the private latents' size P.
 
-    r_m(w_m) stands in for a private latent in cross-reconstruction: its scale is learned (`learned_auxiliary`, as in
-    MMVAE+), or r_m is the prior, so that crossing in training is exactly crossing in use.
+    r_m(w_m) stands in for a private latent in cross-reconstruction: with probability `crossing_prior` it is the prior,
+    so that crossing in training is exactly crossing in use, else a density of learned scale (always, in MMVAE+).
+    `fitted`: p(w_m) is a Gaussian fitted to the codes instead of the base density, which the bound keeps.
     """
 
     def __init__(
@@ -37,16 +40,18 @@ class Generator(nn.Module):
         likelihoods: dict[str, Likelihood],
         private: int,
         family: str,
-        learned_auxiliary: bool = False,
+        crossing_prior: float = 1.0,
+        fitted: bool = False,
     ) -> None:
         super().__init__()
         self.prior, self.decoders, self.likelihoods = prior, nn.ModuleDict(decoders), likelihoods
-        self.private = private
-        self.private_prior = StandardPrior(family, private)
+        self.private, self.crossing_prior = private, crossing_prior
+        self.private_base = StandardPrior(family, private)
+        own = {name: FittedPrior(private) if fitted else self.private_base for name in decoders if private}
+        self.private_priors: Mapping[str, Prior] = nn.ModuleDict(own)  # type: ignore[assignment]
         self.family = FAMILIES[family]
-        scales = (
-            {name: nn.Parameter(torch.zeros(private)) for name in decoders} if private and learned_auxiliary else {}
-        )
+        learned = private > 0 and crossing_prior < 1
+        scales = {name: nn.Parameter(torch.zeros(private)) for name in decoders if learned}
         self.auxiliary_log_scale = nn.ParameterDict(scales)
 
     def sample_latents(self, n: int, generator: Randomness) -> Latents:
@@ -55,16 +60,18 @@ class Generator(nn.Module):
 
     def sample_private(self, n: int, generator: Randomness) -> Latents:
         """Draw w_m ~ p(w_m) for every modality, [n, P] each; empty if the model has none."""
-        return {name: self.private_prior.sample(n, generator) for name in self.decoders} if self.private else {}
+        return {name: prior.sample(n, generator) for name, prior in self.private_priors.items()}
 
     def sample_auxiliary(self, n: int, generator: Randomness) -> Latents:
-        """Draw w_m ~ r_m (the prior, or location 0 and learned scale, differentiable in it): [n, P] each."""
-        if not self.auxiliary_log_scale:
-            return self.sample_private(n, generator)
-        out = {}
+        """Draw w_m ~ r_m, the mixture of the prior and a learned scale (differentiable in it): [n, P] each."""
+        usual = self.sample_private(n, generator) if self.crossing_prior else {}
+        learned = {}
         for name, log_scale in self.auxiliary_log_scale.items():
-            out[name] = self.family.rsample(generator, torch.zeros_like(log_scale).expand(n, -1), log_scale.exp())
-        return out
+            w = self.family.rsample(generator, torch.zeros_like(log_scale).expand(n, -1), log_scale.exp())
+            learned[name] = (
+                torch.where(rand(generator, (n, 1), w) < self.crossing_prior, usual[name], w) if usual else w
+            )
+        return learned or usual
 
     def decode(self, latents: Latents, modality: str) -> Tensor:
         """Return the decoder mean of one modality: [B, *shape]."""
@@ -87,7 +94,7 @@ class Generator(nn.Module):
         total = self.prior.log_prob(latents[SHARED])
         for i, (name, likelihood) in enumerate(self.likelihoods.items()):
             if self.private:
-                total = total + self.private_prior.log_prob(latents[name])
+                total = total + self.private_priors[name].log_prob(latents[name])
             here = present[:, i]
             if here.all():
                 total = total + likelihood.log_prob(views[name], self.decode(latents, name))

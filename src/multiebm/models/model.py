@@ -130,7 +130,7 @@ class MultimodalModel(nn.Module):
         def logdensity(position: Latents) -> Tensor:
             return self.generator.log_joint(batch.views, position, batch.present)
 
-        kernel = langevin(logdensity, chain.step_size, chain.noise_scale)
+        kernel = langevin(logdensity, chain.step_size, chain.noise_scale, diagnose=True)
         with frozen(self):
             end, info = run_chain(kernel, latents, chain.steps if steps is None else steps, generator, record)
         kept = dict(end)

@@ -34,7 +34,7 @@ def cross_draw(model: Generator, prior: Prior, posterior: Posterior, batch: Batc
     for i, (name, q) in enumerate(posterior.private.items()):
         mine = expert == i
         latents[name] = torch.where(per_item(mine, own[name]), own[name], auxiliary[name])
-        private = model.private_prior.log_prob(own[name]) - q.log_prob(own[name])
+        private = model.private_base.log_prob(own[name]) - q.log_prob(own[name])
         log_ratio = log_ratio + torch.where(mine & batch.present[:, i], private, 0.0)
     return CrossDraw(latents, log_ratio, expert)
 

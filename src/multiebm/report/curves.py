@@ -81,6 +81,12 @@ CURVES = (
         zero=True,
     ),
     Curve(
+        "Latent chain: acceptance",
+        "share of moves",
+        {"latent_chain/acceptance": "acceptance"},
+        "What a Metropolis test would accept of its moves; near zero, the chain climbs rather than samples.",
+    ),
+    Curve(
         "Validation: coherence",
         "share of items",
         {

@@ -27,6 +27,7 @@ from multiebm.report.scene import Scene
 
 NO_EVALUATION = "This run has not been measured: run `multiebm evaluate` on its folder, then `multiebm report` again."
 _JOINT = {"joint_coherence": "joint coherence", "label_entropy": "label entropy", "fcd": "FCD", "fid": "FID"}
+_JOINT |= {"variety": "variety"}
 _WAYS = {"cond": "amortised", "cond_refined": "latent chain", "cond_ebm": "data chain"}
 _WAYS_NOTE = (
     "Amortised: one draw of the inference model. Latent chain: refined by the posterior of the given parts. "
@@ -79,6 +80,7 @@ def headline_cards(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, st
         "label_entropy": "1: all classes equally often; a collapsed model can be coherent",
         "fcd": "Frechet distance on the judges' features, lower is better",
         "fid": "Frechet distance on Inception features, lower is better",
+        "variety": "variance of pixels as a share of real ones': 1 is as varied as the data",
     }
     cards = []
     for key, title in _JOINT.items():
@@ -88,7 +90,7 @@ def headline_cards(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, st
         ]
         found = [(name, with_interval(result)) for name, result in variants if result is not None]
         if found:
-            cards.append((title.replace("joint", "Joint").replace("label", "Label"), found, told[key]))
+            cards.append((title.replace("joint", "Joint").replace("label", "Label").replace("variety", "Variety"), found, told[key]))
     crossed = evaluation.results.get("cond/size1")
     if crossed is not None:
         found = [("1 given", with_interval(crossed))]

@@ -13,6 +13,7 @@ from torch import Tensor
 from multiebm.core.batch import Batch
 from multiebm.core.modality import Views
 from multiebm.core.tree import per_item
+from multiebm.distributions.priors import FittedPrior
 from multiebm.mcmc.run import ChainInfo, frozen
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents, Posterior
@@ -28,6 +29,7 @@ from multiebm.objectives.elbo import CrossDraw, cross_draw, elbo_loss
 from multiebm.training.settings import CooperativeSettings, WarmupSettings
 from multiebm.training.state import TrainState
 
+MOMENT_DECAY = 0.99  # running moments of a fitted private prior
 RESIDUAL_DECAY = 0.99  # running means of the two residuals that lambda_s = balance compares
 
 
@@ -41,10 +43,11 @@ def warmup_step(state: TrainState, batch: Batch, settings: WarmupSettings) -> di
     loss = elbo_loss(log_px, draw, batch.present, settings.beta)
     _update(state, loss, "generator", "inference")
     metrics = {"loss/elbo": loss.item(), **_posterior_metrics(model, posterior, batch)}
+    _fit_private(state, posterior, batch)
     metrics |= _per_modality(model, "log_likelihood", log_px, batch.present)
     prior = model.generator.prior
     if isinstance(prior, EnergyPrior) and state.step >= settings.prior_after:
-        positive = _expert_codes(posterior, batch, state)
+        positive = draw.latents[SHARED][batch.present.any(1)]
         metrics |= prior_step(state, prior, positive, prior.sample(len(positive), generator))
     return metrics
 
@@ -63,6 +66,7 @@ def cooperative_step(state: TrainState, batch: Batch, settings: CooperativeSetti
     if not energy_alone:
         codes = _revised_codes(state, posterior, batch, settings)
         metrics |= _generator_inference_update(state, batch, posterior, codes, z, x0, revised, settings)
+    _fit_private(state, posterior, batch)
     if isinstance(model.generator.prior, EnergyPrior):
         revised_codes = settings.prior_positive == "revised" and not energy_alone
         positive = codes.latents[SHARED] if revised_codes else _expert_codes(posterior, batch, state)
@@ -238,11 +242,20 @@ def _data_chain_latents(
 
 
 def _expert_codes(posterior: Posterior, batch: Batch, state: TrainState) -> Tensor:
-    """Draw one code per present expert and item, detached: [N, D]."""
+    """Draw one code per item that has a part, from one of its experts, detached: [N, D]."""
     q = posterior.shared
     with torch.no_grad():
-        codes = q.family.rsample(state.generator, q.loc, q.scale)
-    return codes[batch.present.T]
+        return q.component(q.assign(state.generator)).rsample(state.generator)[batch.present.any(1)]
+
+
+def _fit_private(state: TrainState, posterior: Posterior, batch: Batch) -> None:
+    """Move fitted private priors towards the codes of the parts that are present."""
+    for i, (name, prior) in enumerate(state.model.generator.private_priors.items()):
+        here = batch.present[:, i]
+        if isinstance(prior, FittedPrior) and here.any():
+            with torch.no_grad():
+                codes = posterior.private[name].rsample(state.generator)[here]
+            prior.fit(codes, MOMENT_DECAY)
 
 
 def _synthetic_weight(
@@ -308,7 +321,8 @@ def _data_chain_metrics(model: MultimodalModel, x0: Views, revised: Views, chain
 def _latent_chain_metrics(posterior: Posterior, codes: RevisedCodes) -> dict[str, float]:
     z = codes.latents[SHARED]
     responsibility = posterior.shared.responsibilities(z).detach().mean(1)
-    return {
+    acceptance = codes.chain.acceptance[:-1]  # of the last move nothing is known
+    return ({"latent_chain/acceptance": acceptance.mean().item()} if len(acceptance) else {}) | {
         "latent_chain/gain": (codes.chain.logdensity[-1] - codes.chain.logdensity[0]).mean().item(),
         "latent_chain/logdensity": codes.chain.logdensity[-1].mean().item(),
         "latent_chain/move": codes.chain.displacement.mean().item(),

@@ -79,6 +79,7 @@ class OptimiserSettings:
         0.3
     )
     final: Annotated[Positive, Field(description="factor on those rates at the end of the cooperative steps")] = 1.0
+    decay: Annotated[float, Field(gt=0, le=1, description="factor on all rates but the prior's, each epoch")] = 1.0
     beta1: Annotated[float, Field(ge=0, lt=1, description="first moment decay in the warm-up")] = 0.9
     beta1_cooperative: Annotated[float, Field(ge=0, lt=1, description="first moment decay afterwards")] = 0.5
     beta2: Annotated[float, Field(gt=0, lt=1, description="second moment decay")] = 0.99

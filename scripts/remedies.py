@@ -1,0 +1,276 @@
+"""What fails when the cooperative method is taken literally on PolyDigits, and what repairs it: rows, seeds, curves.
+
+    python scripts/remedies.py [--rows ROW ...] [--seeds 0 1 2] [--out results/remedies]
+
+Every row of a seed starts from the same generator and inference model, those of one warm-up with the polydigits
+preset; only what the row names differs from there on. Cells are kept under OUT/cells and not made again. Each cell is
+measured every EVERY steps on 1,000 samples; the last point is the row's entry in the table. One process.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import torch
+from cells import is_made, processor, spread, write_cell
+
+from multiebm.data import load_dataset
+from multiebm.evaluation.evaluate import evaluate
+from multiebm.evaluation.judges import Judges
+from multiebm.evaluation.record import quick_settings
+from multiebm.experiments.build import TrainingStep
+from multiebm.experiments.load import load_experiment
+from multiebm.experiments.measure import judges_of
+from multiebm.experiments.run import fresh_state
+from multiebm.experiments.schema import Experiment
+from multiebm.models.model import MultimodalModel
+from multiebm.training.averaging import averaged
+from multiebm.training.checkpoint import CheckpointStore
+from multiebm.training.loop import fit
+from multiebm.training.state import TrainState
+
+matplotlib.use("agg")
+STEPS, EVERY = 240, 60  # cooperative steps of a row, and between two measurements
+GAP_END = 1e4  # |E(data) - E(revised)| at which a row has diverged and is not continued
+LITERAL = [
+    "model.prior.kind=normal",
+    "model.energy.fusion=early",
+    "model.data_chain.displaced=false",
+    "model.data_chain.step_size=0.5",
+    "training.cooperative.steer=false",
+    "training.cooperative.anchor=0",
+    "training.cooperative.reconstruction=1",
+    "training.cooperative.energy_penalty=0",
+    "training.cooperative.energy_gate=0",
+    "training.cooperative.negatives=refresh",
+    "training.cooperative.energy_first=0",
+    "training.cooperative.prior_positive=revised",
+    "training.cooperative.synthetic=1",
+    "training.optimiser.cooperative=0.1",
+    "training.optimiser.final=0.1",
+]
+STAGES = (  # each row keeps what the rows above it repaired
+    ("literal", "the paper's literal step", ()),
+    ("anchor", "+ ELBO anchor", ("training.cooperative.anchor=1", "training.cooperative.reconstruction=0.2")),
+    (
+        "steered",
+        "+ displacement steered by the gap",
+        ("model.data_chain.displaced=true", "training.cooperative.steer=true"),
+    ),
+    (
+        "prior",
+        "+ data chains start from the energy prior",
+        ("model.prior.kind=energy", "training.cooperative.prior_positive=experts"),
+    ),
+    ("late", "+ late-fusion energy", ("model.energy.fusion=late",)),
+    ("penalty", "+ penalty on E^2", ("training.cooperative.energy_penalty=0.003",)),
+    ("gate", "+ gate on the gap", ("training.cooperative.energy_gate=5", "training.cooperative.energy_first=40")),
+    (
+        "reuse",
+        "+ no reconstruction of revised codes",
+        ("training.cooperative.reconstruction=0", "training.cooperative.negatives=reuse"),
+    ),
+    (
+        "demo",
+        "+ stronger synthetic term, annealed: the demo",
+        ("training.cooperative.synthetic=2", "training.optimiser.final=0.02"),
+    ),
+)
+SHOWN = {
+    "JC Gen": "gen/joint_coherence",
+    "JC EBM": "ebm/joint_coherence",
+    "CC": "cond/size1",
+    "fcd Gen": "gen/fcd",
+    "fcd EBM": "ebm/fcd",
+    "entropy": "gen/label_entropy",
+    "variety Gen": "gen/variety",
+}
+
+
+class Point(NamedTuple):
+    """One measurement along a row."""
+
+    step: int
+    values: dict[str, float]
+
+
+def experiments(seed: int) -> dict[str, Experiment]:
+    """Return the configuration of every row, each with the changes of those above it."""
+    changes = [*LITERAL, f"training.cooperative.steps={STEPS}", f"seed={seed}"]
+    found = {}
+    for key, _, more in STAGES:
+        changes = [*changes, *more]
+        found[key] = load_experiment("polydigits", changes)
+    return found
+
+
+def warm_up(seed: int, folder: Path) -> TrainState[MultimodalModel]:
+    """Return the state at the end of the preset's warm-up, made once and kept in `folder`."""
+    experiment = load_experiment("polydigits", [f"seed={seed}"])
+    state = fresh_state(experiment, load_dataset("polydigits", experiment.data.settings), torch.device("cpu"))
+    store = CheckpointStore(folder / f"warmup-{seed}", keep_last=1)
+    if store.resume(state) is None:
+        fit(state, TrainingStep(experiment), experiment.training.warmup.steps)
+        store.save(state)
+    return state
+
+
+def transplant(warm: TrainState[MultimodalModel], state: TrainState[MultimodalModel]) -> None:
+    """Give `state` the generator, inference model and (where both have one) energy prior of the warm-up."""
+    own = state.model.state_dict()
+    taken = {
+        name: value
+        for name, value in warm.model.state_dict().items()
+        if not name.startswith("energy.") and name in own and own[name].shape == value.shape
+    }
+    state.model.load_state_dict(own | taken)
+    state.average.update({name: value.clone() for name, value in warm.average.items() if name in taken})
+    state.average.update({n: p.detach().clone() for n, p in state.model.named_parameters() if n not in state.average})
+    state.step = warm.step
+
+
+def measure(state: TrainState[MultimodalModel], judges: Judges, seed: int, dataset: Any) -> dict[str, float]:
+    """Return the numbers of the table for the averaged weights."""
+    with averaged(state.model, state.average):
+        results = evaluate(state.model, dataset, judges, quick_settings(), seed).results
+    return {name: results[metric].value for name, metric in SHOWN.items() if metric in results}
+
+
+class Gaps:
+    """Hook that keeps the energy gap of every step."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_step(self, state: TrainState, metrics: dict[str, float]) -> None:
+        """Keep the gap."""
+        self.values.append(metrics.get("energy/gap", float("nan")))
+
+    def on_end(self, state: TrainState) -> None:
+        """Nothing is left to do."""
+
+
+def run_row(warm: TrainState[MultimodalModel], experiment: Experiment) -> dict[str, Any]:
+    """Train one row from the warm-up and return its points and gaps."""
+    dataset = load_dataset("polydigits", experiment.data.settings)
+    judges = judges_of(dataset, "cpu")
+    state = fresh_state(experiment, dataset, torch.device("cpu"))
+    transplant(warm, state)
+    step, gaps, first = TrainingStep(experiment), Gaps(), state.step
+    points = [Point(0, measure(state, judges, experiment.seed, dataset))]
+    for done in range(EVERY, STEPS + 1, EVERY):
+        fit(
+            state,
+            step,
+            first + done,
+            [gaps],
+            should_stop=lambda: bool(gaps.values) and not abs(gaps.values[-1]) < GAP_END,
+        )
+        points.append(Point(state.step - first, measure(state, judges, experiment.seed, dataset)))
+        if state.step < first + done:
+            break
+    return {"points": [point._asdict() for point in points], "gaps": gaps.values}
+
+
+def write_table(out: Path) -> None:
+    """Write README.md and curves.png from the stored cells."""
+    cells = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
+    rows = {key: [cell for cell in cells if cell["row"] == key] for key, _, _ in STAGES}
+    lines = [f"| row | seeds | {' | '.join(SHOWN)} | gap, last 60 steps | steps |", "|---" * (len(SHOWN) + 4) + "|"]
+    starts = {"N(0, I)": rows["literal"], "energy prior": rows["prior"]}
+    for title, made in starts.items():
+        if made:
+            lines.append(_line(f"warm-up alone, {title}", [c["points"][0] for c in made], ["—"]))
+    for key, title, _ in STAGES:
+        if made := rows[key]:
+            gaps = [f"{statistics.mean(cell['gaps'][-60:]):.1f}" for cell in made]
+            lines.append(_line(title, [cell["points"][-1] for cell in made], gaps))
+    notes = out / "NOTES.md"
+    text = [
+        "# What fails when taken literally, and what repairs it",
+        "",
+        __doc__.split("\n\n")[2].replace("EVERY", str(EVERY)).strip(),
+        f"{STEPS} steps a row; each row keeps the changes of those above it.",
+        "",
+        *lines,
+        "",
+        "± is the standard deviation over seeds; JC, CC: joint and conditional coherence; gap: E(data) - E(revised),",
+        "seed by seed.",
+        "",
+        "![curves](curves.png)",
+        "",
+        f"Machine: {processor()}; torch {torch.__version__}.",
+        *(["", notes.read_text().rstrip()] if notes.is_file() else []),
+    ]
+    (out / "README.md").write_text("\n".join(text) + "\n")
+    draw(rows, out / "curves.png")
+
+
+def _line(title: str, points: list[dict[str, Any]], gaps: list[str]) -> str:
+    entries = []
+    for name in SHOWN:
+        values = [point["values"][name] for point in points if name in point["values"]]
+        entries.append(spread(values, 1 if "fcd" in name else 3) if values else "—")
+    steps = ", ".join(str(step) for step in sorted({point["step"] for point in points}))
+    return f"| {title} | {len(points)} | {' | '.join(entries)} | {', '.join(gaps)} | {steps} |"
+
+
+def draw(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Draw joint coherence, Frechet distance and gap against steps, mean over seeds."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 4, figsize=(15, 3.6), layout="constrained")
+    for (key, title, _), colour in zip(
+        STAGES, matplotlib.colormaps["viridis"].resampled(len(STAGES)).colors, strict=True
+    ):
+        if not (made := rows[key]):
+            continue
+        for axis, name in zip(axes, ("JC Gen", "JC EBM", "fcd EBM"), strict=False):
+            length = min(len(cell["points"]) for cell in made)
+            steps = [point["step"] for point in made[0]["points"][:length]]
+            means = [statistics.mean(c["points"][i]["values"][name] for c in made) for i in range(length)]
+            axis.plot(steps, means, color=colour, label=title)
+            axis.set_title(name)
+        for cell in made:
+            axes[3].plot(cell["gaps"], color=colour, linewidth=0.8)
+    axes[3].set_title("energy gap, every seed")
+    axes[3].set_yscale("symlog")
+    for axis in axes:
+        axis.set_xlabel("cooperative steps")
+    axes[0].legend(fontsize=6)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    """Make what is missing and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="*", choices=[key for key, _, _ in STAGES])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "remedies")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where warm-ups are kept")
+    given = parser.parse_args()
+    for seed in given.seeds:
+        rows = experiments(seed)
+        wanted = [
+            key for key in given.rows or rows if not is_made(given.out / "cells" / f"{key}-{seed}.json", rows[key])
+        ]
+        warm = warm_up(seed, given.runs) if wanted else None
+        for key in wanted:
+            began = time.perf_counter()
+            content = run_row(warm, rows[key])
+            write_cell(given.out / "cells" / f"{key}-{seed}.json", key, seed, rows[key], content)
+            print(
+                f"{time.strftime('%H:%M:%S')} {key} seed {seed}: {content['points'][-1]}, {time.perf_counter() - began:.0f} s",
+                flush=True,
+            )
+            write_table(given.out)
+    write_table(given.out)
+
+
+if __name__ == "__main__":
+    main()

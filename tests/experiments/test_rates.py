@@ -1,0 +1,50 @@
+"""Learning rates by phase, epoch and guard."""
+
+import pytest
+
+from multiebm.experiments.build import build_state, set_rates
+from multiebm.experiments.schema import Experiment
+from multiebm.training.guard import RATE
+from small_models import small_model, vectors
+
+SETTINGS = {"generator": 0.01, "inference": 0.02, "energy": 0.04, "prior": 0.08, "cooperative": 0.5, "decay": 0.9}
+
+
+class Epochs:
+    """A stream that says only which epoch it is in."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch}
+
+
+def rates(epoch: int, guard: float, warm: bool, energy: bool = True) -> dict[str, float]:
+    training = {"optimiser": SETTINGS, "warmup": {"steps": 10, "anneal": 0.0}}
+    experiment = Experiment.model_validate({"training": training})
+    model = small_model(vectors(a=2, b=3), **({} if energy else {"energy": None}))
+    state = build_state(experiment, model, Epochs(epoch))
+    state.step, state.numbers[RATE] = 0 if warm else 10, guard
+    set_rates(state, experiment.training, warm)
+    return {name: optimiser.param_groups[0]["lr"] for name, optimiser in state.optimisers.items()}
+
+
+def test_rates_fall_by_the_decay_in_every_epoch_and_by_the_factor_of_the_phase():
+    for epoch in (0, 3):
+        d = 0.9**epoch
+        assert rates(epoch, 1.0, warm=True) == pytest.approx(
+            {"generator": 0.01 * d, "inference": 0.02 * d, "energy": 0.04 * d}
+        )
+        assert rates(epoch, 1.0, warm=False) == pytest.approx(
+            {"generator": 0.005 * d, "inference": 0.01 * d, "energy": 0.04 * d}
+        )
+
+
+def test_the_guard_lowers_the_energy_alone_or_without_one_everything():
+    assert rates(3, 0.25, warm=True) == pytest.approx(
+        {"generator": 0.01 * 0.729, "inference": 0.02 * 0.729, "energy": 0.01 * 0.729}
+    )
+    assert rates(3, 0.25, warm=True, energy=False) == pytest.approx(
+        {"generator": 0.0025 * 0.729, "inference": 0.005 * 0.729}
+    )
