@@ -36,7 +36,7 @@ from multiebm.training.state import TrainState
 matplotlib.use("agg")
 STEPS, EVERY = 240, 60  # cooperative steps of a row, and between two measurements
 GAP_END = 1e4  # |E(data) - E(revised)| at which a row has diverged and is not continued
-LITERAL = [
+LITERAL = (
     "model.prior.kind=normal",
     "model.energy.fusion=early",
     "model.data_chain.displaced=false",
@@ -52,7 +52,7 @@ LITERAL = [
     "training.cooperative.synthetic=1",
     "training.optimiser.cooperative=0.1",
     "training.optimiser.final=0.1",
-]
+)
 STAGES = (  # each row keeps what the rows above it repaired
     ("literal", "the paper's literal step", ()),
     ("anchor", "+ ELBO anchor", ("training.cooperative.anchor=1", "training.cooperative.reconstruction=0.2")),
@@ -264,10 +264,8 @@ def main() -> None:
             began = time.perf_counter()
             content = run_row(warm, rows[key])
             write_cell(given.out / "cells" / f"{key}-{seed}.json", key, seed, rows[key], content)
-            print(
-                f"{time.strftime('%H:%M:%S')} {key} seed {seed}: {content['points'][-1]}, {time.perf_counter() - began:.0f} s",
-                flush=True,
-            )
+            said = f"{content['points'][-1]}, {time.perf_counter() - began:.0f} s"
+            print(f"{time.strftime('%H:%M:%S')} {key} seed {seed}: {said}", flush=True)
             write_table(given.out)
     write_table(given.out)
 

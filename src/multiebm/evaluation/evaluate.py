@@ -1,9 +1,10 @@
 """Everything that is defined for a model and a data set, in one call.
 
-Names: "gen/..." decoder means of prior draws, "ebm/..." the same after the training data chain, ".../variety" the
-variance of their pixels as a share of real parts', "real/joint_coherence" what the judges make of real test items; "cond/..." completions by the amortised posterior,
-"cond_refined/..." by the latent chain, "cond_ebm/..." by the data chain with observed parts held;
-"latent_classification", "private_leakage", "judge/accuracy/...".
+Names: "gen/..." decoder means of prior draws, "ebm/..." the same after the training data chain; ".../variety" is the
+variance of their coordinates as a share of that of real parts; "real/joint_coherence" what the judges make of real test
+items (the ceiling); "cond/..." completions by the amortised posterior, "cond_refined/..." by the latent chain,
+"cond_ebm/..." by the data chain with observed parts held; "latent_classification", "private_leakage",
+"judge/accuracy/...".
 """
 
 from math import sqrt

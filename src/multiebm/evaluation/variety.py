@@ -1,4 +1,4 @@
-"""How varied generated parts are, pixel by pixel: what judges and their features, which look for classes, do not see."""
+"""How varied generated parts are, coordinate by coordinate: judges, which look for classes, do not see that."""
 
 import torch
 from torch import Tensor

@@ -26,10 +26,13 @@ from multiebm.experiments.pretrained import MODEL, save_pretrained
 from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.models.model import MultimodalModel
 from multiebm.training.checkpoint import CheckpointStore
+from multiebm.training.cooperative import fit_private
 from multiebm.training.guard import Guard
 from multiebm.training.hooks import CheckpointEvery, Hook, MetricsLog, TensorBoard, Validate
 from multiebm.training.loop import Fit, fit
 from multiebm.training.state import ELAPSED, TrainState
+
+REFIT_BATCHES = 32  # that fitted private priors see when training is over
 
 
 class RunResult(NamedTuple):
@@ -111,12 +114,18 @@ def make_hooks(
 
 
 def take_average(state: TrainState[MultimodalModel]) -> None:
-    """Give the model its averaged weights for good, and put it in evaluation mode: training is over."""
+    """Give the model its averaged weights for good, and put it in evaluation mode: training is over.
+
+    Fitted private priors are fitted anew, to the codes that the averaged weights give to the stream's next batches.
+    """
+    model = state.model.eval()
     with torch.no_grad():
-        for name, parameter in state.model.named_parameters():
+        for name, parameter in model.named_parameters():
             if name in state.average:
                 parameter.copy_(state.average[name])
-    state.model.eval()
+        for done in range(REFIT_BATCHES if model.generator.fitted else 0):
+            batch = next(state.stream).to(model.device)
+            fit_private(model, model.inference(batch), batch, state.generator, decay=done / (done + 1))
 
 
 def _fit(experiment: Experiment, state: TrainState[MultimodalModel], hooks: list[Hook], store: CheckpointStore) -> Fit:

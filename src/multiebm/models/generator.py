@@ -45,7 +45,7 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         self.prior, self.decoders, self.likelihoods = prior, nn.ModuleDict(decoders), likelihoods
-        self.private, self.crossing_prior = private, crossing_prior
+        self.private, self.crossing_prior, self.fitted = private, crossing_prior, fitted and private > 0
         self.private_base = StandardPrior(family, private)
         own = {name: FittedPrior(private) if fitted else self.private_base for name in decoders if private}
         self.private_priors: Mapping[str, Prior] = nn.ModuleDict(own)  # type: ignore[assignment]

@@ -90,7 +90,13 @@ def headline_cards(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, st
         ]
         found = [(name, with_interval(result)) for name, result in variants if result is not None]
         if found:
-            cards.append((title.replace("joint", "Joint").replace("label", "Label").replace("variety", "Variety"), found, told[key]))
+            cards.append(
+                (
+                    title.replace("joint", "Joint").replace("label", "Label").replace("variety", "Variety"),
+                    found,
+                    told[key],
+                )
+            )
     crossed = evaluation.results.get("cond/size1")
     if crossed is not None:
         found = [("1 given", with_interval(crossed))]

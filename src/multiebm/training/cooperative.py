@@ -12,6 +12,7 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch
 from multiebm.core.modality import Views
+from multiebm.core.random import Randomness
 from multiebm.core.tree import per_item
 from multiebm.distributions.priors import FittedPrior
 from multiebm.mcmc.run import ChainInfo, frozen
@@ -29,7 +30,7 @@ from multiebm.objectives.elbo import CrossDraw, cross_draw, elbo_loss
 from multiebm.training.settings import CooperativeSettings, WarmupSettings
 from multiebm.training.state import TrainState
 
-MOMENT_DECAY = 0.99  # running moments of a fitted private prior
+MOMENT_DECAY = 0.95  # of a fitted private prior; a longer memory adds the drift of the codes to their variance
 RESIDUAL_DECAY = 0.99  # running means of the two residuals that lambda_s = balance compares
 
 
@@ -37,13 +38,13 @@ def warmup_step(state: TrainState, batch: Batch, settings: WarmupSettings) -> di
     """One step on the stratified ELBO; an energy prior learns beside it from detached codes of all experts."""
     model, generator = state.model, state.generator
     posterior = model.inference(batch)
+    fit_private(model, posterior, batch, generator, MOMENT_DECAY)
     tilt = 0 <= settings.tilt_after <= state.step
     draw = _bound_draw(model, posterior, batch, state, tilt)
     log_px = model.generator.log_likelihood(batch.views, model.generator(draw.latents))
     loss = elbo_loss(log_px, draw, batch.present, settings.beta)
     _update(state, loss, "generator", "inference")
     metrics = {"loss/elbo": loss.item(), **_posterior_metrics(model, posterior, batch)}
-    _fit_private(state, posterior, batch)
     metrics |= _per_modality(model, "log_likelihood", log_px, batch.present)
     prior = model.generator.prior
     if isinstance(prior, EnergyPrior) and state.step >= settings.prior_after:
@@ -66,7 +67,7 @@ def cooperative_step(state: TrainState, batch: Batch, settings: CooperativeSetti
     if not energy_alone:
         codes = _revised_codes(state, posterior, batch, settings)
         metrics |= _generator_inference_update(state, batch, posterior, codes, z, x0, revised, settings)
-    _fit_private(state, posterior, batch)
+    fit_private(model, posterior, batch, generator, MOMENT_DECAY)
     if isinstance(model.generator.prior, EnergyPrior):
         revised_codes = settings.prior_positive == "revised" and not energy_alone
         positive = codes.latents[SHARED] if revised_codes else _expert_codes(posterior, batch, state)
@@ -248,14 +249,15 @@ def _expert_codes(posterior: Posterior, batch: Batch, state: TrainState) -> Tens
         return q.component(q.assign(state.generator)).rsample(state.generator)[batch.present.any(1)]
 
 
-def _fit_private(state: TrainState, posterior: Posterior, batch: Batch) -> None:
-    """Move fitted private priors towards the codes of the parts that are present."""
-    for i, (name, prior) in enumerate(state.model.generator.private_priors.items()):
+def fit_private(
+    model: MultimodalModel, posterior: Posterior, batch: Batch, generator: Randomness, decay: float
+) -> None:
+    """Move fitted private priors towards the codes of the parts that are present; decay 0: to them."""
+    for i, (name, prior) in enumerate(model.generator.private_priors.items()):
         here = batch.present[:, i]
         if isinstance(prior, FittedPrior) and here.any():
             with torch.no_grad():
-                codes = posterior.private[name].rsample(state.generator)[here]
-            prior.fit(codes, MOMENT_DECAY)
+                prior.fit(posterior.private[name].rsample(generator)[here], decay)
 
 
 def _synthetic_weight(
