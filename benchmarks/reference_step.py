@@ -194,9 +194,7 @@ def update_generator_and_inference(
     metrics = {"loss/generator": generator_loss.item(), "loss/inference": inference_loss.item()}
     total = generator_loss + inference_loss
     if settings.anchor:
-        prior = model.generator.prior
-        base = prior.base if isinstance(prior, EnergyPrior) else prior
-        draw = cross_draw(model.generator, base, model.inference(batch), batch, state.generator)
+        draw = cross_draw(model.generator, model.generator.base, model.inference(batch), batch, state.generator)
         anchor = elbo_loss(log_likelihood(batch.views, decode(draw.latents)), draw, batch.present, settings.beta)
         metrics["loss/anchor"] = anchor.item()
         total = total + settings.anchor * anchor
@@ -209,9 +207,10 @@ def update_energy(state: TrainState, batch: Batch, revised: Views, settings: Coo
     model = state.model
     real, fake = model.energy(batch.views), model.energy(revised)
     gap = (real.mean() - fake.mean()).item()
-    loss = real.mean() - fake.mean() + settings.energy_penalty * (real.square().mean() + fake.square().mean())
+    squares = real.square().mean() + fake.square().mean()
+    loss = settings.energy_scale * (real.mean() - fake.mean()) + settings.energy_penalty * squares
     if not 0 < settings.energy_gate < -gap:
-        _step(state, settings.energy_scale * loss, "energy")
+        _step(state, loss, "energy")
     if settings.steer:
         moved = model.displacement * torch.exp(torch.tensor(settings.steer_rate if gap < 0 else -settings.steer_rate))
         model.displacement.copy_(moved.clamp(settings.displacement_min, settings.displacement_max))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from multiebm.core.random import make_generator
+from multiebm.distributions.priors import StandardPrior
 from multiebm.mcmc.langevin import langevin
 from multiebm.mcmc.run import run_chain
 from multiebm.models.energy_prior import EnergyPrior
@@ -30,7 +31,9 @@ class Quadratic(nn.Module):
 def prior(
     family: str, net: nn.Module, steps: int = 50, step_size: float = 0.4, bound: float = 0.0, penalty: float = 0.0
 ) -> EnergyPrior:
-    made = EnergyPrior(family, 1, width=4, layers=1, steps=steps, step_size=step_size, bound=bound, penalty=penalty)
+    made = EnergyPrior(
+        StandardPrior(family, 1), width=4, layers=1, steps=steps, step_size=step_size, bound=bound, penalty=penalty
+    )
     made.net = net  # type: ignore[assignment]
     return made
 
@@ -173,7 +176,7 @@ def test_no_gradient_of_the_loss_reaches_the_codes():
 
 
 def test_a_draw_leaves_no_gradient_and_restores_the_networks_flags():
-    tilted = EnergyPrior("normal", 2, width=4, layers=1, steps=3)
+    tilted = EnergyPrior(StandardPrior("normal", 2), width=4, layers=1, steps=3)
     z = tilted.sample(6, make_generator(0))
     assert not z.requires_grad
     assert all(p.grad is None and p.requires_grad for p in tilted.parameters())

@@ -11,8 +11,8 @@ from multiebm.training.state import TrainState
 TINY = [
     "data.settings={train_items: 40, test_items: 20}",
     "model.private=2",
-    "model.private_prior=fitted",
-    "model.prior={kind: energy, width: 8, layers: 1, steps: 2}",
+    "model.private_components=2",
+    "model.prior={kind: energy, components: 3, width: 8, layers: 1, steps: 2}",
     "model.networks.hidden=8",
     "model.energy.width=8",
     "model.data_chain={steps: 2, displaced: true}",

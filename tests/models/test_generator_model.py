@@ -104,10 +104,7 @@ def test_crossing_draws_the_prior_with_its_share_and_the_learned_scale_otherwise
 
 
 def test_fitted_private_priors_serve_samples_and_the_joint_density_and_the_bound_keeps_its_base():
-    plain, fitted = (
-        small_model(vectors(**SIZES), energy=None, private_prior=kind, crossing_prior=1)
-        for kind in ("standard", "fitted")
-    )
+    plain, fitted = (small_model(vectors(**SIZES), energy=None, private_components=k, crossing_prior=1) for k in (0, 1))
     codes = torch.tensor([3.0, -1.0]) + 0.1 * torch.randn(400, 2, generator=make_generator(1))
     fitted.generator.private_priors["b"].fit(codes, 0.0)
     latents = fitted.sample_latents(2000, make_generator(0))

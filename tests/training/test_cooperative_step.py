@@ -288,7 +288,7 @@ def test_the_energy_waits_while_data_lie_further_below_revised_samples_than_the_
     assert not torch.equal(model.displacement, displacement)
 
 
-def test_c_t_scales_the_gradient_of_the_energy_and_nothing_else():
+def test_c_t_scales_the_contrast_and_leaves_the_penalty():
     results = []
     for scale in (1.0, 250.0):
         model, state, batch = setup()
@@ -296,8 +296,11 @@ def test_c_t_scales_the_gradient_of_the_energy_and_nothing_else():
         results.append((metrics, [p.grad.clone() for p in model.energy.parameters()]))
     for one, many in zip(results[0][1], results[1][1], strict=True):
         torch.testing.assert_close(many, 250 * one, rtol=1e-4, atol=1e-4)
-    for name in ("loss/energy", "energy/data", "energy/gap"):
+    for name in ("energy/data", "energy/gap"):
         assert results[0][0][name] == results[1][0][name]
+    assert results[1][0]["loss/energy"] == pytest.approx(250 * results[0][0]["loss/energy"])
+    ones, twos = torch.ones(4), torch.full((4,), 2.0)
+    assert energy_loss(ones, twos, penalty=0.1, scale=3.0).total.item() == pytest.approx(3 * (1 - 2) + 0.1 * (1 + 4))
 
 
 def test_the_energy_lowers_data_and_raises_revised_samples():

@@ -11,7 +11,7 @@ from multiebm.core.modality import Modality
 from multiebm.core.random import make_generator
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.likelihoods import Likelihood
-from multiebm.distributions.priors import Prior, StandardPrior
+from multiebm.distributions.priors import MixturePrior, Prior, StandardPrior
 from multiebm.experiments.schema import Experiment, ModelSection, TrainingSection
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.generator import Generator, make_decoder
@@ -61,9 +61,7 @@ def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
         decoders[name] = make_decoder(m, s.shared + s.private, width, nets.patch, nets.residual, nets.bounded)
     like = s.likelihood
     likelihoods = {n: Likelihood(FAMILIES[like.family], like.scale, like.weights.get(n, 1.0)) for n in modalities}
-    generator = Generator(
-        _prior(s), decoders, likelihoods, s.private, s.family, s.crossing_prior, s.private_prior == "fitted"
-    )
+    generator = Generator(_prior(s), decoders, likelihoods, s.private, s.family, s.crossing_prior, s.private_components)
     e = s.energy
     energy = None if e is None else EnergyNetwork(modalities, e.width, e.fusion, e.stem, e.patch, e.blocks, e.gain)
     x, z = s.data_chain, s.latent_chain
@@ -73,10 +71,12 @@ def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
 
 
 def _prior(s: ModelSection) -> Prior:
-    if s.prior.kind == "energy":
-        p = s.prior
-        return EnergyPrior(s.family, s.shared, p.width, p.layers, p.steps, p.step_size, p.bound, p.penalty)
-    return StandardPrior(s.prior.kind, s.shared)
+    p = s.prior
+    family = s.family if p.kind in ("energy", "mixture") else p.kind
+    base = MixturePrior(s.shared, p.components) if p.components else StandardPrior(family, s.shared)
+    if p.kind == "energy":
+        return EnergyPrior(base, p.width, p.layers, p.steps, p.step_size, p.bound, p.penalty)
+    return base
 
 
 def build_state(experiment: Experiment, model: MultimodalModel, stream: Stream) -> TrainState[MultimodalModel]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from multiebm.core.errors import ConfigError
 from multiebm.data import BatchStream, MultimodalDataset
@@ -26,13 +27,13 @@ from multiebm.experiments.pretrained import MODEL, save_pretrained
 from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.models.model import MultimodalModel
 from multiebm.training.checkpoint import CheckpointStore
-from multiebm.training.cooperative import fit_private
+from multiebm.training.cooperative import observed
 from multiebm.training.guard import Guard
 from multiebm.training.hooks import CheckpointEvery, Hook, MetricsLog, TensorBoard, Validate
 from multiebm.training.loop import Fit, fit
 from multiebm.training.state import ELAPSED, TrainState
 
-REFIT_BATCHES = 32  # that fitted private priors see when training is over
+REFIT_BATCHES = 64  # that fitted mixtures see when training is over
 
 
 class RunResult(NamedTuple):
@@ -116,16 +117,23 @@ def make_hooks(
 def take_average(state: TrainState[MultimodalModel]) -> None:
     """Give the model its averaged weights for good, and put it in evaluation mode: training is over.
 
-    Fitted private priors are fitted anew, to the codes that the averaged weights give to the stream's next batches.
+    Fitted mixtures are fitted anew, to the codes that the averaged weights give to the stream's next batches.
     """
     model = state.model.eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in state.average:
                 parameter.copy_(state.average[name])
-        for done in range(REFIT_BATCHES if model.generator.fitted else 0):
+        if not (mixtures := model.generator.mixtures()):
+            return
+        seen: dict[str, list[Tensor]] = {key: [] for key in mixtures}
+        for _ in range(REFIT_BATCHES):
             batch = next(state.stream).to(model.device)
-            fit_private(model, model.inference(batch), batch, state.generator, decay=done / (done + 1))
+            codes, _ = model.inference(batch).sample(state.generator)
+            for key, found in seen.items():
+                found.append(observed(model, codes, batch, key))
+    for key, mixture in mixtures.items():
+        mixture.refit(torch.cat(seen[key]))
 
 
 def _fit(experiment: Experiment, state: TrainState[MultimodalModel], hooks: list[Hook], store: CheckpointStore) -> Fit:

@@ -24,9 +24,15 @@ class DataSection(_Section):
 
 
 class PriorSection(_Section):
-    """The prior over the shared latent; `energy` tilts the base family by a small network."""
+    """The prior over the shared latent; `energy` tilts a base (family or mixture) by a small network."""
 
-    kind: Literal["normal", "laplace", "energy"] = Field("normal", description="prior over the shared latent")
+    kind: Literal["normal", "laplace", "mixture", "energy"] = Field(
+        "normal", description="prior over the shared latent"
+    )
+    components: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0,
+        description="Gaussians of a mixture, or of the base of an energy prior, fitted to the codes; 0 = standard base",
+    )
     width: PositiveInt = Field(200, description="units of a hidden layer of the tilt")
     layers: PositiveInt = Field(3, description="hidden layers of the tilt")
     steps: Annotated[int, Field(ge=1, le=1000)] = Field(40, description="Langevin steps from the base")
@@ -88,8 +94,8 @@ class ModelSection(_Section):
     shared: PositiveInt = Field(32, description="size of the shared latent")
     private: Annotated[int, Field(ge=0)] = Field(16, description="size of each private latent; 0 = none")
     family: Literal["normal", "laplace"] = Field("normal", description="family of encoders and base priors")
-    private_prior: Literal["standard", "fitted"] = Field(
-        "standard", description="p(w_m): location 0 and scale 1, or a Gaussian fitted to the codes"
+    private_components: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="Gaussians of the mixture p(w_m), fitted to the codes; 0 = location 0 and scale 1"
     )
     crossing_prior: Fraction = Field(
         1.0, description="share of cross-reconstructions with w_m from its prior, the others from a learned scale"
@@ -153,6 +159,11 @@ def contradictions(experiment: Experiment) -> list[str]:
         problems.append(
             f"model.energy: got null with training.cooperative.steps {cooperative.steps}, expected an "
             "energy; set training.cooperative.steps=0 (warm-up only) or model.data_chain.steps=0 (an idle energy)"
+        )
+    if model.prior.kind == "mixture" and not model.prior.components:
+        problems.append(
+            "model.prior.components: got 0 with model.prior.kind mixture, expected at least 1; set "
+            "model.prior.components=60"
         )
     if cooperative.steer and not model.data_chain.displaced:
         problems.append(

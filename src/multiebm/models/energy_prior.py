@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from multiebm.core.random import Randomness
-from multiebm.distributions.families import FAMILIES
-from multiebm.distributions.priors import StandardPrior
+from multiebm.distributions.priors import MixturePrior, StandardPrior
 from multiebm.mcmc.langevin import langevin
 from multiebm.mcmc.run import frozen, run_chain
 from multiebm.nn.blocks import mlp
@@ -22,8 +21,7 @@ class EnergyPrior(nn.Module):
 
     def __init__(
         self,
-        family: str,
-        dim: int,
+        base: StandardPrior | MixturePrior,
         width: int = 200,
         layers: int = 3,
         steps: int = 40,
@@ -32,10 +30,9 @@ class EnergyPrior(nn.Module):
         penalty: float = 1e-3,
     ) -> None:
         super().__init__()
-        self.dim, self.family = dim, FAMILIES[family]
-        self.base = StandardPrior(family, dim)
+        self.dim, self.base = base.dim, base
         self.steps, self.step_size, self.bound, self.penalty = steps, step_size, bound, penalty
-        self.net = mlp([dim] + [width] * layers + [1], nn.GELU(), last_bias=False)
+        self.net = mlp([base.dim] + [width] * layers + [1], nn.GELU(), last_bias=False)
 
     def tilt(self, z: Tensor) -> Tensor:
         """Return f(z): [..., D] -> [...]; high = likely (the opposite sign of an energy)."""

@@ -9,7 +9,7 @@ from multiebm.core.modality import Modality, Views
 from multiebm.core.random import Randomness, rand
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.likelihoods import Likelihood
-from multiebm.distributions.priors import FittedPrior, Prior, StandardPrior
+from multiebm.distributions.priors import MixturePrior, Prior, StandardPrior
 from multiebm.models.inference import SHARED, Latents
 from multiebm.nn.blocks import mlp
 from multiebm.nn.pictures import PictureDecoder
@@ -30,7 +30,7 @@ class Generator(nn.Module):
 
     r_m(w_m) stands in for a private latent in cross-reconstruction: with probability `crossing_prior` it is the prior,
     so that crossing in training is exactly crossing in use, else a density of learned scale (always, in MMVAE+).
-    `fitted`: p(w_m) is a Gaussian fitted to the codes instead of the base density, which the bound keeps.
+    `private_components` > 0: p(w_m) is a mixture fitted to the codes. Bounds keep the standard densities in any case.
     """
 
     def __init__(
@@ -41,18 +41,24 @@ class Generator(nn.Module):
         private: int,
         family: str,
         crossing_prior: float = 1.0,
-        fitted: bool = False,
+        private_components: int = 0,
     ) -> None:
         super().__init__()
         self.prior, self.decoders, self.likelihoods = prior, nn.ModuleDict(decoders), likelihoods
-        self.private, self.crossing_prior, self.fitted = private, crossing_prior, fitted and private > 0
-        self.private_base = StandardPrior(family, private)
-        own = {name: FittedPrior(private) if fitted else self.private_base for name in decoders if private}
+        self.private, self.crossing_prior = private, crossing_prior
+        self.base, self.private_base = StandardPrior(family, prior.dim), StandardPrior(family, private)
+        k = private_components
+        own = {name: MixturePrior(private, k) if k else self.private_base for name in decoders if private}
         self.private_priors: Mapping[str, Prior] = nn.ModuleDict(own)  # type: ignore[assignment]
         self.family = FAMILIES[family]
         learned = private > 0 and crossing_prior < 1
         scales = {name: nn.Parameter(torch.zeros(private)) for name in decoders if learned}
         self.auxiliary_log_scale = nn.ParameterDict(scales)
+
+    def mixtures(self) -> dict[str, MixturePrior]:
+        """Return the fitted mixtures by the latent they are over: the prior of z or its base, and those of w_m."""
+        own = {SHARED: getattr(self.prior, "base", self.prior), **self.private_priors}
+        return {key: prior for key, prior in own.items() if isinstance(prior, MixturePrior)}
 
     def sample_latents(self, n: int, generator: Randomness) -> Latents:
         """Draw z ~ p(z) and w_m ~ p(w_m): {"shared": [n, D], modality: [n, P]}."""

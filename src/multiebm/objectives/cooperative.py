@@ -20,14 +20,16 @@ class EnergyLoss(NamedTuple):
     gap: Tensor
 
 
-def energy_loss(energy_data: Tensor, energy_revised: Tensor, penalty: float = 0.0) -> EnergyLoss:
-    """L_theta = mean E(X) - mean E(X~) + penalty * mean E^2 over both phases (eq. (10); log Z cancels exactly).
+def energy_loss(energy_data: Tensor, energy_revised: Tensor, penalty: float = 0.0, scale: float = 1.0) -> EnergyLoss:
+    """L_theta = c_T (mean E(X) - mean E(X~)) + penalty * mean E^2 over both phases (eq. (10); log Z cancels exactly).
 
-    Energies [B], [B']; data energy goes down, revised energy up. The penalty bounds the energy's scale.
+    Energies [B], [B']; data energy goes down, revised energy up. The penalty bounds the energy's scale. c_T is `scale`.
     """
     data, revised = energy_data.mean(), energy_revised.mean()
     square = energy_data.square().mean() + energy_revised.square().mean()
-    return EnergyLoss(data - revised + penalty * square, data.detach(), revised.detach(), (data - revised).detach())
+    return EnergyLoss(
+        scale * (data - revised) + penalty * square, data.detach(), revised.detach(), (data - revised).detach()
+    )
 
 
 def squared_residuals(views: Views, means: Views, present: Tensor) -> Tensor:

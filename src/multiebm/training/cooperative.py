@@ -12,9 +12,8 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch
 from multiebm.core.modality import Views
-from multiebm.core.random import Randomness
 from multiebm.core.tree import per_item
-from multiebm.distributions.priors import FittedPrior
+from multiebm.distributions.priors import StandardPrior
 from multiebm.mcmc.run import ChainInfo, frozen
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents, Posterior
@@ -30,7 +29,7 @@ from multiebm.objectives.elbo import CrossDraw, cross_draw, elbo_loss
 from multiebm.training.settings import CooperativeSettings, WarmupSettings
 from multiebm.training.state import TrainState
 
-MOMENT_DECAY = 0.95  # of a fitted private prior; a longer memory adds the drift of the codes to their variance
+MIXTURE_DECAY = 0.98  # of the sums of fitted mixtures; a longer memory adds the drift of codes to their variance
 RESIDUAL_DECAY = 0.99  # running means of the two residuals that lambda_s = balance compares
 
 
@@ -38,7 +37,7 @@ def warmup_step(state: TrainState, batch: Batch, settings: WarmupSettings) -> di
     """One step on the stratified ELBO; an energy prior learns beside it from detached codes of all experts."""
     model, generator = state.model, state.generator
     posterior = model.inference(batch)
-    fit_private(model, posterior, batch, generator, MOMENT_DECAY)
+    codes = _fit_mixtures(state, posterior, batch)
     tilt = 0 <= settings.tilt_after <= state.step
     draw = _bound_draw(model, posterior, batch, state, tilt)
     log_px = model.generator.log_likelihood(batch.views, model.generator(draw.latents))
@@ -48,7 +47,7 @@ def warmup_step(state: TrainState, batch: Batch, settings: WarmupSettings) -> di
     metrics |= _per_modality(model, "log_likelihood", log_px, batch.present)
     prior = model.generator.prior
     if isinstance(prior, EnergyPrior) and state.step >= settings.prior_after:
-        positive = draw.latents[SHARED][batch.present.any(1)]
+        positive = observed(model, codes, batch, SHARED)
         metrics |= prior_step(state, prior, positive, prior.sample(len(positive), generator))
     return metrics
 
@@ -67,10 +66,10 @@ def cooperative_step(state: TrainState, batch: Batch, settings: CooperativeSetti
     if not energy_alone:
         codes = _revised_codes(state, posterior, batch, settings)
         metrics |= _generator_inference_update(state, batch, posterior, codes, z, x0, revised, settings)
-    fit_private(model, posterior, batch, generator, MOMENT_DECAY)
+    expert_codes = _fit_mixtures(state, posterior, batch)
     if isinstance(model.generator.prior, EnergyPrior):
         revised_codes = settings.prior_positive == "revised" and not energy_alone
-        positive = codes.latents[SHARED] if revised_codes else _expert_codes(posterior, batch, state)
+        positive = codes.latents[SHARED] if revised_codes else observed(model, expert_codes, batch, SHARED)
         negative = z[SHARED] if settings.start == "prior" else model.generator.prior.sample(n, generator)
         metrics |= prior_step(state, model.generator.prior, positive, negative)
     if settings.negatives == "refresh" and not energy_alone:
@@ -190,10 +189,10 @@ def energy_step(state: TrainState, batch: Batch, revised: Views, settings: Coope
     data = batch.views if complete.all() else {name: view[complete] for name, view in batch.views.items()}
     energies = model.energy({name: torch.cat([data[name], revised[name]]) for name in data})
     real, fake = energies.split([int(complete.sum()), len(complete)])
-    loss: EnergyLoss = energy_loss(real, fake, settings.energy_penalty)
+    loss: EnergyLoss = energy_loss(real, fake, settings.energy_penalty, settings.energy_scale)
     # data already this much below refined samples: the chain cannot follow yet, so the energy waits for it
     rests = 0 < settings.energy_gate < -loss.gap.item()
-    metrics = {} if rests else _update(state, settings.energy_scale * loss.total, "energy")
+    metrics = {} if rests else _update(state, loss.total, "energy")
     metrics |= {
         "loss/energy": loss.total.item(),
         "energy/data": loss.data.item(),
@@ -226,7 +225,7 @@ def prior_step(state: TrainState, prior: EnergyPrior, positive: Tensor, negative
 def _bound_draw(model: MultimodalModel, posterior: Posterior, batch: Batch, state: TrainState, tilt: bool) -> CrossDraw:
     """Draw for the ELBO; the prior's own parameters get no gradient, and without `tilt` the bound uses its base."""
     prior = model.generator.prior
-    use = prior if tilt or not isinstance(prior, EnergyPrior) else prior.base
+    use = prior if tilt or isinstance(prior, StandardPrior) else model.generator.base
     with frozen(*[prior] if isinstance(prior, EnergyPrior) else []):
         return cross_draw(model.generator, use, posterior, batch, state.generator)
 
@@ -242,22 +241,20 @@ def _data_chain_latents(
     return z
 
 
-def _expert_codes(posterior: Posterior, batch: Batch, state: TrainState) -> Tensor:
-    """Draw one code per item that has a part, from one of its experts, detached: [N, D]."""
-    q = posterior.shared
+def _fit_mixtures(state: TrainState, posterior: Posterior, batch: Batch) -> Latents:
+    """Draw detached codes of this batch and move every fitted mixture towards them; return the codes."""
     with torch.no_grad():
-        return q.component(q.assign(state.generator)).rsample(state.generator)[batch.present.any(1)]
+        codes, _ = posterior.sample(state.generator)
+    for key, mixture in state.model.generator.mixtures().items():
+        if len(seen := observed(state.model, codes, batch, key)):
+            mixture.fit(seen, MIXTURE_DECAY)
+    return codes
 
 
-def fit_private(
-    model: MultimodalModel, posterior: Posterior, batch: Batch, generator: Randomness, decay: float
-) -> None:
-    """Move fitted private priors towards the codes of the parts that are present; decay 0: to them."""
-    for i, (name, prior) in enumerate(model.generator.private_priors.items()):
-        here = batch.present[:, i]
-        if isinstance(prior, FittedPrior) and here.any():
-            with torch.no_grad():
-                prior.fit(posterior.private[name].rsample(generator)[here], decay)
+def observed(model: MultimodalModel, codes: Latents, batch: Batch, key: str) -> Tensor:
+    """Return the codes [N, D] under `key` that rest on something: of items with a part, or with that very part."""
+    here = batch.present.any(1) if key == SHARED else batch.present[:, list(model.modalities).index(key)]
+    return codes[key][here]
 
 
 def _synthetic_weight(
