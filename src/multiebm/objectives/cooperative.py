@@ -27,9 +27,8 @@ def energy_loss(energy_data: Tensor, energy_revised: Tensor, penalty: float = 0.
     """
     data, revised = energy_data.mean(), energy_revised.mean()
     square = energy_data.square().mean() + energy_revised.square().mean()
-    return EnergyLoss(
-        scale * (data - revised) + penalty * square, data.detach(), revised.detach(), (data - revised).detach()
-    )
+    gap = data - revised
+    return EnergyLoss(scale * gap + penalty * square, data.detach(), revised.detach(), gap.detach())
 
 
 def squared_residuals(views: Views, means: Views, present: Tensor) -> Tensor:
