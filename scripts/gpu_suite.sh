@@ -31,6 +31,6 @@ one() {  # name preset overrides...
 }
 
 one cooperative polymnist training.seconds=900
-one literal     polymnist16-literal data.settings.size=28 model.networks.width=64 training.seconds=900
-one warmup      polymnist16-warmup data.settings.size=28 model.networks.width=64 model.shared=32 model.private=32 training.seconds=900
+one literal     polymnist16-literal data.settings.size=28 model.networks.width=64 model.shared=32 model.private=32 training.seconds=900
+one warmup      polymnist16-warmup data.settings.size=28 model.networks.width=64 model.shared=32 model.private=8 training.seconds=900
 echo "all done: $out"

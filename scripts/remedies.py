@@ -24,11 +24,10 @@ from multiebm.evaluation.judges import Judges
 from multiebm.evaluation.record import quick_settings
 from multiebm.experiments.build import TrainingStep
 from multiebm.experiments.load import load_experiment
-from multiebm.experiments.measure import judges_of
+from multiebm.experiments.measure import judges_of, settled
 from multiebm.experiments.run import fresh_state
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
-from multiebm.training.averaging import averaged
 from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.loop import fit
 from multiebm.training.state import TrainState
@@ -38,6 +37,7 @@ STEPS, EVERY = 240, 60  # cooperative steps of a row, and between two measuremen
 GAP_END = 1e4  # |E(data) - E(revised)| at which a row has diverged and is not continued
 LITERAL = (
     "model.prior.kind=normal",
+    "model.private_components=0",
     "model.energy.fusion=early",
     "model.data_chain.displaced=false",
     "model.data_chain.step_size=0.5",
@@ -63,8 +63,8 @@ STAGES = (  # each row keeps what the rows above it repaired
     ),
     (
         "prior",
-        "+ data chains start from the energy prior",
-        ("model.prior.kind=energy", "training.cooperative.prior_positive=experts"),
+        "+ fitted priors start the data chain",
+        ("model.prior.kind=energy", "model.private_components=8", "training.cooperative.prior_positive=experts"),
     ),
     ("late", "+ late-fusion energy", ("model.energy.fusion=late",)),
     ("penalty", "+ penalty on E^2", ("training.cooperative.energy_penalty=0.003",)),
@@ -76,8 +76,12 @@ STAGES = (  # each row keeps what the rows above it repaired
     ),
     (
         "demo",
-        "+ stronger synthetic term, annealed: the demo",
-        ("training.cooperative.synthetic=2", "training.optimiser.final=0.02"),
+        "+ a generator that follows more slowly: the demo",
+        (
+            "training.cooperative.synthetic=0.5",
+            "training.optimiser.cooperative=0.03",
+            "training.optimiser.final=0.03",
+        ),
     ),
 )
 SHOWN = {
@@ -135,7 +139,7 @@ def transplant(warm: TrainState[MultimodalModel], state: TrainState[MultimodalMo
 
 def measure(state: TrainState[MultimodalModel], judges: Judges, seed: int, dataset: Any) -> dict[str, float]:
     """Return the numbers of the table for the averaged weights."""
-    with averaged(state.model, state.average):
+    with settled(state, dataset, seed):
         results = evaluate(state.model, dataset, judges, quick_settings(), seed).results
     return {name: results[metric].value for name, metric in SHOWN.items() if metric in results}
 

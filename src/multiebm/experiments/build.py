@@ -72,11 +72,12 @@ def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
 
 def _prior(s: ModelSection) -> Prior:
     p = s.prior
-    family = s.family if p.kind in ("energy", "mixture") else p.kind
-    base = MixturePrior(s.shared, p.components) if p.components else StandardPrior(family, s.shared)
-    if p.kind == "energy":
-        return EnergyPrior(base, p.width, p.layers, p.steps, p.step_size, p.bound, p.penalty)
-    return base
+    if p.kind in FAMILIES:
+        return StandardPrior(p.kind, s.shared)
+    base = MixturePrior(s.shared, p.components) if p.components else StandardPrior(s.family, s.shared)
+    if p.kind == "mixture":
+        return base
+    return EnergyPrior(base, p.width, p.layers, p.steps, p.step_size, p.bound, p.penalty)
 
 
 def build_state(experiment: Experiment, model: MultimodalModel, stream: Stream) -> TrainState[MultimodalModel]:

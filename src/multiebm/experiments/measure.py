@@ -1,8 +1,13 @@
 """Where evaluation meets configurations: how a run is measured while it trains and when it is done."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
+from multiebm.core.random import make_generator
 from multiebm.data import MultimodalDataset, cache_root
 from multiebm.evaluation.evaluate import evaluate
 from multiebm.evaluation.judge_cache import load_judges
@@ -11,8 +16,10 @@ from multiebm.evaluation.record import Evaluation, EvaluationSettings, quick_set
 from multiebm.experiments.schema import EvaluationSection
 from multiebm.models.model import MultimodalModel
 from multiebm.training.averaging import averaged
+from multiebm.training.cooperative import refit_mixtures
 from multiebm.training.state import TrainState
 
+SETTLING_ITEMS, BATCH = 4096, 64  # training items that mixtures are fitted to before a measurement, and at a time
 BEST = "validate/gen/fcd"  # the metric, lower is better, whose checkpoint is kept as the best
 _WATCHED = ("gen/joint_coherence", "gen/fcd", "gen/label_entropy", "ebm/joint_coherence", "ebm/fcd", "cond/size1")
 
@@ -47,12 +54,29 @@ def judges_of(dataset: MultimodalDataset, device: str, folder: Path | None = Non
     return load_judges(dataset, folder or cache_root() / "judges", device=device)
 
 
+@contextmanager
+def settled(state: TrainState, dataset: MultimodalDataset, seed: int) -> Iterator[None]:
+    """Inside: the model as it would be saved now, averaged weights and mixtures of their codes; then as it was."""
+    model = state.model
+    with averaged(model, state.average):
+        mixtures = model.generator.mixtures()
+        own = {key: copy.deepcopy(mixture.state_dict()) for key, mixture in mixtures.items()}
+        items = torch.arange(min(len(dataset.train), SETTLING_ITEMS))
+        batches = (dataset.batch("train", rows).to(model.device) for rows in items.split(BATCH))
+        refit_mixtures(model, batches, make_generator(seed, model.device))
+        try:
+            yield
+        finally:
+            for key, mixture in mixtures.items():
+                mixture.load_state_dict(own[key])
+
+
 def validation(dataset: MultimodalDataset, device: str, seed: int) -> Callable[[TrainState], dict[str, float]]:
     """Return a quick measurement of the averaged weights for use in training; its draws do not touch the run's."""
     judges = judges_of(dataset, device)
 
     def measure(state: TrainState) -> dict[str, float]:
-        with averaged(state.model, state.average):
+        with settled(state, dataset, seed):
             results = evaluate(state.model, dataset, judges, quick_settings(), seed).results
         return {f"validate/{name}": results[name].value for name in _WATCHED if name in results}
 

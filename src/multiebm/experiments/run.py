@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from multiebm.core.errors import ConfigError
 from multiebm.data import BatchStream, MultimodalDataset
@@ -27,7 +26,7 @@ from multiebm.experiments.pretrained import MODEL, save_pretrained
 from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.models.model import MultimodalModel
 from multiebm.training.checkpoint import CheckpointStore
-from multiebm.training.cooperative import observed
+from multiebm.training.cooperative import refit_mixtures
 from multiebm.training.guard import Guard
 from multiebm.training.hooks import CheckpointEvery, Hook, MetricsLog, TensorBoard, Validate
 from multiebm.training.loop import Fit, fit
@@ -124,16 +123,7 @@ def take_average(state: TrainState[MultimodalModel]) -> None:
         for name, parameter in model.named_parameters():
             if name in state.average:
                 parameter.copy_(state.average[name])
-        if not (mixtures := model.generator.mixtures()):
-            return
-        seen: dict[str, list[Tensor]] = {key: [] for key in mixtures}
-        for _ in range(REFIT_BATCHES):
-            batch = next(state.stream).to(model.device)
-            codes, _ = model.inference(batch).sample(state.generator)
-            for key, found in seen.items():
-                found.append(observed(model, codes, batch, key))
-    for key, mixture in mixtures.items():
-        mixture.refit(torch.cat(seen[key]))
+    refit_mixtures(model, (next(state.stream).to(model.device) for _ in range(REFIT_BATCHES)), state.generator)
 
 
 def _fit(experiment: Experiment, state: TrainState[MultimodalModel], hooks: list[Hook], store: CheckpointStore) -> Fit:

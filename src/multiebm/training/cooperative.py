@@ -5,6 +5,7 @@ then the generator and the inference model learn from both revisions, the prior 
 from data against revised samples. Every forward pass is made once and used wherever it is needed.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -249,6 +250,19 @@ def _fit_mixtures(state: TrainState, posterior: Posterior, batch: Batch) -> Late
         if len(seen := observed(state.model, codes, batch, key)):
             mixture.fit(seen, MIXTURE_DECAY)
     return codes
+
+
+def refit_mixtures(model: MultimodalModel, batches: Iterable[Batch], generator: torch.Generator) -> None:
+    """Fit every fitted mixture anew to the codes that the model's present weights give to these batches."""
+    mixtures = model.generator.mixtures()
+    seen: dict[str, list[Tensor]] = {key: [] for key in mixtures}
+    with torch.no_grad():
+        for batch in batches if mixtures else ():
+            codes, _ = model.inference(batch).sample(generator)
+            for key, found in seen.items():
+                found.append(observed(model, codes, batch, key))
+    for key, mixture in mixtures.items():
+        mixture.refit(torch.cat(seen[key]))
 
 
 def observed(model: MultimodalModel, codes: Latents, batch: Batch, key: str) -> Tensor:
