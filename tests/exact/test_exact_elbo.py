@@ -18,7 +18,7 @@ SIGMA = 0.7
 
 
 class ExactNetwork(nn.Module):
-    """x -> location and scale of the exact posterior N(Lambda^-1 A^T (x - c) / sigma^2, Lambda^-1), orthogonal columns."""
+    """x -> location and scale of the exact posterior N(Lambda^-1 A^T (x - c) / sigma^2, Lambda^-1), A orthogonal."""
 
     def __init__(self, decoder: nn.Module, shift: float = 0.0, stretch: float = 1.0) -> None:
         super().__init__()
