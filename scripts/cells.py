@@ -14,9 +14,9 @@ from multiebm.experiments.schema import Experiment
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
-    """Return what a cell depends on, by dotted key."""
+    """Return what a cell depends on, by dotted key; where data lie on this machine is not part of it."""
     sections = {key: value for key, value in to_dict(experiment).items() if key != "evaluation"}
-    return dict(_flat(sections, ""))
+    return {key: value for key, value in _flat(sections, "") if not key.endswith("folder")}
 
 
 def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

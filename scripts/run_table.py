@@ -55,6 +55,7 @@ class Row(NamedTuple):
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
+DATA = {"polymnist16": ["data.settings.mnist_folder=MNIST", "data.settings.backgrounds_folder=BACKGROUNDS"]}
 TABLES = {
     "polydigits": {
         "demo": Row("demo", "polydigits"),
@@ -132,7 +133,7 @@ def write_table(table: str) -> None:
         "",
     ]
     lines += [
-        f"    multiebm train {' '.join([r.preset, *r.overrides])} seed=SEED --out RUN"
+        f"    multiebm train {' '.join([r.preset, *r.overrides, *DATA.get(table, [])])} seed=SEED --out RUN"
         for k, r in TABLES[table].items()
         if k in rows
     ]
