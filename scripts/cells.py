@@ -5,7 +5,7 @@ import os
 import platform
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,25 @@ from multiebm.experiments.schema import Experiment
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
-    """Return what a cell depends on, by dotted key; where data lie on this machine is not part of it."""
-    sections = {key: value for key, value in to_dict(experiment).items() if key != "evaluation"}
-    return {key: value for key, value in _flat(sections, "") if not key.endswith("folder")}
+    """Return what a cell depends on; where data lie on this machine is not part of it."""
+    settings = to_dict(experiment)
+    data = {key: value for key, value in settings["data"]["settings"].items() if not key.endswith("folder")}
+    return settings | {"data": settings["data"] | {"settings": data}}
 
 
-def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+def is_made(path: Path, experiment: Experiment, evaluation: bool = True) -> bool:
+    """Return whether `path` holds the cell of this experiment; settings younger than the cell count as their defaults.
 
-
-def is_made(path: Path, experiment: Experiment) -> bool:
-    """Return whether `path` holds the cell of this experiment; a key that one side does not know decides nothing."""
+    `evaluation` False: the cell does not depend on the section of that name.
+    """
     if not path.is_file():
         return False
-    old, new = json.loads(path.read_text())["settings"], settings_of(experiment)
-    return all(old[key] == new[key] for key in old.keys() & new.keys())
+    stored = json.loads(path.read_text())["settings"]
+    try:
+        old, new = (settings_of(Experiment.model_validate(values)) for values in (stored, settings_of(experiment)))
+    except ValueError:  # a setting that no longer exists
+        return False
+    return old | ({} if evaluation else {"evaluation": None}) == new | ({} if evaluation else {"evaluation": None})
 
 
 def write_cell(path: Path, row: str, seed: int, experiment: Experiment, content: dict[str, Any]) -> None:

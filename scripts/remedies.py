@@ -8,6 +8,7 @@ measured every EVERY steps on 1,000 samples; the last point is the row's entry i
 """
 
 import argparse
+import hashlib
 import json
 import statistics
 import time
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import torch
-from cells import is_made, processor, spread, write_cell
+from cells import is_made, processor, settings_of, spread, write_cell
 
 from multiebm.data import load_dataset
 from multiebm.evaluation.evaluate import evaluate
@@ -116,10 +117,13 @@ def warm_up(seed: int, folder: Path) -> TrainState[MultimodalModel]:
     """Return the state at the end of the preset's warm-up, made once and kept in `folder`."""
     experiment = load_experiment("polydigits", [f"seed={seed}"])
     state = fresh_state(experiment, load_dataset("polydigits", experiment.data.settings), torch.device("cpu"))
-    store = CheckpointStore(folder / f"warmup-{seed}", keep_last=1)
-    if store.resume(state) is None:
-        fit(state, TrainingStep(experiment), experiment.training.warmup.steps)
-        store.save(state)
+    name = hashlib.sha256(json.dumps(settings_of(experiment)).encode()).hexdigest()[:8]
+    store = CheckpointStore(folder / f"warmup-{seed}-{name}", keep_last=1)
+    store.resume(state)
+    ended = fit(state, TrainingStep(experiment), experiment.training.warmup.steps)
+    store.save(state)
+    if ended.reason != "finished":
+        raise SystemExit(ended.message())
     return state
 
 
@@ -167,13 +171,15 @@ def run_row(warm: TrainState[MultimodalModel], experiment: Experiment) -> dict[s
     step, gaps, first = TrainingStep(experiment), Gaps(), state.step
     points = [Point(0, measure(state, judges, experiment.seed, dataset))]
     for done in range(EVERY, STEPS + 1, EVERY):
-        fit(
+        ended = fit(
             state,
             step,
             first + done,
             [gaps],
             should_stop=lambda: bool(gaps.values) and not abs(gaps.values[-1]) < GAP_END,
         )
+        if ended.reason == "interrupted":  # half a row is not a cell
+            raise SystemExit(ended.message())
         points.append(Point(state.step - first, measure(state, judges, experiment.seed, dataset)))
         if state.step < first + done:
             break

@@ -113,14 +113,16 @@ def write_table(table: str) -> None:
             digits = 1 if metric.endswith("fcd") else 3
             lines.append(f"| {name} | {' | '.join(spread(found, digits) if found else '—' for found in values)} |")
     training = {key: [c["training"] for c in made] for key, made in rows.items()}
-    lines.append(f"| training steps | {' | '.join(str(t[0]['steps']) for t in training.values())} |")
+    lines.append(
+        f"| training steps | {' | '.join(', '.join(str(t['steps']) for t in found) for found in training.values())} |"
+    )
     seconds = [spread([t["seconds"] for t in found], 0) for found in training.values()]
     lines.append(f"| seconds of training | {' | '.join(seconds)} |")
     threads = [", ".join(str(t["threads"]) for t in found) for found in training.values()]
     lines.append(f"| threads | {' | '.join(threads)} |")
     gaps = [[g for t in found for g in t.get("gap", [])] for found in training.values()]
     lines.append(
-        f"| energy gap, all of training | {' | '.join(f'{min(g):.1f} to {max(g):.1f}' if g else '—' for g in gaps)} |"
+        f"| energy gap, means of 20 steps | {' | '.join(f'{min(g):.1f} to {max(g):.1f}' if g else '—' for g in gaps)} |"
     )
     notes = out / "NOTES.md"
     lines += [

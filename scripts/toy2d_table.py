@@ -167,7 +167,7 @@ def make_cells(out: Path, rows: Sequence[str], seeds: Sequence[int], steps: int 
         for key in rows:
             experiment = configure(ROWS[key], seed, steps)
             path = out / "cells" / f"{key}-{seed}.json"
-            if is_made(path, experiment):
+            if is_made(path, experiment, evaluation=False):
                 continue
             measured = run_cell(experiment)
             write_cell(path, key, seed, experiment, {"measured": measured})

@@ -64,35 +64,27 @@ class MixturePrior(torch.nn.Module):
         k = components
         spread = torch.randn(k, dim, generator=torch.Generator().manual_seed(0)) * (0.5 if k > 1 else 0.0) ** 0.5
         covariance = torch.eye(dim).expand(k, dim, dim) * (0.5 if k > 1 else 1.0)
-        zeros = (torch.zeros(k), torch.zeros(k, dim), torch.zeros(k, dim, dim), torch.zeros(k, dim, dim))
-        # running sums of responsibilities, codes and their squares; then what they say: weights, means, factors
-        names = ("count", "first", "second", "log_weight", "mean", "scale_tril", "whiten")
-        for name, value in zip(names, (*(z.clone() for z in zeros[:3]), zeros[0], zeros[1], *zeros[2:]), strict=True):
-            self.register_buffer(name, value.clone())
-        self._remember(torch.full((k,), 1 / k), spread, covariance)
+        # sums of responsibilities, their means, sums of centred squares; then weights and factors made from them
+        self.register_buffer("count", torch.full((k,), 1 / k))
+        self.register_buffer("mean", spread)
+        self.register_buffer("scatter", covariance / k)
+        self.register_buffer("log_weight", torch.zeros(k))
+        self.register_buffer("scale_tril", torch.zeros(k, dim, dim))
+        self.register_buffer("whiten", torch.zeros(k, dim, dim))
+        self._derive()
 
     def _buffers_of(self, *names: str) -> list[Tensor]:
         return [self.get_buffer(name) for name in names]
 
-    def _remember(self, count: Tensor, mean: Tensor, covariance: Tensor) -> None:
-        """Set the sums to those of components with these shares, means and covariances."""
-        own = self._buffers_of("count", "first", "second")
-        second = covariance + mean[:, :, None] * mean[:, None, :]
-        for buffer, value in zip(own, (count, count[:, None] * mean, count[:, None, None] * second), strict=True):
-            buffer.copy_(value)
-        self._derive()
-
     def _derive(self) -> None:
-        """Set weights, means and factors from the sums."""
-        count, first, second = self._buffers_of("count", "first", "second")
-        mean = first / count[:, None]
-        ridge = RIDGE * torch.eye(self.dim, device=mean.device)
-        covariance = second / count[:, None, None] - mean[:, :, None] * mean[:, None, :] + ridge
-        tril = torch.linalg.cholesky(covariance)
-        eye = torch.eye(self.dim, device=mean.device).expand_as(tril)
-        derived = ((count / count.sum()).log(), mean, tril, torch.linalg.solve_triangular(tril, eye, upper=False))
-        for buffer, value in zip(self._buffers_of("log_weight", "mean", "scale_tril", "whiten"), derived, strict=True):
-            buffer.copy_(value)
+        """Set weights and factors from the sums."""
+        count, scatter, log_weight, tril, whiten = self._buffers_of(
+            "count", "scatter", "log_weight", "scale_tril", "whiten"
+        )
+        eye = torch.eye(self.dim, device=count.device)
+        log_weight.copy_((count / count.sum()).log())
+        tril.copy_(torch.linalg.cholesky(scatter / count[:, None, None] + RIDGE * eye))
+        whiten.copy_(torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False))
 
     def component_log_prob(self, z: Tensor) -> Tensor:
         """Return log weight + log density of every component in nats: [..., D] -> [..., K]."""
@@ -125,32 +117,42 @@ class MixturePrior(torch.nn.Module):
         component that has lost nearly all of its weight starts again at the code that the mixture explains worst.
         """
         each = self.component_log_prob(codes)
-        share = each.softmax(-1)
-        new = (
-            share.mean(0),
-            share.T @ codes / len(codes),
-            torch.einsum("nk,ni,nj->kij", share, codes, codes) / len(codes),
-        )
-        for buffer, value in zip(self._buffers_of("count", "first", "second"), new, strict=True):
-            buffer.lerp_(value, 1 - decay)
+        share = each.softmax(-1) / len(codes)
+        count, mean, scatter = self._buffers_of("count", "mean", "scatter")
+        new = share.sum(0).clamp_min(torch.finfo(share.dtype).tiny)
+        at = share.T @ codes / new[:, None]
+        # centred sums, joined as two groups are: the difference of large squares would lose the small variances
+        off, gap = codes[:, None] - at, at - mean
+        old, fresh = decay * count, (1 - decay) * new
+        scatter.lerp_(torch.einsum("nk,nki,nkj->kij", share, off, off), 1 - decay)
+        scatter.add_((old * fresh / (old + fresh))[:, None, None] * gap[:, :, None] * gap[:, None, :])
+        mean.add_((fresh / (old + fresh))[:, None] * gap)
+        count.copy_(old + fresh)
         self._revive(codes[each.logsumexp(-1).argsort()])
         self._derive()
 
     def _revive(self, codes: Tensor) -> None:
         """Put components without weight at the first of `codes`, with a tenth of the codes' variance."""
-        count, first, second = self._buffers_of("count", "first", "second")
+        count, mean, scatter = self._buffers_of("count", "mean", "scatter")
         lost = (count < 0.1 / self.components).nonzero()[: len(codes), 0]
-        at = codes[: len(lost)]
         share = 0.5 / self.components
-        count[lost], first[lost] = share, share * at
-        spread = 0.1 * codes.var(0, correction=0).diag()
-        second[lost] = share * (at[:, :, None] * at[:, None, :] + spread)
+        count[lost], mean[lost] = share, codes[: len(lost)]
+        scatter[lost] = share * 0.1 * codes.var(0, correction=0).diag()
 
+    @torch.no_grad()
     def refit(self, codes: Tensor, steps: int = 30) -> None:
-        """Fit anew to codes [N, D] in random order: components at the first codes, then `steps` steps."""
+        """Fit anew to codes [N, D] in random order: components at the first codes, then `steps` steps.
+
+        Fewer codes than two a dimension say too little about a covariance: the mixture then stays as it is.
+        """
+        if len(codes) < 2 * self.dim:
+            return
         k = self.components
-        at = codes[torch.arange(k, device=codes.device) % len(codes)] if k > 1 else codes.mean(0, keepdim=True)
+        count, mean, scatter = self._buffers_of("count", "mean", "scatter")
+        count.fill_(1 / k)
+        mean.copy_(codes[torch.arange(k, device=codes.device) % len(codes)] if k > 1 else codes.mean(0, keepdim=True))
         spread = torch.cov(codes.T, correction=0).reshape(self.dim, self.dim) * (0.1 if k > 1 else 1.0)
-        self._remember(torch.full((k,), 1 / k, device=codes.device), at, spread.expand(k, -1, -1))
+        scatter.copy_(spread.expand(k, -1, -1) / k)
+        self._derive()
         for _ in range(steps):
             self.fit(codes, 0.0)

@@ -55,28 +55,32 @@ def judges_of(dataset: MultimodalDataset, device: str, folder: Path | None = Non
 
 
 @contextmanager
-def settled(state: TrainState, dataset: MultimodalDataset, seed: int) -> Iterator[None]:
+def settled(state: TrainState, train: MultimodalDataset, seed: int) -> Iterator[None]:
     """Inside: the model as it would be saved now, averaged weights and mixtures of their codes; then as it was."""
     model = state.model
     with averaged(model, state.average):
-        mixtures = model.generator.mixtures()
-        own = {key: copy.deepcopy(mixture.state_dict()) for key, mixture in mixtures.items()}
-        items = torch.arange(min(len(dataset.train), SETTLING_ITEMS))
-        batches = (dataset.batch("train", rows).to(model.device) for rows in items.split(BATCH))
-        refit_mixtures(model, batches, make_generator(seed, model.device))
+        own = {key: copy.deepcopy(mixture.state_dict()) for key, mixture in model.generator.mixtures().items()}
+        order = torch.randperm(len(train.train), generator=torch.Generator().manual_seed(seed))[:SETTLING_ITEMS]
+        batches = (train.batch("train", rows).to(model.device) for rows in order.split(BATCH))
         try:
+            refit_mixtures(model, batches, make_generator(seed, model.device))
             yield
         finally:
-            for key, mixture in mixtures.items():
+            for key, mixture in model.generator.mixtures().items():
                 mixture.load_state_dict(own[key])
 
 
-def validation(dataset: MultimodalDataset, device: str, seed: int) -> Callable[[TrainState], dict[str, float]]:
-    """Return a quick measurement of the averaged weights for use in training; its draws do not touch the run's."""
+def validation(
+    dataset: MultimodalDataset, train: MultimodalDataset, device: str, seed: int
+) -> Callable[[TrainState], dict[str, float]]:
+    """Return a quick measurement of the averaged weights for use in training; its draws do not touch the run's.
+
+    `train`: the data as training sees them, hidden parts hidden.
+    """
     judges = judges_of(dataset, device)
 
     def measure(state: TrainState) -> dict[str, float]:
-        with settled(state, dataset, seed):
+        with settled(state, train, seed):
             results = evaluate(state.model, dataset, judges, quick_settings(), seed).results
         return {f"validate/{name}": results[name].value for name in _WATCHED if name in results}
 

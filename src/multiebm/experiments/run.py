@@ -106,7 +106,8 @@ def make_hooks(
     t = experiment.training
     hooks: list[Hook] = []
     if t.validate_every:
-        hooks.append(Validate(t.validate_every, validation(dataset, str(device), experiment.seed)))
+        train = training_data(dataset, experiment.data.missing, experiment.seed, device)
+        hooks.append(Validate(t.validate_every, validation(dataset, train, str(device), experiment.seed)))
     hooks.append(MetricsLog(folder / METRICS, t.log_every))
     if t.tensorboard:
         hooks.append(TensorBoard(folder / BOARD, t.log_every))

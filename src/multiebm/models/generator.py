@@ -31,7 +31,7 @@ class Generator(nn.Module):
 
     r_m(w_m) stands in for a private latent in cross-reconstruction: with probability `crossing_prior` it is the prior,
     so that crossing in training is exactly crossing in use, else a density of learned scale (always, in MMVAE+).
-    `private_components` > 0: p(w_m) is a mixture fitted to the codes. Bounds keep the standard densities in any case.
+    `private_components` > 0: p(w_m) is a mixture fitted to the codes. The bounds of training keep the standard one.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ RESIDUAL_DECAY = 0.99  # running means of the two residuals that lambda_s = bala
 
 
 def warmup_step(state: TrainState, batch: Batch, settings: WarmupSettings) -> dict[str, float]:
-    """One step on the stratified ELBO; an energy prior learns beside it from detached codes of all experts."""
+    """One step on the stratified ELBO; an energy prior learns beside it from detached codes, one an item."""
     model, generator = state.model, state.generator
     posterior = model.inference(batch)
     codes = _fit_mixtures(state, posterior, batch)
@@ -139,7 +139,7 @@ def _generator_inference_update(
         metrics["loss/anchor"] = anchor.item()
     metrics |= _update(state, loss, "generator", "inference")
     metrics |= _per_modality(model, "log_likelihood", log_px, batch.present)
-    metrics |= _posterior_metrics(model, posterior, batch) | _latent_chain_metrics(posterior, codes)
+    metrics |= _posterior_metrics(model, posterior, batch) | _latent_chain_metrics(model, posterior, codes)
     return metrics
 
 
@@ -226,7 +226,8 @@ def prior_step(state: TrainState, prior: EnergyPrior, positive: Tensor, negative
 def _bound_draw(model: MultimodalModel, posterior: Posterior, batch: Batch, state: TrainState, tilt: bool) -> CrossDraw:
     """Draw for the ELBO; the prior's own parameters get no gradient, and without `tilt` the bound uses its base."""
     prior = model.generator.prior
-    use = prior if tilt or isinstance(prior, StandardPrior) else model.generator.base
+    tilted = tilt and isinstance(prior, EnergyPrior)
+    use = prior if tilted or isinstance(prior, StandardPrior) else model.generator.base
     with frozen(*[prior] if isinstance(prior, EnergyPrior) else []):
         return cross_draw(model.generator, use, posterior, batch, state.generator)
 
@@ -247,7 +248,8 @@ def _fit_mixtures(state: TrainState, posterior: Posterior, batch: Batch) -> Late
     with torch.no_grad():
         codes, _ = posterior.sample(state.generator)
     for key, mixture in state.model.generator.mixtures().items():
-        if len(seen := observed(state.model, codes, batch, key)):
+        seen = observed(state.model, codes, batch, key)
+        if len(seen) and seen.isfinite().all():  # what is not finite shows in the losses, where the guard sees it
             mixture.fit(seen, MIXTURE_DECAY)
     return codes
 
@@ -331,10 +333,12 @@ def _data_chain_metrics(model: MultimodalModel, x0: Views, revised: Views, chain
     }
 
 
-def _latent_chain_metrics(posterior: Posterior, codes: RevisedCodes) -> dict[str, float]:
+def _latent_chain_metrics(model: MultimodalModel, posterior: Posterior, codes: RevisedCodes) -> dict[str, float]:
     z = codes.latents[SHARED]
     responsibility = posterior.shared.responsibilities(z).detach().mean(1)
-    acceptance = codes.chain.acceptance[:-1]  # of the last move nothing is known
+    chain = model.latent_chain
+    diagnosed = chain.noise_scale in (None, chain.step_size)
+    acceptance = codes.chain.acceptance[:-1] if diagnosed else codes.chain.acceptance[:0]  # the last move's is unknown
     return ({"latent_chain/acceptance": acceptance.mean().item()} if len(acceptance) else {}) | {
         "latent_chain/gain": (codes.chain.logdensity[-1] - codes.chain.logdensity[0]).mean().item(),
         "latent_chain/logdensity": codes.chain.logdensity[-1].mean().item(),
