@@ -117,6 +117,25 @@ def test_a_component_without_weight_starts_again_at_the_code_that_is_explained_w
     assert prior.log_prob(codes).isfinite().all()
 
 
+def test_small_variances_far_from_the_origin_survive():
+    """Codes of deviation 0.1 at distance 300: the difference of their squares would be lost in float32."""
+    codes = 0.1 * torch.randn(500, 4, generator=make_generator(0)) + 150.0
+    prior = MixturePrior(4, 1)
+    for step in range(60):
+        prior.fit(codes[step * 8 : step * 8 + 8], decay=0.9)
+    prior.fit(codes, decay=0.0)
+    torch.testing.assert_close(prior.mean[0], codes.mean(0))
+    found = prior.scale_tril[0] @ prior.scale_tril[0].T
+    torch.testing.assert_close(found, torch.cov(codes.T, correction=0) + RIDGE * torch.eye(4), rtol=1e-3, atol=1e-5)
+
+
+def test_too_few_codes_leave_a_mixture_as_it_is():
+    prior, z = MixturePrior(3, 2), torch.randn(4, 3, generator=make_generator(0))
+    before = prior.log_prob(z)
+    prior.refit(z)
+    assert torch.equal(prior.log_prob(z), before)
+
+
 def test_an_unknown_family_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="got 'gauss'; known: normal, laplace"):
         StandardPrior("gauss", 2)

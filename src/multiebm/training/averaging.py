@@ -21,7 +21,7 @@ def update(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
 def averaged(model: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
     """Give `model` the averaged weights inside the block and its own, bit for bit, after it; no-op when empty.
 
-    Buffers (spectral-norm vectors) are not averaged: they are those of the trained weights.
+    Buffers (spectral-norm vectors, mixtures) are not averaged: they are those of the trained weights.
     """
     parameters = {name: p for name, p in model.named_parameters() if name in average}
     own = {name: p.detach().clone() for name, p in parameters.items()}

@@ -244,10 +244,13 @@ def _data_chain_latents(
 
 
 def _fit_mixtures(state: TrainState, posterior: Posterior, batch: Batch) -> Latents:
-    """Draw detached codes of this batch and move every fitted mixture towards them; return the codes."""
+    """Draw detached codes of this batch, move every fitted mixture towards them and return them (if a prior learns)."""
+    own = state.model.generator
+    if not (mixtures := own.mixtures()) and not isinstance(own.prior, EnergyPrior):
+        return {}
     with torch.no_grad():
         codes, _ = posterior.sample(state.generator)
-    for key, mixture in state.model.generator.mixtures().items():
+    for key, mixture in mixtures.items():
         seen = observed(state.model, codes, batch, key)
         if len(seen) and seen.isfinite().all():  # what is not finite shows in the losses, where the guard sees it
             mixture.fit(seen, MIXTURE_DECAY)
