@@ -17,8 +17,8 @@ from small_models import energy_prior, linear_model, random_views, small_model, 
 SIGMA = 0.7
 
 
-class ExactNetwork(nn.Module):
-    """x -> location and scale of the exact posterior N(Lambda^-1 A^T (x - c) / sigma^2, Lambda^-1), A orthogonal."""
+class ExactEncoder(nn.Module):
+    """x -> the exact posterior N(Lambda^-1 A^T (x - c) / sigma^2, Lambda^-1) of one part with orthogonal columns."""
 
     def __init__(self, decoder: nn.Module, shift: float = 0.0, stretch: float = 1.0) -> None:
         super().__init__()
@@ -29,20 +29,8 @@ class ExactNetwork(nn.Module):
         precision = 1 + matrix.square().sum(0) / SIGMA**2
         loc = (x - offset) @ matrix / SIGMA**2 / precision
         scale = precision.rsqrt().expand_as(loc)
-        return torch.cat([loc + self.shift * scale, scale * self.stretch], 1)
-
-
-class ExactEncoder(nn.Module):
-    """What the inference model asks of an encoder: networks, and how their outputs are read."""
-
-    def __init__(self, *args) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList([ExactNetwork(*args)])
-
-    def read(self, outputs: list[torch.Tensor]):
-        loc, scale = outputs[0].chunk(2, 1)
-        empty = loc[:, :0]
-        return (loc, scale), (empty, empty)
+        empty = x.new_zeros(len(x), 0)
+        return (loc + self.shift * scale, scale * self.stretch), (empty, empty)
 
 
 def one_part_model(shift: float = 0.0, stretch: float = 1.0):

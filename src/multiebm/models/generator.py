@@ -12,7 +12,6 @@ from multiebm.distributions.likelihoods import Likelihood
 from multiebm.distributions.priors import MixturePrior, Prior, StandardPrior
 from multiebm.models.inference import SHARED, Latents
 from multiebm.nn.blocks import mlp
-from multiebm.nn.parallel import side_by_side
 from multiebm.nn.pictures import PictureDecoder
 from multiebm.nn.precision import Mixed
 
@@ -82,16 +81,12 @@ class Generator(nn.Module):
 
     def decode(self, latents: Latents, modality: str) -> Tensor:
         """Return the decoder mean of one modality: [B, *shape]."""
-        mean: Tensor = self.decoders[modality](self._code(latents, modality))
-        return mean
-
-    def _code(self, latents: Latents, modality: str) -> Tensor:
-        return torch.cat([latents[SHARED], latents[modality]], 1) if self.private else latents[SHARED]
+        z = torch.cat([latents[SHARED], latents[modality]], 1) if self.private else latents[SHARED]
+        return self.decoders[modality](z)
 
     def forward(self, latents: Latents) -> Views:
         """Return the decoder means of all modalities."""
-        codes = [(self._code(latents, name),) for name in self.decoders]
-        return dict(zip(self.decoders, side_by_side(list(self.decoders.values()), codes), strict=True))
+        return {name: self.decode(latents, name) for name in self.decoders}
 
     def log_likelihood(self, views: Views, means: Views) -> Tensor:
         """Return lambda_m log p(x_m | mean_m) for every item and modality: [B, M] in nats."""
@@ -103,11 +98,15 @@ class Generator(nn.Module):
         Its gradient is that of the subset posterior, eq. (17). The private latent of an absent part meets its prior.
         """
         total = self.prior.log_prob(latents[SHARED])
-        for name, prior in self.private_priors.items():
-            total = total + prior.log_prob(latents[name])
-        rows = {name: here.nonzero()[:, 0] for name, here in zip(self.decoders, present.T, strict=True) if here.any()}
-        codes = [(self._code(latents, name)[some],) for name, some in rows.items()]
-        means = side_by_side([self.decoders[name] for name in rows], codes)
-        for (name, some), mean in zip(rows.items(), means, strict=True):
-            total = total.index_add(0, some, self.likelihoods[name].log_prob(views[name][some], mean))
+        for i, (name, likelihood) in enumerate(self.likelihoods.items()):
+            if self.private:
+                total = total + self.private_priors[name].log_prob(latents[name])
+            here = present[:, i]
+            if here.all():
+                total = total + likelihood.log_prob(views[name], self.decode(latents, name))
+            elif here.any():
+                some = {key: value[here] for key, value in latents.items()}
+                total = total.index_add(
+                    0, here.nonzero()[:, 0], likelihood.log_prob(views[name][here], self.decode(some, name))
+                )
         return total

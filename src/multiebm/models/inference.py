@@ -1,6 +1,6 @@
 """The joint inference model: one encoder per modality, mixed over whatever is present (eqs. (5), (16))."""
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from multiebm.core.tree import per_item
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.mixture import Diagonal, Mixture
 from multiebm.nn.blocks import mlp
-from multiebm.nn.parallel import side_by_side
 from multiebm.nn.pictures import PictureEncoder
 from multiebm.nn.precision import Mixed
 
@@ -67,11 +66,8 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return ((loc, scale) shared, (loc, scale) private), each [B, D] or [B, P]."""
-        return self.read([branch(x) for branch in self.branches])
-
-    def read(self, outputs: list[Tensor]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Return what `forward` does from the outputs of the branches."""
-        shared, private = torch.cat(outputs, 1).split([2 * size for size in self.sizes], 1)
+        out = torch.cat([branch(x) for branch in self.branches], 1)
+        shared, private = out.split([2 * size for size in self.sizes], 1)
         return _loc_scale(shared), _loc_scale(private)
 
 
@@ -97,11 +93,8 @@ class InferenceModel(nn.Module):
     def forward(self, batch: Batch) -> Posterior:
         """Encode a batch. An absent expert has weight zero; with nothing present every expert is the base density."""
         shared, private, family = [], {}, self.family
-        encoders = {name: cast(Encoder, encoder) for name, encoder in self.encoders.items()}
-        work = [(branch, (batch.views[name],)) for name, encoder in encoders.items() for branch in encoder.branches]
-        outputs = iter(side_by_side([branch for branch, _ in work], [view for _, view in work]))
-        for i, (name, encoder) in enumerate(encoders.items()):
-            (loc, scale), (w_loc, w_scale) = encoder.read([next(outputs) for _ in encoder.branches])
+        for i, (name, encoder) in enumerate(self.encoders.items()):
+            (loc, scale), (w_loc, w_scale) = encoder(batch.views[name])
             here = per_item(batch.present[:, i], loc)
             shared.append((torch.where(here, loc, 0.0), torch.where(here, scale, 1.0)))
             if w_loc.shape[1]:

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from multiebm.core.errors import ConfigError
 from multiebm.core.modality import Modality, Views
 from multiebm.nn.blocks import EnergyBlock, mlp, sn_conv
-from multiebm.nn.parallel import side_by_side
 from multiebm.nn.precision import Mixed
 
 
@@ -79,8 +78,7 @@ class EnergyNetwork(nn.Module):
 
     def forward(self, views: Views) -> Tensor:
         """Return the energy [B] of views [B, ...], in float32 whatever the trunks compute in."""
-        inputs = [tuple(views[name] for name in names) for names in self.groups.values()]
-        features = side_by_side([self.trunks[group] for group in self.groups], inputs)
+        features = [self.trunks[group](*[views[name] for name in names]) for group, names in self.groups.items()]
         return self.gain * self.head(torch.cat(features, 1))[:, 0]
 
 
