@@ -26,8 +26,13 @@ from multiebm.report.record import CONFIDENCE, RunRecord, pair_tables
 from multiebm.report.scene import Scene
 
 NO_EVALUATION = "This run has not been measured: run `multiebm evaluate` on its folder, then `multiebm report` again."
-_JOINT = {"joint_coherence": "joint coherence", "label_entropy": "label entropy", "fcd": "FCD", "fid": "FID"}
-_JOINT |= {"variety": "variety"}
+_JOINT = {
+    "joint_coherence": "joint coherence",
+    "label_entropy": "label entropy",
+    "fcd": "FCD",
+    "fid": "FID",
+    "variety": "variety",
+}
 _WAYS = {"cond": "amortised", "cond_refined": "latent chain", "cond_ebm": "data chain"}
 _WAYS_NOTE = (
     "Amortised: one draw of the inference model. Latent chain: refined by the posterior of the given parts. "
@@ -90,13 +95,7 @@ def headline_cards(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, st
         ]
         found = [(name, with_interval(result)) for name, result in variants if result is not None]
         if found:
-            cards.append(
-                (
-                    title.replace("joint", "Joint").replace("label", "Label").replace("variety", "Variety"),
-                    found,
-                    told[key],
-                )
-            )
+            cards.append((title[0].upper() + title[1:], found, told[key]))
     crossed = evaluation.results.get("cond/size1")
     if crossed is not None:
         found = [("1 given", with_interval(crossed))]
