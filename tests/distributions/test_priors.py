@@ -106,15 +106,42 @@ def test_the_density_of_a_mixture_is_that_of_torch_and_each_step_raises_the_like
     assert values[-1] > values[0] + 1
 
 
-def test_a_component_without_weight_starts_again_at_the_code_that_is_explained_worst():
+def test_a_component_without_weight_takes_half_of_the_heaviest_and_nothing_else_moves():
+    """The split keeps mass, mean and covariance of the whole mixture; the lost component's own mass is all that goes."""
+    prior = MixturePrior(2, 3)
+    prior.mean.copy_(torch.tensor([[4.0, 1.0], [-3.0, 0.0], [50.0, 50.0]]))
+    codes = torch.cat([two_clusters(900, 0), torch.tensor([2.0, 1.0]) + torch.randn(100, 2, generator=make_generator(1))])
+    before = MixturePrior(2, 3)
+    before.load_state_dict(prior.state_dict())
+    share = before.component_log_prob(codes).softmax(-1)
+    assert share[:, 2].sum() < 1e-6  # nothing belongs to the third
+    prior.fit(codes, decay=0.0)
+    assert prior.count.sum().item() == pytest.approx(1, abs=1e-6)
+    one, two = prior.count.sort().values[:2].tolist()  # halves of the right cluster or the left one: exact halves exist
+    halves = [(i, j) for i in range(3) for j in range(i) if prior.count[i] == prior.count[j]]
+    assert halves and min(one, two) > 0.1
+    mean = (prior.count[:, None] * prior.mean).sum(0)
+    torch.testing.assert_close(mean, codes.mean(0), rtol=0, atol=1e-4)
+    off = prior.mean - mean
+    total = prior.scatter.sum(0) + torch.einsum("k,ki,kj->ij", prior.count, off, off)
+    torch.testing.assert_close(total, torch.cov(codes.T, correction=0), rtol=1e-4, atol=1e-4)
+
+
+def test_the_split_is_along_the_longest_axis():
     prior = MixturePrior(2, 2)
-    prior.refit(two_clusters(1000, 0))
-    cluster = torch.full((200, 2), 2.0) + 0.01 * torch.randn(200, 2, generator=make_generator(0))
-    codes = torch.cat([cluster, torch.tensor([[9.0, 9.0]])])
-    for _ in range(3):
-        prior.fit(codes, decay=0.0)
-    assert (prior.mean - torch.tensor([9.0, 9.0])).norm(dim=1).min() < 2
-    assert prior.log_prob(codes).isfinite().all()
+    codes = torch.randn(4000, 2, generator=make_generator(0)) * torch.tensor([3.0, 0.2])
+    prior.mean.copy_(torch.tensor([[0.0, 0.0], [0.0, 500.0]]))
+    prior.fit(codes, decay=0.0)
+    apart = (prior.mean[0] - prior.mean[1]).abs()
+    torch.testing.assert_close(apart, torch.tensor([3.0, 0.0]), rtol=0.05, atol=0.05)
+    deviation = prior.scale_tril.diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(deviation[:, 0], torch.full((2,), 3 * 0.75**0.5), rtol=0.05, atol=0)
+
+
+def test_the_ridge_bounds_every_variance_from_below():
+    prior = MixturePrior(2, 1, ridge=0.04)
+    prior.fit(torch.ones(5, 2), decay=0.0)
+    torch.testing.assert_close(prior.scale_tril[0], 0.2 * torch.eye(2))
 
 
 def test_small_variances_far_from_the_origin_survive():

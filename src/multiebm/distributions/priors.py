@@ -9,7 +9,8 @@ from torch import Tensor
 from multiebm.core.random import Randomness, rand, randn
 from multiebm.distributions.families import FAMILIES
 
-RIDGE = 1e-4  # added to every variance of a mixture, squared latent units
+RIDGE = 1e-4  # least variance added to those of a mixture, squared latent units
+LOST = 0.1  # share of its fair weight below which a component of a mixture is lost
 
 
 class Prior(Protocol):
@@ -53,14 +54,15 @@ class MixturePrior(torch.nn.Module):
     """A mixture of K Gaussians over [D], fitted to the codes it has seen by expectation maximisation.
 
     Starts as N(0, I) (K = 1) or spread over it. Encoders put their codes where the data needs them, not where N(0, I)
-    has its mass; this prior goes where they are. No gradient reaches it: `fit` is its learning.
+    has its mass; this prior goes where they are. No gradient reaches it: `fit` is its learning. `ridge` is added to
+    every variance: a Langevin chain of step size s on a mixture is stable where variances exceed s^2 / 4.
     """
 
     normalised = True
 
-    def __init__(self, dim: int, components: int) -> None:
+    def __init__(self, dim: int, components: int, ridge: float = RIDGE) -> None:
         super().__init__()
-        self.dim, self.components = dim, components
+        self.dim, self.components, self.ridge = dim, components, ridge
         k = components
         spread = torch.randn(k, dim, generator=torch.Generator().manual_seed(0)) * (0.5 if k > 1 else 0.0) ** 0.5
         covariance = torch.eye(dim).expand(k, dim, dim) * (0.5 if k > 1 else 1.0)
@@ -83,7 +85,7 @@ class MixturePrior(torch.nn.Module):
         )
         eye = torch.eye(self.dim, device=count.device)
         log_weight.copy_((count / count.sum()).log())
-        tril.copy_(torch.linalg.cholesky(scatter / count[:, None, None] + RIDGE * eye))
+        tril.copy_(torch.linalg.cholesky(scatter / count[:, None, None] + self.ridge * eye))
         whiten.copy_(torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False))
 
     def component_log_prob(self, z: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ class MixturePrior(torch.nn.Module):
         """One step of expectation maximisation on codes [N, D], N > 0: sums <- decay sums + (1 - decay) sums of codes.
 
         decay 0 is the step of the classical algorithm, decay near 1 its stochastic form (Cappe & Moulines, 2009). A
-        component that has lost nearly all of its weight starts again at the code that the mixture explains worst.
+        component that has lost nearly all of its weight takes half of the heaviest one's.
         """
         each = self.component_log_prob(codes)
         share = each.softmax(-1) / len(codes)
@@ -128,16 +130,20 @@ class MixturePrior(torch.nn.Module):
         scatter.add_((old * fresh / (old + fresh))[:, None, None] * gap[:, :, None] * gap[:, None, :])
         mean.add_((fresh / (old + fresh))[:, None] * gap)
         count.copy_(old + fresh)
-        self._revive(codes[each.logsumexp(-1).argsort()])
+        for lost in (count < LOST / self.components).nonzero()[:, 0].tolist():
+            self._split_heaviest(lost)
         self._derive()
 
-    def _revive(self, codes: Tensor) -> None:
-        """Put components without weight at the first of `codes`, with a tenth of the codes' variance."""
+    def _split_heaviest(self, lost: int) -> None:
+        """Make two of the heaviest component along its longest axis; together they keep its mass, mean and scatter."""
         count, mean, scatter = self._buffers_of("count", "mean", "scatter")
-        lost = (count < 0.1 / self.components).nonzero()[: len(codes), 0]
-        share = 0.5 / self.components
-        count[lost], mean[lost] = share, codes[: len(lost)]
-        scatter[lost] = share * 0.1 * codes.var(0, correction=0).diag()
+        heavy = int(count.argmax())
+        variances, axes = torch.linalg.eigh(scatter[heavy] / count[heavy])
+        off = 0.5 * variances[-1].clamp_min(0).sqrt() * axes[:, -1]
+        count[heavy] /= 2
+        scatter[heavy] = scatter[heavy] / 2 - count[heavy] * torch.outer(off, off)
+        count[lost], mean[lost], scatter[lost] = count[heavy], mean[heavy] + off, scatter[heavy]
+        mean[heavy] -= off
 
     @torch.no_grad()
     def refit(self, codes: Tensor, steps: int = 30) -> None:

@@ -11,7 +11,7 @@ from multiebm.core.modality import Modality
 from multiebm.core.random import make_generator
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.likelihoods import Likelihood
-from multiebm.distributions.priors import MixturePrior, Prior, StandardPrior
+from multiebm.distributions.priors import RIDGE, MixturePrior, Prior, StandardPrior
 from multiebm.experiments.schema import Experiment, ModelSection, TrainingSection
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.generator import Generator, make_decoder
@@ -74,7 +74,8 @@ def _prior(s: ModelSection) -> Prior:
     p = s.prior
     if p.kind in FAMILIES:
         return StandardPrior(p.kind, s.shared)
-    base = MixturePrior(s.shared, p.components) if p.components else StandardPrior(s.family, s.shared)
+    ridge = max(RIDGE, p.step_size**2 / 4)  # below that a variance is too small for the chain's step
+    base = MixturePrior(s.shared, p.components, ridge) if p.components else StandardPrior(s.family, s.shared)
     if p.kind == "mixture":
         return base
     return EnergyPrior(base, p.width, p.layers, p.steps, p.step_size, p.bound, p.penalty)

@@ -19,7 +19,7 @@ from multiebm.training.averaging import averaged
 from multiebm.training.cooperative import refit_mixtures
 from multiebm.training.state import TrainState
 
-SETTLING_ITEMS, BATCH = 4096, 64  # training items that mixtures are fitted to before a measurement, and at a time
+SETTLING_ITEMS, BATCH = 8192, 64  # training items that mixtures are fitted to before a measurement, and at a time
 BEST = "validate/gen/fcd"  # the metric, lower is better, whose checkpoint is kept as the best
 _WATCHED = ("gen/joint_coherence", "gen/fcd", "gen/label_entropy", "ebm/joint_coherence", "ebm/fcd", "cond/size1")
 

@@ -32,7 +32,7 @@ from multiebm.training.hooks import CheckpointEvery, Hook, MetricsLog, TensorBoa
 from multiebm.training.loop import Fit, fit
 from multiebm.training.state import ELAPSED, TrainState
 
-REFIT_BATCHES = 64  # that fitted mixtures see when training is over
+REFIT_BATCHES = 128  # that fitted mixtures see when training is over
 
 
 class RunResult(NamedTuple):

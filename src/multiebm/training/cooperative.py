@@ -31,6 +31,7 @@ from multiebm.training.settings import CooperativeSettings, WarmupSettings
 from multiebm.training.state import TrainState
 
 MIXTURE_DECAY = 0.98  # of the sums of fitted mixtures; a longer memory adds the drift of codes to their variance
+REFIT_DRAWS = 2  # codes an item that a mixture is fitted anew to: one full covariance a component needs many
 RESIDUAL_DECAY = 0.99  # running means of the two residuals that lambda_s = balance compares
 
 
@@ -263,9 +264,11 @@ def refit_mixtures(model: MultimodalModel, batches: Iterable[Batch], generator: 
     seen: dict[str, list[Tensor]] = {key: [] for key in mixtures}
     with torch.no_grad():
         for batch in batches if mixtures else ():
-            codes, _ = model.inference(batch).sample(generator)
-            for key, found in seen.items():
-                found.append(observed(model, codes, batch, key))
+            posterior = model.inference(batch)
+            for _ in range(REFIT_DRAWS):
+                codes, _ = posterior.sample(generator)
+                for key, found in seen.items():
+                    found.append(observed(model, codes, batch, key))
     for key, mixture in mixtures.items():
         mixture.refit(torch.cat(seen[key]))
 
