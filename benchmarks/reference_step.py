@@ -109,7 +109,7 @@ def check_covered(settings: CooperativeSettings) -> None:
 def reference_step(state: TrainState, batch: Batch, settings: CooperativeSettings) -> dict[str, float]:
     """One cooperative step on complete items, the data chain run again for the energy where `negatives` is refresh."""
     model, generator = state.model, state.generator
-    z = prior_sample(model, len(batch.present), generator)
+    z = prior_sample(model, len(batch.present), generator, model.generator.temperature)
     z |= model.generator.sample_private(len(batch.present), generator)
     with torch.no_grad():
         x0 = model.generator(z)
@@ -120,7 +120,8 @@ def reference_step(state: TrainState, batch: Batch, settings: CooperativeSetting
     metrics = {"energy/generated": model.energy(x0).mean().item()}
     metrics |= update_generator_and_inference(state, batch, z, revised, codes, settings)
     if isinstance(model.generator.prior, EnergyPrior):
-        _step(state, model.generator.prior.loss(codes[SHARED], z[SHARED]), "prior")
+        own = z if model.generator.temperature == 1 else prior_sample(model, len(batch.present), generator)
+        _step(state, model.generator.prior.loss(codes[SHARED], own[SHARED]), "prior")
     if settings.negatives == "refresh":
         with torch.no_grad():
             x0 = model.generator(z)
@@ -128,16 +129,16 @@ def reference_step(state: TrainState, batch: Batch, settings: CooperativeSetting
     return metrics | update_energy(state, batch, revised, settings)
 
 
-def prior_sample(model: MultimodalModel, n: int, generator: torch.Generator) -> Latents:
+def prior_sample(model: MultimodalModel, n: int, generator: torch.Generator, temperature: float = 1.0) -> Latents:
     """Draw the shared latent, by the prior's Langevin chain if it is an energy prior."""
     prior = model.generator.prior
     if not isinstance(prior, EnergyPrior):
-        return {SHARED: prior.sample(n, generator)}
-    z = prior.base.sample(n, generator)
+        return {SHARED: prior.sample(n, generator, temperature)}
+    z, noise = prior.base.sample(n, generator, temperature), temperature**0.5 * prior.step_size
     for _ in range(prior.steps):
         z = z.detach().requires_grad_()
         grad = torch.autograd.grad(prior.log_prob(z).sum(), z)[0]
-        z = z + 0.5 * prior.step_size**2 * grad + prior.step_size * torch.randn(z.shape, generator=generator)
+        z = z + 0.5 * prior.step_size**2 * grad + noise * torch.randn(z.shape, generator=generator)
     return {SHARED: z.detach()}
 
 

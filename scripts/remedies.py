@@ -34,10 +34,11 @@ from multiebm.training.loop import fit
 from multiebm.training.state import TrainState
 
 matplotlib.use("agg")
-STEPS, EVERY = 240, 60  # cooperative steps of a row, and between two measurements
+STEPS, EVERY = 160, 40  # cooperative steps of a row, and between two measurements
 GAP_END = 1e4  # |E(data) - E(revised)| at which a row has diverged and is not continued
 LITERAL = (
     "model.prior.kind=normal",
+    "model.prior.temperature=1",
     "model.private_components=0",
     "model.energy.fusion=early",
     "model.data_chain.displaced=false",
@@ -76,14 +77,15 @@ STAGES = (  # each row keeps what the rows above it repaired
         ("training.cooperative.reconstruction=0", "training.cooperative.negatives=reuse"),
     ),
     (
-        "demo",
-        "+ a generator that follows more slowly: the demo",
+        "slow",
+        "+ a generator that follows more slowly",
         (
             "training.cooperative.synthetic=0.5",
             "training.optimiser.cooperative=0.03",
             "training.optimiser.final=0.03",
         ),
     ),
+    ("temperature", "+ prior sampled at temperature 0.5: the demo", ("model.prior.temperature=0.5",)),
 )
 SHOWN = {
     "JC Gen": "gen/joint_coherence",
@@ -190,14 +192,14 @@ def write_table(out: Path) -> None:
     """Write README.md and curves.png from the stored cells."""
     cells = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
     rows = {key: [cell for cell in cells if cell["row"] == key] for key, _, _ in STAGES}
-    lines = [f"| row | seeds | {' | '.join(SHOWN)} | gap, last 60 steps | steps |", "|---" * (len(SHOWN) + 4) + "|"]
+    lines = [f"| row | seeds | {' | '.join(SHOWN)} | gap, last 40 steps | steps |", "|---" * (len(SHOWN) + 4) + "|"]
     starts = {"N(0, I)": rows["literal"], "energy prior": rows["prior"]}
     for title, made in starts.items():
         if made:
             lines.append(_line(f"warm-up alone, {title}", [c["points"][0] for c in made], ["—"]))
     for key, title, _ in STAGES:
         if made := rows[key]:
-            gaps = [f"{statistics.mean(cell['gaps'][-60:]):.1f}" for cell in made]
+            gaps = [f"{statistics.mean(cell['gaps'][-40:]):.1f}" for cell in made]
             lines.append(_line(title, [cell["points"][-1] for cell in made], gaps))
     notes = out / "NOTES.md"
     text = [

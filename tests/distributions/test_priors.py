@@ -163,6 +163,23 @@ def test_too_few_codes_leave_a_mixture_as_it_is():
     assert torch.equal(prior.log_prob(z), before)
 
 
+@pytest.mark.parametrize(("family", "variance"), [("normal", 0.25), ("laplace", 2 * 0.25**2)])
+def test_at_a_temperature_a_standard_prior_is_its_density_to_the_inverse_power(family, variance):
+    """N(0, 1)^(1/T) has variance T; exp(-|z|)^(1/T) has scale T, so variance 2 T^2. 4 sigma of 5 % relative."""
+    z = StandardPrior(family, 5).sample(40_000, make_generator(0), temperature=0.25)
+    assert z.var().item() == pytest.approx(variance, rel=4 * (5 / z.numel()) ** 0.5)
+
+
+def test_at_a_temperature_components_shrink_and_keep_their_shares():
+    prior = MixturePrior(2, 2)
+    prior.refit(two_clusters(4000, 0))
+    draws = prior.sample(20_000, make_generator(0), temperature=0.25)
+    left = draws[:, 0] < 0
+    assert left.float().mean().item() == pytest.approx(0.25, abs=0.04)
+    torch.testing.assert_close(draws[left].std(0), torch.full((2,), 0.05), rtol=0.15, atol=0)
+    torch.testing.assert_close(draws[~left].std(0), torch.full((2,), 0.15), rtol=0.15, atol=0)
+
+
 def test_an_unknown_family_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="got 'gauss'; known: normal, laplace"):
         StandardPrior("gauss", 2)

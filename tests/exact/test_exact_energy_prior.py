@@ -182,3 +182,18 @@ def test_a_draw_leaves_no_gradient_and_restores_the_networks_flags():
     assert all(p.grad is None and p.requires_grad for p in tilted.parameters())
     assert tilted.training
     assert not tilted.normalised
+
+
+@pytest.mark.parametrize("temperature", [0.5, 0.25])
+def test_a_temperature_samples_the_density_to_its_inverse_power(temperature):
+    """f = -z^2 on N(0, 1): variance 1 / 3, so T / 3 at temperature T; the chain's own variance is v / (1 - s^2 / 4v)
+    with v = 1 / 3 times T, as start and noise both shrink."""
+    tilted = prior("normal", Quadratic(0.0, -1.0), steps=200, step_size=0.2)
+    z = tilted.sample(20_000, make_generator(0), temperature)
+    expected = temperature * (1 / 3) / (1 - 0.2**2 / (4 / 3))
+    assert z.var().item() == pytest.approx(expected, rel=SIGMAS * (2 / 20_000) ** 0.5)
+
+
+def test_temperature_one_is_the_prior_itself():
+    tilted = prior("laplace", Quadratic(2.0, -0.5), steps=3, step_size=0.3)
+    assert torch.equal(tilted.sample(5, make_generator(4)), tilted.sample(5, make_generator(4), 1.0))

@@ -104,6 +104,20 @@ def test_the_data_chain_starts_at_decoded_prior_draws(monkeypatch):
     assert all(torch.equal(runs[0][0][n], expected[n]) for n in expected)
 
 
+@pytest.mark.parametrize(("temperature", "expected"), [(1.0, [1.0]), (0.25, [0.25, 1.0])])
+def test_chains_start_at_the_temperature_and_the_prior_learns_from_itself(temperature, expected, monkeypatch):
+    model, state, batch = setup(prior=energy_prior(temperature=temperature))
+    drawn, sample = [], model.generator.prior.sample
+    monkeypatch.setattr(
+        model.generator.prior, "sample", lambda n, g, t=1.0: (drawn.append((t, sample(n, g, t))), drawn[-1][1])[1]
+    )
+    learnt, step = [], module.prior_step
+    monkeypatch.setattr(module, "prior_step", lambda s, p, up, down: (learnt.append(down), step(s, p, up, down))[1])
+    cooperative_step(state, batch, DEFAULT)
+    assert [t for t, _ in drawn] == expected
+    assert torch.equal(learnt[0], drawn[-1][1])
+
+
 def test_the_aggregate_start_is_a_posterior_code_with_private_codes_from_the_prior(monkeypatch):
     model, state, batch = setup(prior={"kind": "normal"})
     runs = spy_on_data_chain(model, monkeypatch)

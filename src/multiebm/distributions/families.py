@@ -15,10 +15,14 @@ _SMALLEST_TAIL = 1e-7
 
 
 class Family(NamedTuple):
-    """`log_prob(x, loc, scale)` elementwise, in nats; `rsample(generator, loc, scale)`, broadcast shape [..., D]."""
+    """`log_prob(x, loc, scale)` elementwise, in nats; `rsample(generator, loc, scale)`, broadcast shape [..., D].
+
+    The density to the power 1 / T, normalised, is of the same family with `scale` times T^exponent.
+    """
 
     log_prob: Callable[[Tensor, Tensor, Tensor], Tensor]
     rsample: Callable[[Randomness, Tensor, Tensor], Tensor]
+    exponent: float
 
 
 def _normal_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -38,6 +42,6 @@ def _laplace_rsample(generator: Randomness, loc: Tensor, scale: Tensor) -> Tenso
     return loc - scale * u.sign() * (1 - 2 * u.abs()).clamp_min(_SMALLEST_TAIL).log()
 
 
-NORMAL = Family(_normal_log_prob, _normal_rsample)
-LAPLACE = Family(_laplace_log_prob, _laplace_rsample)
+NORMAL = Family(_normal_log_prob, _normal_rsample, 0.5)
+LAPLACE = Family(_laplace_log_prob, _laplace_rsample, 1.0)
 FAMILIES = Table("family", {"normal": NORMAL, "laplace": LAPLACE})

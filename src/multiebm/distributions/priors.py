@@ -14,7 +14,8 @@ LOST = 0.1  # share of its fair weight below which a component of a mixture is l
 
 
 class Prior(Protocol):
-    """`log_prob` [..., D] -> [...], normalised only where `normalised`; `sample(n, generator)` -> [n, D];
+    """`log_prob` [..., D] -> [...], normalised only where `normalised`; `sample(n, generator)` -> [n, D], with a
+    `temperature` T from the density to the power 1 / T (of a mixture: that of each component, weights kept);
     `log_normalizer(n, generator)` is 0 if normalised, else a scalar whose gradient is that of log Z.
     """
 
@@ -22,7 +23,7 @@ class Prior(Protocol):
     normalised: bool
 
     def log_prob(self, z: Tensor) -> Tensor: ...  # noqa: D102
-    def sample(self, n: int, generator: Randomness) -> Tensor: ...  # noqa: D102
+    def sample(self, n: int, generator: Randomness, temperature: float = 1.0) -> Tensor: ...  # noqa: D102
     def log_normalizer(self, n: int, generator: Randomness) -> Tensor: ...  # noqa: D102
 
 
@@ -40,10 +41,11 @@ class StandardPrior(torch.nn.Module):
         """Return the log density in nats: [..., D] -> [...]."""
         return self.family.log_prob(z, torch.zeros_like(z), torch.ones_like(z)).sum(-1)
 
-    def sample(self, n: int, generator: Randomness) -> Tensor:
+    def sample(self, n: int, generator: Randomness, temperature: float = 1.0) -> Tensor:
         """Draw [n, D]."""
         zero: Tensor = self.get_buffer("zero")
-        return self.family.rsample(generator, zero.expand(n, self.dim), zero.new_ones(()).expand(n, self.dim))
+        scale = zero.new_tensor(temperature**self.family.exponent)
+        return self.family.rsample(generator, zero.expand(n, self.dim), scale.expand(n, self.dim))
 
     def log_normalizer(self, n: int, generator: Randomness) -> Tensor:
         """Return 0 (shape []): the density is normalised."""
@@ -99,13 +101,13 @@ class MixturePrior(torch.nn.Module):
         """Return the log density in nats: [..., D] -> [...]."""
         return self.component_log_prob(z).logsumexp(-1)
 
-    def sample(self, n: int, generator: Randomness) -> Tensor:
+    def sample(self, n: int, generator: Randomness, temperature: float = 1.0) -> Tensor:
         """Draw [n, D]."""
         log_weight, mean, tril = self._buffers_of("log_weight", "mean", "scale_tril")
         drawn = torch.searchsorted(log_weight.exp().cumsum(0), rand(generator, (n, 1), mean)[:, 0])
         chosen = drawn.clamp_max(self.components - 1)
         noise = randn(generator, (n, self.dim), mean)
-        return mean[chosen] + torch.einsum("nij,nj->ni", tril[chosen], noise)
+        return mean[chosen] + temperature**0.5 * torch.einsum("nij,nj->ni", tril[chosen], noise)
 
     def log_normalizer(self, n: int, generator: Randomness) -> Tensor:
         """Return 0 (shape []): the density is normalised."""

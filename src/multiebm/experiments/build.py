@@ -61,7 +61,8 @@ def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
         decoders[name] = make_decoder(m, s.shared + s.private, width, nets.patch, nets.residual, nets.bounded)
     like = s.likelihood
     likelihoods = {n: Likelihood(FAMILIES[like.family], like.scale, like.weights.get(n, 1.0)) for n in modalities}
-    generator = Generator(_prior(s), decoders, likelihoods, s.private, s.family, s.crossing_prior, s.private_components)
+    private = (s.private, s.family, s.crossing_prior, s.private_components)
+    generator = Generator(_prior(s), decoders, likelihoods, *private, temperature=s.prior.temperature)
     e = s.energy
     energy = None if e is None else EnergyNetwork(modalities, e.width, e.fusion, e.stem, e.patch, e.blocks, e.gain)
     x, z = s.data_chain, s.latent_chain

@@ -39,6 +39,9 @@ class PriorSection(_Section):
     step_size: Annotated[float, Field(gt=0, le=2)] = Field(0.2, description="Langevin step size, latent units")
     bound: Annotated[float, Field(ge=0)] = Field(0.0, description="c of c tanh(f / c); 0 = unbounded")
     penalty: Annotated[float, Field(ge=0)] = Field(1e-3, description="weight of mean f^2, both phases")
+    temperature: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="T of p(z)^(1/T), from which samples and data chains start; 1 = the prior itself"
+    )
 
 
 class NetworkSection(_Section):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from multiebm.core.random import Randomness
 from multiebm.distributions.priors import MixturePrior, StandardPrior
 from multiebm.mcmc.langevin import langevin
-from multiebm.mcmc.run import frozen, run_chain
+from multiebm.mcmc.run import ChainInfo, frozen, run_chain
 from multiebm.nn.blocks import mlp
 
 
@@ -43,12 +43,18 @@ class EnergyPrior(nn.Module):
         """Return f(z) + log p0(z), log density up to the constant log Z: [..., D] -> [...]."""
         return self.tilt(z) + self.base.log_prob(z)
 
-    def sample(self, n: int, generator: Randomness) -> Tensor:
+    def sample(self, n: int, generator: Randomness, temperature: float = 1.0) -> Tensor:
         """Draw [n, D] by the short-run chain from the base (eq. 11 of the MVEBM paper)."""
-        start = self.base.sample(n, generator)
+        return self.chain(n, generator, temperature)[0]
+
+    def chain(
+        self, n: int, generator: Randomness, temperature: float = 1.0, record: bool = False
+    ) -> tuple[Tensor, ChainInfo]:
+        """Run the chain of `sample`; with a temperature T its start and its noise are those of p^(1 / T)."""
+        start = self.base.sample(n, generator, temperature)
+        kernel = langevin(self.log_prob, self.step_size, temperature**0.5 * self.step_size)
         with frozen(self):
-            z, _ = run_chain(langevin(self.log_prob, self.step_size), start, self.steps, generator)
-        return z
+            return run_chain(kernel, start, self.steps, generator, record)
 
     def log_normalizer(self, n: int, generator: Randomness) -> Tensor:
         """Return the mean tilt of n chain samples, a scalar whose gradient is that of log Z."""

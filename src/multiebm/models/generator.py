@@ -42,10 +42,11 @@ class Generator(nn.Module):
         family: str,
         crossing_prior: float = 1.0,
         private_components: int = 0,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.prior, self.decoders, self.likelihoods = prior, nn.ModuleDict(decoders), likelihoods
-        self.private, self.crossing_prior = private, crossing_prior
+        self.private, self.crossing_prior, self.temperature = private, crossing_prior, temperature
         self.base, self.private_base = StandardPrior(family, prior.dim), StandardPrior(family, private)
         k = private_components
         own = {name: MixturePrior(private, k) if k else self.private_base for name in decoders if private}
@@ -61,8 +62,8 @@ class Generator(nn.Module):
         return {key: prior for key, prior in own.items() if isinstance(prior, MixturePrior)}
 
     def sample_latents(self, n: int, generator: Randomness) -> Latents:
-        """Draw z ~ p(z) and w_m ~ p(w_m): {"shared": [n, D], modality: [n, P]}."""
-        return {SHARED: self.prior.sample(n, generator)} | self.sample_private(n, generator)
+        """Draw z ~ p(z)^(1 / temperature) and w_m ~ p(w_m): {"shared": [n, D], modality: [n, P]}."""
+        return {SHARED: self.prior.sample(n, generator, self.temperature)} | self.sample_private(n, generator)
 
     def sample_private(self, n: int, generator: Randomness) -> Latents:
         """Draw w_m ~ p(w_m) for every modality, [n, P] each; empty if the model has none."""

@@ -166,7 +166,8 @@ class MultimodalModel(nn.Module):
             if nothing.any():
                 # only the items concerned draw, or their presence would move the noise of the others
                 own = generator.select(nothing) if isinstance(generator, ItemGenerators) else generator
-                latents[SHARED][nothing] = self.generator.prior.sample(int(nothing.sum()), own)
+                n, temperature = int(nothing.sum()), self.generator.temperature
+                latents[SHARED][nothing] = self.generator.prior.sample(n, own, temperature)
         if refine_steps:
             latents, _ = self.refine_latents(latents, batch, generator, refine_steps)
         return latents

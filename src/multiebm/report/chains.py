@@ -130,9 +130,8 @@ def prior_chain_part(scene: Scene) -> str:
 def trace_prior_chain(scene: Scene, prior: EnergyPrior) -> Trace:
     """Run the prior's own chain from its base; values are f(z) + log p0(z). The same draws as `sample_latents`."""
     generators = scene.generators("prior chain", ITEMS)
-    with torch.no_grad(), frozen(prior):
-        start = prior.base.sample(ITEMS, generators)
-        _, info = run_chain(langevin(prior.log_prob, prior.step_size), start, prior.steps, generators, record=True)
+    with torch.no_grad():
+        _, info = prior.chain(ITEMS, generators, scene.model.generator.temperature, record=True)
     assert info.positions is not None
     private: Latents = scene.model.generator.sample_private(ITEMS, generators)
     at = sorted({round(i * prior.steps / (PRIOR_PICTURES - 1)) for i in range(PRIOR_PICTURES)})

@@ -72,7 +72,8 @@ def cooperative_step(state: TrainState, batch: Batch, settings: CooperativeSetti
     if isinstance(model.generator.prior, EnergyPrior):
         revised_codes = settings.prior_positive == "revised" and not energy_alone
         positive = codes.latents[SHARED] if revised_codes else observed(model, expert_codes, batch, SHARED)
-        negative = z[SHARED] if settings.start == "prior" else model.generator.prior.sample(n, generator)
+        own = settings.start == "prior" and model.generator.temperature == 1  # z is then a draw from the prior itself
+        negative = z[SHARED] if own else model.generator.prior.sample(n, generator)
         metrics |= prior_step(state, model.generator.prior, positive, negative)
     if settings.negatives == "refresh" and not energy_alone:
         revised, _ = model.refine_data(model.decode(z), generator)
