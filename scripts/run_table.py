@@ -23,6 +23,8 @@ from multiebm.experiments.folder import METRICS
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.measure import measure_model
 from multiebm.experiments.run import run_experiment
+from multiebm.experiments.schema import Experiment
+from multiebm.models.model import MultimodalModel
 
 RESULTS = Path(__file__).parents[1] / "results"
 LINES = {  # what the table says -> the metric
@@ -42,6 +44,11 @@ LINES = {  # what the table says -> the metric
     "refined, 4 parts": "cond_refined/size4",
     "1 part, completed by the energy": "cond_ebm/size1",
     "latent classification": "latent_classification",
+    "joint coherence, Gen, the prior itself (temperature 1)": "itself/gen/joint_coherence",
+    "joint coherence, EBM, the same": "itself/ebm/joint_coherence",
+    "fcd, Gen, the same": "itself/gen/fcd",
+    "fcd, EBM, the same": "itself/ebm/fcd",
+    "variety, Gen, the same": "itself/gen/variety",
     "real test tuples, joint coherence (ceiling)": "real/joint_coherence",
 }
 
@@ -82,10 +89,21 @@ def make_cell(table: str, key: str, seed: int, runs: Path, extra: Sequence[str])
     result = run_experiment(experiment, folder, resume=(folder / "checkpoints").is_dir(), preset=row.preset)
     if result.fit.reason not in ("finished", "budget"):
         raise SystemExit(result.fit.message())
-    evaluation = measure_model(result.model, build_dataset(experiment.data), experiment.evaluation, seed)
-    content = {"measured": {name: found._asdict() for name, found in evaluation.results.items()}, **training_of(folder)}
-    write_cell(path, key, seed, experiment, content)
+    measured = measure(result.model, experiment, seed)
+    write_cell(path, key, seed, experiment, {"measured": measured, **training_of(folder)})
     print(f"{time.strftime('%H:%M:%S')} {key} seed {seed}: {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def measure(model: MultimodalModel, experiment: Experiment, seed: int) -> dict[str, Any]:
+    """Return every metric as `multiebm evaluate` does, and those of samples at temperature 1 as "itself/..."."""
+    dataset, settings = build_dataset(experiment.data), experiment.evaluation
+    results = measure_model(model, dataset, settings, seed).results
+    if model.generator.temperature != 1:
+        model.generator.temperature = 1.0
+        joint = settings.model_copy(update={"items": 0, "codes": 0})
+        again = measure_model(model, dataset, joint, seed).results
+        results = results | {f"itself/{name}": found for name, found in again.items() if name[:4] in ("gen/", "ebm/")}
+    return {name: found._asdict() for name, found in results.items()}
 
 
 def training_of(folder: Path) -> dict[str, Any]:

@@ -70,7 +70,13 @@ def test_samples_are_pictures_or_arrays_and_item_i_depends_on_the_seed_and_i_alo
     with Image.open(picture) as image:
         assert image.size == (16 * (64 + 2), 2 * (64 + 2 + 2))  # 18 items of 8 pixels, 8 times enlarged: two bands
     drawn = []
-    for arguments in (["-n", "3"], ["-n", "5"], ["-n", "3", "--seed", "1"], ["-n", "3", "--refine"]):
+    for arguments in (
+        ["-n", "3"],
+        ["-n", "5"],
+        ["-n", "3", "--seed", "1"],
+        ["-n", "3", "--refine"],
+        ["-n", "3", "--temperature", "0.2"],
+    ):
         assert run("sample", model, *arguments, "--out", str(archive)) == 0
         with np.load(archive) as file:
             drawn.append({name: file[name] for name in file.files})
@@ -78,6 +84,7 @@ def test_samples_are_pictures_or_arrays_and_item_i_depends_on_the_seed_and_i_alo
     assert drawn[0]["sound"].shape == (3, 2)
     assert np.array_equal(drawn[0]["face"], drawn[1]["face"][:3])
     assert not np.array_equal(drawn[0]["face"], drawn[2]["face"])
+    assert not np.array_equal(drawn[0]["face"], drawn[4]["face"])
     moved = np.abs(drawn[3]["face"] - drawn[0]["face"])
     assert 0 < moved.max() < 0.2  # ten steps of at most 0.004 rms in a state of width 2, from the same start
 

@@ -29,6 +29,17 @@ def test_sample_is_the_decoder_mean_of_prior_draws_in_raw_units():
     torch.testing.assert_close(got["left"], means["left"] * torch.tensor([2.0, 4.0]) + torch.tensor([10.0, 20.0]))
 
 
+def test_a_temperature_replaces_the_models_own():
+    """N(0, 1) at T = 1/4 is half of N(0, 1) with the same noise; w has no temperature."""
+    model, _ = model_and_parts()
+    usual, cold = (model.sample_latents(5, item_generators(2, 5), t) for t in (None, 0.25))
+    torch.testing.assert_close(cold["shared"], usual["shared"] / 2)
+    assert all(torch.equal(cold[name], usual[name]) for name in usual if name != "shared")
+    model.generator.temperature = 0.25
+    assert torch.equal(model.sample_latents(5, item_generators(2, 5))["shared"], cold["shared"])
+    assert torch.equal(model.sample(5, seed=2, temperature=1.0)["left"], model_and_parts()[0].sample(5, seed=2)["left"])
+
+
 def test_refined_samples_are_the_data_chain_on_the_same_draws():
     model, _ = model_and_parts()
     g = item_generators(2, 3)
@@ -126,6 +137,9 @@ def test_step_counts_names_and_masks_out_of_range_are_refused():
     model, parts = model_and_parts()
     with pytest.raises(ConfigError, match="refine_steps: got -1, expected a number of chain steps from 0 to 10000"):
         model.sample(2, -1)
+    for wrong in (0.0, 1.5, math.nan):
+        with pytest.raises(ConfigError, match=f"temperature: got {wrong:g}, expected 0 < T <= 1"):
+            model.sample(2, temperature=wrong)
     with pytest.raises(ConfigError, match="n: got 0"):
         model.sample(0)
     with pytest.raises(ModalityError, match=r"want: got 'rihgt'.*Did you mean 'right'\?"):

@@ -18,6 +18,9 @@ def sample(
     out: Annotated[Path, typer.Option(help="A .png of the pictures, or an .npz of every modality.")],
     n: Annotated[int, typer.Option("-n", "--number", help="Number of joint samples.", min=1)] = 16,
     refine: Annotated[bool, typer.Option("--refine", help="Refine by the data chain of the energy (EBM).")] = False,
+    temperature: Annotated[
+        float | None, typer.Option(help="T of p(z)^(1/T), at most 1; model.prior.temperature by default.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -28,7 +31,7 @@ def sample(
 
     check_target(out)
     model = from_pretrained(run, find_device(device))
-    write_views(out, model.sample(n, None if refine else 0, seed), model.modalities)
+    write_views(out, model.sample(n, None if refine else 0, seed, temperature), model.modalities)
     typer.echo(f"{n} samples: {out}")
 
 

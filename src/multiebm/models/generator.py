@@ -61,9 +61,10 @@ class Generator(nn.Module):
         own = {SHARED: getattr(self.prior, "base", self.prior), **self.private_priors}
         return {key: prior for key, prior in own.items() if isinstance(prior, MixturePrior)}
 
-    def sample_latents(self, n: int, generator: Randomness) -> Latents:
+    def sample_latents(self, n: int, generator: Randomness, temperature: float | None = None) -> Latents:
         """Draw z ~ p(z)^(1 / temperature) and w_m ~ p(w_m): {"shared": [n, D], modality: [n, P]}."""
-        return {SHARED: self.prior.sample(n, generator, self.temperature)} | self.sample_private(n, generator)
+        temperature = self.temperature if temperature is None else temperature
+        return {SHARED: self.prior.sample(n, generator, temperature)} | self.sample_private(n, generator)
 
     def sample_private(self, n: int, generator: Randomness) -> Latents:
         """Draw w_m ~ p(w_m) for every modality, [n, P] each; empty if the model has none."""

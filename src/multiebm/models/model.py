@@ -140,10 +140,10 @@ class MultimodalModel(nn.Module):
                 kept[name] = torch.where(per_item(batch.present[:, i], start), kept[name], start)
         return kept, info
 
-    def sample_latents(self, n: int, generator: Randomness) -> Latents:
+    def sample_latents(self, n: int, generator: Randomness, temperature: float | None = None) -> Latents:
         """Draw latents from the prior: {"shared": [n, D], modality: [n, P]}."""
         with torch.no_grad():
-            return self.generator.sample_latents(n, generator)
+            return self.generator.sample_latents(n, generator, temperature)
 
     def decode(self, latents: Latents) -> Views:
         """Return decoder means of all modalities (no observation noise)."""
@@ -172,17 +172,19 @@ class MultimodalModel(nn.Module):
             latents, _ = self.refine_latents(latents, batch, generator, refine_steps)
         return latents
 
-    def sample(self, n: int, refine_steps: int | None = 0, seed: int = 0) -> Views:
+    def sample(self, n: int, refine_steps: int | None = 0, seed: int = 0, temperature: float | None = None) -> Views:
         """Return n joint samples of all modalities, raw values: pictures float [n, C, H, W] in [0, 1], vectors [n, D].
 
         `refine_steps` 0: decoder means ("Gen"); None: the training chain of the energy ("EBM"). Item i depends on
-        (`seed`, i) alone, not on n.
+        (`seed`, i) alone, not on n. `temperature` T in (0, 1] draws z from p(z)^(1/T); None: `model.prior.temperature`.
         """
         if n < 1:
             raise ConfigError(f"n: got {n}, expected at least 1 sample")
+        if temperature is not None and not 0 < temperature <= 1:
+            raise ConfigError(f"temperature: got {temperature:g}, expected 0 < T <= 1 (1 = the prior itself)")
         check_steps("refine_steps", refine_steps, self.energy is not None)
         generator = item_generators(seed, n)
-        views = self.decode(self.sample_latents(n, generator))
+        views = self.decode(self.sample_latents(n, generator, temperature))
         if refine_steps != 0:
             views, _ = self.refine_data(views, generator, refine_steps)
         return self._raw(views, list(self.modalities))

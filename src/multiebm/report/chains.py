@@ -8,8 +8,7 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch
 from multiebm.core.modality import Views
-from multiebm.mcmc.langevin import langevin
-from multiebm.mcmc.run import frozen, run_chain
+from multiebm.mcmc.run import frozen
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents
 from multiebm.report.figures import DATA, EBM, GEN, Level, Mark, Panel, Series, draw_panel
