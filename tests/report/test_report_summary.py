@@ -71,6 +71,13 @@ def test_the_preset_is_named_with_what_was_changed():
     assert nearest_preset(preset.model_copy(update={"seed": 7})) == "toy2d, with another seed"
 
 
+def test_the_headline_says_at_which_temperature_samples_were_drawn():
+    scene = make_scene(evaluation=make_evaluation())
+    assert "temperature" not in headline_section(scene)
+    scene.model.generator.temperature = 0.25
+    assert "Samples are drawn at temperature 0.25 of the prior" in headline_section(scene)
+
+
 def test_headline_cards_hold_gen_and_ebm_side_by_side_and_only_what_was_measured():
     cards = {title: variants for title, variants, _ in headline_cards(make_evaluation())}
     assert list(cards) == ["Joint coherence", "Conditional coherence", "Label entropy", "FCD"]

@@ -52,6 +52,8 @@ def headline_section(scene: Scene) -> str:
         return join(['<section id="headline">', facts, paragraph(NO_EVALUATION, "warning"), trust, "</section>"])
     cards = "".join(_card(*card) for card in headline_cards(evaluation))
     lead = "± is the half-width of a 95% interval for the finite number of samples; it does not cover other seeds."
+    if (temperature := scene.model.generator.temperature) < 1:
+        lead += f" Samples are drawn at temperature {temperature:g} of the prior over the shared latent."
     if evaluation.provisional:
         lead += f" FCD from {evaluation.settings.n_samples:,} samples is biased upwards: compare equal numbers only."
     body = f'<div class="cards">{cards}</div>' if cards else ""
