@@ -47,7 +47,7 @@ def read_parts(path: Path, modalities: dict[str, Modality]) -> tuple[Views, Tens
 
 
 def write_views(out: Path, views: Views, modalities: dict[str, Modality]) -> None:
-    """Write raw views: arrays by name into an .npz, or the picture modalities, one row each, into a .png."""
+    """Write raw views [B, ...]: arrays by name into an .npz, or the picture modalities, one row each, into a .png."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".npz":
@@ -76,7 +76,7 @@ def write_scores(out: Path | None, scores: Sequence[float]) -> None:
 
 
 def grid(views: Views, modalities: dict[str, Modality]) -> NDArray[np.uint8]:
-    """Lay raw pictures out on white, uint8 [H, W, 3]: a row per modality, an item per column, 16 items a band."""
+    """Lay raw pictures [B, C, h, w] out on white, uint8 [H, W, 3]: a row per modality, a column per item, 16 a band."""
     names = [name for name in views if modalities[name].kind == "picture"]
     if not names:
         raise ConfigError(f"--out: got a .png for {', '.join(views)}, which are vectors; write an .npz instead")

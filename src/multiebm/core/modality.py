@@ -26,7 +26,7 @@ class Modality:
 
     @property
     def size(self) -> int:
-        """Number of coordinates of one item."""
+        """Number of coordinates of one item: the product of `shape`."""
         return prod(self.shape)
 
     def to_state(self, raw: Tensor) -> Tensor:

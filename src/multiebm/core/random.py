@@ -41,7 +41,7 @@ class ItemGenerators:
         return torch.stack([torch.rand(tuple(shape[1:]), generator=g) for g in self._generators])
 
     def select(self, rows: Tensor) -> "ItemGenerators":
-        """Return the generators of the items where `rows` (bool [B]) is true: the same ones, not copies."""
+        """Return the generators of the items where `rows` (bool of shape [B]) is true: the same ones, not copies."""
         chosen = ItemGenerators([])
         index = rows.nonzero()[:, 0].tolist()
         chosen.seeds, chosen._generators = [self.seeds[i] for i in index], [self._generators[i] for i in index]

@@ -11,7 +11,7 @@ Tree = Tensor | dict[str, Tensor]
 
 
 def leaves(tree: Tree) -> list[Tensor]:
-    """Return the tensors of a tree, in the order of its keys."""
+    """Return the tensors of a tree, [B, ...] each, in the order of its keys."""
     return [tree] if isinstance(tree, Tensor) else list(tree.values())
 
 
@@ -21,22 +21,22 @@ def rebuild(tree: Tree, parts: list[Tensor]) -> Tree:
 
 
 def tree_map(fn: Callable[..., Tensor], tree: Tree, *others: Tree) -> Tree:
-    """Apply `fn` leaf by leaf to trees of the same structure."""
+    """Apply `fn` leaf by leaf to trees of the same structure, leaves [B, ...]."""
     return rebuild(tree, [fn(*parts) for parts in zip(*map(leaves, (tree, *others)), strict=True)])
 
 
 def item_square_norm(tree: Tree) -> Tensor:
-    """Return the squared Euclidean norm of each item over all leaves: [B]."""
+    """Return the squared Euclidean norm of each item over all leaves [B, ...]: [B]."""
     return torch.stack([leaf.square().flatten(1).sum(1) for leaf in leaves(tree)]).sum(0)
 
 
 def item_dot(a: Tree, b: Tree) -> Tensor:
-    """Return the inner product of each item over all leaves: [B]."""
+    """Return the inner product of each item over all leaves [B, ...]: [B]."""
     return torch.stack([(x * y).flatten(1).sum(1) for x, y in zip(leaves(a), leaves(b), strict=True)]).sum(0)
 
 
 def item_size(tree: Tree) -> int:
-    """Return the number of coordinates of one item."""
+    """Return the number of coordinates of one item over all leaves [B, ...]."""
     return sum(leaf[0].numel() for leaf in leaves(tree))
 
 
@@ -46,7 +46,7 @@ def per_item(values: Tensor, like: Tensor) -> Tensor:
 
 
 def randn_tree(generator: Randomness, tree: Tree) -> Tree:
-    """Draw standard normals of the structure of `tree`; per item in one draw, so one call per step and item."""
+    """Draw standard normals for the leaves [B, ...] of `tree`; per item in one draw, so one call per step and item."""
     parts = leaves(tree)
     if not isinstance(generator, ItemGenerators):
         return rebuild(tree, [randn(generator, part.shape, part) for part in parts])

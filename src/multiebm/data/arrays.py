@@ -52,7 +52,7 @@ def from_arrays(
     seed: int = 0,
     name: str = "arrays",
 ) -> MultimodalDataset:
-    """Return a data set of the user's arrays; row i of every array is the same item.
+    """Return a data set of the user's arrays [N, ...]; row i of every array is the same item.
 
     `modalities` declares each as {"kind": "picture", "layout": "chw" or "hwc"} (uint8, or floats in [0, 1], which are
     kept in 8 bits) or {"kind": "vector"} (standardised by the present training entries). Entries that `present` marks
@@ -141,7 +141,7 @@ def check_declarations(modalities: Declared) -> None:
 
 
 def check_rows(rows: Rows, modalities: Declared, what: str) -> Split:
-    """Return one split of checked arrays, in the order of `modalities`; rows with nothing present are logged."""
+    """Return one split of checked arrays [N, ...], ordered as `modalities`; rows with nothing present are logged."""
     check_names(list(rows.views), list(modalities), what)
     given = {name: np.asarray(rows.views[name]) for name in modalities}
     n = check_lengths(given, what)
@@ -161,7 +161,7 @@ def check_rows(rows: Rows, modalities: Declared, what: str) -> Split:
 
 
 def split_rows(rows: Split, test_fraction: float, seed: int, what: str) -> tuple[Split, Split]:
-    """Return training and test rows, a permutation by `seed` cut at `test_fraction`; each has at least one row."""
+    """Return training and test rows [N, ...], a permutation by `seed` cut at `test_fraction`; each has at least one."""
     if not 0 < test_fraction < 1:
         raise ConfigError(f"{what}.test_fraction: got {test_fraction}, expected a share between 0 and 1, such as 0.2")
     n = len(rows)

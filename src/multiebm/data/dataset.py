@@ -65,7 +65,7 @@ def everything_present(views: Views) -> Tensor:
 
 
 def content_fingerprint(modalities: dict[str, Modality], train: Split, test: Split) -> str:
-    """Return the sha256 of the modalities and of every value that is present, labels included."""
+    """Return the sha256 of the modalities and of every value that is present, with type and shape, labels included."""
     digest = hashlib.sha256(repr(list(modalities.values())).encode())
     for rows in (train, test):
         batch_views = rows.views if bool(rows.present.all()) else mask_views(rows.views, rows.present)

@@ -1,4 +1,4 @@
-"""MNIST's idx files, plain or gzipped, read into arrays."""
+"""MNIST's idx files (LeCun et al. 1998, https://doi.org/10.1109/5.726791), plain or gzipped, read into arrays."""
 
 import gzip
 import zlib
@@ -41,7 +41,7 @@ def read_mnist(files: dict[str, Path], split: str) -> tuple[Bytes, Bytes]:
 
 
 def read_idx(path: Path) -> Bytes:
-    """Return the array of one idx file of unsigned bytes: magic 00 00 08 n, n big-endian uint32 sizes, the values."""
+    """Return the array of one idx file of unsigned bytes: magic 00 00 08 n, shape in n big-endian uint32, values."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

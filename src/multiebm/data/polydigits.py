@@ -1,4 +1,4 @@
-"""PolyDigits: PolyMNIST's recipe on the handwritten digits that scikit-learn ships. Nothing is downloaded."""
+"""PolyDigits: PolyMNIST's recipe (Sutter et al. 2021, arXiv 2105.02470) on scikit-learn's digits; no download."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -70,7 +70,7 @@ def _build(size: int, seed: int, train_tuples: int, test_tuples: int, names: tup
 def split_handwriting(
     labels: NDArray[np.int64], rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return disjoint digit indices for training and test, two thirds and one third of every class."""
+    """Return disjoint indices into `labels`, shape [N], for training and test, 2/3 and 1/3 of every class."""
     train, test = [], []
     for digit in range(10):
         members = rng.permutation(np.flatnonzero(labels == digit))
@@ -102,7 +102,7 @@ def digit_masks(images: Tensor, size: int) -> NDArray[np.bool_]:
 
 
 def make_backgrounds(size: int, seed: int) -> dict[str, Pixels]:
-    """Return the five backgrounds [3, H, W] by modality; only the procedural ones depend on the seed."""
+    """Return the five backgrounds, shape [3, H, W], by modality; only the procedural ones depend on the seed."""
     # Bright sky beside dark eaves hides digits: china.jpg is lightened, so that an inverted digit is always darker.
     china = photograph("china.jpg", size, saturation=3.0, floor=0.55)
     flower = photograph("flower.jpg", size, saturation=1.0, floor=0.0)

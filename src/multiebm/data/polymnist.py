@@ -82,7 +82,7 @@ def load_polymnist(
 
 
 def from_recipe(mnist_folder: Path, backgrounds_folder: Path, size: int) -> Source:
-    """Return the source that builds tuples from MNIST and five pictures; DataError names a missing file."""
+    """Return the source that builds bytes [N, 3, size, size] from MNIST and photos; DataError says what is missing."""
     files = mnist_files(mnist_folder)
     pictures = {name: backgrounds_folder / f"{name}.jpg" for name in NAMES}
     for name, path in pictures.items():
@@ -108,7 +108,7 @@ def from_recipe(mnist_folder: Path, backgrounds_folder: Path, size: int) -> Sour
 
 
 def from_folder(folder: Path, size: int) -> Source:
-    """Return the source that reads the official folders; DataError names a missing folder or file."""
+    """Return the source that reads the official folders, bytes [N, 3, size, size]; DataError names what is missing."""
     listing = folder_identity(folder)
 
     def build() -> Iterator[tuple[str, NDArray[Any]]]:
@@ -120,9 +120,9 @@ def from_folder(folder: Path, size: int) -> Source:
 
 
 def round_order(labels: Pixels, rng: np.random.Generator | None) -> NDArray[np.int64]:
-    """Return the order of MNIST pictures that puts them in rounds of the ten digits, key (i, digit), where i counts
-    within a permutation of each digit's pictures drawn by `rng` (their own order for None). The labels in that order
-    are the same for every permutation.
+    """Return the order (shape [N]) of MNIST pictures that puts them in rounds of the ten digits, key (i, digit). i
+    counts within a permutation of each digit's pictures drawn by `rng` (their own order for None). The labels in that
+    order are the same for every permutation.
     """
     order, keys = [], []
     for digit in range(10):
@@ -149,7 +149,7 @@ def resize(pictures: Pixels, size: int) -> Pixels:
 
 
 def area_weights(source: int, target: int) -> NDArray[np.float64]:
-    """Return [target, source] weights, rows of sum 1: the share of target pixel i that source pixel j covers."""
+    """Return weights of shape [target, source], row sums 1: the share of target pixel i that source pixel j covers."""
     edges = np.arange(target + 1) * source / target
     left = np.maximum(edges[:-1, None], np.arange(source))
     right = np.minimum(edges[1:, None], np.arange(source) + 1)
@@ -157,7 +157,7 @@ def area_weights(source: int, target: int) -> NDArray[np.float64]:
 
 
 def read_background(path: Path) -> Pixels:
-    """Return a picture file as uint8 RGB [3, H, W]; DataError when it is not a picture."""
+    """Return a picture file as uint8 RGB of shape [3, H, W]; DataError when it is not a picture."""
     try:
         with Image.open(path) as picture:
             return np.ascontiguousarray(np.asarray(picture.convert("RGB")).transpose(2, 0, 1))

@@ -51,7 +51,7 @@ def folder_pictures(folder: Path, side: int) -> Iterator[tuple[str, NDArray[Any]
 
 
 def read_picture(path: Path, side: int) -> Pixels:
-    """Return one RGB picture as uint8 [3, side, side]; DataError when it is damaged or of another size or mode."""
+    """Return one RGB picture as uint8 of shape [3, side, side]; DataError when damaged or of another size or mode."""
     try:
         with Image.open(path) as picture:
             values = np.asarray(picture)

@@ -12,7 +12,7 @@ from multiebm.data.dataset import MultimodalDataset, SplitName
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
-    """Return the permutation [n] of epoch `epoch` of the stream named by `seed`."""
+    """Return the permutation, int64 of shape [n], of epoch `epoch` of the stream named by `seed`."""
     return torch.randperm(n, generator=make_generator((seed * 1_000_003 + epoch) % 2**63))
 
 

@@ -18,7 +18,7 @@ CELLS_PER_CROP = 5
 
 
 def photograph(file_name: str, size: int, saturation: float, floor: float) -> Pixels:
-    """Return scikit-learn's "china.jpg" or "flower.jpg" as uint8 [3, H, W], shrunk so that a crop of `size` pixels
+    """Return scikit-learn's "china.jpg" or "flower.jpg", uint8, shape [3, H, W], shrunk so that a crop of `size` pixels
     covers 48 of the original's; colours times `saturation`, lightened to [floor, 1], stretched away from grey by 0.7.
     """
     from sklearn.datasets import load_sample_image  # here, because scikit-learn takes a second to import
@@ -31,7 +31,7 @@ def photograph(file_name: str, size: int, saturation: float, floor: float) -> Pi
 
 
 def waves(size: int, rng: np.random.Generator) -> Pixels:
-    """Return warped stripes from navy to turquoise, uint8 [3, H, W]; red stays low, so inverted digits are reddish."""
+    """Return warped navy to turquoise stripes, uint8 of shape [3, H, W]; red is low, so inverted digits are reddish."""
     y, x = np.mgrid[: CROPS_HIGH * size, : CROPS_WIDE * size] / size
     level = 0.5 + 0.5 * np.sin(2 * np.pi * (1.1 * x + 0.6 * y + 0.3 * smooth_noise(size, 1, 0.7, rng)))
     dark, light = np.array([[0.02, 0.05, 0.30], [0.10, 0.75, 0.85]])[:, :, None, None]
@@ -39,13 +39,13 @@ def waves(size: int, rng: np.random.Generator) -> Pixels:
 
 
 def clouds(size: int, rng: np.random.Generator) -> Pixels:
-    """Return soft patches of red, violet, blue, uint8 [3, H, W]; green stays low, so inverted digits are greenish."""
+    """Return soft red to blue patches, uint8 of shape [3, H, W]; green stays low, so inverted digits are greenish."""
     level = 1 / (1 + np.exp(-3 * smooth_noise(size, 3, 1.0, rng)))
     return _pixels(level * np.array([1.0, 0.25, 1.0])[:, None, None])
 
 
 def cells(size: int, rng: np.random.Generator) -> Pixels:
-    """Return a mosaic of warm cells, uint8 [3, H, W]: a pixel has its nearest centre's colour, red high, blue low."""
+    """Return a mosaic of warm cells, uint8 of shape [3, H, W]: a pixel is as its nearest centre, red high, blue low."""
     from sklearn.neighbors import KDTree  # here, because scikit-learn takes a second to import
 
     n = CELLS_PER_CROP * CROPS_HIGH * CROPS_WIDE
@@ -57,14 +57,14 @@ def cells(size: int, rng: np.random.Generator) -> Pixels:
 
 
 def away_from_grey(values: Field, power: float) -> Field:
-    """Stretch [0, 1] values away from 1/2, each channel alone: 1/2 + sign(v) |v|^power / 2 with v = 2 values - 1."""
+    """Stretch values in [0, 1], any shape, away from 1/2, each alone: 1/2 + sign(v) |v|^power / 2, v = 2 values - 1."""
     centred = 2 * values - 1
     return 0.5 + 0.5 * np.sign(centred) * np.abs(centred) ** power
 
 
 def smooth_noise(size: int, channels: int, width: float, rng: np.random.Generator) -> Field:
-    """Return periodic Gaussian noise [channels, H, W] of unit variance, blurred over `width` crops (standard deviation
-    of the blur is width / 4), H and W being those of a texture.
+    """Return periodic Gaussian noise, shape [channels, H, W], of unit variance, blurred over `width` crops (standard
+    deviation of the blur is width / 4), H and W being those of a texture.
     """
     shape = (CROPS_HIGH * size, CROPS_WIDE * size)
     down, across = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])

@@ -39,7 +39,7 @@ def toy2d_classes(views: Views) -> dict[str, Tensor]:
 
 
 def toy2d_distances(views: Views) -> dict[str, Tensor]:
-    """Return the distance to the nearest centroid, [B] by modality; its mean over the data is NOISE sqrt(pi / 2)."""
+    """Return distances to the nearest centroid by modality, [B, 2] -> [B]; their mean over data: NOISE sqrt(pi / 2)."""
     return {name: torch.cdist(view, TOY2D_CENTROIDS[name].to(view)).amin(1) for name, view in views.items()}
 
 

@@ -34,7 +34,7 @@ def check_names(given: Sequence[str], declared: Sequence[str], what: str) -> Non
 
 
 def check_lengths(views: Mapping[str, Array], what: str) -> int:
-    """Return the number of rows all views share; DataError when they differ or there are none."""
+    """Return the number N of rows that all views [N, ...] share; DataError when they differ or there are none."""
     lengths = {name: len(view) if view.ndim else 0 for name, view in views.items()}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {n}" for name, n in lengths.items())
@@ -121,7 +121,7 @@ def check_vector(name: str, values: Array, present: Mask, what: str) -> Tensor:
 
 
 def check_labels(labels: Array | None, n: int, what: str) -> Tensor | None:
-    """Return labels as int64 [n]; DataError when they are not n whole numbers from 0."""
+    """Return labels as int64 of shape [n]; DataError when they are not n whole numbers from 0."""
     if labels is None:
         return None
     if labels.shape != (n,):

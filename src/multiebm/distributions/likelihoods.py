@@ -9,7 +9,7 @@ from multiebm.distributions.families import Family
 
 class Likelihood(NamedTuple):
     """Family around the decoder mean with constant `scale` (never learned: revised data would let it shrink without
-    bound, section 2.2 of the method page) and `weight` lambda_m.
+    bound) and `weight` lambda_m.
     """
 
     family: Family

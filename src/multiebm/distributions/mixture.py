@@ -24,12 +24,15 @@ class Diagonal(NamedTuple):
         return self.family.rsample(generator, self.loc, self.scale)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return log density [B] in nats."""
+        """Return the log density in nats: x [B, D] -> [B]."""
         return self.family.log_prob(x, self.loc, self.scale).sum(-1)
 
 
 class Mixture(NamedTuple):
-    """`loc`, `scale` [K, B, D]; normalised `log_weight` [K, B]; `members` bool [K, M]: evidence of component k."""
+    """`loc`, `scale` [K, B, D]; normalised `log_weight` [K, B]; `members` bool [K, M]: evidence of component k.
+
+    The density of eq. (5) of arXiv 2605.00644, with weights that need not be equal.
+    """
 
     loc: Tensor
     scale: Tensor
@@ -42,7 +45,7 @@ class Mixture(NamedTuple):
         return self.family.log_prob(z, self.loc, self.scale).sum(-1)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Return log sum_k w_k q_k(z), eq. (5') of arXiv 2605.00644: z [B, D] -> [B] in nats."""
+        """Return log sum_k w_k q_k(z), eq. (5), arXiv 2605.00644: z [B, D] -> [B] in nats."""
         return (self.component_log_prob(z) + self.log_weight).logsumexp(0)
 
     def mean_log_prob(self, z: Tensor) -> Tensor:
@@ -50,11 +53,11 @@ class Mixture(NamedTuple):
         return (self.component_log_prob(z) * self.log_weight.exp()).sum(0)
 
     def responsibilities(self, z: Tensor) -> Tensor:
-        """Return r_k = softmax_k of log w_k q_k(z), eq. (12'): z [B, D] -> [K, B]."""
+        """Return r_k = softmax_k of log w_k q_k(z), its gradient's weights in eq. (12): z [B, D] -> [K, B]."""
         return (self.component_log_prob(z) + self.log_weight).softmax(0)
 
     def assign(self, generator: Randomness) -> Tensor:
-        """Draw one component per item, [B], by the inverse of its weights' distribution function.
+        """Draw one component per item, int64 of shape [B], by the inverse of its weights' distribution function.
 
         With a batch generator the uniforms are stratified over the batch, so with equal weights every component gets
         B/K items, rounded up or down (balanced assignment); per-item generators draw independently.

@@ -78,7 +78,7 @@ def is_trustworthy(accuracy: dict[str, float]) -> bool:
 
 
 def proportion(hits: Tensor) -> Result:
-    """Return the share of true entries of `hits` [N] with its binomial standard error sqrt(p (1 - p) / N)."""
+    """Return the share of true entries of `hits`, shape [N], and its binomial standard error sqrt(p (1 - p) / N)."""
     n = hits.numel()
     if n == 0:
         raise DataError(f"a proportion of no items: got hits of shape {tuple(hits.shape)}, expected at least one item")
@@ -103,7 +103,10 @@ def mean_of_items(values: Tensor) -> Result:
 def bootstrap_deviation(
     statistic: Callable[[Tensor], Tensor], n: int, generator: torch.Generator, resamples: int = RESAMPLES
 ) -> Tensor:
-    """Return the standard deviation of `statistic(rows)` over `resamples` draws of n rows with replacement."""
+    """Return the standard deviation of `statistic(rows)` over `resamples` draws of n rows with replacement.
+
+    `rows`: indices of shape [n]. Efron (1979), https://doi.org/10.1214/aos/1176344552.
+    """
     draws = [statistic(torch.randint(n, (n,), generator=generator)) for _ in range(resamples)]
     return torch.stack(draws).double().std(0)
 

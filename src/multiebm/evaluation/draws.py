@@ -47,7 +47,7 @@ def joint_samples(model: ModelUnderTest, n: int, plan: Plan, refine: bool) -> It
 
 
 def complete_items(dataset: MultimodalDataset, split: SplitName, items: Tensor, names: tuple[str, ...]) -> Tensor:
-    """Return those of `items` (int64 [N]) that have every modality of `names`."""
+    """Return those of `items` (int64 of shape [N]) that have every modality of `names`."""
     columns = [list(dataset.modalities).index(name) for name in names]
     return items[dataset.split(split).present[items][:, columns].all(1)]
 
@@ -60,7 +60,10 @@ def completions(
     how: Conditioning,
     plan: Plan,
 ) -> Iterator[Views]:
-    """Yield all modalities, generated from the modalities `observed` of test `items` that have them, batch by batch."""
+    """Yield all modalities, states [B, ...], generated from the modalities `observed` of test `items` that have them.
+
+    Batch by batch; with `how.refine_steps` the latents follow the chain of eq. (17), arXiv 2605.00644.
+    """
     for batch, generator in _observed_batches(model, dataset, "test", items, observed, how.name, plan):
         views = model.decode(model.infer_latents(batch, generator, refine_steps=how.refine_steps))
         if how.data_chain:
@@ -84,7 +87,7 @@ def codes(
 
 
 def check_finite(views: Views, what: str) -> Views:
-    """Return `views` unchanged; DivergenceError naming modality and items where a value is NaN or infinite."""
+    """Return `views` [B, ...] unchanged; DivergenceError with modality and count where any value is not finite."""
     for name, view in views.items():
         bad = int((~view.isfinite()).flatten(1).any(1).sum())
         if bad:

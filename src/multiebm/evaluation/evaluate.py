@@ -52,7 +52,7 @@ class _Collector:
             self._features[name].append(reader.features(views))
 
     def labels(self) -> dict[str, Tensor]:
-        """Return all labels int64 [N] by modality, on the CPU."""
+        """Return all labels, int64 of shape [N], by modality, on the CPU."""
         return _joined(self._labels)
 
     def parts(self) -> Views:

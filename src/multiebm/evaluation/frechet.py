@@ -28,13 +28,13 @@ def moments(features: Tensor) -> Moments:
 
 
 def symmetric_root(matrix: Tensor) -> Tensor:
-    """Return the symmetric square root of a positive semi-definite [F, F]; rounding below zero counts as zero."""
+    """Return the symmetric square root of a positive semi-definite matrix, shape [F, F]; below 0 counts as 0."""
     values, vectors = torch.linalg.eigh(matrix)
     return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
 
 def frechet_distance(real: Moments, generated: Moments) -> Tensor:
-    """Return |mu_r - mu_g|^2 + Tr(C_r + C_g - 2 (C_r C_g)^(1/2)), a float64 scalar in squared feature units.
+    """Return |mu_r - mu_g|^2 + Tr(C_r + C_g - 2 (C_r C_g)^(1/2)), float64 of shape [], in squared feature units.
 
     C_r C_g has the eigenvalues of the symmetric A C_g A, A = C_r^(1/2), whose decomposition is stable where the matrix
     square root of the product is not.

@@ -12,7 +12,10 @@ _SHORT = "the judges' Frechet distance 'fcd' is reported either way, and is not 
 
 
 class InceptionFeatures:
-    """Pool3 features [B, 2048] of RGB states [B, 3, H, W] in [-1, 1], quantised to 8 bits as FID prescribes."""
+    """Pool3 features [B, 2048] of RGB states [B, 3, H, W] in [-1, 1], quantised to 8 bits as FID prescribes.
+
+    The network is that of Szegedy et al. 2015, arXiv 1512.00567.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network

@@ -27,7 +27,8 @@ _READ_ITEMS = 1000  # items a forward pass when reading whole splits
 @dataclass(frozen=True)
 class JudgeSettings:
     """How judges are trained. `cycles`: (steps, run if the accuracy so far is below), each a one-cycle learning-rate
-    schedule, one after the other, so that an easy modality costs one short cycle and a hard one gets more.
+    schedule (Smith & Topin 2017, arXiv 1708.07120), one after the other, so that an easy modality costs one short cycle
+    and a hard one gets more.
     """
 
     width: int = 16  # channels after the stem, before signs are split
@@ -45,10 +46,10 @@ class JudgeSettings:
 
 
 class BothSigns(nn.Module):
-    """Concatenate ReLU(x) and ReLU(-x): [B, C, H, W] -> [B, 2C, H, W]."""
+    """Concatenate ReLU(x) and ReLU(-x): [B, C, H, W] -> [B, 2C, H, W] (Shang et al. 2016, arXiv 1603.05201)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return both rectified halves."""
+        """Return both rectified halves: [B, C, H, W] -> [B, 2C, H, W]."""
         return torch.cat([x.relu(), (-x).relu()], 1)
 
 
@@ -84,7 +85,7 @@ def picture_body(shape: tuple[int, int, int], width: int) -> nn.Sequential:
 
 
 def build_judge(modality: Modality, n_classes: int, width: int) -> Judge:
-    """Return an untrained judge: convolutions for pictures, two layers of 128 units for vectors."""
+    """Return an untrained judge [B, *shape] -> [B, n_classes]: convolutions for pictures, two layers for vectors."""
     if modality.kind == "picture":
         channels, height, columns = modality.shape
         return Judge(picture_body((channels, height, columns), width), n_classes)

@@ -26,7 +26,8 @@ def latent_classification(
     """Return test accuracy of a probe fitted to up to `n_codes` training codes, z ~ q_i(z | x_i), one per modality.
 
     "latent_classification" and, where there are private latents, "private_leakage" (high: the class leaks into w), each
-    averaged over modalities and, with "/modality", alone. Needs labels in both splits.
+    averaged over modalities and, with "/modality", alone. Needs labels in both splits. The protocol of MMVAE+ (Palumbo
+    et al. 2023), here on at most `n_codes` codes, standardised.
     """
     assert dataset.train.labels is not None
     assert dataset.test.labels is not None

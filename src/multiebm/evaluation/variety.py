@@ -17,9 +17,9 @@ def total_variance(parts: Tensor) -> Tensor:
 def variety_results(real: Views, generated: Views, name: str, generator: torch.Generator) -> dict[str, Result]:
     """Return `name` (mean over modalities) and "name/modality": variance of generated parts over that of real ones.
 
-    1 is as varied as the data, 0 one part repeated; a modality whose real parts do not vary is left out. Averages score
-    low, noise scores high: read it beside coherence and Frechet distance. The standard error is the deviation over 5
-    resamples of the generated items.
+    Parts are [N, ...]. 1 is as varied as the data, 0 one part repeated; a modality whose real parts do not vary is left
+    out. Averages score low, noise scores high: read it beside coherence and Frechet distance. The standard error is the
+    deviation over 5 resamples of the generated items.
     """
     reference = {key: total_variance(parts) for key, parts in real.items() if len(parts) > 1}
     reference = {key: variance for key, variance in reference.items() if variance > 0}

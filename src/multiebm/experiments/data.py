@@ -28,7 +28,7 @@ def training_data(
 
 
 def hide_at_random(rows: Split, share: float, seed: int) -> Split:
-    """Hide each part with probability `share`, completely at random by `seed`; an item keeps at least one part."""
+    """Hide each part (of `present` [N, M]) with probability `share`, completely at random; an item keeps at least 1."""
     draws = torch.rand(rows.present.shape, generator=make_generator((seed * 1_000_003 + 1) % 2**63))
     hidden = draws < share
     kept = torch.where(rows.present, draws, -1.0).argmax(1)

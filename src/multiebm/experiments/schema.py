@@ -24,7 +24,7 @@ class DataSection(_Section):
 
 
 class PriorSection(_Section):
-    """The prior over the shared latent; `energy` tilts a base (family or mixture) by a small network."""
+    """The prior over the shared latent; `energy` tilts a base by a network (Pang et al. 2020, arXiv 2006.08205)."""
 
     kind: Literal["normal", "laplace", "mixture", "energy"] = Field(
         "normal", description="prior over the shared latent"
@@ -75,7 +75,7 @@ class EnergySection(_Section):
 
 
 class DataChainSection(_Section):
-    """The chain in data space."""
+    """The chain in data space, eq. (3) of arXiv 2605.00644 unless `displaced`."""
 
     steps: Annotated[int, Field(ge=0, le=10_000)] = Field(10, description="K_x")
     displaced: bool = Field(True, description="move by a fixed rms length instead of s^2/2 times the gradient")
@@ -84,7 +84,7 @@ class DataChainSection(_Section):
 
 
 class LatentChainSection(_Section):
-    """The chain in latent space."""
+    """The chain in latent space, eq. (8) of arXiv 2605.00644."""
 
     steps: Annotated[int, Field(ge=0, le=10_000)] = Field(5, description="K_z")
     step_size: Annotated[float, Field(gt=0, le=1)] = Field(0.05, description="s_z, latent units")

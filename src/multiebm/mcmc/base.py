@@ -48,7 +48,7 @@ class Kernel(NamedTuple):
 
 
 def evaluate(logdensity: LogDensity, position: Tree) -> State:
-    """Return the detached state at `position`: log density [B] and its gradient."""
+    """Return the detached state at `position` (leaves [B, ...]): log density [B] and its gradient, as the position."""
     with torch.enable_grad():
         parts = [leaf.detach().float().requires_grad_() for leaf in leaves(position)]
         tree = rebuild(position, parts)

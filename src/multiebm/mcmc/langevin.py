@@ -59,7 +59,8 @@ def langevin(
     """u' = u + s^2/2 grad log p(u) + n eps, with s = `step_size`, n = `noise_scale` (n = s unless given).
 
     Unadjusted: on N(0, v) with n = s the stationary variance is v / (1 - s^2 / 4v). With n != s the stationary density
-    is p^(1/T), T = (n/s)^2, up to the same bias. Eqs. (3), (3') and (8) of arXiv 2605.00644; Neal (2011).
+    is p^(1/T), T = (n/s)^2, up to the same bias. Positions [B, ...], chains independent. Eqs. (3) and (8) of
+    arXiv 2605.00644; Neal (2011), arXiv 1206.1901.
     `diagnose` (n = s): `Info.acceptance` is what a Metropolis test would say of each move but the last, which stays 1.
     """
     noise = step_size if noise_scale is None else noise_scale
@@ -76,7 +77,8 @@ def langevin(
 def displaced_langevin(logdensity: LogDensity, displacement: float | Tensor, noise_scale: float) -> Kernel:
     """u' = u + d sqrt(D) g/|g| + n eps: every item moves by root-mean-square length d = `displacement` per coordinate.
 
-    `displacement` is a number, or one per item [B] (a chain with coordinates held fixed has fewer to move).
+    Positions [B, ...]; `displacement` is a number, or one per item [B] (a chain with coordinates held fixed has fewer
+    to move). In eq. (3) of arXiv 2605.00644, d sqrt(D) stands where s^2/2 |g| was.
 
     The length of the move does not depend on the scale of the energy, so the energy cannot buy longer moves by growing;
     who sets d decides how far a chain goes (training steers it by the sign of the energy gap).
@@ -96,7 +98,8 @@ def displaced_langevin(logdensity: LogDensity, displacement: float | Tensor, noi
 def mala(logdensity: LogDensity, step_size: float) -> Kernel:
     """Langevin proposal with a Metropolis correction; its acceptance rate (aim: 0.5 to 0.9) judges a step size.
 
-    log a = log p(u') - log p(u) + log N(u; u' + s^2/2 g', s^2) - log N(u'; u + s^2/2 g, s^2). Roberts & Tweedie (1996).
+    log a = log p(u') - log p(u) + log N(u; u' + s^2/2 g', s^2) - log N(u'; u + s^2/2 g, s^2), [B] for positions
+    [B, ...]. Roberts & Tweedie (1996), https://doi.org/10.2307/3318418.
     """
 
     def init(position: Tree) -> State:

@@ -1,4 +1,7 @@
-"""A prior that is an exponential tilt of a base: p(z) = exp(f(z)) p0(z) / Z (arXiv 2006.08205; MVEBM, ECCV 2024)."""
+"""A prior that is an exponential tilt of a base: p(z) = exp(f(z)) p0(z) / Z.
+
+Pang et al. 2020, arXiv 2006.08205; eq. (3) of the MVEBM paper (ECCV 2024), whose numbers the equations here have.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -35,12 +38,12 @@ class EnergyPrior(nn.Module):
         self.net = mlp([base.dim] + [width] * layers + [1], nn.GELU(), last_bias=False)
 
     def tilt(self, z: Tensor) -> Tensor:
-        """Return f(z): [..., D] -> [...]; high = likely (the opposite sign of an energy)."""
+        """Return f(z), z of shape [..., D] -> [...]; high = likely (the opposite sign of an energy)."""
         f = self.net(z)[..., 0]
         return self.bound * torch.tanh(f / self.bound) if self.bound else f
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Return f(z) + log p0(z), log density up to the constant log Z: [..., D] -> [...]."""
+        """Return f(z) + log p0(z), eq. (3) up to the constant log Z: shape [..., D] -> [...], in nats."""
         return self.tilt(z) + self.base.log_prob(z)
 
     def sample(self, n: int, generator: Randomness, temperature: float = 1.0) -> Tensor:
@@ -50,14 +53,14 @@ class EnergyPrior(nn.Module):
     def chain(
         self, n: int, generator: Randomness, temperature: float = 1.0, record: bool = False
     ) -> tuple[Tensor, ChainInfo]:
-        """Run the chain of `sample`; with a temperature T its start and its noise are those of p^(1 / T)."""
+        """Run the chain of `sample` to its end [n, D]; with a temperature T start and noise are those of p^(1 / T)."""
         start = self.base.sample(n, generator, temperature)
         kernel = langevin(self.log_prob, self.step_size, temperature**0.5 * self.step_size)
         with frozen(self):
             return run_chain(kernel, start, self.steps, generator, record)
 
     def log_normalizer(self, n: int, generator: Randomness) -> Tensor:
-        """Return the mean tilt of n chain samples, a scalar whose gradient is that of log Z."""
+        """Return the mean tilt of n chain samples, shape []; its gradient is that of log Z (as in eq. (10))."""
         return self.tilt(self.sample(n, generator)).mean()
 
     def loss(self, positive: Tensor, negative: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The shared-latent generator p(X, z, W) = p(z) prod_m p(w_m) p(x_m | z, w_m), eqs. (4) and (16)."""
+"""The generator p(X, z, W) = p(z) prod_m p(w_m) p(x_m | z, w_m) of eqs. (4) and (16), arXiv 2605.00644."""
 
 from collections.abc import Mapping
 
@@ -29,7 +29,8 @@ class Generator(nn.Module):
     """Prior over the shared latent, decoders and likelihoods by modality; `private` is the private latents' size P.
 
     r_m(w_m) stands in for a private latent in cross-reconstruction: with probability `crossing_prior` it is the prior,
-    so that crossing in training is exactly crossing in use, else a density of learned scale (always, in MMVAE+).
+    so that crossing in training is exactly crossing in use, else a density of learned scale (always, in MMVAE+ of
+    Palumbo et al. 2023).
     `private_components` > 0: p(w_m) is a mixture fitted to the codes. The bounds of training keep the standard one.
     """
 
@@ -87,11 +88,11 @@ class Generator(nn.Module):
         return self.decoders[modality](z)
 
     def forward(self, latents: Latents) -> Views:
-        """Return the decoder means of all modalities."""
+        """Return the decoder means [B, *shape] of all modalities: latents {"shared": [B, D], modality: [B, P]}."""
         return {name: self.decode(latents, name) for name in self.decoders}
 
     def log_likelihood(self, views: Views, means: Views) -> Tensor:
-        """Return lambda_m log p(x_m | mean_m) for every item and modality: [B, M] in nats."""
+        """Return lambda_m log p(x_m | mean_m), the factors of eq. (4), for every item and modality: [B, M] in nats."""
         return torch.stack([self.likelihoods[name].log_prob(views[name], mean) for name, mean in means.items()], 1)
 
     def log_joint(self, views: Views, latents: Latents, present: Tensor) -> Tensor:

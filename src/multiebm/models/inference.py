@@ -1,4 +1,4 @@
-"""The joint inference model: one encoder per modality, mixed over whatever is present (eqs. (5), (16))."""
+"""The joint inference model: an encoder per modality, mixed over what is present (arXiv 2605.00644, eqs. (5), (16))."""
 
 from typing import NamedTuple
 
@@ -30,13 +30,16 @@ class Posterior(NamedTuple):
     private: dict[str, Diagonal]
 
     def sample(self, generator: Randomness) -> tuple[Latents, Tensor]:
-        """Draw latents (differentiable) and the expert [B] that each item's shared latent came from."""
+        """Draw {"shared": [B, D], modality: [B, P]} (differentiable), and the expert [B] of each item's z."""
         expert = self.shared.assign(generator)
         latents = {SHARED: self.shared.component(expert).rsample(generator)}
         return latents | {name: q.rsample(generator) for name, q in self.private.items()}, expert
 
     def log_prob(self, latents: Latents, present: Tensor) -> Tensor:
-        """Return log q(z, W | X) [B] in nats: the mixture over z plus the private terms of what is present."""
+        """Return log q(z, W | X) [B] in nats, eq. (16): the mixture over z plus the private terms of what is `present`.
+
+        Latents {"shared": [B, D], modality: [B, P]}, `present` bool [B, M].
+        """
         total = self.shared.log_prob(latents[SHARED])
         for i, (name, q) in enumerate(self.private.items()):
             total = total + torch.where(present[:, i], q.log_prob(latents[name]), 0.0)
@@ -46,7 +49,7 @@ class Posterior(NamedTuple):
 class Encoder(nn.Module):
     """One modality [B, ...] -> (loc, scale) of the shared latent [B, D] and of its private latent [B, P].
 
-    `separate` gives the private latent a trunk of its own, as MMVAE+ does; otherwise both share one.
+    `separate` gives the private latent a trunk of its own, as MMVAE+ does (Palumbo et al. 2023); else both share one.
     """
 
     def __init__(
@@ -91,7 +94,9 @@ class InferenceModel(nn.Module):
         self.encoders, self.family = nn.ModuleDict(encoders), FAMILIES[family]
 
     def forward(self, batch: Batch) -> Posterior:
-        """Encode a batch. An absent expert has weight zero; with nothing present every expert is the base density."""
+        """Encode views [B, ...] to M experts [M, B, D]. An absent one has weight zero; with nothing present every
+        expert is the base density.
+        """
         shared, private, family = [], {}, self.family
         for i, (name, encoder) in enumerate(self.encoders.items()):
             (loc, scale), (w_loc, w_scale) = encoder(batch.views[name])

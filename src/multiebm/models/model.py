@@ -47,7 +47,7 @@ class LatentChain:
 
 
 class MultimodalModel(nn.Module):
-    """Energy pi(X), generator p(X, z, W), inference q(z, W | X) over named modalities (arXiv 2605.00644, section 2)."""
+    """Energy pi(X), generator p(X, z, W), inference q(z, W | X) over named modalities (arXiv 2605.00644)."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class MultimodalModel(nn.Module):
         return next(self.parameters()).device
 
     def log_density_unnorm(self, views: Views) -> Tensor:
-        """Return -E(X) [B]: the log density of the energy model up to a constant, at temperature 1."""
+        """Return -E(X) of views [B, ...]: [B], the log of eq. (1) up to the constant log Z, at temperature 1."""
         if self.energy is None:
             raise ConfigError(
                 "model.energy: got a model without an energy, expected one with; train with model.energy set"
@@ -87,8 +87,8 @@ class MultimodalModel(nn.Module):
         clamp: Tensor | None = None,
         record: bool = False,
     ) -> tuple[Views, ChainInfo]:
-        """Run the data chain from `views`; `clamp` [B, M] holds observed parts fixed, which targets the conditional
-        pi(x_absent | x_observed) without a normaliser. `steps` None = as in training.
+        """Run the data chain, eq. (3) or its displaced form, from `views`; `clamp` [B, M] holds observed parts fixed,
+        which targets the conditional pi(x_absent | x_observed) without a normaliser. `steps` None = as in training.
         """
         start = {name: view.detach() for name, view in views.items()}
 
@@ -123,7 +123,7 @@ class MultimodalModel(nn.Module):
     ) -> tuple[Latents, ChainInfo]:
         """Run the latent chain towards the subset posterior of the present parts, eqs. (8), (17).
 
-        Private latents of absent parts get no evidence and stay as they are.
+        Latents {"shared": [B, D], modality: [B, P]}. Private ones of absent parts get no evidence and stay as they are.
         """
         chain = self.latent_chain
 
@@ -146,13 +146,14 @@ class MultimodalModel(nn.Module):
             return self.generator.sample_latents(n, generator, temperature)
 
     def decode(self, latents: Latents) -> Views:
-        """Return decoder means of all modalities (no observation noise)."""
+        """Return decoder means [B, *shape] of all modalities (no observation noise); `latents` [B, D] and [B, P]."""
         with torch.no_grad():
             return self.generator(latents)
 
     def infer_latents(self, batch: Batch, generator: Randomness, refine_steps: int = 0) -> Latents:
         """Draw latents given the present parts: a random present expert, then `refine_steps` of the latent chain.
 
+        {"shared": [B, D], modality: [B, P]}, from the mixture of eq. (5), then eq. (17).
         Private latents of absent parts come from their prior; an item with nothing present gets the prior altogether.
         """
         with torch.no_grad():
@@ -226,7 +227,10 @@ class MultimodalModel(nn.Module):
         return (q.log_weight.exp()[..., None] * q.loc).sum(0)
 
     def score(self, parts: Views) -> Tensor:
-        """Return log pi(X) up to a constant, [B]: higher = real-looking, matching parts. Needs every part."""
+        """Return log pi(X) up to a constant, [B], of raw `parts` [B, ...]: higher = real-looking, matching parts.
+
+        Needs every part.
+        """
         batch = make_batch(self.modalities, parts, None, self.device)
         missing = [name for name in self.modalities if name not in parts]
         if missing:

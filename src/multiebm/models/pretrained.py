@@ -97,7 +97,7 @@ def read_pretrained(folder: Path) -> Pretrained:
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
-    """Copy `tensors` into `model`, its layouts kept; CheckpointError lists what does not fit, with nothing changed."""
+    """Copy `tensors` into `model`, layouts kept; CheckpointError lists misfit names and shapes, nothing changed."""
     own = model.state_dict()
     problems = [f"{name}: missing" for name in own if name not in tensors]
     problems += [f"{name}: unexpected" for name in tensors if name not in own]

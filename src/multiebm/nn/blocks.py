@@ -11,7 +11,10 @@ SLOPE = 0.2  # of every leaky ReLU
 
 
 class ResidualBlock(nn.Module):
-    """y = shortcut(x) + r c1(lrelu(c0(lrelu(x)))), [B, n_in, H, W] -> [B, n_out, H, W]; MMVAE+ has r = 0.1."""
+    """y = shortcut(x) + r c1(lrelu(c0(lrelu(x)))), [B, n_in, H, W] -> [B, n_out, H, W]; MMVAE+ has r = 0.1.
+
+    A residual block whose activations come first (He et al. 2016, arXiv 1603.05027).
+    """
 
     def __init__(self, n_in: int, n_out: int, residual: float) -> None:
         super().__init__()
@@ -28,7 +31,7 @@ class ResidualBlock(nn.Module):
 
 
 class EnergyBlock(nn.Module):
-    """Residual block of the energy network, section 2.1 of arXiv 2605.00644's reconstruction: no norm, no bias.
+    """Residual block of the energy network, after arXiv 2605.00644: no norm, no bias.
 
     [B, n_in, H, W] -> [B, n_out, H, W], halved by average pooling if `down`; the first block (`head`) has no leading
     ReLU, which would discard half of the signal of raw pixels.
@@ -59,7 +62,10 @@ def conv3_pool2(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def sn_conv(n_in: int, n_out: int, kernel: int, bias: bool = False) -> nn.Conv2d:
-    """Return a stride-1 convolution with spectral norm and Xavier-normal weights."""
+    """Return a stride-1 convolution [B, n_in, H, W] -> [B, n_out, H, W] (odd `kernel`), Xavier-normal weights.
+
+    Its weight is divided by its spectral norm (Miyato et al. 2018, arXiv 1802.05957).
+    """
     conv = nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2, bias=bias)
     nn.init.xavier_normal_(conv.weight)
     spectral_norm(conv)
@@ -67,7 +73,7 @@ def sn_conv(n_in: int, n_out: int, kernel: int, bias: bool = False) -> nn.Conv2d
 
 
 def mlp(sizes: Sequence[int], activation: nn.Module, spectral: bool = False, last_bias: bool = True) -> nn.Sequential:
-    """Return Linear layers of the given sizes with `activation` between them: [..., sizes[0]] -> [..., sizes[-1]]."""
+    """Return Linear layers with `activation` between them: shape [..., sizes[0]] -> [..., sizes[-1]]."""
     layers: list[nn.Module] = []
     for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
         last = i == len(sizes) - 2

@@ -1,4 +1,4 @@
-"""Energy networks over all modalities: per-modality maps, an aggregator, one number per item (section 2.1).
+"""Energy networks over all modalities: per-modality maps, an aggregator, one number per item.
 
 `early`: pictures of one size pass a stem each, are stacked on channels and share the blocks; vectors are concatenated
 into one MLP. `late`: a trunk per modality, pooled, and an MLP over all pooled features. `additive`: late with a linear
@@ -48,7 +48,7 @@ class VectorTrunk(nn.Module):
 
 
 class EnergyNetwork(nn.Module):
-    """Views -> energy [B]; low energy = likely. `gain` is a fixed factor on the output, absorbed by the step size."""
+    """Views -> energy [B]; low = likely (arXiv 2605.00644, eq. (1)). `gain`: a factor that the step size absorbs."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Picture encoder and decoder: the ResNets of MMVAE+ (ICLR 2023), with width, depth and patch size as settings.
+"""Picture encoder and decoder: the ResNets of MMVAE+ (Palumbo et al. 2023), width and patch size being settings.
 
 `width` 64, `patch` 1 at 28 pixels are the published networks (channels 64-64-128-256, maps 28-14-7). `patch` 2 folds
 2x2 pixels into channels first, which costs a quarter of the arithmetic per channel.

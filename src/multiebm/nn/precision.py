@@ -13,7 +13,7 @@ class Mixed(nn.Module):
         self.bf16 = False
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Return `net(*inputs)` in float32."""
+        """Return `net(*inputs)` in float32: [B, ...] each -> the shape that `net` gives."""
         inputs = tuple(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs)
         with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=self.bf16):
             return self.net(*inputs).float()

@@ -23,7 +23,7 @@ class EnergyLoss(NamedTuple):
 def energy_loss(energy_data: Tensor, energy_revised: Tensor, penalty: float = 0.0, scale: float = 1.0) -> EnergyLoss:
     """L_theta = c_T (mean E(X) - mean E(X~)) + penalty * mean E^2 over both phases (eq. (10); log Z cancels exactly).
 
-    Energies [B], [B']; data energy goes down, revised energy up. The penalty bounds the energy's scale. c_T is `scale`.
+    Energies of shape [B], [B']; data energy goes down, revised up. The penalty bounds its scale; c_T is `scale`.
     """
     data, revised = energy_data.mean(), energy_revised.mean()
     square = energy_data.square().mean() + energy_revised.square().mean()
@@ -32,7 +32,7 @@ def energy_loss(energy_data: Tensor, energy_revised: Tensor, penalty: float = 0.
 
 
 def squared_residuals(views: Views, means: Views, present: Tensor) -> Tensor:
-    """Return the summed squared residual per modality, averaged over the items that have it: [M]."""
+    """Return the summed squared residual of views [B, ...], mean over items that have it (`present` [B, M]): [M]."""
     per_item = torch.stack([(views[n] - mean).square().flatten(1).sum(1) for n, mean in means.items()], 1)
     weight = present.to(per_item.dtype)
     return torch.where(present, per_item, 0.0).sum(0) / weight.sum(0).clamp_min(1)
@@ -47,9 +47,9 @@ def balanced_weight(recon: float, synthetic: float, noise_floor: float) -> float
 
 
 def inference_loss(log_q: Tensor, jensen_gap: Tensor, eta: float = 0.0) -> Tensor:
-    """-log q(z, W | X) + eta (log q(z | X) - sum_k w_k log q_k(z | x_k)), mean over the batch (eq. (12), mix of 5.3).
+    """-log q(z, W | X) + eta (log q(z | X) - sum_k w_k log q_k(z | x_k)), mean over the batch (eq. (12); the mix is ours).
 
-    `log_q` [B] with the private terms, `jensen_gap` [B] the bracket, over the present experts. eta > 0 keeps an
-    expert with small responsibility learning.
+    `log_q`, shape [B], has the private terms, `jensen_gap`, shape [B], is the bracket, over the present experts.
+    eta > 0 keeps an expert with small responsibility (`Mixture.responsibilities`) learning.
     """
     return -(log_q - eta * jensen_gap).mean()

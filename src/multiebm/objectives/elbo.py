@@ -1,4 +1,7 @@
-"""The stratified MMVAE / MMVAE+ evidence bound with one expert per item (ICLR 2023, `r_n` for crossing)."""
+"""The stratified evidence bound of MMVAE (Shi et al. 2019, arXiv 1911.03393) and MMVAE+ (Palumbo et al., ICLR 2023).
+
+One expert per item; `r_n` for crossing is MMVAE+'s.
+"""
 
 from typing import NamedTuple
 
@@ -22,10 +25,11 @@ class CrossDraw(NamedTuple):
 
 
 def cross_draw(model: Generator, prior: Prior, posterior: Posterior, batch: Batch, generator: Randomness) -> CrossDraw:
-    """Draw z and w_m from one expert m per item; every other private latent from the auxiliary r_n.
+    """Draw z [B, D] and w_m [B, P] from one expert m per item; every other private latent from the auxiliary r_n.
 
     Cross-reconstruction never sees w_n inferred from x_n, so shared content has to pass through z. The denominator is
     the full mixture q(z | X). One stratified expert per item costs M decodes where all experts cost M^2.
+    After MMVAE+ (Palumbo et al. 2023), which averages over all experts.
     """
     own, expert = posterior.sample(generator)
     log_ratio = prior.log_prob(own[SHARED]) - posterior.shared.log_prob(own[SHARED])

@@ -64,7 +64,9 @@ def data_chain_part(scene: Scene) -> str:
 
 
 def trace_data_chain(scene: Scene) -> tuple[Trace, Views, list[Views]]:
-    """Run the data chain at `LONGER` times its length; also return its start and where it is after 1x and `LONGER`x."""
+    """Run the data chain (energies of shape [T+1, B]) at `LONGER` times its length; also return its start and where it
+    is after 1x and `LONGER`x.
+    """
     generators = scene.generators("data chain", ITEMS)
     start = scene.model.decode(scene.model.sample_latents(ITEMS, generators))
     length = scene.model.data_chain.steps
@@ -93,7 +95,7 @@ def latent_chain_part(scene: Scene) -> str:
 
 
 def trace_latent_chain(scene: Scene, batch: Batch) -> Trace:
-    """Run the latent chain from the inference model's draw; values are log p(X | z, W) over the present parts."""
+    """Run the latent chain from an inference model's draw; values (shape [T+1, B]): log p(X_S | z, W), S present."""
     generators = scene.generators("latent chain", len(batch.present))
     length = scene.model.latent_chain.steps
     start = scene.model.infer_latents(batch, generators)
@@ -127,7 +129,7 @@ def prior_chain_part(scene: Scene) -> str:
 
 
 def trace_prior_chain(scene: Scene, prior: EnergyPrior) -> Trace:
-    """Run the prior's own chain from its base; values are f(z) + log p0(z). The same draws as `sample_latents`."""
+    """Run the prior's own chain from its base; values: f(z) + log p0(z), shape [T+1, B]. Draws as `sample_latents`."""
     generators = scene.generators("prior chain", ITEMS)
     with torch.no_grad():
         _, info = prior.chain(ITEMS, generators, scene.model.generator.temperature, record=True)
@@ -145,7 +147,7 @@ def trace_prior_chain(scene: Scene, prior: EnergyPrior) -> Trace:
 def chain_panel(
     title: str, y_label: str, values: Tensor, length: int, colour: int, levels: Sequence[Level] = ()
 ) -> Panel:
-    """Return the chart of `values` [T+1, B]: mean over items, band between the quantiles, a mark at `length`."""
+    """Return the chart of `values`, shape [T+1, B]: mean over items, band between quantiles, a mark at `length`."""
     low, high = values.quantile(torch.tensor(BAND), dim=1)
     steps = list(range(len(values)))
     label = f"mean, band {BAND[0]:.0%} to {BAND[1]:.0%}"

@@ -59,7 +59,7 @@ def strip(pictures: Tensor, factor: int, cell: tuple[int, int], per_row: int | N
 
 
 def png_uri(pixels: Pixels) -> str:
-    """Return pixels [H, W, 4] as a PNG data URI."""
+    """Return pixels, bytes of shape [H, W, 4], as a PNG data URI."""
     stream = io.BytesIO()
     Image.fromarray(pixels, "RGBA").save(stream, "PNG", optimize=False, compress_level=9)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

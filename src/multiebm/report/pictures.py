@@ -61,7 +61,7 @@ def _joint_lead(scene: Scene) -> str:
 
 
 def amplified_change(before: Views, after: Views) -> tuple[Views, int]:
-    """Return 0.5 + k (after - before) for raw pictures, and the whole factor k that makes nearly all of it fit."""
+    """Return 0.5 + k (after - before) of raw pictures [N, C, H, W], and the whole factor k that lets nearly all fit."""
     changes = {name: after[name] - before[name] for name in before if before[name].dim() == 4}
     if not changes:
         return {}, 1
@@ -169,7 +169,7 @@ def _path_charts(scene: Scene) -> dict[str, str]:
 
 
 def interpolate(ends: Latents, n: int) -> Latents:
-    """Return n latents from the first to the second item of `ends` [2, ...]: z moves evenly, private latents stay."""
+    """Return latents [n, ...] from the first to the second item of `ends` [2, ...]: z moves evenly, w_m stay."""
     share = torch.linspace(0, 1, n, device=ends[SHARED].device)[:, None]
     path = {name: value[:1].expand(n, -1) for name, value in ends.items()}
     return path | {SHARED: (1 - share) * ends[SHARED][0] + share * ends[SHARED][1]}

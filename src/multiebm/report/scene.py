@@ -43,7 +43,7 @@ class Scene(NamedTuple):
         return item_generators(stream_seed(self.record.experiment.seed, f"report/{use}"), n)
 
     def raw(self, views: Views) -> Views:
-        """Map state-space views to raw values, as users see them."""
+        """Map state-space views [B, ...] to raw values of the same shape, as users see them."""
         return {name: self.modalities[name].to_raw(view) for name, view in views.items()}
 
     def test_batch(self, n: int) -> Batch:

@@ -1,4 +1,4 @@
-"""Where chains and losses meet: the warm-up step and the cooperative step (arXiv 2605.00644, algorithm of section 6).
+"""Where chains and losses meet: the warm-up step and the cooperative step (arXiv 2605.00644, eqs. (10) to (12)).
 
 One cooperative step: draw z and revise G(z) by the energy; infer latents of the data and revise them by the generator;
 then the generator and the inference model learn from both revisions, the prior from the revised latents, the energy
