@@ -47,7 +47,7 @@ def balanced_weight(recon: float, synthetic: float, noise_floor: float) -> float
 
 
 def inference_loss(log_q: Tensor, jensen_gap: Tensor, eta: float = 0.0) -> Tensor:
-    """-log q(z, W | X) + eta (log q(z | X) - sum_k w_k log q_k(z | x_k)), mean over the batch (eq. (12); the mix is ours).
+    """-log q(z, W | X) + eta (log q(z | X) - sum_k w_k log q_k(z | x_k)), batch mean (eq. (12); the mix is ours).
 
     `log_q`, shape [B], has the private terms, `jensen_gap`, shape [B], is the bracket, over the present experts.
     eta > 0 keeps an expert with small responsibility (`Mixture.responsibilities`) learning.
