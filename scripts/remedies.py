@@ -55,6 +55,7 @@ LITERAL = (
     "training.optimiser.cooperative=0.1",
     "training.optimiser.final=0.1",
 )
+NOT_KEPT = ("slow",)  # tried, and left out of the rows below
 STAGES = (  # each row keeps what the rows above it repaired
     ("literal", "the paper's literal step", ()),
     ("anchor", "+ ELBO anchor", ("training.cooperative.anchor=1", "training.cooperative.reconstruction=0.2")),
@@ -78,7 +79,7 @@ STAGES = (  # each row keeps what the rows above it repaired
     ),
     (
         "slow",
-        "+ a generator that follows more slowly",
+        "+ a generator that follows more slowly (not kept)",
         (
             "training.cooperative.synthetic=0.5",
             "training.optimiser.cooperative=0.03",
@@ -110,8 +111,8 @@ def experiments(seed: int) -> dict[str, Experiment]:
     changes = [*LITERAL, f"training.cooperative.steps={STEPS}", f"seed={seed}"]
     found = {}
     for key, _, more in STAGES:
-        changes = [*changes, *more]
-        found[key] = load_experiment("polydigits", changes)
+        found[key] = load_experiment("polydigits", [*changes, *more])
+        changes = changes if key in NOT_KEPT else [*changes, *more]
     return found
 
 
@@ -206,7 +207,7 @@ def write_table(out: Path) -> None:
         "# What fails when taken literally, and what repairs it",
         "",
         __doc__.split("\n\n")[2].replace("EVERY", str(EVERY)).strip(),
-        f"{STEPS} steps a row; each row keeps the changes of those above it.",
+        f"{STEPS} steps a row; each row keeps the changes of those above it, unless it says otherwise.",
         "",
         *lines,
         "",
