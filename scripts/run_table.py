@@ -97,12 +97,13 @@ def make_cell(table: str, key: str, seed: int, runs: Path, extra: Sequence[str])
 def measure(model: MultimodalModel, experiment: Experiment, seed: int) -> dict[str, Any]:
     """Return every metric as `multiebm evaluate` does, and those of samples at temperature 1 as "itself/..."."""
     dataset, settings = build_dataset(experiment.data), experiment.evaluation
-    results = measure_model(model, dataset, settings, seed).results
-    if model.generator.temperature != 1:
+    results = again = measure_model(model, dataset, settings, seed).results
+    if (temperature := model.generator.temperature) != 1:
         model.generator.temperature = 1.0
-        joint = settings.model_copy(update={"items": 0, "codes": 0})
+        joint = settings.model_copy(update={"items": 0, "refined_items": 0, "codes": 0})
         again = measure_model(model, dataset, joint, seed).results
-        results = results | {f"itself/{name}": found for name, found in again.items() if name[:4] in ("gen/", "ebm/")}
+        model.generator.temperature = temperature
+    results = results | {f"itself/{name}": found for name, found in again.items() if name[:4] in ("gen/", "ebm/")}
     return {name: found._asdict() for name, found in results.items()}
 
 
@@ -149,7 +150,8 @@ def write_table(table: str) -> None:
         "real test pictures (1 = as varied). Commands: `python scripts/run_table.py "
         + table
         + "`, which runs, for every",
-        "row and seed, the commands below and `multiebm evaluate`:",
+        "row and seed, the commands below and `multiebm evaluate`; for the prior itself, the latter again on the model",
+        "saved with `model.generator.temperature = 1.0`:",
         "",
     ]
     lines += [

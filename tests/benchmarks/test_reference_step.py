@@ -17,6 +17,7 @@ from multiebm.training.settings import CooperativeSettings
 from small_models import energy_prior, random_views, small_model, whole
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import reference_step as module  # noqa: E402
 from reference_step import check_covered, plain_copy, reference_state, reference_step  # noqa: E402
 
 PICTURES = {name: Modality(name, "picture", (3, 8, 8)) for name in ("one", "two")}
@@ -42,9 +43,10 @@ def experiment(precision: str, **cooperative) -> Experiment:
     return Experiment.model_validate({"training": {"precision": precision, "cooperative": section}})
 
 
-def both_steps(precision: str, **cooperative):
+def both_steps(precision: str, temperature: float = 1.0, **cooperative):
     """Metrics and models of one step of the library and one of the reference, from the same weights and draws."""
     model, settings = picture_model(), experiment(precision, **cooperative)
+    model.generator.temperature = temperature
     reference = reference_state(settings, model)
     ours = build_state(settings, model, None)
     ours.step = settings.training.warmup.steps
@@ -68,6 +70,18 @@ def test_in_fp32_both_steps_have_the_same_losses_and_gradients(negatives, weight
         assert len(gradients) == len(wanted) > 10
         for got, want in zip(gradients, wanted, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4 * want.abs().max().item() + 1e-7)
+
+
+@pytest.mark.parametrize(("temperature", "expected"), [(1.0, [1.0]), (0.25, [0.25, 1.0])])
+def test_at_a_temperature_the_reference_has_the_librarys_losses_and_its_tilt_learns_at_one(
+    temperature, expected, monkeypatch
+):
+    drawn, draw = [], module.prior_sample
+    monkeypatch.setattr(module, "prior_sample", lambda m, n, g, t=1.0: (drawn.append(t), draw(m, n, g, t))[1])
+    ours, plain, _, _ = both_steps("fp32", temperature=temperature)
+    assert drawn == expected
+    for name in LOSSES:
+        assert ours[name] == pytest.approx(plain[name], rel=1e-4), name
 
 
 def test_in_bf16_the_losses_agree_with_the_reference_to_two_percent():

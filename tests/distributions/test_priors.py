@@ -5,7 +5,9 @@ import torch
 
 from multiebm.core.errors import ConfigError
 from multiebm.core.random import item_generators, make_generator
-from multiebm.distributions.priors import RIDGE, MixturePrior, StandardPrior
+from multiebm.distributions.priors import RIDGE, MixturePrior, StandardPrior, ridge_for
+from multiebm.mcmc.langevin import langevin
+from multiebm.mcmc.run import run_chain
 
 
 @pytest.mark.parametrize("family", ["normal", "laplace"])
@@ -132,6 +134,16 @@ def test_the_split_is_along_the_longest_axis():
     torch.testing.assert_close(apart, torch.tensor([3.0, 0.0]), rtol=0.05, atol=0.05)
     deviation = prior.scale_tril.diagonal(dim1=1, dim2=2)
     torch.testing.assert_close(deviation[:, 0], torch.full((2,), 3 * 0.75**0.5), rtol=0.05, atol=0)
+
+
+def test_on_a_variance_of_the_ridge_the_chain_does_not_oscillate_and_at_most_doubles_the_variance():
+    """v = s^2 / 2: the factor 1 - s^2 / 2v is 0, so every step draws anew, N(mean, s^2) = N(mean, 2v); 4 sigma."""
+    prior = MixturePrior(1, 1, ridge=ridge_for(0.2))
+    prior.fit(torch.full((5, 1), 3.0), decay=0.0)
+    start = torch.full((20_000, 1), 4.0)
+    z, _ = run_chain(langevin(prior.log_prob, 0.2), start, 3, make_generator(0))
+    assert z.mean().item() == pytest.approx(3, abs=4 * 0.2 / 20_000**0.5)
+    assert z.var().item() == pytest.approx(0.04, rel=4 * (2 / 20_000) ** 0.5)
 
 
 def test_the_ridge_bounds_every_variance_from_below():

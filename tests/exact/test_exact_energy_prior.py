@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from multiebm.core.random import make_generator
-from multiebm.distributions.priors import StandardPrior
+from multiebm.distributions.priors import MixturePrior, StandardPrior
 from multiebm.mcmc.langevin import langevin
 from multiebm.mcmc.run import run_chain
 from multiebm.models.energy_prior import EnergyPrior
@@ -192,6 +192,27 @@ def test_a_temperature_samples_the_density_to_its_inverse_power(temperature):
     z = tilted.sample(20_000, make_generator(0), temperature)
     expected = temperature * (1 / 3) / (1 - 0.2**2 / (4 / 3))
     assert z.var().item() == pytest.approx(expected, rel=SIGMAS * (2 / 20_000) ** 0.5)
+
+
+def test_a_cool_chain_starts_at_its_cool_base():
+    """One step of size 0.01 hardly moves: what comes out is N(0, T), so the variance is T; 4 sigma."""
+    z = prior("normal", Quadratic(0.0, 0.0), steps=1, step_size=0.01).sample(20_000, make_generator(0), 0.25)
+    assert z.var().item() == pytest.approx(0.25, rel=SIGMAS * (2 / 20_000) ** 0.5 + 0.001)
+
+
+def test_on_a_mixture_a_cool_chain_keeps_the_shares_and_cools_each_mode():
+    """Modes at -5 and 5 with shares 1 : 3 and variance 0.09: at T = 1/4 the shares stay, the variances are a quarter,
+    up to the chain's bias v / (1 - s^2 T / 4 T v); 4 sigma."""
+    base = MixturePrior(1, 2)
+    base.refit(torch.cat([5 + 0.3 * torch.randn(3000, 1), -5 + 0.3 * torch.randn(1000, 1)])[torch.randperm(4000)])
+    tilted = EnergyPrior(base, width=4, layers=1, steps=40, step_size=0.1)
+    torch.nn.init.zeros_(tilted.net[-1].weight)
+    z = tilted.sample(20_000, make_generator(0), 0.25)[:, 0]
+    assert (z > 0).float().mean().item() == pytest.approx(0.75, abs=SIGMAS * (0.75 * 0.25 / 20_000) ** 0.5 + 1e-3)
+    for mode, weight in ((z[z > 0], 3), (z[z < 0], 1)):
+        own = base.scale_tril[base.mean[:, 0].sign() == mode.mean().sign()].item() ** 2
+        expected = 0.25 * own / (1 - 0.1**2 / (4 * own))
+        assert mode.var().item() == pytest.approx(expected, rel=SIGMAS * (2 / (5000 * weight)) ** 0.5), weight
 
 
 def test_temperature_one_is_the_prior_itself():

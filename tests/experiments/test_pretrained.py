@@ -47,6 +47,13 @@ def weights_file(folder: Path) -> Path:
     return file
 
 
+def test_a_temperature_set_after_building_is_saved(tmp_path: Path):
+    model = small_model(mixed())
+    model.generator.temperature = 0.25
+    save_pretrained(model, tmp_path / "model")
+    assert torch.equal(from_pretrained(tmp_path / "model").sample(2)["left"], model.sample(2)["left"])
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("folder", ["model", "run/model"])
 def test_a_model_comes_back_with_the_same_outputs_bit_for_bit(folder: str, precision: str, tmp_path: Path):

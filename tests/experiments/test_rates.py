@@ -1,8 +1,10 @@
 """Learning rates by phase, epoch and guard."""
 
+import math
+
 import pytest
 
-from multiebm.experiments.build import build_state, set_rates
+from multiebm.experiments.build import annealed, build_state, set_rates
 from multiebm.experiments.schema import Experiment
 from multiebm.training.guard import RATE
 from small_models import small_model, vectors
@@ -39,6 +41,17 @@ def test_rates_fall_by_the_decay_in_every_epoch_and_by_the_factor_of_the_phase()
         assert rates(epoch, 1.0, warm=False) == pytest.approx(
             {"generator": 0.005 * d, "inference": 0.01 * d, "energy": 0.04 * d}
         )
+
+
+def test_the_warm_up_ends_at_its_own_factor_and_the_cooperative_steps_begin_at_theirs():
+    """Half a cosine over the last six of ten steps, half way (1 + 0.2) / 2; after it the cooperative factor."""
+    training = Experiment.model_validate(
+        {"training": {"optimiser": SETTINGS, "warmup": {"steps": 10, "anneal": 0.6, "final": 0.2}}}
+    ).training
+    assert annealed(4, training) == 1
+    assert annealed(7, training) == pytest.approx(0.6)
+    assert annealed(9, training) == pytest.approx(0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * 5 / 6)))
+    assert annealed(10, training) == 0.5
 
 
 def test_the_guard_lowers_the_energy_alone_or_without_one_everything():

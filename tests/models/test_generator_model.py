@@ -111,7 +111,8 @@ def test_fitted_private_priors_serve_samples_and_the_joint_density_and_the_bound
     torch.testing.assert_close(latents["b"].mean(0), torch.tensor([3.0, -1.0]), atol=0.03, rtol=0)
     assert latents["a"].mean().abs() < 0.1
     draws = fitted.generator.sample_auxiliary(2000, make_generator(0))
-    torch.testing.assert_close(draws["b"].std(0), torch.full((2,), 0.1), atol=0.02, rtol=0)
+    spread = (0.01 + fitted.generator.private_priors["b"].ridge) ** 0.5
+    torch.testing.assert_close(draws["b"].std(0), torch.full((2,), spread), atol=0.02, rtol=0)
     views = random_views(fitted.modalities, 5)
     some, nothing = {key: value[:5] for key, value in latents.items()}, torch.zeros(5, len(SIZES), dtype=torch.bool)
     change = fitted.generator.log_joint(views, some, nothing) - plain.generator.log_joint(views, some, nothing)
@@ -119,6 +120,22 @@ def test_fitted_private_priors_serve_samples_and_the_joint_density_and_the_bound
     expected = sum(prior[name].log_prob(some[name]) - base.log_prob(some[name]) for name in SIZES)
     torch.testing.assert_close(change, expected)
     torch.testing.assert_close(base.log_prob(some["b"]), plain.generator.private_base.log_prob(some["b"]))
+
+
+@pytest.mark.parametrize(
+    ("prior", "expected"),
+    [
+        ({"kind": "energy", "components": 2, "step_size": 0.4}, 0.08),
+        ({"kind": "mixture", "components": 2, "step_size": 0.4}, 0.02),  # its own chain is the latent one alone
+        ({"kind": "energy", "components": 2, "step_size": 0.001}, 0.02),
+    ],
+)
+def test_the_ridge_of_a_mixture_is_half_the_square_of_the_largest_step_on_it(prior, expected):
+    chain = {"steps": 1, "step_size": 0.2}
+    model = small_model(vectors(**SIZES), prior=prior, private_components=3, latent_chain=chain)
+    own = model.generator.mixtures()
+    assert own["shared"].ridge == pytest.approx(expected)
+    assert own["a"].ridge == pytest.approx(0.02)
 
 
 def test_an_auxiliary_that_is_not_learned_is_the_prior_and_has_no_parameter():

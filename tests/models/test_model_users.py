@@ -107,6 +107,18 @@ def test_a_row_with_nothing_gets_the_prior_with_a_notice(caplog):
     assert all(value.isfinite().all() for value in full.values())
 
 
+def test_a_row_with_nothing_gets_the_prior_at_the_models_temperature():
+    """N(0, 1) at T = 1/4 is half of N(0, 1) with the same noise; rows with something do not change."""
+    model, parts = model_and_parts()
+    present = torch.ones(4, 3, dtype=torch.bool)
+    present[2] = False
+    batch = make_batch(model.modalities, parts, present)
+    usual = model.infer_latents(batch, item_generators(0, 4))["shared"]
+    model.generator.temperature = 0.25
+    cool = model.infer_latents(batch, item_generators(0, 4))["shared"]
+    torch.testing.assert_close(cool, torch.where(present.any(1)[:, None], usual, usual / 2))
+
+
 def face(**changes: torch.Tensor):
     return {"face": torch.full((4, 3, 8, 8), 0.5)} | changes
 

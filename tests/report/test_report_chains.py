@@ -1,3 +1,4 @@
+import pytest
 import torch
 from report_standin import VECTORS, data_uris, make_scene
 
@@ -53,8 +54,10 @@ def test_the_likelihood_curve_is_that_of_the_present_parts_at_every_step():
         assert torch.equal(trace.views[-1][name], modality.to_raw(scene.model.decode(info.positions[-1])[name]))  # type: ignore[index]
 
 
-def test_the_prior_chain_is_the_one_that_draws_samples():
+@pytest.mark.parametrize("temperature", [1.0, 0.25])
+def test_the_prior_chain_is_the_one_that_draws_samples(temperature):
     scene = make_scene()
+    scene.model.generator.temperature = temperature
     prior = scene.model.generator.prior
     trace = trace_prior_chain(scene, prior)  # type: ignore[arg-type]
     drawn = scene.model.sample_latents(ITEMS, scene.generators("prior chain", ITEMS))

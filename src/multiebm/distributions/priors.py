@@ -13,9 +13,18 @@ RIDGE = 1e-4  # least variance added to those of a mixture, squared latent units
 LOST = 0.1  # share of its fair weight below which a component of a mixture is lost
 
 
+def ridge_for(step_size: float) -> float:
+    """Return the ridge with which a Langevin chain of this step size does not oscillate on a component.
+
+    On variance v its mean moves by the factor 1 - s^2 / 2v, never negative for v >= s^2 / 2; its own variance is
+    then at most 2v. A tilt of the mixture is not bounded by this.
+    """
+    return max(RIDGE, step_size**2 / 2)
+
+
 class Prior(Protocol):
-    """`log_prob` [..., D] -> [...], normalised only where `normalised`; `sample(n, generator)` -> [n, D], with a
-    `temperature` T from the density to the power 1 / T (of a mixture: that of each component, weights kept);
+    """`log_prob` [..., D] -> [...], normalised only where `normalised`; `sample(n, generator)` -> [n, D], at a
+    `temperature` T from the density to the power 1 / T, of a mixture every component to that power, weights kept;
     `log_normalizer(n, generator)` is 0 if normalised, else a scalar whose gradient is that of log Z.
     """
 
@@ -57,7 +66,7 @@ class MixturePrior(torch.nn.Module):
 
     Starts as N(0, I) (K = 1) or spread over it. Encoders put their codes where the data needs them, not where N(0, I)
     has its mass; this prior goes where they are. No gradient reaches it: `fit` is its learning. `ridge` is added to
-    every variance: a Langevin chain of step size s on a mixture is stable where variances exceed s^2 / 4.
+    every variance (see `ridge_for`).
     """
 
     normalised = True
@@ -114,11 +123,11 @@ class MixturePrior(torch.nn.Module):
         return torch.zeros(())
 
     @torch.no_grad()
-    def fit(self, codes: Tensor, decay: float) -> None:
+    def fit(self, codes: Tensor, decay: float, split: bool = True) -> None:
         """One step of expectation maximisation on codes [N, D], N > 0: sums <- decay sums + (1 - decay) sums of codes.
 
         decay 0 is the step of the classical algorithm, decay near 1 its stochastic form (Cappe & Moulines, 2009). A
-        component that has lost nearly all of its weight takes half of the heaviest one's.
+        component that has lost nearly all of its weight takes half of the heaviest one's (`split`).
         """
         each = self.component_log_prob(codes)
         share = each.softmax(-1) / len(codes)
@@ -132,8 +141,9 @@ class MixturePrior(torch.nn.Module):
         scatter.add_((old * fresh / (old + fresh))[:, None, None] * gap[:, :, None] * gap[:, None, :])
         mean.add_((fresh / (old + fresh))[:, None] * gap)
         count.copy_(old + fresh)
-        for lost in (count < LOST / self.components).nonzero()[:, 0].tolist():
-            self._split_heaviest(lost)
+        if split:
+            for lost in (count < LOST / self.components).nonzero()[:, 0].tolist():
+                self._split_heaviest(lost)
         self._derive()
 
     def _split_heaviest(self, lost: int) -> None:
@@ -162,5 +172,5 @@ class MixturePrior(torch.nn.Module):
         spread = torch.cov(codes.T, correction=0).reshape(self.dim, self.dim) * (0.1 if k > 1 else 1.0)
         scatter.copy_(spread.expand(k, -1, -1) / k)
         self._derive()
-        for _ in range(steps):
-            self.fit(codes, 0.0)
+        for left in reversed(range(steps)):
+            self.fit(codes, 0.0, split=left > 0)  # halves of the last step would never part

@@ -11,7 +11,7 @@ from multiebm.core.modality import Modality
 from multiebm.core.random import make_generator
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.likelihoods import Likelihood
-from multiebm.distributions.priors import RIDGE, MixturePrior, Prior, StandardPrior
+from multiebm.distributions.priors import MixturePrior, Prior, StandardPrior, ridge_for
 from multiebm.experiments.schema import Experiment, ModelSection, TrainingSection
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.generator import Generator, make_decoder
@@ -61,8 +61,17 @@ def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
         decoders[name] = make_decoder(m, s.shared + s.private, width, nets.patch, nets.residual, nets.bounded)
     like = s.likelihood
     likelihoods = {n: Likelihood(FAMILIES[like.family], like.scale, like.weights.get(n, 1.0)) for n in modalities}
-    private = (s.private, s.family, s.crossing_prior, s.private_components)
-    generator = Generator(_prior(s), decoders, likelihoods, *private, temperature=s.prior.temperature)
+    generator = Generator(
+        _prior(s),
+        decoders,
+        likelihoods,
+        s.private,
+        s.family,
+        s.crossing_prior,
+        s.private_components,
+        private_ridge=ridge_for(s.latent_chain.step_size),
+        temperature=s.prior.temperature,
+    )
     e = s.energy
     energy = None if e is None else EnergyNetwork(modalities, e.width, e.fusion, e.stem, e.patch, e.blocks, e.gain)
     x, z = s.data_chain, s.latent_chain
@@ -75,7 +84,7 @@ def _prior(s: ModelSection) -> Prior:
     p = s.prior
     if p.kind in FAMILIES:
         return StandardPrior(p.kind, s.shared)
-    ridge = max(RIDGE, p.step_size**2 / 4)  # below that a variance is too small for the chain's step
+    ridge = ridge_for(max(s.latent_chain.step_size, p.step_size if p.kind == "energy" else 0.0))
     base = MixturePrior(s.shared, p.components, ridge) if p.components else StandardPrior(s.family, s.shared)
     if p.kind == "mixture":
         return base
@@ -140,12 +149,12 @@ def set_rates(state: TrainState[MultimodalModel], training: TrainingSection, war
 
 def annealed(step: int, training: TrainingSection) -> float:
     """Return the factor on generator and inference rates: 1, over the last share `anneal` of the warm-up half a cosine
-    down to the cooperative factor, then over the cooperative steps half a cosine down to the final one.
+    down to `warmup.final`, then over the cooperative steps half a cosine from `optimiser.cooperative` to `.final`.
     """
     o, warmup, done = training.optimiser, training.warmup, step - training.warmup.steps
     if done < 0:
         last = warmup.steps * warmup.anneal
-        return _half_cosine(1.0, o.cooperative, 1 + done / max(last, 1.0))
+        return _half_cosine(1.0, warmup.final, 1 + done / max(last, 1.0))
     return _half_cosine(o.cooperative, o.final, done / max(training.cooperative.steps, 1))
 
 

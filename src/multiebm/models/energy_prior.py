@@ -53,7 +53,10 @@ class EnergyPrior(nn.Module):
     def chain(
         self, n: int, generator: Randomness, temperature: float = 1.0, record: bool = False
     ) -> tuple[Tensor, ChainInfo]:
-        """Run the chain of `sample` to its end [n, D]; with a temperature T start and noise are those of p^(1 / T)."""
+        """Run the chain of `sample` to its end [n, D]; at a temperature T from the base at T, with noise sqrt(T) s.
+
+        From that start it targets the density to the power 1 / T, within a mode: it is too short to move mass between.
+        """
         start = self.base.sample(n, generator, temperature)
         kernel = langevin(self.log_prob, self.step_size, temperature**0.5 * self.step_size)
         with frozen(self):

@@ -9,7 +9,7 @@ from multiebm.core.modality import Modality, Views
 from multiebm.core.random import Randomness, rand
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.likelihoods import Likelihood
-from multiebm.distributions.priors import MixturePrior, Prior, StandardPrior
+from multiebm.distributions.priors import RIDGE, MixturePrior, Prior, StandardPrior
 from multiebm.models.inference import SHARED, Latents
 from multiebm.nn.blocks import mlp
 from multiebm.nn.pictures import PictureDecoder
@@ -43,6 +43,7 @@ class Generator(nn.Module):
         family: str,
         crossing_prior: float = 1.0,
         private_components: int = 0,
+        private_ridge: float = RIDGE,
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
@@ -50,7 +51,8 @@ class Generator(nn.Module):
         self.private, self.crossing_prior, self.temperature = private, crossing_prior, temperature
         self.base, self.private_base = StandardPrior(family, prior.dim), StandardPrior(family, private)
         k = private_components
-        own = {name: MixturePrior(private, k) if k else self.private_base for name in decoders if private}
+        names = decoders if private else ()
+        own = {name: MixturePrior(private, k, private_ridge) if k else self.private_base for name in names}
         self.private_priors: Mapping[str, Prior] = nn.ModuleDict(own)  # type: ignore[assignment]
         self.family = FAMILIES[family]
         learned = private > 0 and crossing_prior < 1
@@ -63,7 +65,10 @@ class Generator(nn.Module):
         return {key: prior for key, prior in own.items() if isinstance(prior, MixturePrior)}
 
     def sample_latents(self, n: int, generator: Randomness, temperature: float | None = None) -> Latents:
-        """Draw z ~ p(z)^(1 / temperature) and w_m ~ p(w_m): {"shared": [n, D], modality: [n, P]}."""
+        """Draw z ~ p(z), at the model's temperature unless one is given, and w_m ~ p(w_m).
+
+        Shapes: {"shared": [n, D], modality: [n, P]}.
+        """
         temperature = self.temperature if temperature is None else temperature
         return {SHARED: self.prior.sample(n, generator, temperature)} | self.sample_private(n, generator)
 

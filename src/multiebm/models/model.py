@@ -154,7 +154,8 @@ class MultimodalModel(nn.Module):
         """Draw latents given the present parts: a random present expert, then `refine_steps` of the latent chain.
 
         {"shared": [B, D], modality: [B, P]}, from the mixture of eq. (5), then eq. (17).
-        Private latents of absent parts come from their prior; an item with nothing present gets the prior altogether.
+        Private latents of absent parts come from their prior; an item with nothing present gets the prior altogether,
+        at the model's temperature.
         """
         with torch.no_grad():
             latents, _ = self.inference(batch).sample(generator)
@@ -243,7 +244,10 @@ class MultimodalModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights and description into `folder`, which is new, empty or holds a model; else OutputError."""
-        write_pretrained(self, self.modalities, self.blueprint, Path(folder))
+        blueprint = self.blueprint
+        if blueprint:  # the one plain value that may be set after building
+            blueprint = blueprint | {"prior": blueprint["prior"] | {"temperature": self.generator.temperature}}
+        write_pretrained(self, self.modalities, blueprint, Path(folder))
 
     def _raw(self, views: Views, names: list[str]) -> Views:
         return {name: self.modalities[name].to_raw(views[name]) for name in names}

@@ -262,16 +262,16 @@ def _fit_mixtures(state: TrainState, posterior: Posterior, batch: Batch) -> Late
 def refit_mixtures(model: MultimodalModel, batches: Iterable[Batch], generator: torch.Generator) -> None:
     """Fit every fitted mixture anew to the codes that the model's present weights give to these batches."""
     mixtures = model.generator.mixtures()
-    seen: dict[str, list[Tensor]] = {key: [] for key in mixtures}
+    seen: dict[str, list[list[Tensor]]] = {key: [[] for _ in range(REFIT_DRAWS)] for key in mixtures}
     with torch.no_grad():
         for batch in batches if mixtures else ():
             posterior = model.inference(batch)
-            for _ in range(REFIT_DRAWS):
+            for draw in range(REFIT_DRAWS):
                 codes, _ = posterior.sample(generator)
                 for key, found in seen.items():
-                    found.append(observed(model, codes, batch, key))
-    for key, mixture in mixtures.items():
-        mixture.refit(torch.cat(seen[key]))
+                    found[draw].append(observed(model, codes, batch, key))
+    for key, mixture in mixtures.items():  # first draws first: components start at codes of different items
+        mixture.refit(torch.cat([codes for found in seen[key] for codes in found]))
 
 
 def observed(model: MultimodalModel, codes: Latents, batch: Batch, key: str) -> Tensor:

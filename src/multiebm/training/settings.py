@@ -19,6 +19,7 @@ class WarmupSettings:
     steps: Annotated[Count, Field(description="training steps of warm-up")] = 1000
     beta: Annotated[NonNegative, Field(description="weight of the divergence term")] = 1.0
     anneal: Annotated[float, Field(ge=0, le=1, description="share of the warm-up over which rates fall")] = 0.5
+    final: Annotated[Positive, Field(description="factor on those rates at its end")] = 0.3
     prior_after: Annotated[Count, Field(description="step from which a latent energy prior learns")] = 200
     tilt_after: Annotated[int, Field(ge=-1, description="step from which the bound uses it; -1: never")] = -1
 
