@@ -39,6 +39,8 @@ GAP_END = 1e4  # |E(data) - E(revised)| at which a row has diverged and is not c
 LITERAL = (
     "model.prior.kind=normal",
     "model.prior.temperature=1",
+    "model.prior.settle=0",
+    "model.prior.spread=1",
     "model.private_components=0",
     "model.energy.fusion=early",
     "model.data_chain.displaced=false",
@@ -144,10 +146,12 @@ def transplant(warm: TrainState[MultimodalModel], state: TrainState[MultimodalMo
     state.step = warm.step
 
 
-def measure(state: TrainState[MultimodalModel], judges: Judges, seed: int, dataset: Any) -> dict[str, float]:
+def measure(
+    state: TrainState[MultimodalModel], judges: Judges, experiment: Experiment, dataset: Any
+) -> dict[str, float]:
     """Return the numbers of the table for the averaged weights."""
-    with settled(state, dataset, seed):
-        results = evaluate(state.model, dataset, judges, quick_settings(), seed).results
+    with settled(state, dataset, experiment):
+        results = evaluate(state.model, dataset, judges, quick_settings(), experiment.seed).results
     return {name: results[metric].value for name, metric in SHOWN.items() if metric in results}
 
 
@@ -172,7 +176,7 @@ def run_row(warm: TrainState[MultimodalModel], experiment: Experiment) -> dict[s
     state = fresh_state(experiment, dataset, torch.device("cpu"))
     transplant(warm, state)
     step, gaps, first = TrainingStep(experiment), Gaps(), state.step
-    points = [Point(0, measure(state, judges, experiment.seed, dataset))]
+    points = [Point(0, measure(state, judges, experiment, dataset))]
     for done in range(EVERY, STEPS + 1, EVERY):
         ended = fit(
             state,
@@ -183,7 +187,7 @@ def run_row(warm: TrainState[MultimodalModel], experiment: Experiment) -> dict[s
         )
         if ended.reason == "interrupted":  # half a row is not a cell
             raise SystemExit(ended.message())
-        points.append(Point(state.step - first, measure(state, judges, experiment.seed, dataset)))
+        points.append(Point(state.step - first, measure(state, judges, experiment, dataset)))
         if state.step < first + done:
             break
     return {"points": [point._asdict() for point in points], "gaps": gaps.values}

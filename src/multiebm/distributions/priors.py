@@ -1,5 +1,7 @@
 """Priors over a latent. A prior is anything with `log_prob`, `sample`, `log_normalizer` (contract of this file)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import log, pi
 from typing import Protocol
 
@@ -156,6 +158,19 @@ class MixturePrior(torch.nn.Module):
         scatter[heavy] = scatter[heavy] / 2 - count[heavy] * torch.outer(off, off)
         count[lost], mean[lost], scatter[lost] = count[heavy], mean[heavy] + off, scatter[heavy]
         mean[heavy] -= off
+
+    @contextmanager
+    def widened(self, spread: float) -> Iterator[None]:
+        """Inside: every covariance times `spread`, weights and means kept; leaving restores the factors bit for bit."""
+        factors = self._buffers_of("scale_tril", "whiten")
+        kept = [factor.clone() for factor in factors]
+        try:
+            for factor, power in zip(factors, (0.5, -0.5), strict=True):
+                factor.mul_(spread**power)
+            yield
+        finally:
+            for factor, old in zip(factors, kept, strict=True):
+                factor.copy_(old)
 
     @torch.no_grad()
     def refit(self, codes: Tensor, steps: int = 30) -> None:

@@ -1,6 +1,7 @@
 """From a configuration to objects: the only place a config meets a class."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ from multiebm.models.model import DataChain, LatentChain, MultimodalModel
 from multiebm.nn.energies import EnergyNetwork
 from multiebm.nn.precision import set_precision
 from multiebm.training import averaging
-from multiebm.training.cooperative import cooperative_step, warmup_step
+from multiebm.training.cooperative import PRIOR_BETAS, cooperative_step, warmup_step
 from multiebm.training.guard import RATE
 from multiebm.training.state import Stream, TrainState
 
@@ -91,6 +92,12 @@ def _prior(s: ModelSection) -> Prior:
     return EnergyPrior(base, p.width, p.layers, p.steps, p.step_size, p.bound, p.penalty)
 
 
+def settling(experiment: Experiment) -> dict[str, Any]:
+    """Return the settings with which priors settle when training is over, as `settle_priors` takes them."""
+    prior = experiment.model.prior
+    return {"steps": prior.settle, "spread": prior.spread, "rate": experiment.training.optimiser.prior}
+
+
 def build_state(experiment: Experiment, model: MultimodalModel, stream: Stream) -> TrainState[MultimodalModel]:
     """Return the state at step 0: model, one Adam per part, the random stream of training."""
     set_precision(model, experiment.training.precision)
@@ -106,7 +113,7 @@ def build_state(experiment: Experiment, model: MultimodalModel, stream: Stream) 
     optimisers: dict[str, torch.optim.Optimizer] = {}
     for name, (parameters, rate, decay) in parts.items():
         if parameters:
-            betas = (0.5, 0.999) if name == "prior" else (o.beta1, o.beta2)
+            betas = PRIOR_BETAS if name == "prior" else (o.beta1, o.beta2)
             optimisers[name] = torch.optim.Adam(parameters, rate, betas, weight_decay=decay, fused=True)
     if "energy" in optimisers:
         optimisers["energy"].param_groups[0]["betas"] = (o.beta1_cooperative, o.beta2)

@@ -1,6 +1,5 @@
 """Where evaluation meets configurations: how a run is measured while it trains and when it is done."""
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +12,11 @@ from multiebm.evaluation.evaluate import evaluate
 from multiebm.evaluation.judge_cache import load_judges
 from multiebm.evaluation.judges import Judges
 from multiebm.evaluation.record import Evaluation, EvaluationSettings, quick_settings
-from multiebm.experiments.schema import EvaluationSection
+from multiebm.experiments.build import settling
+from multiebm.experiments.schema import EvaluationSection, Experiment
 from multiebm.models.model import MultimodalModel
 from multiebm.training.averaging import averaged
-from multiebm.training.cooperative import refit_mixtures
+from multiebm.training.cooperative import settle_priors
 from multiebm.training.state import TrainState
 
 SETTLING_ITEMS, BATCH = 8192, 64  # training items that mixtures are fitted to before a measurement, and at a time
@@ -55,23 +55,24 @@ def judges_of(dataset: MultimodalDataset, device: str, folder: Path | None = Non
 
 
 @contextmanager
-def settled(state: TrainState, train: MultimodalDataset, seed: int) -> Iterator[None]:
-    """Inside: the model as it would be saved now, averaged weights and mixtures of their codes; then as it was."""
+def settled(state: TrainState, train: MultimodalDataset, experiment: Experiment) -> Iterator[None]:
+    """Inside: the model as it would be saved now, averaged weights and priors of their codes; then as it was."""
+    seed = experiment.seed
     model = state.model
     with averaged(model, state.average):
-        own = {key: copy.deepcopy(mixture.state_dict()) for key, mixture in model.generator.mixtures().items()}
+        whole = model.generator.state_dict()
+        own = {key: value.clone() for key, value in whole.items() if key.startswith(("prior.", "private_priors."))}
         order = torch.randperm(len(train.train), generator=torch.Generator().manual_seed(seed))[:SETTLING_ITEMS]
         batches = (train.batch("train", rows).to(model.device) for rows in order.split(BATCH))
         try:
-            refit_mixtures(model, batches, make_generator(seed, model.device))
+            settle_priors(model, batches, make_generator(seed, model.device), **settling(experiment))
             yield
         finally:
-            for key, mixture in model.generator.mixtures().items():
-                mixture.load_state_dict(own[key])
+            model.generator.load_state_dict(own, strict=False)
 
 
 def validation(
-    dataset: MultimodalDataset, train: MultimodalDataset, device: str, seed: int
+    dataset: MultimodalDataset, train: MultimodalDataset, device: str, experiment: Experiment
 ) -> Callable[[TrainState], dict[str, float]]:
     """Return a quick measurement of the averaged weights for use in training; its draws do not touch the run's.
 
@@ -80,8 +81,8 @@ def validation(
     judges = judges_of(dataset, device)
 
     def measure(state: TrainState) -> dict[str, float]:
-        with settled(state, train, seed):
-            results = evaluate(state.model, dataset, judges, quick_settings(), seed).results
+        with settled(state, train, experiment):
+            results = evaluate(state.model, dataset, judges, quick_settings(), experiment.seed).results
         return {f"validate/{name}": results[name].value for name in _WATCHED if name in results}
 
     return measure

@@ -7,7 +7,7 @@ import torch
 
 from multiebm.core.errors import ConfigError
 from multiebm.data import BatchStream, MultimodalDataset
-from multiebm.experiments.build import TrainingStep, build_model, build_state
+from multiebm.experiments.build import TrainingStep, build_model, build_state, settling
 from multiebm.experiments.data import build_dataset, find_device, training_data
 from multiebm.experiments.folder import (
     BOARD,
@@ -26,7 +26,7 @@ from multiebm.experiments.pretrained import MODEL, save_pretrained
 from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.models.model import MultimodalModel
 from multiebm.training.checkpoint import CheckpointStore
-from multiebm.training.cooperative import refit_mixtures
+from multiebm.training.cooperative import settle_priors
 from multiebm.training.guard import Guard
 from multiebm.training.hooks import CheckpointEvery, Hook, MetricsLog, TensorBoard, Validate
 from multiebm.training.loop import Fit, fit
@@ -84,7 +84,7 @@ def run_experiment(
         seconds = round(state.numbers.get(ELAPSED, 0.0), 1)  # of training, since step 0
         session |= {"to_step": state.step, "seconds": seconds, "reason": ended}
         write_run(folder, run)
-    take_average(state)
+    take_average(state, experiment)
     save_pretrained(state.model, folder / MODEL)
     return RunResult(state.model, folder, fitted)
 
@@ -107,24 +107,25 @@ def make_hooks(
     hooks: list[Hook] = []
     if t.validate_every:
         train = training_data(dataset, experiment.data.missing, experiment.seed, device)
-        hooks.append(Validate(t.validate_every, validation(dataset, train, str(device), experiment.seed)))
+        hooks.append(Validate(t.validate_every, validation(dataset, train, str(device), experiment)))
     hooks.append(MetricsLog(folder / METRICS, t.log_every))
     if t.tensorboard:
         hooks.append(TensorBoard(folder / BOARD, t.log_every))
     return hooks if live is None else [*hooks, live]
 
 
-def take_average(state: TrainState[MultimodalModel]) -> None:
+def take_average(state: TrainState[MultimodalModel], experiment: Experiment) -> None:
     """Give the model its averaged weights for good, and put it in evaluation mode: training is over.
 
-    Fitted mixtures are fitted anew, to the codes that the averaged weights give to the stream's next batches.
+    Priors settle on the codes that the averaged weights give to the stream's next batches.
     """
     model = state.model.eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in state.average:
                 parameter.copy_(state.average[name])
-    refit_mixtures(model, (next(state.stream).to(model.device) for _ in range(REFIT_BATCHES)), state.generator)
+    batches = (next(state.stream).to(model.device) for _ in range(REFIT_BATCHES))
+    settle_priors(model, batches, state.generator, **settling(experiment))
 
 
 def _fit(experiment: Experiment, state: TrainState[MultimodalModel], hooks: list[Hook], store: CheckpointStore) -> Fit:

@@ -42,6 +42,13 @@ class PriorSection(_Section):
     temperature: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="T of p(z)^(1/T), from which samples and data chains start; 1 = the prior itself"
     )
+    settle: Annotated[int, Field(ge=0)] = Field(
+        0, description="steps in which a tilt learns on when training is over, codes and mixture base at rest"
+    )
+    spread: Annotated[float, Field(ge=1, le=100)] = Field(
+        1.0,
+        description="factor on a mixture base's covariances while the tilt settles; above 1 sharpens the prior",
+    )
 
 
 class NetworkSection(_Section):

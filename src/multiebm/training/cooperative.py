@@ -6,6 +6,7 @@ from data against revised samples. Every forward pass is made once and used wher
 """
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch
 from multiebm.core.modality import Views
+from multiebm.core.random import rand
 from multiebm.core.tree import per_item
-from multiebm.distributions.priors import StandardPrior
+from multiebm.distributions.priors import MixturePrior, StandardPrior
 from multiebm.mcmc.run import ChainInfo, frozen
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents, Posterior
@@ -32,6 +34,8 @@ from multiebm.training.state import TrainState
 
 MIXTURE_DECAY = 0.98  # of the sums of fitted mixtures; a longer memory adds the drift of codes to their variance
 REFIT_DRAWS = 2  # codes an item that a mixture is fitted anew to: one full covariance a component needs many
+SETTLE_BATCH = 64  # codes and samples of a step in which a tilt settles
+PRIOR_BETAS = (0.5, 0.999)  # of the tilt's Adam
 RESIDUAL_DECAY = 0.99  # running means of the two residuals that lambda_s = balance compares
 
 
@@ -259,19 +263,44 @@ def _fit_mixtures(state: TrainState, posterior: Posterior, batch: Batch) -> Late
     return codes
 
 
-def refit_mixtures(model: MultimodalModel, batches: Iterable[Batch], generator: torch.Generator) -> None:
-    """Fit every fitted mixture anew to the codes that the model's present weights give to these batches."""
-    mixtures = model.generator.mixtures()
-    seen: dict[str, list[list[Tensor]]] = {key: [[] for _ in range(REFIT_DRAWS)] for key in mixtures}
+def settle_priors(
+    model: MultimodalModel,
+    batches: Iterable[Batch],
+    generator: torch.Generator,
+    steps: int = 0,
+    spread: float = 1.0,
+    rate: float = 1e-3,
+) -> None:
+    """Fit every fitted mixture anew to the codes of these batches, and let an energy prior's tilt learn on from them.
+
+    The tilt takes `steps` steps of Adam at `rate` on batches of SETTLE_BATCH codes. Its chain then has the fitted base,
+    widened by `spread`: the tilt learns the ratio of the codes to something wider, and on the base as it is counts them
+    twice, so the prior is sharper than the codes. At spread 1 this is maximum likelihood, eq. (10) of MVEBM.
+    """
+    mixtures, prior = model.generator.mixtures(), model.generator.prior
+    steps = steps if isinstance(prior, EnergyPrior) else 0
+    wanted = [*mixtures, *([SHARED] if steps and SHARED not in mixtures else [])]
+    seen: dict[str, list[list[Tensor]]] = {key: [[] for _ in range(REFIT_DRAWS)] for key in wanted}
     with torch.no_grad():
-        for batch in batches if mixtures else ():
+        for batch in batches if wanted else ():
             posterior = model.inference(batch)
             for draw in range(REFIT_DRAWS):
                 codes, _ = posterior.sample(generator)
                 for key, found in seen.items():
                     found[draw].append(observed(model, codes, batch, key))
-    for key, mixture in mixtures.items():  # first draws first: components start at codes of different items
-        mixture.refit(torch.cat([codes for found in seen[key] for codes in found]))
+    # first draws first: components start at codes of different items
+    codes = {key: torch.cat([part for draw in found for part in draw]) for key, found in seen.items()}
+    for key, mixture in mixtures.items():
+        mixture.refit(codes[key])
+    if not isinstance(prior, EnergyPrior) or not steps or not len(codes[SHARED]):
+        return
+    optimiser = torch.optim.Adam(prior.parameters(), rate, betas=PRIOR_BETAS)
+    with prior.base.widened(spread) if isinstance(prior.base, MixturePrior) else nullcontext():
+        for _ in range(steps):
+            rows = rand(generator, (SETTLE_BATCH,), codes[SHARED]).mul(len(codes[SHARED])).long()
+            optimiser.zero_grad(set_to_none=True)
+            prior.loss(codes[SHARED][rows], prior.sample(SETTLE_BATCH, generator)).backward()
+            optimiser.step()
 
 
 def observed(model: MultimodalModel, codes: Latents, batch: Batch, key: str) -> Tensor:

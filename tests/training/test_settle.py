@@ -1,0 +1,72 @@
+"""Priors settle on the codes of finished encoders: closed forms in one dimension."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from multiebm.core.random import make_generator
+from multiebm.models.inference import InferenceModel
+from multiebm.training.cooperative import settle_priors
+from small_models import energy_prior, random_views, small_model, vectors, whole
+
+ITEMS, BATCHES = 100, 20
+
+
+class Square(nn.Module):
+    """f(z) = b z^2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.Parameter(torch.zeros(()))
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return self.b * z.square()
+
+
+class NormalCodes:
+    """A posterior whose codes are N(0, 1) whatever it has seen."""
+
+    def sample(self, generator):
+        return {"shared": torch.randn(ITEMS, 1, generator=generator)}, torch.zeros(ITEMS, dtype=torch.long)
+
+
+@pytest.fixture
+def model(monkeypatch):
+    monkeypatch.setattr(InferenceModel, "forward", lambda self, batch: NormalCodes())
+    prior = energy_prior(components=1, steps=40, step_size=0.3, penalty=0)
+    made = small_model(vectors(a=2, b=3), shared=1, private=0, prior=prior)
+    made.generator.prior.net = Square()
+    return made
+
+
+def settle(model, **settings) -> float:
+    batch = whole(random_views(model.modalities, ITEMS))
+    settle_priors(model, [batch] * BATCHES, make_generator(0), **settings)
+    return model.generator.prior.net.b.item()
+
+
+def test_without_steps_only_the_mixture_is_fitted(model):
+    assert settle(model) == 0
+    assert model.generator.prior.base.scale_tril.item() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize(("spread", "expected"), [(1.0, 0.0), (4.0, -0.375)])
+def test_the_tilt_is_the_log_ratio_of_the_codes_to_the_widened_base(spread, expected, model):
+    """N(0, 1) to N(0, c): b = -(1 - 1 / c) / 2. The chain's bias and Adam's noise: 0.05.
+
+    On the base as it is, the prior's variance is then 1 / (1 - 2 b): 0.57 for c = 4, sharper than the codes.
+    """
+    found = settle(model, steps=800, spread=spread, rate=0.002)
+    assert found == pytest.approx(expected, abs=0.05)
+    draws = model.generator.prior.sample(20_000, make_generator(1))
+    assert draws.var().item() == pytest.approx(1 / (1 - 2 * found), rel=0.06)
+
+
+def test_at_the_end_the_base_is_as_wide_as_the_codes_whatever_the_spread(model):
+    settle(model, steps=3, spread=9.0)
+    base = model.generator.prior.base
+    expected = base.scatter[0] / base.count[0] + base.ridge
+    torch.testing.assert_close(base.scale_tril[0], expected.sqrt())
+    assert base.whiten.item() == pytest.approx(1 / math.sqrt(expected.item()))
