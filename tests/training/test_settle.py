@@ -61,7 +61,9 @@ def test_the_tilt_is_the_log_ratio_of_the_codes_to_the_widened_base(spread, expe
     found = settle(model, steps=800, spread=spread, rate=0.002)
     assert found == pytest.approx(expected, abs=0.05)
     draws = model.generator.prior.sample(20_000, make_generator(1))
-    assert draws.var().item() == pytest.approx(1 / (1 - 2 * found), rel=0.06)
+    variance = 1 / (1 / model.generator.prior.base.scale_tril.item() ** 2 - 2 * found)  # of base times exp(b z^2)
+    chain = variance / (1 - 0.3**2 / (4 * variance))
+    assert draws.var().item() == pytest.approx(chain, rel=4 * (2 / 20_000) ** 0.5)
 
 
 def test_at_the_end_the_base_is_as_wide_as_the_codes_whatever_the_spread(model):
