@@ -88,7 +88,7 @@ STAGES = (  # each row keeps what the rows above it repaired
             "training.optimiser.final=0.03",
         ),
     ),
-    ("temperature", "+ prior sampled at temperature 0.5: the demo", ("model.prior.temperature=0.5",)),
+    ("temperature", "+ prior sampled at temperature 0.5", ("model.prior.temperature=0.5",)),
 )
 SHOWN = {
     "JC Gen": "gen/joint_coherence",
