@@ -44,7 +44,7 @@ LINES = {  # what the table says -> the metric
     "refined, 4 parts": "cond_refined/size4",
     "1 part, completed by the energy": "cond_ebm/size1",
     "latent classification": "latent_classification",
-    "joint coherence, Gen, the prior itself (temperature 1)": "itself/gen/joint_coherence",
+    "joint coherence, Gen, at temperature 1": "itself/gen/joint_coherence",
     "joint coherence, EBM, the same": "itself/ebm/joint_coherence",
     "fcd, Gen, the same": "itself/gen/fcd",
     "fcd, EBM, the same": "itself/ebm/fcd",
@@ -150,7 +150,7 @@ def write_table(table: str) -> None:
         "real test pictures (1 = as varied). Commands: `python scripts/run_table.py "
         + table
         + "`, which runs, for every",
-        "row and seed, the commands below and `multiebm evaluate`; for the prior itself, the latter again on the model",
+        "row and seed, the commands below and `multiebm evaluate`; at temperature 1, the latter again on the model",
         "saved with `model.generator.temperature = 1.0`:",
         "",
     ]

@@ -204,7 +204,9 @@ def test_on_a_mixture_a_cool_chain_keeps_the_shares_and_cools_each_mode():
     """Modes at -5 and 5 with shares 1 : 3 and variance 0.09: at T = 1/4 the shares stay, the variances are a quarter,
     up to the chain's bias v / (1 - s^2 T / 4 T v); 4 sigma."""
     base = MixturePrior(1, 2)
-    base.refit(torch.cat([5 + 0.3 * torch.randn(3000, 1), -5 + 0.3 * torch.randn(1000, 1)])[torch.randperm(4000)])
+    g = make_generator(1)
+    noise = 0.3 * torch.randn(4000, 1, generator=g)
+    base.refit(torch.where(torch.arange(4000)[:, None] % 4 > 0, 5 + noise, noise - 5))
     tilted = EnergyPrior(base, width=4, layers=1, steps=40, step_size=0.1)
     torch.nn.init.zeros_(tilted.net[-1].weight)
     z = tilted.sample(20_000, make_generator(0), 0.25)[:, 0]

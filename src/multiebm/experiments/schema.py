@@ -45,7 +45,7 @@ class PriorSection(_Section):
     settle: Annotated[int, Field(ge=0)] = Field(
         0, description="steps in which a tilt learns on when training is over, codes and mixture base at rest"
     )
-    spread: Annotated[float, Field(ge=1, le=100)] = Field(
+    spread: Annotated[float, Field(ge=1, le=16)] = Field(
         1.0,
         description="factor on a mixture base's covariances while the tilt settles; above 1 sharpens the prior",
     )

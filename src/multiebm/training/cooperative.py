@@ -275,7 +275,8 @@ def settle_priors(
 
     The tilt takes `steps` steps of Adam at `rate` on batches of SETTLE_BATCH codes. Its chain then has the fitted base,
     widened by `spread`: the tilt learns the ratio of the codes to something wider, and on the base as it is counts them
-    twice, so the prior is sharper than the codes. At spread 1 this is maximum likelihood, eq. (10) of MVEBM.
+    twice within a mode, so the prior is sharper than the codes. At spread 1 this is maximum likelihood, eq. (10) of
+    MVEBM, up to the penalty and the shortness of the chain.
     """
     mixtures, prior = model.generator.mixtures(), model.generator.prior
     steps = steps if isinstance(prior, EnergyPrior) else 0
