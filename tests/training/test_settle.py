@@ -1,5 +1,6 @@
 """Priors settle on the codes of finished encoders: closed forms in one dimension."""
 
+import logging
 import math
 
 import pytest
@@ -72,3 +73,9 @@ def test_at_the_end_the_base_is_as_wide_as_the_codes_whatever_the_spread(model):
     expected = base.scatter[0] / base.count[0] + base.ridge
     torch.testing.assert_close(base.scale_tril[0], expected.sqrt())
     assert base.whiten.item() == pytest.approx(1 / math.sqrt(expected.item()))
+
+
+def test_a_tilt_that_diverges_is_as_before_with_a_warning(model, caplog):
+    with caplog.at_level(logging.WARNING, "multiebm"):
+        assert settle(model, steps=2, rate=math.inf) == 0
+    assert "diverged while it settled" in caplog.text

@@ -5,6 +5,7 @@ then the generator and the inference model learn from both revisions, the prior 
 from data against revised samples. Every forward pass is made once and used wherever it is needed.
 """
 
+import logging
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import NamedTuple
@@ -31,6 +32,8 @@ from multiebm.objectives.cooperative import (
 from multiebm.objectives.elbo import CrossDraw, cross_draw, elbo_loss
 from multiebm.training.settings import CooperativeSettings, WarmupSettings
 from multiebm.training.state import TrainState
+
+logger = logging.getLogger(__name__)
 
 MIXTURE_DECAY = 0.98  # of the sums of fitted mixtures; a longer memory adds the drift of codes to their variance
 REFIT_DRAWS = 2  # codes an item that a mixture is fitted anew to: one full covariance a component needs many
@@ -295,6 +298,7 @@ def settle_priors(
         mixture.refit(codes[key])
     if not isinstance(prior, EnergyPrior) or not steps or not len(codes[SHARED]):
         return
+    before = {name: value.clone() for name, value in prior.net.state_dict().items()}
     optimiser = torch.optim.Adam(prior.parameters(), rate, betas=PRIOR_BETAS)
     with prior.base.widened(spread) if isinstance(prior.base, MixturePrior) else nullcontext():
         for _ in range(steps):
@@ -302,6 +306,9 @@ def settle_priors(
             optimiser.zero_grad(set_to_none=True)
             prior.loss(codes[SHARED][rows], prior.sample(SETTLE_BATCH, generator)).backward()
             optimiser.step()
+    if not all(value.isfinite().all() for value in prior.net.state_dict().values()):
+        prior.net.load_state_dict(before)
+        logger.warning("the tilt of the prior diverged while it settled and is as before; lower model.prior.spread")
 
 
 def observed(model: MultimodalModel, codes: Latents, batch: Batch, key: str) -> Tensor:

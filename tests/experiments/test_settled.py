@@ -1,0 +1,34 @@
+"""A measurement during training sees the model as it would be saved, and leaves it as it was."""
+
+import pytest
+import torch
+
+from multiebm.data import from_arrays
+from multiebm.experiments.build import build_model, build_state
+from multiebm.experiments.measure import settled
+from multiebm.experiments.schema import Experiment
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_settled_priors_come_back_bit_for_bit(average):
+    data = {name: torch.randn(60, 2, generator=torch.Generator().manual_seed(i)).numpy() for i, name in enumerate("ab")}
+    dataset = from_arrays(data, {name: {"kind": "vector"} for name in data})
+    prior = {"kind": "energy", "components": 2, "width": 8, "layers": 1, "steps": 3, "settle": 4, "spread": 4}
+    model = {"shared": 3, "private": 2, "private_components": 2, "networks": {"hidden": 8}, "prior": prior}
+    training = {"precision": "fp32", "optimiser": {"average": average}}
+    experiment = Experiment.model_validate({"model": model, "training": training})
+    state = build_state(experiment, build_model(experiment.model, dataset.modalities, 0), None)
+    if average:
+        state.average.update({name: p.detach() * 0.5 for name, p in state.model.named_parameters()})
+    before = {name: value.clone() for name, value in state.model.state_dict().items()}
+    draws = state.generator.get_state()
+    with settled(state, dataset, experiment):
+        inside = state.model.state_dict()
+        changed = {name for name, value in inside.items() if not torch.equal(value, before[name])}
+        assert any(name.startswith("generator.prior.net") for name in changed)
+        assert "generator.prior.base.mean" in changed
+        assert "generator.private_priors.a.mean" in changed
+    after = state.model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert torch.equal(state.generator.get_state(), draws)
