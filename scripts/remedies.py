@@ -45,6 +45,7 @@ LITERAL = (
     "model.energy.fusion=early",
     "model.data_chain.displaced=false",
     "model.data_chain.step_size=0.5",
+    "model.latent_chain.step_size=0.05",
     "training.cooperative.steer=false",
     "training.cooperative.anchor=0",
     "training.cooperative.reconstruction=1",
@@ -88,8 +89,14 @@ STAGES = (  # each row keeps what the rows above it repaired
             "training.optimiser.final=0.03",
         ),
     ),
+    ("latent", "+ shorter steps of the latent chain", ("model.latent_chain.step_size=0.02",)),
     ("temperature", "+ prior sampled at temperature 0.5", ("model.prior.temperature=0.5",)),
 )
+SETTLED = {  # measured on the last row's state: what acts when training is over
+    "its priors settled, spread 1": ("model.prior.settle=300",),
+    "settled, spread 2": ("model.prior.settle=300", "model.prior.spread=2"),
+    "settled, spread 4 (the demo)": ("model.prior.settle=300", "model.prior.spread=4"),
+}
 SHOWN = {
     "JC Gen": "gen/joint_coherence",
     "JC EBM": "ebm/joint_coherence",
@@ -101,6 +108,9 @@ SHOWN = {
 }
 
 
+STAGE_KEYS = [key for key, _, _ in STAGES]
+
+
 class Point(NamedTuple):
     """One measurement along a row."""
 
@@ -109,13 +119,13 @@ class Point(NamedTuple):
 
 
 def experiments(seed: int) -> dict[str, Experiment]:
-    """Return the configuration of every row, each with the changes of those above it."""
+    """Return the configuration of every row, each with the changes of those above it, and of SETTLED."""
     changes = [*LITERAL, f"training.cooperative.steps={STEPS}", f"seed={seed}"]
     found = {}
     for key, _, more in STAGES:
         found[key] = load_experiment("polydigits", [*changes, *more])
         changes = changes if key in NOT_KEPT else [*changes, *more]
-    return found
+    return found | {title: load_experiment("polydigits", [*changes, *more]) for title, more in SETTLED.items()}
 
 
 def warm_up(seed: int, folder: Path) -> TrainState[MultimodalModel]:
@@ -169,8 +179,10 @@ class Gaps:
         """Nothing is left to do."""
 
 
-def run_row(warm: TrainState[MultimodalModel], experiment: Experiment) -> dict[str, Any]:
-    """Train one row from the warm-up and return its points and gaps."""
+def run_row(
+    warm: TrainState[MultimodalModel], experiment: Experiment, settling: dict[str, Experiment]
+) -> dict[str, Any]:
+    """Train one row from the warm-up and return its points and gaps, and its end measured as `settling` says."""
     dataset = load_dataset("polydigits", experiment.data.settings)
     judges = judges_of(dataset, "cpu")
     state = fresh_state(experiment, dataset, torch.device("cpu"))
@@ -190,7 +202,8 @@ def run_row(warm: TrainState[MultimodalModel], experiment: Experiment) -> dict[s
         points.append(Point(state.step - first, measure(state, judges, experiment, dataset)))
         if state.step < first + done:
             break
-    return {"points": [point._asdict() for point in points], "gaps": gaps.values}
+    after = {title: measure(state, judges, settings, dataset) for title, settings in settling.items()}
+    return {"points": [point._asdict() for point in points], "gaps": gaps.values, "settled": after}
 
 
 def write_table(out: Path) -> None:
@@ -206,6 +219,9 @@ def write_table(out: Path) -> None:
         if made := rows[key]:
             gaps = [f"{statistics.mean(cell['gaps'][-40:]):.1f}" for cell in made]
             lines.append(_line(title, [cell["points"][-1] for cell in made], gaps))
+    for title in SETTLED:
+        if made := [{"step": STEPS, "values": c["settled"][title]} for c in rows[STAGES[-1][0]]]:
+            lines.append(_line(title, made, ["the same"]))
     notes = out / "NOTES.md"
     text = [
         "# What fails when taken literally, and what repairs it",
@@ -266,7 +282,7 @@ def draw(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
 def main() -> None:
     """Make what is missing and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="*", choices=[key for key, _, _ in STAGES])
+    parser.add_argument("--rows", nargs="*", choices=STAGE_KEYS)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "remedies")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where warm-ups are kept")
@@ -274,12 +290,15 @@ def main() -> None:
     for seed in given.seeds:
         rows = experiments(seed)
         wanted = [
-            key for key in given.rows or rows if not is_made(given.out / "cells" / f"{key}-{seed}.json", rows[key])
+            key
+            for key in given.rows or STAGE_KEYS
+            if not is_made(given.out / "cells" / f"{key}-{seed}.json", rows[key])
         ]
         warm = warm_up(seed, given.runs) if wanted else None
         for key in wanted:
             began = time.perf_counter()
-            content = run_row(warm, rows[key])
+            settling = {title: rows[title] for title in SETTLED} if key == STAGES[-1][0] else {}
+            content = run_row(warm, rows[key], settling)
             write_cell(given.out / "cells" / f"{key}-{seed}.json", key, seed, rows[key], content)
             said = f"{content['points'][-1]}, {time.perf_counter() - began:.0f} s"
             print(f"{time.strftime('%H:%M:%S')} {key} seed {seed}: {said}", flush=True)
