@@ -11,7 +11,7 @@ from multiebm.distributions.priors import MixturePrior, StandardPrior
 from multiebm.mcmc.langevin import langevin
 from multiebm.mcmc.run import run_chain
 from multiebm.models.energy_prior import EnergyPrior
-from multiebm.training.cooperative import prior_step
+from multiebm.training.priors import prior_step
 from small_models import energy_prior, make_state, small_model, vectors
 
 SIGMAS = 4.0  # false alarm 6e-5 for a Gaussian statistic

@@ -142,13 +142,14 @@ def test_settings_that_contradict_each_other_are_refused_with_the_way_out():
         "polydigits",
         "model.energy=null",
         "training.cooperative.steer=true",
-        "model.prior={kind: mixture, components: 0}",
+        "model.prior={kind: mixture, components: 0, spread: 2}",
         "model.data_chain.displaced=false",
         "training.cooperative.displacement_min=1",
     )
     assert [problem.partition(":")[0] for problem in found] == [
         "model.energy",
         "model.prior.components",
+        "model.prior.spread",
         "training.cooperative.steer",
         "training.cooperative.displacement_min",
     ]

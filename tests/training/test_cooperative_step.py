@@ -9,7 +9,8 @@ import torch
 import multiebm.training.cooperative as module
 from multiebm.core.batch import Batch, mask_views
 from multiebm.objectives.cooperative import energy_loss
-from multiebm.training.cooperative import cooperative_step, energy_step, prior_step, warmup_step
+from multiebm.training.cooperative import cooperative_step, energy_step, warmup_step
+from multiebm.training.priors import prior_step
 from multiebm.training.settings import CooperativeSettings, WarmupSettings
 from small_models import LITERAL, energy_prior, make_state, mixed, random_views, small_model, whole
 

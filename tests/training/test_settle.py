@@ -9,7 +9,7 @@ from torch import nn
 
 from multiebm.core.random import make_generator
 from multiebm.models.inference import InferenceModel
-from multiebm.training.cooperative import settle_priors
+from multiebm.training.priors import settle_priors
 from small_models import energy_prior, random_views, small_model, vectors, whole
 
 ITEMS, BATCHES = 100, 20

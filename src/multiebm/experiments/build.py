@@ -21,8 +21,9 @@ from multiebm.models.model import DataChain, LatentChain, MultimodalModel
 from multiebm.nn.energies import EnergyNetwork
 from multiebm.nn.precision import set_precision
 from multiebm.training import averaging
-from multiebm.training.cooperative import PRIOR_BETAS, cooperative_step, warmup_step
+from multiebm.training.cooperative import cooperative_step, warmup_step
 from multiebm.training.guard import RATE
+from multiebm.training.priors import PRIOR_BETAS
 from multiebm.training.state import Stream, TrainState
 
 

@@ -16,7 +16,7 @@ from multiebm.experiments.build import settling
 from multiebm.experiments.schema import EvaluationSection, Experiment
 from multiebm.models.model import MultimodalModel
 from multiebm.training.averaging import averaged
-from multiebm.training.cooperative import settle_priors
+from multiebm.training.priors import settle_priors
 from multiebm.training.state import TrainState
 
 SETTLING_ITEMS, BATCH = 8192, 64  # training items that mixtures are fitted to before a measurement, and at a time

@@ -26,10 +26,10 @@ from multiebm.experiments.pretrained import MODEL, save_pretrained
 from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.models.model import MultimodalModel
 from multiebm.training.checkpoint import CheckpointStore
-from multiebm.training.cooperative import settle_priors
 from multiebm.training.guard import Guard
 from multiebm.training.hooks import CheckpointEvery, Hook, MetricsLog, TensorBoard, Validate
 from multiebm.training.loop import Fit, fit
+from multiebm.training.priors import settle_priors
 from multiebm.training.state import ELAPSED, TrainState
 
 REFIT_BATCHES = 128  # that fitted mixtures see when training is over

@@ -175,6 +175,12 @@ def contradictions(experiment: Experiment) -> list[str]:
             "model.prior.components: got 0 with model.prior.kind mixture, expected at least 1; set "
             "model.prior.components=60"
         )
+    settles = model.prior.kind == "energy" and model.prior.components and model.prior.settle
+    if model.prior.spread > 1 and not settles:
+        problems.append(
+            f"model.prior.spread: got {model.prior.spread:g} where no tilt settles on a mixture, expected 1; set "
+            "model.prior.spread=1, or model.prior.kind=energy with components and settle above 0"
+        )
     if cooperative.steer and not model.data_chain.displaced:
         problems.append(
             "training.cooperative.steer: got true with model.data_chain.displaced false, expected a displacement to "

@@ -5,9 +5,6 @@ then the generator and the inference model learn from both revisions, the prior 
 from data against revised samples. Every forward pass is made once and used wherever it is needed.
 """
 
-import logging
-from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -15,9 +12,8 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch
 from multiebm.core.modality import Views
-from multiebm.core.random import rand
 from multiebm.core.tree import per_item
-from multiebm.distributions.priors import MixturePrior, StandardPrior
+from multiebm.distributions.priors import StandardPrior
 from multiebm.mcmc.run import ChainInfo, frozen
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents, Posterior
@@ -30,15 +26,10 @@ from multiebm.objectives.cooperative import (
     squared_residuals,
 )
 from multiebm.objectives.elbo import CrossDraw, cross_draw, elbo_loss
+from multiebm.training.priors import follow_codes, observed, prior_step
 from multiebm.training.settings import CooperativeSettings, WarmupSettings
-from multiebm.training.state import TrainState
+from multiebm.training.state import TrainState, update
 
-logger = logging.getLogger(__name__)
-
-MIXTURE_DECAY = 0.98  # of the sums of fitted mixtures; a longer memory adds the drift of codes to their variance
-REFIT_DRAWS = 2  # codes an item that a mixture is fitted anew to: one full covariance a component needs many
-SETTLE_BATCH = 64  # codes and samples of a step in which a tilt settles
-PRIOR_BETAS = (0.5, 0.999)  # of the tilt's Adam
 RESIDUAL_DECAY = 0.99  # running means of the two residuals that lambda_s = balance compares
 
 
@@ -46,12 +37,12 @@ def warmup_step(state: TrainState, batch: Batch, settings: WarmupSettings) -> di
     """One step on the stratified ELBO; an energy prior learns beside it from detached codes, one an item."""
     model, generator = state.model, state.generator
     posterior = model.inference(batch)
-    codes = _fit_mixtures(state, posterior, batch)
+    codes = follow_codes(state, posterior, batch)
     tilt = 0 <= settings.tilt_after <= state.step
     draw = _bound_draw(model, posterior, batch, state, tilt)
     log_px = model.generator.log_likelihood(batch.views, model.generator(draw.latents))
     loss = elbo_loss(log_px, draw, batch.present, settings.beta)
-    _update(state, loss, "generator", "inference")
+    update(state, loss, "generator", "inference")
     metrics = {"loss/elbo": loss.item(), **_posterior_metrics(model, posterior, batch)}
     metrics |= _per_modality(model, "log_likelihood", log_px, batch.present)
     prior = model.generator.prior
@@ -75,7 +66,7 @@ def cooperative_step(state: TrainState, batch: Batch, settings: CooperativeSetti
     if not energy_alone:
         codes = _revised_codes(state, posterior, batch, settings)
         metrics |= _generator_inference_update(state, batch, posterior, codes, z, x0, revised, settings)
-    expert_codes = _fit_mixtures(state, posterior, batch)
+    expert_codes = follow_codes(state, posterior, batch)
     if isinstance(model.generator.prior, EnergyPrior):
         revised_codes = settings.prior_positive == "revised" and not energy_alone
         positive = codes.latents[SHARED] if revised_codes else observed(model, expert_codes, batch, SHARED)
@@ -146,7 +137,7 @@ def _generator_inference_update(
         anchor = elbo_loss(log_crossed, draw, batch.present, settings.beta)
         loss = loss + settings.anchor * anchor
         metrics["loss/anchor"] = anchor.item()
-    metrics |= _update(state, loss, "generator", "inference")
+    metrics |= update(state, loss, "generator", "inference")
     metrics |= _per_modality(model, "log_likelihood", log_px, batch.present)
     metrics |= _posterior_metrics(model, posterior, batch) | _latent_chain_metrics(model, posterior, codes)
     return metrics
@@ -202,7 +193,7 @@ def energy_step(state: TrainState, batch: Batch, revised: Views, settings: Coope
     loss: EnergyLoss = energy_loss(real, fake, settings.energy_penalty, settings.energy_scale)
     # data already this much below refined samples: the chain cannot follow yet, so the energy waits for it
     rests = 0 < settings.energy_gate < -loss.gap.item()
-    metrics = {} if rests else _update(state, loss.total, "energy")
+    metrics = {} if rests else update(state, loss.total, "energy")
     metrics |= {
         "loss/energy": loss.total.item(),
         "energy/data": loss.data.item(),
@@ -217,19 +208,6 @@ def energy_step(state: TrainState, batch: Batch, revised: Views, settings: Coope
         moved = model.displacement * torch.exp(torch.tensor(sign * settings.steer_rate))
         model.displacement.copy_(moved.clamp(settings.displacement_min, settings.displacement_max))
     return metrics
-
-
-def prior_step(state: TrainState, prior: EnergyPrior, positive: Tensor, negative: Tensor) -> dict[str, float]:
-    """One update of an energy prior from codes [N, D] and chain samples [N', D]; how far the two lie apart."""
-    metrics = _update(state, prior.loss(positive, negative), "prior")
-    with torch.no_grad():
-        gap = prior.tilt(positive).mean() - prior.tilt(negative).mean()
-    return metrics | {
-        "prior/gap": gap.item(),
-        "prior/positive_square": positive.square().mean().item(),
-        "prior/negative_square": negative.square().mean().item(),
-        "prior/negative_max": negative.abs().max().item(),
-    }
 
 
 def _bound_draw(model: MultimodalModel, posterior: Posterior, batch: Batch, state: TrainState, tilt: bool) -> CrossDraw:
@@ -252,71 +230,6 @@ def _data_chain_latents(
     return z
 
 
-def _fit_mixtures(state: TrainState, posterior: Posterior, batch: Batch) -> Latents:
-    """Draw detached codes of this batch, move every fitted mixture towards them and return them (if a prior learns)."""
-    own = state.model.generator
-    if not (mixtures := own.mixtures()) and not isinstance(own.prior, EnergyPrior):
-        return {}
-    with torch.no_grad():
-        codes, _ = posterior.sample(state.generator)
-    for key, mixture in mixtures.items():
-        seen = observed(state.model, codes, batch, key)
-        if len(seen) and seen.isfinite().all():  # what is not finite shows in the losses, where the guard sees it
-            mixture.fit(seen, MIXTURE_DECAY)
-    return codes
-
-
-def settle_priors(
-    model: MultimodalModel,
-    batches: Iterable[Batch],
-    generator: torch.Generator,
-    steps: int = 0,
-    spread: float = 1.0,
-    rate: float = 1e-3,
-) -> None:
-    """Fit every fitted mixture anew to the codes of these batches, and let an energy prior's tilt learn on from them.
-
-    The tilt takes `steps` steps of Adam at `rate` on batches of SETTLE_BATCH codes. Its chain then has the fitted base,
-    widened by `spread`: the tilt learns the ratio of the codes to something wider, and on the base as it is counts them
-    twice within a mode, so the prior is sharper than the codes. At spread 1 this is maximum likelihood, eq. (10) of
-    MVEBM, up to the penalty and the shortness of the chain.
-    """
-    mixtures, prior = model.generator.mixtures(), model.generator.prior
-    steps = steps if isinstance(prior, EnergyPrior) else 0
-    wanted = [*mixtures, *([SHARED] if steps and SHARED not in mixtures else [])]
-    seen: dict[str, list[list[Tensor]]] = {key: [[] for _ in range(REFIT_DRAWS)] for key in wanted}
-    with torch.no_grad():
-        for batch in batches if wanted else ():
-            posterior = model.inference(batch)
-            for draw in range(REFIT_DRAWS):
-                codes, _ = posterior.sample(generator)
-                for key, found in seen.items():
-                    found[draw].append(observed(model, codes, batch, key))
-    # first draws first: components start at codes of different items
-    codes = {key: torch.cat([part for draw in found for part in draw]) for key, found in seen.items()}
-    for key, mixture in mixtures.items():
-        mixture.refit(codes[key])
-    if not isinstance(prior, EnergyPrior) or not steps or not len(codes[SHARED]):
-        return
-    before = {name: value.clone() for name, value in prior.net.state_dict().items()}
-    optimiser = torch.optim.Adam(prior.parameters(), rate, betas=PRIOR_BETAS)
-    with prior.base.widened(spread) if isinstance(prior.base, MixturePrior) else nullcontext():
-        for _ in range(steps):
-            rows = rand(generator, (SETTLE_BATCH,), codes[SHARED]).mul(len(codes[SHARED])).long()
-            optimiser.zero_grad(set_to_none=True)
-            prior.loss(codes[SHARED][rows], prior.sample(SETTLE_BATCH, generator)).backward()
-            optimiser.step()
-    if not all(value.isfinite().all() for value in prior.net.state_dict().values()):
-        prior.net.load_state_dict(before)
-        logger.warning("the tilt of the prior diverged while it settled and is as before; lower model.prior.spread")
-
-
-def observed(model: MultimodalModel, codes: Latents, batch: Batch, key: str) -> Tensor:
-    """Return the codes [N, D] under `key` that rest on something: of items with a part, or with that very part."""
-    here = batch.present.any(1) if key == SHARED else batch.present[:, list(model.modalities).index(key)]
-    return codes[key][here]
-
-
 def _synthetic_weight(
     state: TrainState, batch: Batch, own: Views, revised: Views, x0: Views, settings: CooperativeSettings
 ) -> float:
@@ -334,20 +247,6 @@ def _synthetic_weight(
     chain = state.model.data_chain
     floor = sum(m.size for m in state.model.modalities.values()) * chain.steps * chain.noise_scale**2
     return balanced_weight(state.numbers["residual/reconstruction"], state.numbers["residual/synthetic"], floor)
-
-
-def _update(state: TrainState, loss: Tensor, *names: str) -> dict[str, float]:
-    """Backward and one optimiser step for the named parts; return their gradient norms."""
-    for name in names:
-        state.optimisers[name].zero_grad(set_to_none=True)
-    loss.backward()
-    metrics = {}
-    for name in names:
-        optimiser = state.optimisers[name]
-        grads = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
-        metrics[f"grad_norm/{name}"] = torch.nn.utils.get_total_norm(grads).item() if grads else 0.0
-        optimiser.step()
-    return metrics
 
 
 def _per_modality(model: MultimodalModel, what: str, values: Tensor, present: Tensor) -> dict[str, float]:

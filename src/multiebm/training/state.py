@@ -190,3 +190,17 @@ def _differences(got: dict[str, str], expected: dict[str, str]) -> list[str]:
 def _listed(lines: Iterable[str]) -> list[str]:
     lines = list(lines)
     return lines[:_LISTED] + ([f"... and {len(lines) - _LISTED} more like it"] if len(lines) > _LISTED else [])
+
+
+def update(state: TrainState, loss: Tensor, *names: str) -> dict[str, float]:
+    """Backward and one optimiser step for the named parts; return their gradient norms."""
+    for name in names:
+        state.optimisers[name].zero_grad(set_to_none=True)
+    loss.backward()
+    metrics = {}
+    for name in names:
+        optimiser = state.optimisers[name]
+        grads = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+        metrics[f"grad_norm/{name}"] = torch.nn.utils.get_total_norm(grads).item() if grads else 0.0
+        optimiser.step()
+    return metrics

@@ -1,0 +1,112 @@
+"""How priors learn: mixtures follow the codes, a tilt is contrasted with its own chain, and both settle at the end."""
+
+import logging
+from collections.abc import Iterable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from multiebm.core.batch import Batch
+from multiebm.core.random import rand
+from multiebm.distributions.priors import MixturePrior
+from multiebm.models.energy_prior import EnergyPrior
+from multiebm.models.inference import SHARED, Latents, Posterior
+from multiebm.models.model import MultimodalModel
+from multiebm.training.state import TrainState, update
+
+logger = logging.getLogger(__name__)
+
+MIXTURE_DECAY = 0.98  # of the sums of fitted mixtures; a longer memory adds the drift of codes to their variance
+REFIT_DRAWS = 2  # codes an item that a mixture is fitted anew to: one full covariance a component needs many
+SETTLE_BATCH = 64  # codes and samples of a step in which a tilt settles
+PRIOR_BETAS = (0.5, 0.999)  # of the tilt's Adam
+
+
+def follow_codes(state: TrainState, posterior: Posterior, batch: Batch) -> Latents:
+    """Draw detached codes of this batch, move every fitted mixture towards them and return them (if a prior learns)."""
+    own = state.model.generator
+    if not (mixtures := own.mixtures()) and not isinstance(own.prior, EnergyPrior):
+        return {}
+    with torch.no_grad():
+        codes, _ = posterior.sample(state.generator)
+    for key, mixture in mixtures.items():
+        seen = observed(state.model, codes, batch, key)
+        if len(seen) and seen.isfinite().all():  # what is not finite shows in the losses, where the guard sees it
+            mixture.fit(seen, MIXTURE_DECAY)
+    return codes
+
+
+def prior_step(state: TrainState, prior: EnergyPrior, positive: Tensor, negative: Tensor) -> dict[str, float]:
+    """One update of an energy prior from codes [N, D] and chain samples [N', D]; how far the two lie apart."""
+    metrics = update(state, prior.loss(positive, negative), "prior")
+    with torch.no_grad():
+        gap = prior.tilt(positive).mean() - prior.tilt(negative).mean()
+    return metrics | {
+        "prior/gap": gap.item(),
+        "prior/positive_square": positive.square().mean().item(),
+        "prior/negative_square": negative.square().mean().item(),
+        "prior/negative_max": negative.abs().max().item(),
+    }
+
+
+def settle_priors(
+    model: MultimodalModel,
+    batches: Iterable[Batch],
+    generator: torch.Generator,
+    steps: int = 0,
+    spread: float = 1.0,
+    rate: float = 1e-3,
+) -> None:
+    """Fit every fitted mixture anew to the codes of these batches, then let an energy prior's tilt settle on them."""
+    prior = model.generator.prior
+    tilted = isinstance(prior, EnergyPrior) and steps > 0
+    codes = _codes_of(model, batches, generator, {*model.generator.mixtures(), *([SHARED] if tilted else [])})
+    for key, mixture in model.generator.mixtures().items():
+        mixture.refit(codes[key])
+    if isinstance(prior, EnergyPrior) and tilted and len(codes[SHARED]):
+        settle_tilt(prior, codes[SHARED], generator, steps, spread, rate)
+
+
+def settle_tilt(
+    prior: EnergyPrior, codes: Tensor, generator: torch.Generator, steps: int, spread: float, rate: float
+) -> None:
+    """Let the tilt learn on for `steps` steps of Adam at `rate`, on batches of SETTLE_BATCH of the codes [N, D], N > 0.
+
+    Its chain then has the fitted base, widened by `spread`: the tilt learns the ratio of the codes to something wider,
+    and on the base as it is counts them twice within a mode, so the prior is sharper than the codes. At spread 1 this
+    is maximum likelihood, eq. (10) of MVEBM, up to the penalty and the shortness of the chain.
+    """
+    before = {name: value.clone() for name, value in prior.net.state_dict().items()}
+    optimiser = torch.optim.Adam(prior.parameters(), rate, betas=PRIOR_BETAS)
+    with prior.base.widened(spread) if isinstance(prior.base, MixturePrior) else nullcontext():
+        for _ in range(steps):
+            rows = rand(generator, (SETTLE_BATCH,), codes).mul(len(codes)).long()
+            optimiser.zero_grad(set_to_none=True)
+            prior.loss(codes[rows], prior.sample(SETTLE_BATCH, generator)).backward()
+            optimiser.step()
+    if not all(value.isfinite().all() for value in prior.net.state_dict().values()):
+        prior.net.load_state_dict(before)
+        logger.warning("the tilt of the prior diverged while it settled and is as before; lower model.prior.spread")
+
+
+def _codes_of(model: MultimodalModel, batches: Iterable[Batch], generator: torch.Generator, keys: set[str]) -> Latents:
+    """Draw REFIT_DRAWS codes an item under every key: [N, D], the first draw of all items before the second.
+
+    So components, which start at the first codes, start at those of different items.
+    """
+    seen: dict[str, list[list[Tensor]]] = {key: [[] for _ in range(REFIT_DRAWS)] for key in keys}
+    with torch.no_grad():
+        for batch in batches if keys else ():
+            posterior = model.inference(batch)
+            for draw in range(REFIT_DRAWS):
+                codes, _ = posterior.sample(generator)
+                for key, found in seen.items():
+                    found[draw].append(observed(model, codes, batch, key))
+    return {key: torch.cat([part for draw in found for part in draw]) for key, found in seen.items()}
+
+
+def observed(model: MultimodalModel, codes: Latents, batch: Batch, key: str) -> Tensor:
+    """Return the codes [N, D] under `key` that rest on something: of items with a part, or with that very part."""
+    here = batch.present.any(1) if key == SHARED else batch.present[:, list(model.modalities).index(key)]
+    return codes[key][here]
