@@ -93,9 +93,9 @@ STAGES = (  # each row keeps what the rows above it repaired
     ("temperature", "+ prior sampled at temperature 0.5", ("model.prior.temperature=0.5",)),
 )
 SETTLED = {  # measured on the last row's state: what acts when training is over
-    "its priors settled, spread 1": ("model.prior.settle=300",),
-    "settled, spread 2": ("model.prior.settle=300", "model.prior.spread=2"),
-    "settled, spread 4 (the demo)": ("model.prior.settle=300", "model.prior.spread=4"),
+    "its priors settled, spread 1": ("model.prior.settle=500",),
+    "settled, spread 2": ("model.prior.settle=500", "model.prior.spread=2"),
+    "settled, spread 4 (the demo)": ("model.prior.settle=500", "model.prior.spread=4"),
 }
 SHOWN = {
     "JC Gen": "gen/joint_coherence",
