@@ -27,7 +27,8 @@ from multiebm.models.model import MultimodalModel
 from multiebm.nn.blocks import SLOPE, EnergyBlock
 from multiebm.nn.pictures import PictureDecoder
 from multiebm.nn.precision import Mixed
-from multiebm.objectives.elbo import cross_draw, elbo_loss
+from multiebm.objectives.vae import bound_loss, draw
+from multiebm.training.cooperative import STRATIFIED
 from multiebm.training.settings import CooperativeSettings
 from multiebm.training.state import TrainState
 
@@ -195,8 +196,10 @@ def update_generator_and_inference(
     metrics = {"loss/generator": generator_loss.item(), "loss/inference": inference_loss.item()}
     total = generator_loss + inference_loss
     if settings.anchor:
-        draw = cross_draw(model.generator, model.generator.base, model.inference(batch), batch, state.generator)
-        anchor = elbo_loss(log_likelihood(batch.views, decode(draw.latents)), draw, batch.present, settings.beta)
+        base, posterior = model.generator.base, model.inference(batch)
+        drawn = draw(model.generator, base, posterior, batch, state.generator, STRATIFIED)
+        log_px = log_likelihood(batch.views, decode({key: value[0, 0] for key, value in drawn.latents.items()}))
+        anchor = bound_loss(log_px[None, None], drawn, base, posterior, complete, STRATIFIED, settings.beta)
         metrics["loss/anchor"] = anchor.item()
         total = total + settings.anchor * anchor
     _step(state, total, "generator", "inference")

@@ -1,6 +1,6 @@
 """Small models, batches and states that the exact tests share; a function of the seed alone."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from multiebm.experiments.build import build_model, build_state
 from multiebm.experiments.schema import Experiment, ModelSection
 from multiebm.models.inference import Encoder, InferenceModel
 from multiebm.models.model import MultimodalModel
+from multiebm.objectives.settings import BoundSettings
+from multiebm.objectives.vae import Draw, bound_loss, draw
 from multiebm.training.settings import CooperativeSettings
 from multiebm.training.state import TrainState
 
@@ -123,3 +125,24 @@ def parameters_with_gradient(model: MultimodalModel) -> set[str]:
 def clear_gradients(model: MultimodalModel) -> None:
     for p in model.parameters():
         p.grad = None
+
+
+class OneDraw(NamedTuple):
+    """The stratified draw of one expert an item without its two leading axes of size 1."""
+
+    latents: dict[str, Tensor]
+    log_ratio: Tensor
+    expert: Tensor
+    whole: Draw
+
+
+def cross_draw(generator: Any, prior: Any, posterior: Any, batch: Batch, draws: Any) -> OneDraw:
+    drawn = draw(generator, prior, posterior, batch, draws, BoundSettings())
+    return OneDraw(
+        {k: v[0, 0] for k, v in drawn.latents.items()}, drawn.log_ratio[0, 0], drawn.seen[0].int().argmax(1), drawn
+    )
+
+
+def elbo_loss(log_px: Tensor, drawn: OneDraw, present: Tensor, beta: float) -> Tensor:
+    known = torch.where(present, log_px, 0.0)[None, None]
+    return bound_loss(known, drawn.whole, None, None, present, BoundSettings(), beta)  # type: ignore

@@ -11,8 +11,7 @@ from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.mixture import Diagonal, Mixture
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import Posterior
-from multiebm.objectives.elbo import cross_draw, elbo_loss
-from small_models import energy_prior, linear_model, random_views, small_model, vectors, whole
+from small_models import cross_draw, elbo_loss, energy_prior, linear_model, random_views, small_model, vectors, whole
 
 SIGMA = 0.7
 
@@ -131,7 +130,7 @@ def leaf_posterior(n: int, sizes: dict[str, int], shared: int = 3) -> Posterior:
         name: Diagonal(torch.randn(n, 2, generator=g).requires_grad_(), torch.ones(n, 2), FAMILIES["normal"])
         for name in sizes
     }
-    return Posterior(mixture, private)
+    return Posterior(mixture, private, Diagonal(loc, scale, FAMILIES["normal"]))
 
 
 def test_reconstruction_across_parts_never_sees_private_codes_inferred_from_them():

@@ -6,7 +6,8 @@ import torch
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.random import make_generator
 from multiebm.objectives.cooperative import balanced_weight, inference_loss, squared_residuals
-from multiebm.objectives.elbo import CrossDraw, elbo_loss
+from multiebm.objectives.settings import BoundSettings
+from multiebm.objectives.vae import Draw, bound_loss
 from small_models import random_views, small_model, vectors, whole
 
 PRESENT = torch.tensor([[True, True], [True, False], [True, False]])
@@ -82,5 +83,7 @@ def test_the_mix_keeps_an_expert_with_no_responsibility_learning():
 
 def test_the_bound_sums_what_is_present_and_weighs_the_ratio_by_beta():
     log_likelihood = torch.tensor([[-1.0, -2.0], [-3.0, torch.nan], [-4.0, -torch.inf]])
-    draw = CrossDraw({}, torch.tensor([0.5, 1.0, 1.5]), torch.zeros(3, dtype=torch.int64))
-    assert elbo_loss(log_likelihood, draw, PRESENT, 2.0).item() == pytest.approx((3 + 3 + 4 - 2 * 3.0) / 3)
+    known = torch.where(PRESENT, log_likelihood, 0.0)[None, None]
+    drawn = Draw({}, {}, torch.tensor([[[0.5, 1.0, 1.5]]]), torch.zeros(1, 3), PRESENT[None])
+    loss = bound_loss(known, drawn, None, None, PRESENT, BoundSettings(), 2.0)  # neither prior nor posterior is asked
+    assert loss.item() == pytest.approx((3 + 3 + 4 - 2 * 3.0) / 3)

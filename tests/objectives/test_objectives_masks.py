@@ -5,8 +5,7 @@ import torch
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.random import make_generator
 from multiebm.objectives.cooperative import inference_loss
-from multiebm.objectives.elbo import cross_draw, elbo_loss
-from small_models import random_views, small_model, vectors, whole, without
+from small_models import cross_draw, elbo_loss, random_views, small_model, vectors, whole, without
 
 PRESENT = torch.tensor([[True, False, True]] * 6)
 

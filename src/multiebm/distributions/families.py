@@ -17,11 +17,13 @@ _SMALLEST_TAIL = 1e-7
 class Family(NamedTuple):
     """`log_prob(x, loc, scale)` elementwise, in nats; `rsample(generator, loc, scale)`, broadcast shape [..., D].
 
-    The density to the power 1 / T, normalised, is of the same family with `scale` times T^exponent.
+    `kl(loc, scale, loc_p, scale_p)` elementwise, KL(q || p) in nats. The density to the power 1 / T, normalised, is of
+    the same family with `scale` times T^exponent.
     """
 
     log_prob: Callable[[Tensor, Tensor, Tensor], Tensor]
     rsample: Callable[[Randomness, Tensor, Tensor], Tensor]
+    kl: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     exponent: float
 
 
@@ -33,6 +35,10 @@ def _normal_rsample(generator: Randomness, loc: Tensor, scale: Tensor) -> Tensor
     return loc + scale * randn(generator, torch.broadcast_shapes(loc.shape, scale.shape), loc)
 
 
+def _normal_kl(loc: Tensor, scale: Tensor, loc_p: Tensor, scale_p: Tensor) -> Tensor:
+    return (scale_p / scale).log() + (scale.square() + (loc - loc_p).square()) / (2 * scale_p.square()) - 0.5
+
+
 def _laplace_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     return -(x - loc).abs() / scale - (2 * scale).log()
 
@@ -42,6 +48,11 @@ def _laplace_rsample(generator: Randomness, loc: Tensor, scale: Tensor) -> Tenso
     return loc - scale * u.sign() * (1 - 2 * u.abs()).clamp_min(_SMALLEST_TAIL).log()
 
 
-NORMAL = Family(_normal_log_prob, _normal_rsample, 0.5)
-LAPLACE = Family(_laplace_log_prob, _laplace_rsample, 1.0)
+def _laplace_kl(loc: Tensor, scale: Tensor, loc_p: Tensor, scale_p: Tensor) -> Tensor:
+    away = (loc - loc_p).abs()
+    return (scale_p / scale).log() + (away + scale * (-away / scale).exp()) / scale_p - 1
+
+
+NORMAL = Family(_normal_log_prob, _normal_rsample, _normal_kl, 0.5)
+LAPLACE = Family(_laplace_log_prob, _laplace_rsample, _laplace_kl, 1.0)
 FAMILIES = Table("family", {"normal": NORMAL, "laplace": LAPLACE})

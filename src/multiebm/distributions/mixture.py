@@ -13,7 +13,7 @@ _EDGE = 1e-3
 
 
 class Diagonal(NamedTuple):
-    """One diagonal location-scale density per item: `loc`, `scale` [B, D]."""
+    """One diagonal location-scale density per item: `loc`, `scale` [B, D], or [M, B, D] for the experts of M parts."""
 
     loc: Tensor
     scale: Tensor
@@ -24,8 +24,12 @@ class Diagonal(NamedTuple):
         return self.family.rsample(generator, self.loc, self.scale)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return the log density in nats: x [B, D] -> [B]."""
+        """Return the log density in nats: x [..., B, D] -> [..., B]."""
         return self.family.log_prob(x, self.loc, self.scale).sum(-1)
+
+    def detach(self) -> "Diagonal":
+        """Return the same density as a constant: no gradient reaches loc or scale, [B, D]."""
+        return self._replace(loc=self.loc.detach(), scale=self.scale.detach())
 
 
 class Mixture(NamedTuple):
@@ -41,12 +45,20 @@ class Mixture(NamedTuple):
     family: Family
 
     def component_log_prob(self, z: Tensor) -> Tensor:
-        """Return log q_k(z) for every component: z [B, D] -> [K, B] in nats."""
-        return self.family.log_prob(z, self.loc, self.scale).sum(-1)
+        """Return log q_k(z) for every component: z [..., B, D] -> [..., K, B] in nats."""
+        return self.family.log_prob(z.unsqueeze(-3), self.loc, self.scale).sum(-1)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Return log sum_k w_k q_k(z), eq. (5), arXiv 2605.00644: z [B, D] -> [B] in nats."""
-        return (self.component_log_prob(z) + self.log_weight).logsumexp(0)
+        """Return log sum_k w_k q_k(z), eq. (5), arXiv 2605.00644: z [..., B, D] -> [..., B] in nats."""
+        return (self.component_log_prob(z) + self.log_weight).logsumexp(-2)
+
+    def detach(self) -> "Mixture":
+        """Return the same density as a constant: no gradient reaches loc, scale [K, B, D] or the weights."""
+        return self._replace(loc=self.loc.detach(), scale=self.scale.detach(), log_weight=self.log_weight.detach())
+
+    def rsample_all(self, generator: Randomness, n: int) -> Tensor:
+        """Draw n times from every component: [n, K, B, D], differentiable in `loc` and `scale`."""
+        return self.family.rsample(generator, self.loc.expand(n, *self.loc.shape), self.scale)
 
     def mean_log_prob(self, z: Tensor) -> Tensor:
         """Return sum_k w_k log q_k(z), at most log q(z) (Jensen): z [B, D] -> [B] in nats."""

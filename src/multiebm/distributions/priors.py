@@ -39,24 +39,74 @@ class Prior(Protocol):
 
 
 class StandardPrior(torch.nn.Module):
-    """Location 0, scale 1, of the named family ("normal" or "laplace"), over [D]."""
+    """Location 0, scale 1, of the named family ("normal" or "laplace"), over [D]; `learned`: scales are parameters."""
 
     normalised = True
 
-    def __init__(self, family: str, dim: int) -> None:
+    def __init__(self, family: str, dim: int, learned: bool = False) -> None:
         super().__init__()
         self.family, self.dim = FAMILIES[family], dim
         self.register_buffer("zero", torch.zeros(()), persistent=False)
+        self.log_scale = torch.nn.Parameter(torch.zeros(dim)) if learned else None
+
+    @property
+    def scale(self) -> Tensor:
+        """The scales [D]."""
+        if self.log_scale is None:
+            return torch.ones_like(self.get_buffer("zero")).expand(self.dim)
+        return self.log_scale.exp()
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return the log density in nats: [..., D] -> [...]."""
-        return self.family.log_prob(z, torch.zeros_like(z), torch.ones_like(z)).sum(-1)
+        return self.family.log_prob(z, torch.zeros_like(z), self.scale.to(z).expand_as(z)).sum(-1)
+
+    def kl(self, loc: Tensor, scale: Tensor) -> Tensor:
+        """Return KL(q || p) in nats of q at `loc`, `scale` [..., D], of the same family: [...]."""
+        return self.family.kl(loc, scale, torch.zeros_like(loc), self.scale.to(scale).expand_as(scale)).sum(-1)
 
     def sample(self, n: int, generator: Randomness, temperature: float = 1.0) -> Tensor:
         """Draw [n, D]."""
-        zero: Tensor = self.get_buffer("zero")
-        scale = zero.new_tensor(temperature**self.family.exponent)
-        return self.family.rsample(generator, zero.expand(n, self.dim), scale.expand(n, self.dim))
+        scale = self.scale * temperature**self.family.exponent
+        return self.family.rsample(generator, torch.zeros_like(scale).expand(n, self.dim), scale.expand(n, self.dim))
+
+    def log_normalizer(self, n: int, generator: Randomness) -> Tensor:
+        """Return 0 (shape []): the density is normalised."""
+        return torch.zeros(())
+
+
+class ClusterPrior(torch.nn.Module):
+    """p(z) = sum_c pi_c p(z; loc_c, 1): C clusters of the named family over [D], weights and locations learned.
+
+    The prior of CMVAE (Palumbo et al. 2024). The cluster term printed there, sum_c q(c | z) [log pi_c + log p(z | c) -
+    log q(c | z)] with q(c | z) the exact responsibility, is log p(z): a prior is all there is to implement.
+    """
+
+    normalised = True
+
+    def __init__(self, family: str, dim: int, clusters: int, reach: float = 0.5) -> None:
+        super().__init__()
+        self.family, self.dim, self.clusters = FAMILIES[family], dim, clusters
+        self.logits = torch.nn.Parameter(torch.zeros(clusters))
+        self.loc = torch.nn.Parameter(torch.empty(clusters, dim).uniform_(-reach, reach))
+        self.kept: Tensor
+        self.register_buffer("kept", torch.ones(clusters, dtype=torch.bool))  # the others are pruned
+
+    def cluster_log_prob(self, z: Tensor) -> Tensor:
+        """Return log pi_c + log p(z | c) in nats for every cluster: [..., D] -> [..., C], -inf where pruned."""
+        log_weight = torch.where(self.kept, self.logits, -torch.inf).log_softmax(0)
+        at = z[..., None, :]
+        return log_weight + self.family.log_prob(at, self.loc, torch.ones_like(self.loc)).sum(-1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return the log density in nats: [..., D] -> [...]."""
+        return self.cluster_log_prob(z).logsumexp(-1)
+
+    def sample(self, n: int, generator: Randomness, temperature: float = 1.0) -> Tensor:
+        """Draw [n, D]."""
+        weight = torch.where(self.kept, self.logits, -torch.inf).softmax(0)
+        drawn = torch.searchsorted(weight.cumsum(0), rand(generator, (n, 1), weight)[:, 0])
+        loc = self.loc[drawn.clamp_max(int(self.kept.nonzero()[-1]))]  # rounding of the last edge picks no pruned one
+        return self.family.rsample(generator, loc, torch.full_like(loc, temperature**self.family.exponent))
 
     def log_normalizer(self, n: int, generator: Randomness) -> Tensor:
         """Return 0 (shape []): the density is normalised."""

@@ -12,19 +12,22 @@ from multiebm.core.modality import Modality
 from multiebm.core.random import make_generator
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.likelihoods import Likelihood
-from multiebm.distributions.priors import MixturePrior, Prior, StandardPrior, ridge_for
-from multiebm.experiments.schema import Experiment, ModelSection, TrainingSection
+from multiebm.distributions.priors import ClusterPrior, MixturePrior, Prior, StandardPrior, ridge_for
+from multiebm.experiments.schema import Experiment, ModelSection, NetworkSection, TrainingSection
+from multiebm.models.aggregation import Aggregation
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.generator import Generator, make_decoder
-from multiebm.models.inference import SHARED, Encoder, InferenceModel
+from multiebm.models.inference import SHARED, Encoder, InferenceModel, JointEncoder, make_trunk
 from multiebm.models.model import DataChain, LatentChain, MultimodalModel
 from multiebm.nn.energies import EnergyNetwork
-from multiebm.nn.precision import set_precision
+from multiebm.nn.precision import Mixed, set_precision
 from multiebm.training import averaging
 from multiebm.training.cooperative import cooperative_step, warmup_step
 from multiebm.training.guard import RATE
 from multiebm.training.priors import PRIOR_BETAS
 from multiebm.training.state import Stream, TrainState
+
+JOINT_FEATURES = 128  # of a part, of those a joint encoder puts side by side
 
 
 def build_model(section: ModelSection, modalities: dict[str, Modality], seed: int) -> MultimodalModel:
@@ -56,11 +59,13 @@ def build_model(section: ModelSection, modalities: dict[str, Modality], seed: in
 
 def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
     nets = s.networks
+    plain = nets.linear if nets.kind == "conv" else 0
     encoders, decoders = {}, {}
     for name, m in modalities.items():
-        width = nets.width if m.kind == "picture" else nets.hidden
-        encoders[name] = Encoder(m, s.shared, s.private, width, nets.patch, nets.residual, nets.separate_trunks)
-        decoders[name] = make_decoder(m, s.shared + s.private, width, nets.patch, nets.residual, nets.bounded)
+        width = _width(nets, m)
+        shape = (width, nets.patch, nets.residual)
+        encoders[name] = Encoder(m, s.shared, s.private, *shape, nets.separate_trunks, s.scale_map, plain)
+        decoders[name] = make_decoder(m, s.shared + s.private, *shape, nets.bounded, plain)
     like = s.likelihood
     likelihoods = {n: Likelihood(FAMILIES[like.family], like.scale, like.weights.get(n, 1.0)) for n in modalities}
     generator = Generator(
@@ -79,13 +84,35 @@ def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
     x, z = s.data_chain, s.latent_chain
     data_chain = DataChain(x.steps, x.displaced, x.step_size, x.noise_scale)
     latent_chain = LatentChain(z.steps, z.step_size, z.noise_scale)
-    return MultimodalModel(modalities, InferenceModel(encoders, s.family), generator, energy, data_chain, latent_chain)
+    inference = _inference(s, modalities, encoders)
+    return MultimodalModel(modalities, inference, generator, energy, data_chain, latent_chain)
+
+
+def _inference(s: ModelSection, modalities: dict[str, Modality], encoders: dict[str, Encoder]) -> InferenceModel:
+    i, nets, n = s.inference, s.networks, len(modalities)
+    aggregation = Aggregation(n, s.family, i.subsets, i.fusion, i.prior_expert, i.learned_weights, i.correlation)
+    pooled = Aggregation(n, s.family, "full", i.fusion, i.prior_expert, correlation=i.correlation) if i.pooled else None
+    joint = None
+    if i.joint:
+        plain = nets.linear if nets.kind == "conv" else 0
+        trunks: dict[str, nn.Module] = {
+            name: Mixed(make_trunk(m, JOINT_FEATURES, _width(nets, m), nets.patch, nets.residual, plain))
+            for name, m in modalities.items()
+        }
+        joint = JointEncoder(trunks, JOINT_FEATURES, s.shared, s.scale_map)
+    return InferenceModel(encoders, s.family, aggregation, pooled, joint)
+
+
+def _width(nets: NetworkSection, modality: Modality) -> int:
+    return nets.width if modality.kind == "picture" else nets.hidden
 
 
 def _prior(s: ModelSection) -> Prior:
     p = s.prior
     if p.kind in FAMILIES:
-        return StandardPrior(p.kind, s.shared)
+        return StandardPrior(p.kind, s.shared, p.learned_scale)
+    if p.kind == "clusters":
+        return ClusterPrior(s.family, s.shared, p.components)
     ridge = ridge_for(max(s.latent_chain.step_size, p.step_size if p.kind == "energy" else 0.0))
     base = MixturePrior(s.shared, p.components, ridge) if p.components else StandardPrior(s.family, s.shared)
     if p.kind == "mixture":
@@ -103,7 +130,8 @@ def build_state(experiment: Experiment, model: MultimodalModel, stream: Stream) 
     """Return the state at step 0: model, one Adam per part, the random stream of training."""
     set_precision(model, experiment.training.precision)
     o = experiment.training.optimiser
-    prior = list(model.generator.prior.parameters()) if isinstance(model.generator.prior, nn.Module) else []
+    own = model.generator.prior  # a tilt; any other prior with parameters learns by the bound
+    prior = list(own.parameters()) if isinstance(own, EnergyPrior) else []
     tilt = {id(p) for p in prior}
     parts = {
         "generator": ([p for p in model.generator.parameters() if id(p) not in tilt], o.generator, o.weight_decay),
@@ -133,7 +161,9 @@ class TrainingStep:
         t = self.training
         warm = state.step < t.warmup.steps
         set_rates(state, t, warm)
-        metrics = warmup_step(state, batch, t.warmup) if warm else cooperative_step(state, batch, t.cooperative)
+        metrics = (
+            warmup_step(state, batch, t.warmup, t.bound) if warm else cooperative_step(state, batch, t.cooperative)
+        )
         if t.optimiser.average:
             averaging.update(state.average, state.model, t.optimiser.average)
         return metrics

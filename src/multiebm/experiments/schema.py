@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from multiebm.objectives.settings import BoundSettings
 from multiebm.training.settings import CooperativeSettings, OptimiserSettings, WarmupSettings
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -26,12 +27,13 @@ class DataSection(_Section):
 class PriorSection(_Section):
     """The prior over the shared latent; `energy` tilts a base by a network (Pang et al. 2020, arXiv 2006.08205)."""
 
-    kind: Literal["normal", "laplace", "mixture", "energy"] = Field(
-        "normal", description="prior over the shared latent"
+    kind: Literal["normal", "laplace", "clusters", "mixture", "energy"] = Field(
+        "normal", description="prior over the shared latent; clusters are learned with the bound (CMVAE)"
     )
+    learned_scale: bool = Field(False, description="normal and laplace: scales are parameters (MMVAE)")
     components: Annotated[int, Field(ge=0, le=1000)] = Field(
         0,
-        description="Gaussians of a mixture, or of the base of an energy prior, fitted to the codes; 0 = standard base",
+        description="clusters, or Gaussians of a mixture or base fitted to the codes; 0 = standard base",
     )
     width: PositiveInt = Field(200, description="units of a hidden layer of the tilt")
     layers: PositiveInt = Field(3, description="hidden layers of the tilt")
@@ -51,9 +53,29 @@ class PriorSection(_Section):
     )
 
 
-class NetworkSection(_Section):
-    """Encoders and decoders: ResNets for pictures, MLPs for vectors."""
+class InferenceSection(_Section):
+    """q(z | X): which subsets of experts are its components, and how a subset's experts become one density."""
 
+    subsets: Literal["single", "full", "every", "full_single"] = Field(
+        "single", description="components: one expert each, all together, every subset, all together and one each"
+    )
+    fusion: Literal["product", "geometric", "wasserstein", "hellinger", "dependent"] = Field(
+        "product", description="how the experts of one subset become one density"
+    )
+    prior_expert: Literal["none", "full", "all"] = Field(
+        "none", description="subsets in which N(0, I) counts as an expert; full: the one of all parts an item has"
+    )
+    learned_weights: bool = Field(False, description="weights of the components are learned (CoDE-VAE)")
+    correlation: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="rho of fusion dependent")
+    pooled: bool = Field(False, description="in use, fuse all given parts into one density")
+    joint: bool = Field(False, description="complete items are read by one encoder of all parts (JMVAE)")
+
+
+class NetworkSection(_Section):
+    """Encoders and decoders: ResNets or plain convolutions for pictures, MLPs for vectors."""
+
+    kind: Literal["resnet", "conv"] = Field("resnet", description="networks of pictures: MMVAE+'s, or MoPoE's")
+    linear: PositiveInt = Field(512, description="units of the linear layers of conv")
     width: PositiveInt = Field(16, description="channels of the first stage of picture networks")
     hidden: PositiveInt = Field(128, description="units of a hidden layer of vector networks")
     patch: Literal[1, 2, 4] = Field(1, description="pixels folded into channels, per side")
@@ -111,6 +133,10 @@ class ModelSection(_Section):
         1.0, description="share of cross-reconstructions with w_m from its prior, the others from a learned scale"
     )
     prior: PriorSection = PriorSection()
+    inference: InferenceSection = InferenceSection()
+    scale_map: Literal["exp", "log_variance", "softplus", "softmax"] = Field(
+        "exp", description="what an encoder's last layer says about a scale"
+    )
     networks: NetworkSection = NetworkSection()
     likelihood: LikelihoodSection = LikelihoodSection()
     energy: EnergySection | None = EnergySection()
@@ -123,6 +149,7 @@ class TrainingSection(_Section):
 
     batch_size: PositiveInt = Field(64, description="items per step")
     warmup: WarmupSettings = WarmupSettings()
+    bound: BoundSettings = BoundSettings()
     cooperative: CooperativeSettings = CooperativeSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
     precision: Literal["fp32", "bf16"] = Field("bf16", description="arithmetic of the networks; chains are always fp32")
@@ -175,6 +202,12 @@ def contradictions(experiment: Experiment) -> list[str]:
             "model.prior.components: got 0 with model.prior.kind mixture, expected at least 1; set "
             "model.prior.components=60"
         )
+    if model.prior.kind == "clusters" and not model.prior.components:
+        problems.append(
+            "model.prior.components: got 0 with model.prior.kind clusters, expected at least 1; set "
+            "model.prior.components=40"
+        )
+    problems += _contradictions_of_bound(experiment)
     settles = model.prior.kind == "energy" and model.prior.components and model.prior.settle
     if model.prior.spread > 1 and not settles:
         problems.append(
@@ -190,5 +223,38 @@ def contradictions(experiment: Experiment) -> list[str]:
         problems.append(
             f"training.cooperative.displacement_min: got {cooperative.displacement_min:g}, expected at most "
             f"displacement_max {cooperative.displacement_max:g}; lower the one or raise the other"
+        )
+    return problems
+
+
+def _contradictions_of_bound(experiment: Experiment) -> list[str]:
+    model, bound = experiment.model, experiment.training.bound
+    inference, steps = model.inference, experiment.training.cooperative.steps
+    problems = []
+    if bound.components == "one" and (bound.kind != "elbo" or bound.samples > 1):
+        problems.append(
+            f"training.bound.components: got one with kind {bound.kind} and {bound.samples} sample(s), expected all, "
+            "or the ELBO of one sample; set training.bound.components=all"
+        )
+    if bound.divergence == "analytic" and (bound.kind != "elbo" or model.prior.kind != model.family):
+        problems.append(
+            f"training.bound.divergence: got analytic with kind {bound.kind} and a prior of kind {model.prior.kind}, "
+            "expected the ELBO with a prior of the experts' family; set training.bound.divergence=sampled"
+        )
+    if bound.kind == "iwae_inside" and bound.weights == "sum":
+        problems.append(
+            "training.bound.weights: got sum with kind iwae_inside, expected mean: components are joined in one "
+            "estimate; set training.bound.weights=mean"
+        )
+    if inference.joint and (inference.subsets != "full" or experiment.data.missing):
+        problems.append(
+            f"model.inference.joint: got true with subsets {inference.subsets} and data.missing "
+            f"{experiment.data.missing:g}, expected subsets full and complete items: a joint encoder reads all parts "
+            "at once; set model.inference.subsets=full and data.missing=0"
+        )
+    if steps and (inference.subsets != "single" or inference.joint or bound != BoundSettings()):
+        problems.append(
+            f"training.cooperative.steps: got {steps} with inference or a bound of another method, expected 0 or "
+            "single experts and the default bound; set training.cooperative.steps=0"
         )
     return problems

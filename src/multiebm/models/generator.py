@@ -12,16 +12,26 @@ from multiebm.distributions.likelihoods import Likelihood
 from multiebm.distributions.priors import RIDGE, MixturePrior, Prior, StandardPrior
 from multiebm.models.inference import SHARED, Latents
 from multiebm.nn.blocks import mlp
-from multiebm.nn.pictures import PictureDecoder
+from multiebm.nn.pictures import ConvDecoder, PictureDecoder
 from multiebm.nn.precision import Mixed
 
 
 def make_decoder(
-    modality: Modality, n_in: int, width: int, patch: int = 1, residual: float = 0.1, bounded: bool = True
+    modality: Modality,
+    n_in: int,
+    width: int,
+    patch: int = 1,
+    residual: float = 0.1,
+    bounded: bool = True,
+    plain: int = 0,
 ) -> nn.Module:
-    """Return a network [B, n_in] -> [B, *shape]: the ResNet decoder for pictures, an MLP for vectors."""
+    """Return a network [B, n_in] -> [B, *shape]: an MLP for vectors, a ResNet for pictures or, where `plain` names the
+    units of its linear layers, transposed convolutions.
+    """
     if modality.kind == "vector":
         return Mixed(mlp([n_in, width, width, modality.size], nn.ReLU()))
+    if plain:
+        return Mixed(ConvDecoder(n_in, modality.shape, width, plain, bounded))
     return Mixed(PictureDecoder(n_in, modality.shape, width, patch, residual, bounded))
 
 

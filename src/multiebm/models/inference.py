@@ -1,4 +1,7 @@
-"""The joint inference model: an encoder per modality, mixed over what is present (arXiv 2605.00644, eqs. (5), (16))."""
+"""The joint inference model: an encoder per modality, aggregated over what is present.
+
+Eqs. (5) and (16) of arXiv 2605.00644, and what the multimodal VAEs have in their place.
+"""
 
 from typing import NamedTuple
 
@@ -6,13 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from multiebm.core.batch import Batch
-from multiebm.core.modality import Modality
+from multiebm.core.errors import DataError
+from multiebm.core.modality import Modality, Views
 from multiebm.core.random import Randomness
+from multiebm.core.table import Table
 from multiebm.core.tree import per_item
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.mixture import Diagonal, Mixture
+from multiebm.models.aggregation import Aggregation
 from multiebm.nn.blocks import mlp
-from multiebm.nn.pictures import PictureEncoder
+from multiebm.nn.pictures import ConvEncoder, PictureEncoder
 from multiebm.nn.precision import Mixed
 
 SHARED = "shared"  # key of the shared latent in a `Latents`; the other keys are modality names (private latents)
@@ -23,11 +29,18 @@ LOG_SCALE_RANGE = (
 )  # log-variance in [-8, 4]: an encoder trained by maximum likelihood must be able to be sharp
 
 
+LOG_VARIANCE_RANGE = (-10.0, 10.0)
+SMALLEST_SCALE = 1e-6  # of the softplus and softmax maps
+
+
 class Posterior(NamedTuple):
-    """`shared`: mixture over the experts of the present modalities. `private`: one density per modality, [B, P]."""
+    """`shared`: mixture over subsets of the present modalities. `private`: one density per modality, [B, P].
+    `experts`: the densities [M, B, D] that `shared` is made of.
+    """
 
     shared: Mixture
     private: dict[str, Diagonal]
+    experts: Diagonal
 
     def sample(self, generator: Randomness) -> tuple[Latents, Tensor]:
         """Draw {"shared": [B, D], modality: [B, P]} (differentiable), and the expert [B] of each item's z."""
@@ -61,52 +74,137 @@ class Encoder(nn.Module):
         patch: int = 1,
         residual: float = 0.1,
         separate: bool = False,
+        scale_map: str = "exp",
+        plain: int = 0,
     ) -> None:
         super().__init__()
-        self.sizes = (shared, private)
+        self.sizes, self.scale_of = (shared, private), SCALES[scale_map]
         outputs = [2 * (shared + private)] if not separate or not private else [2 * shared, 2 * private]
-        self.branches = nn.ModuleList(Mixed(_trunk(modality, n, width, patch, residual)) for n in outputs)
+        self.branches = nn.ModuleList(Mixed(make_trunk(modality, n, width, patch, residual, plain)) for n in outputs)
 
     def forward(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return ((loc, scale) shared, (loc, scale) private), each [B, D] or [B, P]."""
         out = torch.cat([branch(x) for branch in self.branches], 1)
         shared, private = out.split([2 * size for size in self.sizes], 1)
-        return _loc_scale(shared), _loc_scale(private)
+        return self._loc_scale(shared), self._loc_scale(private)
+
+    def _loc_scale(self, out: Tensor) -> tuple[Tensor, Tensor]:
+        loc, raw = out.chunk(2, 1)
+        return loc, self.scale_of(raw)
 
 
-def _loc_scale(out: Tensor) -> tuple[Tensor, Tensor]:
-    loc, log_scale = out.chunk(2, 1)
-    return loc, log_scale.clamp(*LOG_SCALE_RANGE).exp()
+def _exp(raw: Tensor) -> Tensor:
+    return raw.clamp(*LOG_SCALE_RANGE).exp()
 
 
-def _trunk(modality: Modality, n_out: int, width: int, patch: int, residual: float) -> nn.Module:
+def _log_variance(raw: Tensor) -> Tensor:
+    return (0.5 * raw.clamp(*LOG_VARIANCE_RANGE)).exp()
+
+
+def _softplus(raw: Tensor) -> Tensor:
+    return nn.functional.softplus(raw) + SMALLEST_SCALE
+
+
+def _softmax(raw: Tensor) -> Tensor:
+    return raw.shape[1] * raw.softmax(1) + SMALLEST_SCALE
+
+
+# what an encoder's last layer says about a scale, shape [B, D] -> [B, D]; softmax fixes the sum over dimensions, so
+# that experts cannot all become sharp (MMVAE, Shi et al. 2019, arXiv 1911.03393)
+SCALES = Table(
+    "model.scale_map", {"exp": _exp, "log_variance": _log_variance, "softplus": _softplus, "softmax": _softmax}
+)
+
+
+def make_trunk(modality: Modality, n_out: int, width: int, patch: int, residual: float, plain: int = 0) -> nn.Module:
+    """Return a network [B, ...] -> [B, n_out]: an MLP for vectors, a ResNet for pictures or, where `plain` names the
+    units of its linear layer, plain convolutions.
+    """
     if modality.kind == "vector":
         return mlp([modality.size, width, width, n_out], nn.ReLU())
+    if plain:
+        convolutions = ConvEncoder(modality.shape, width, plain)
+        return nn.Sequential(convolutions, nn.ReLU(), nn.Linear(plain, n_out))
     trunk = PictureEncoder(modality.shape, width, patch, residual)
     return nn.Sequential(trunk, nn.LeakyReLU(0.2), nn.Linear(trunk.n_features, n_out))
 
 
-class InferenceModel(nn.Module):
-    """Batch -> Posterior: q(z, W | X) = [1/|S| sum_{m in S} q_m(z | x_m)] prod_{m in S} q_m(w_m | x_m), S = present."""
+class JointEncoder(nn.Module):
+    """All parts together -> (loc, scale) [B, D]: features of a trunk each, side by side, then one layer (JMVAE)."""
 
-    def __init__(self, encoders: dict[str, Encoder], family: str) -> None:
+    def __init__(self, trunks: dict[str, nn.Module], features: int, shared: int, scale_map: str = "exp") -> None:
+        super().__init__()
+        self.trunks, self.scale_of = nn.ModuleDict(trunks), SCALES[scale_map]
+        self.head = nn.Linear(features * len(trunks), 2 * shared)
+
+    def forward(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Encode complete items: views [B, ...] -> loc, scale [B, D]."""
+        found = [nn.functional.relu(trunk(views[name])) for name, trunk in self.trunks.items()]
+        loc, raw = self.head(torch.cat(found, 1)).chunk(2, 1)
+        return loc, self.scale_of(raw)
+
+
+class InferenceModel(nn.Module):
+    """Batch -> Posterior: q(z, W | X) = q(z | x_S) prod_{m in S} q_m(w_m | x_m), S = present.
+
+    q(z | x_S) is what `aggregation` makes of the experts in training (eq. (5), the mean of single ones, if none is
+    given), and in use, where `pooled` fuses all present parts into one density; `joint` reads complete items in their
+    place.
+    """
+
+    def __init__(
+        self,
+        encoders: dict[str, Encoder],
+        family: str,
+        aggregation: Aggregation | None = None,
+        pooled: Aggregation | None = None,
+        joint: JointEncoder | None = None,
+    ) -> None:
         super().__init__()
         self.encoders, self.family = nn.ModuleDict(encoders), FAMILIES[family]
+        self.aggregation = aggregation or Aggregation(len(encoders), family)
+        self.pooled, self.joint = pooled, joint
 
     def forward(self, batch: Batch) -> Posterior:
-        """Encode views [B, ...] to M experts [M, B, D]. An absent one has weight zero; with nothing present every
-        expert is the base density.
+        """Encode views [B, ...] to M experts [M, B, D] and aggregate them as in training.
+
+        Absent experts are the base density; with nothing present so is every component.
         """
-        shared, private, family = [], {}, self.family
+        experts, private = self._experts(batch)
+        if self.joint is None:
+            return Posterior(self.aggregation(experts.loc, experts.scale, batch.present), private, experts)
+        if not batch.present.all():
+            hidden = int((~batch.present.all(1)).sum())
+            raise DataError(
+                f"model.inference.joint: got {hidden} of {len(batch.present)} items with parts missing, expected "
+                "complete items: a joint encoder reads all parts at once; train on complete items or another baseline"
+            )
+        return Posterior(self._joined(batch), private, experts)
+
+    def given(self, batch: Batch) -> Posterior:
+        """Return q(z, W | X_S) as generation from a subset uses it; `present` says which parts there are."""
+        experts, private = self._experts(batch)
+        aggregate = self.pooled or self.aggregation
+        shared = aggregate(experts.loc, experts.scale, batch.present)
+        if self.joint is not None and (complete := batch.present.all(1)).any():
+            joined = self._joined(batch)
+            loc, scale = (torch.where(complete[:, None], a, b) for a, b in zip(joined[:2], shared[:2], strict=True))
+            shared = shared._replace(loc=loc, scale=scale)
+        return Posterior(shared, private, experts)
+
+    def _experts(self, batch: Batch) -> tuple[Diagonal, dict[str, Diagonal]]:
+        shared, private = [], {}
         for i, (name, encoder) in enumerate(self.encoders.items()):
             (loc, scale), (w_loc, w_scale) = encoder(batch.views[name])
             here = per_item(batch.present[:, i], loc)
             shared.append((torch.where(here, loc, 0.0), torch.where(here, scale, 1.0)))
             if w_loc.shape[1]:
-                private[name] = Diagonal(torch.where(here, w_loc, 0.0), torch.where(here, w_scale, 1.0), family)
-        weight = batch.present.T.float()
-        weight = torch.where(weight.sum(0) > 0, weight, 1.0)
-        log_weight = (weight / weight.sum(0)).log()
-        members = torch.eye(len(self.encoders), dtype=torch.bool, device=log_weight.device)
+                private[name] = Diagonal(torch.where(here, w_loc, 0.0), torch.where(here, w_scale, 1.0), self.family)
         loc, scale = torch.stack([s[0] for s in shared]), torch.stack([s[1] for s in shared])
-        return Posterior(Mixture(loc, scale, log_weight, members, family), private)
+        return Diagonal(loc, scale, self.family), private
+
+    def _joined(self, batch: Batch) -> Mixture:
+        assert self.joint is not None
+        loc, scale = self.joint(batch.views)
+        members = torch.ones(1, len(self.encoders), dtype=torch.bool, device=loc.device)
+        return Mixture(loc[None], scale[None], torch.zeros_like(loc[None, :, 0]), members, self.family)

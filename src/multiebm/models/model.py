@@ -151,14 +151,14 @@ class MultimodalModel(nn.Module):
             return self.generator(latents)
 
     def infer_latents(self, batch: Batch, generator: Randomness, refine_steps: int = 0) -> Latents:
-        """Draw latents given the present parts: a random present expert, then `refine_steps` of the latent chain.
+        """Draw latents given the present parts: from q(z | x_S), then `refine_steps` of the latent chain.
 
         {"shared": [B, D], modality: [B, P]}, from the mixture of eq. (5), then eq. (17).
         Private latents of absent parts come from their prior; an item with nothing present gets the prior altogether,
         at the model's temperature.
         """
         with torch.no_grad():
-            latents, _ = self.inference(batch).sample(generator)
+            latents, _ = self.inference.given(batch).sample(generator)
             prior = self.generator.sample_private(len(batch.present), generator)
             for i, name in enumerate(self.modalities):
                 if name in prior:
@@ -224,7 +224,7 @@ class MultimodalModel(nn.Module):
         """Return the mean of q(z | parts) [B, D] for raw `parts` [B, ...], any subset of the modalities."""
         batch = make_batch(self.modalities, parts, present, self.device)
         with torch.no_grad():
-            q = self.inference(batch).shared
+            q = self.inference.given(batch).shared
         return (q.log_weight.exp()[..., None] * q.loc).sum(0)
 
     def score(self, parts: Views) -> Tensor:

@@ -1,14 +1,15 @@
-"""Picture encoder and decoder: the ResNets of MMVAE+ (Palumbo et al. 2023), width and patch size being settings.
+"""Picture encoders and decoders: the ResNets of MMVAE+ (Palumbo et al. 2023) and the plain convolutions of MoPoE.
 
-`width` 64, `patch` 1 at 28 pixels are the published networks (channels 64-64-128-256, maps 28-14-7). `patch` 2 folds
-2x2 pixels into channels first, which costs a quarter of the arithmetic per channel.
+The published ResNets are `width` 64, `patch` 1 at 28 pixels (channels 64-64-128-256, maps 28-14-7); `patch` 2 folds 2x2
+pixels into channels first, which costs a quarter of the arithmetic per channel. The published plain ones (Sutter et al.
+2021, arXiv 2105.02470) are `width` 32, `hidden` 512 (channels 32-64-128, maps 14-7-4).
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from multiebm.nn.blocks import SLOPE, ResidualBlock
+from multiebm.nn.blocks import SLOPE, ResidualBlock, mlp
 
 STAGES = 3
 
@@ -66,3 +67,50 @@ class PictureDecoder(nn.Module):
         x = self.linear(z).unflatten(1, self.first)
         x = self.net(F.leaky_relu(x, SLOPE).contiguous(memory_format=torch.channels_last))
         return x.tanh() if self.bounded else x
+
+
+class ConvEncoder(nn.Module):
+    """[B, C, S, S] -> features [B, hidden]: three convolutions of stride 2, a linear layer; heads are the caller's."""
+
+    def __init__(self, shape: tuple[int, ...], width: int, hidden: int) -> None:
+        super().__init__()
+        self.n_features = hidden
+        channels, sizes = _halved(shape, width)
+        layers: list[nn.Module] = []
+        for n_in, n_out in zip(channels, channels[1:], strict=False):
+            layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), nn.ReLU()]
+        self.net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * sizes[-1] ** 2, hidden))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pictures [B, C, S, S] to features [B, hidden], before an activation."""
+        return self.net(x)
+
+
+class ConvDecoder(nn.Module):
+    """Latent [B, n_in] -> pictures [B, C, S, S]: two linear layers, three transposed convolutions."""
+
+    def __init__(self, n_in: int, shape: tuple[int, ...], width: int, hidden: int, bounded: bool) -> None:
+        super().__init__()
+        channels, sizes = _halved(shape, width)
+        self.first, self.bounded = (channels[-1], sizes[-1], sizes[-1]), bounded
+        self.linear = mlp([n_in, hidden, channels[-1] * sizes[-1] ** 2], nn.ReLU())
+        layers: list[nn.Module] = []
+        for i in reversed(range(STAGES)):
+            more = sizes[i] - (2 * sizes[i + 1] - 1)  # rows that a transposed convolution of stride 2 leaves open
+            up = nn.ConvTranspose2d(channels[i + 1], channels[i], 3, stride=2, padding=1, output_padding=more)
+            layers += [nn.ReLU(), up]
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map latents [B, n_in] to pictures [B, C, S, S]."""
+        x = self.linear(z).unflatten(1, self.first)
+        x = self.net(x.contiguous(memory_format=torch.channels_last))
+        return x.tanh() if self.bounded else x
+
+
+def _halved(shape: tuple[int, ...], width: int) -> tuple[list[int], list[int]]:
+    """Return channels and map sizes of the plain networks, from the picture inwards."""
+    sizes = [shape[1]]
+    for _ in range(STAGES):
+        sizes.append((sizes[-1] + 1) // 2)
+    return [shape[0], *(width * 2**i for i in range(STAGES))], sizes

@@ -5,6 +5,7 @@ then the generator and the inference model learn from both revisions, the prior 
 from data against revised samples. Every forward pass is made once and used wherever it is needed.
 """
 
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from multiebm.core.batch import Batch
 from multiebm.core.modality import Views
 from multiebm.core.tree import per_item
-from multiebm.distributions.priors import StandardPrior
+from multiebm.distributions.priors import MixturePrior, Prior
 from multiebm.mcmc.run import ChainInfo, frozen
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents, Posterior
@@ -25,26 +26,30 @@ from multiebm.objectives.cooperative import (
     inference_loss,
     squared_residuals,
 )
-from multiebm.objectives.elbo import CrossDraw, cross_draw, elbo_loss
+from multiebm.objectives.settings import BoundSettings
+from multiebm.objectives.vae import Draw, bound_loss, draw, vae_loss
 from multiebm.training.priors import follow_codes, observed, prior_step
 from multiebm.training.settings import CooperativeSettings, WarmupSettings
 from multiebm.training.state import TrainState, update
 
+STRATIFIED = BoundSettings()  # the warm-up's bound, and the anchor's
 RESIDUAL_DECAY = 0.99  # running means of the two residuals that lambda_s = balance compares
 
 
-def warmup_step(state: TrainState, batch: Batch, settings: WarmupSettings) -> dict[str, float]:
-    """One step on the stratified ELBO; an energy prior learns beside it from detached codes, one an item."""
+def warmup_step(
+    state: TrainState, batch: Batch, settings: WarmupSettings, bound: BoundSettings = STRATIFIED
+) -> dict[str, float]:
+    """One step on a bound; an energy prior learns beside it from detached codes, one an item."""
     model, generator = state.model, state.generator
     posterior = model.inference(batch)
     codes = follow_codes(state, posterior, batch)
     tilt = 0 <= settings.tilt_after <= state.step
-    draw = _bound_draw(model, posterior, batch, state, tilt)
-    log_px = model.generator.log_likelihood(batch.views, model.generator(draw.latents))
-    loss = elbo_loss(log_px, draw, batch.present, settings.beta)
+    bounding = _prior_of_bound(model, tilt)
+    with _tilt_fixed(model):
+        loss, log_px = vae_loss(model.generator, bounding, posterior, batch, generator, bound, settings.beta)
     update(state, loss, "generator", "inference")
     metrics = {"loss/elbo": loss.item(), **_posterior_metrics(model, posterior, batch)}
-    metrics |= _per_modality(model, "log_likelihood", log_px, batch.present)
+    metrics |= _per_modality(model, "log_likelihood", log_px.mean((0, 1)), batch.present)
     prior = model.generator.prior
     if isinstance(prior, EnergyPrior) and state.step >= settings.prior_after:
         positive = observed(model, codes, batch, SHARED)
@@ -121,8 +126,11 @@ def _generator_inference_update(
     """L_omega (11), L_phi (12) and the anchor in one backward pass; their graphs share nothing but the anchor's."""
     model = state.model
     anchored = settings.anchor > 0
-    draw = _bound_draw(model, posterior, batch, state, settings.tilt_in_bound) if anchored else None
-    own, crossed = _decode_codes(model, codes.latents, draw, settings.reconstruction > 0)
+    prior, drawn = _prior_of_bound(model, settings.tilt_in_bound), None
+    if anchored:
+        with _tilt_fixed(model):
+            drawn = draw(model.generator, prior, posterior, batch, state.generator, STRATIFIED)
+    own, crossed = _decode_codes(model, codes.latents, drawn, settings.reconstruction > 0)
     log_px = model.generator.log_likelihood(batch.views, own)
     log_ps = model.generator.log_likelihood(revised, x0)
     weight = _synthetic_weight(state, batch, own, revised, x0, settings)
@@ -132,9 +140,9 @@ def _generator_inference_update(
     phi_loss = _phi_loss(state, batch, posterior, codes, z, revised, settings)
     loss = generator_loss + phi_loss
     metrics = {"loss/generator": generator_loss.item(), "loss/inference": phi_loss.item(), "weight/synthetic": weight}
-    if draw is not None:
-        log_crossed = model.generator.log_likelihood(batch.views, crossed)
-        anchor = elbo_loss(log_crossed, draw, batch.present, settings.beta)
+    if drawn is not None:
+        log_crossed = torch.where(batch.present, model.generator.log_likelihood(batch.views, crossed), 0.0)
+        anchor = bound_loss(log_crossed[None, None], drawn, prior, posterior, batch.present, STRATIFIED, settings.beta)
         loss = loss + settings.anchor * anchor
         metrics["loss/anchor"] = anchor.item()
     metrics |= update(state, loss, "generator", "inference")
@@ -143,14 +151,15 @@ def _generator_inference_update(
     return metrics
 
 
-def _decode_codes(model: MultimodalModel, codes: Latents, draw: CrossDraw | None, learn: bool) -> tuple[Views, Views]:
+def _decode_codes(model: MultimodalModel, codes: Latents, drawn: Draw | None, learn: bool) -> tuple[Views, Views]:
     """Return the means of revised codes and of the anchor's draw: one pass, unless the former need no gradient."""
-    if draw is None:
+    if drawn is None:
         return (model.generator(codes) if learn else model.decode(codes)), {}
+    anchored = {key: value[0, 0] for key, value in drawn.latents.items()}
     if not learn:
-        return model.decode(codes), model.generator(draw.latents)
+        return model.decode(codes), model.generator(anchored)
     n = len(codes[SHARED])
-    means = model.generator({key: torch.cat([codes[key], draw.latents[key]]) for key in codes})
+    means = model.generator({key: torch.cat([codes[key], anchored[key]]) for key in codes})
     return {name: mean[:n] for name, mean in means.items()}, {name: mean[n:] for name, mean in means.items()}
 
 
@@ -210,13 +219,16 @@ def energy_step(state: TrainState, batch: Batch, revised: Views, settings: Coope
     return metrics
 
 
-def _bound_draw(model: MultimodalModel, posterior: Posterior, batch: Batch, state: TrainState, tilt: bool) -> CrossDraw:
-    """Draw for the ELBO; the prior's own parameters get no gradient, and without `tilt` the bound uses its base."""
+def _prior_of_bound(model: MultimodalModel, tilt: bool) -> Prior:
+    """Return the prior of z in a bound: a standard one for a fitted one, and for a tilted one unless `tilt`."""
     prior = model.generator.prior
-    tilted = tilt and isinstance(prior, EnergyPrior)
-    use = prior if tilted or isinstance(prior, StandardPrior) else model.generator.base
-    with frozen(*[prior] if isinstance(prior, EnergyPrior) else []):
-        return cross_draw(model.generator, use, posterior, batch, state.generator)
+    fitted = isinstance(prior, MixturePrior) or (isinstance(prior, EnergyPrior) and not tilt)
+    return model.generator.base if fitted else prior
+
+
+def _tilt_fixed(model: MultimodalModel) -> AbstractContextManager[None]:
+    """Inside, a tilt gets no gradient from a bound."""
+    return frozen(*[model.generator.prior] if isinstance(model.generator.prior, EnergyPrior) else [])
 
 
 def _data_chain_latents(

@@ -1,0 +1,89 @@
+"""From experts to the posterior over the shared latent: which subsets are its components, and how each is fused.
+
+Every posterior is a `Mixture`. Two choices make all of the literature's: the subsets (one expert each, all together,
+every subset) and the fusion inside a subset (`distributions/fusion.py`). Missing parts enter here, through `present`.
+"""
+
+from itertools import combinations
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from multiebm.core.errors import ConfigError
+from multiebm.distributions.families import FAMILIES
+from multiebm.distributions.fusion import FUSIONS
+from multiebm.distributions.mixture import Mixture
+
+Subsets = Literal["single", "full", "every", "full_single"]
+PriorExpert = Literal["none", "full", "all"]
+MAX_EVERY = 8  # modalities; every subset of 8 is 255 components
+
+
+def subset_table(n: int, subsets: Subsets) -> Tensor:
+    """Return the members of every component, bool [K, n]: singles in order, larger subsets after smaller ones."""
+    sizes = {"single": [1], "full": [n], "every": range(1, n + 1), "full_single": [n, 1]}[subsets]
+    chosen = [subset for size in sizes for subset in combinations(range(n), size)]
+    table = torch.zeros(len(chosen), n, dtype=torch.bool)
+    for row, subset in zip(table, chosen, strict=True):
+        row[list(subset)] = True
+    return table
+
+
+class Aggregation(nn.Module):
+    """Experts (loc, scale) [M, B, D] and `present` [B, M] -> Mixture of K components with weights pi.
+
+    Of the subsets, "full" is all parts an item has. Any other component needs all of its members, so hiding a part
+    leaves the components there would be without it. `prior_expert`: N(0, I) counts as an expert in no subset, in the
+    one of all parts an item has, or in all. pi is uniform, or learned (`learned_weights`; CoDE-VAE).
+    """
+
+    def __init__(
+        self,
+        n: int,
+        family: str,
+        subsets: Subsets = "single",
+        fusion: str = "product",
+        prior_expert: PriorExpert = "none",
+        learned_weights: bool = False,
+        correlation: float = 0.0,
+    ) -> None:
+        super().__init__()
+        chosen = FUSIONS[fusion]
+        if family not in chosen.families and (subsets != "single" or prior_expert != "none"):
+            raise ConfigError(
+                f"model.inference.fusion: got {fusion} with family {family}, expected {' or '.join(chosen.families)}: "
+                f"{chosen.reason}; set model.family={chosen.families[0]}, or subsets single or fusion wasserstein"
+            )
+        if subsets == "every" and n > MAX_EVERY:
+            raise ConfigError(
+                f"model.inference.subsets: got every with {n} modalities, expected at most {MAX_EVERY} (there would be "
+                f"{2**n - 1} components); set it to single or full"
+            )
+        self.family, self.fuse, self.correlation, self.prior_expert = family, chosen.rule, correlation, prior_expert
+        self.members: Tensor
+        self.register_buffer("members", subset_table(n, subsets), persistent=False)
+        self.adaptive = subsets in ("full", "full_single")  # the first component is then what an item has
+        self.logits = nn.Parameter(torch.zeros(len(self.members))) if learned_weights else None
+
+    def forward(self, loc: Tensor, scale: Tensor, present: Tensor) -> Mixture:
+        """Return the mixture of [K, B, D] components; an item with nothing present gets the standard density."""
+        here = present.T  # [M, B]
+        inside = self.members[:, :, None] & here  # [K, M, B]
+        possible = (inside == self.members[:, :, None]).all(1)  # [K, B]
+        if self.adaptive:
+            possible[0] = here.any(0)
+        if self.logits is None:
+            weight = torch.where(possible.any(0), possible.float(), 1.0)
+            log_weight = (weight / weight.sum(0)).log()
+        else:
+            known = torch.where(possible | ~possible.any(0), self.logits[:, None], -torch.inf)
+            log_weight = known.log_softmax(0)
+        if self.members.sum(1).max() == 1 and self.prior_expert == "none":
+            return Mixture(loc, scale, log_weight, self.members, FAMILIES[self.family])  # single experts fuse nothing
+        if self.prior_expert != "none":
+            counted = inside.any(1) & ((inside == here).all(1) | torch.tensor(self.prior_expert == "all"))
+            inside = torch.cat([inside, counted[:, None]], 1)
+            loc, scale = torch.cat([loc, torch.zeros_like(loc[:1])]), torch.cat([scale, torch.ones_like(scale[:1])])
+        fused = self.fuse(loc, scale, inside, self.correlation)
+        return Mixture(*fused, log_weight, self.members, FAMILIES[self.family])

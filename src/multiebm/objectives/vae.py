@@ -1,0 +1,165 @@
+"""Every bound of a multimodal VAE as choices of one loss: draw from components, decode, reduce, penalise.
+
+    l_ck = sum_n lambda_n log p(x_n | z_ck, w_n) + beta [ log p(z_ck) - log q*(z_ck) + private terms ]
+
+for component c of the posterior (a subset of the parts) and importance sample k. Sources: MVAE arXiv 1802.05335, MMVAE
+1911.03393, mmJSD 2006.08242, MoPoE 2105.02470, MVTCAE 2109.14169; DReG is Tucker et al. 2019, arXiv 1810.04152.
+"""
+
+from math import log
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from multiebm.core.batch import Batch
+from multiebm.core.modality import Views
+from multiebm.core.random import Randomness
+from multiebm.distributions.mixture import Diagonal
+from multiebm.distributions.priors import Prior, StandardPrior
+from multiebm.models.generator import Generator
+from multiebm.models.inference import SHARED, Latents, Posterior
+from multiebm.objectives.penalties import PENALTIES
+from multiebm.objectives.settings import BoundSettings
+
+
+class Draw(NamedTuple):
+    """Latents {key: [N, C, B, .]} of N samples of C components; of each, what its component has `seen` [C, B, M].
+
+    `log_ratio` [N, C, B]: log p(z) - log q*(z) plus the private terms, nats; `log_weight` [C, B] of the components;
+    `sampled`: z and the inferred w_n [N, C, B, .] themselves, through which gradients reach the encoders.
+    """
+
+    latents: Latents
+    sampled: Latents
+    log_ratio: Tensor
+    log_weight: Tensor
+    seen: Tensor
+
+
+def draw(
+    model: Generator, prior: Prior, posterior: Posterior, batch: Batch, generator: Randomness, s: BoundSettings
+) -> Draw:
+    """Draw z from every component, or from one an item, and the private latents with which each part is decoded.
+
+    A part that the component has seen is decoded with its own w_n ~ q(w_n | x_n); any other with w_n ~ r_n, so that
+    shared content has to pass through z (MMVAE+, Palumbo et al. 2023), unless `crossing` is own. Shapes: see `Draw`.
+    """
+    q, chosen = posterior.shared, torch.empty(0)
+    if s.components == "one":
+        own, chosen = posterior.sample(generator)
+        z = own[SHARED][None, None]
+        seen = (q.members[chosen] & batch.present)[None]
+        # value 1, and the gradient of the weight that the component was drawn with
+        picked = q.log_weight.gather(0, chosen[None])
+        log_weight = picked - picked.detach()
+        own = {name: w[None, None] for name, w in own.items() if name != SHARED}
+    else:
+        z = q.rsample_all(generator, s.samples)
+        seen = q.members[:, None] & batch.present
+        log_weight = q.log_weight
+        shape = (*z.shape[:3], -1)
+        own = {
+            name: p.family.rsample(generator, p.loc.expand(*shape), p.scale) for name, p in posterior.private.items()
+        }
+    fixed = s.kind == "dreg" and s.stop_gradient
+    under = q.detach() if fixed else q
+    if s.divergence == "analytic":
+        log_ratio = torch.zeros_like(z[..., 0])
+    elif s.denominator == "mixture":
+        log_ratio = prior.log_prob(z) - under.log_prob(z)
+    else:
+        one = s.components == "one"
+        origin = under.component(chosen) if one else Diagonal(under.loc, under.scale, under.family)
+        log_ratio = prior.log_prob(z) - origin.log_prob(z)
+    rows = z.shape[:3].numel()
+    auxiliary = model.sample_auxiliary(rows, generator) if s.crossing == "auxiliary" and own else {}
+    latents = {SHARED: z}
+    for i, (name, w) in enumerate(own.items()):
+        density = posterior.private[name].detach() if fixed else posterior.private[name]
+        mine = seen[..., i] if s.crossing == "auxiliary" else batch.present[:, i].expand_as(seen[..., i])
+        other = auxiliary[name].view_as(w) if auxiliary else w
+        latents[name] = torch.where(mine[..., None], w, other)
+        log_ratio = log_ratio + torch.where(mine, model.private_base.log_prob(w) - density.log_prob(w), 0.0)
+    return Draw(latents, {SHARED: z, **own}, log_ratio, log_weight, seen)
+
+
+def log_likelihoods(model: Generator, drawn: Draw, batch: Batch, s: BoundSettings) -> Tensor:
+    """Return lambda_n log p(x_n | z, w_n) [N, C, B, M] in nats, 0 where absent or not asked for.
+
+    With several importance samples each is decoded in a checkpoint of its own: memory as for one, time of one more
+    forward pass.
+    """
+    wanted = drawn.seen if s.reconstruct == "own" else batch.present.expand(drawn.log_ratio.shape[1], -1, -1)
+    decoded = wanted.any(1).tolist()  # [C][M]: components without the part do not decode it
+
+    def of_sample(*values: Tensor) -> Tensor:
+        latents = dict(zip(drawn.latents, values, strict=True))
+        return torch.stack([_of_part(model, latents, batch.views, name, rows[name]) for name in batch.views], -1)
+
+    rows = {name: torch.tensor([row[i] for row in decoded]) for i, name in enumerate(batch.views)}
+    values = list(drawn.latents.values())
+    if len(values[0]) == 1:
+        log_px = of_sample(*(value[0] for value in values))[None]
+    else:
+        log_px = torch.stack([checkpoint(of_sample, *each, use_reentrant=False) for each in zip(*values, strict=True)])
+    return torch.where(wanted, log_px, 0.0)
+
+
+def _of_part(model: Generator, latents: Latents, views: Views, name: str, rows: Tensor) -> Tensor:
+    """Return the log-likelihood [C, B] of one part under the components in `rows` (bool [C]), one pass for them all."""
+    c, b = latents[SHARED].shape[:2]
+    out = latents[SHARED].new_zeros(c, b)
+    if not (n := int(rows.sum())):
+        return out
+    some = latents if n == c else {key: value[rows] for key, value in latents.items()}
+    mean = model.decode({key: value.flatten(0, 1) for key, value in some.items()}, name)
+    view = views[name].expand(n, *views[name].shape).flatten(0, 1)
+    log_px = model.likelihoods[name].log_prob(view, mean).view(n, b)
+    return log_px if n == c else out.index_copy(0, rows.nonzero()[:, 0].to(out.device), log_px)
+
+
+def bound_loss(
+    log_px: Tensor, drawn: Draw, prior: Prior, posterior: Posterior, present: Tensor, s: BoundSettings, beta: float
+) -> Tensor:
+    """Return minus the bound, mean over the batch, in nats per item; `log_px` [N, C, B, M] of `log_likelihoods`."""
+    terms = PENALTIES[s.penalty](posterior, present, s.alpha)
+    log_l = terms.reconstruction * log_px.sum(-1) + beta * terms.divergence * drawn.log_ratio  # [N, C, B]
+    weight = drawn.log_weight.exp()
+    if s.weights == "sum":
+        weight = weight * (posterior.shared.log_weight > -torch.inf).sum(0)
+    if s.kind == "iwae_inside":
+        return -((log_l + drawn.log_weight).flatten(0, 1).logsumexp(0) - log(len(log_l))).mean()
+    if s.kind == "elbo":
+        each = log_l.mean(0)
+    elif s.kind == "iwae":
+        each = log_l.logsumexp(0) - log(len(log_l))
+    else:
+        share = log_l.detach().softmax(0)
+        for sample in drawn.sampled.values():
+            if sample.requires_grad:  # the path through the sample counts the share twice: it replaces the score term
+                sample.register_hook(lambda gradient: gradient * share[..., None])
+        each = (share * log_l).sum(0)
+    bound = (weight * each).sum(0)
+    if s.divergence == "analytic":
+        assert isinstance(prior, StandardPrior)
+        q = posterior.shared
+        shares = q.log_weight.exp() * ((q.log_weight > -torch.inf).sum(0) if s.weights == "sum" else 1)
+        bound = bound - beta * terms.divergence * (shares * prior.kl(q.loc, q.scale)).sum(0)
+    return -(bound - beta * terms.scaled - terms.plain).mean()
+
+
+def vae_loss(
+    model: Generator,
+    prior: Prior,
+    posterior: Posterior,
+    batch: Batch,
+    generator: Randomness,
+    s: BoundSettings,
+    beta: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Return the loss (shape [], nats per item) and the log-likelihoods [N, C, B, M] it is made of."""
+    drawn = draw(model, prior, posterior, batch, generator, s)
+    log_px = log_likelihoods(model, drawn, batch, s)
+    return bound_loss(log_px, drawn, prior, posterior, batch.present, s, beta), log_px
