@@ -9,12 +9,15 @@ from pydantic import ValidationError
 
 from multiebm.core.errors import ConfigError
 from multiebm.core.table import nearest
+from multiebm.experiments.baselines import NEUTRAL, baselines
 from multiebm.experiments.explain import explain
 from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.experiments.yaml12 import dump, parse
 
 PRESETS = Path(__file__).with_name("presets")
 CONFIG = "config.yaml"  # of a run folder
+COMMON = "-vae"  # ends the preset with what all baselines on some data share
+PUBLISHED = "polymnist"  # data for which rows have published settings
 MAX_BASES = 3  # presets that build on presets that build on presets: more nobody can read
 
 Source = str | Path | Experiment
@@ -81,6 +84,10 @@ def preset_comment(name: str) -> list[str]:
 
 def read_source(source: str | Path, depth: int = 0) -> dict[str, Any]:
     """Return the plain values of a preset or file, merged over those of its `base`; values are not checked yet."""
+    if row := split_row(source):
+        data, name = row
+        raw = _laid_on_base({"base": f"{data}{COMMON}", "baseline": name}, Path(str(source)), depth)
+        return merge(raw, dict(baselines()[name].published)) if data == PUBLISHED else raw
     path = find_config(source)
     try:
         raw = parse(path.read_text(), str(path))
@@ -88,14 +95,34 @@ def read_source(source: str | Path, depth: int = 0) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error}); give the name of a preset or a readable file") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: got {type(raw).__name__}, expected a mapping with sections such as data and model")
-    if "base" not in raw:
-        return raw
-    base = raw.pop("base")
+    return _laid_on_base(raw, path, depth)
+
+
+def _laid_on_base(raw: dict[str, Any], path: Path, depth: int) -> dict[str, Any]:
+    """Return `raw` over the cells of its `baseline` over the values of its `base`, where it names them."""
+    base, baseline = raw.pop("base", None), raw.pop("baseline", None)
+    under: dict[str, Any] = {} if base is None else _read_base(base, path, depth)
+    if baseline is not None:
+        for cells in (NEUTRAL, baselines()[baseline].cells):
+            under = merge(under, dict(cells))
+    return merge(under, raw)
+
+
+def _read_base(base: Any, path: Path, depth: int) -> dict[str, Any]:
     if not isinstance(base, str) or depth >= MAX_BASES:
         what = f"a chain of more than {MAX_BASES} bases" if isinstance(base, str) else f"base: {base!r}"
         raise ConfigError(f"{path}: got {what}, expected one preset or file; write the values out instead")
     beside = path.parent / base  # a base that is a file is looked for beside the file that names it
-    return merge(read_source(beside if beside.is_file() else base, depth + 1), raw)
+    return read_source(beside if beside.is_file() else base, depth + 1)
+
+
+def split_row(source: str | Path) -> tuple[str, str] | None:
+    """Return (data, row) where `source` is DATA-ROW and there is a preset DATA-vae; None where it is anything else."""
+    if not isinstance(source, str) or source in preset_names():
+        return None
+    prefixes = [name.removesuffix(COMMON) for name in preset_names() if name.endswith(COMMON)]
+    found = [(p, source.removeprefix(f"{p}-")) for p in prefixes if source.startswith(f"{p}-")]
+    return next((pair for pair in found if pair[1] in baselines()), None)
 
 
 def find_config(source: str | Path) -> Path:

@@ -1,0 +1,220 @@
+"""The table of multimodal VAEs: a row is data. Its cells are settings of model and bound, laid over a preset.
+
+`PRESET-ROW` (polydigits-mopoe) is the preset `PRESET-vae` with the cells of ROW; a file may say `baseline: ROW`.
+Packages add rows under the entry point group `multiebm.baselines`: an object of `Baseline` each, named as the row.
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple
+
+from multiebm.core.errors import ConfigError
+from multiebm.core.table import Table
+from multiebm.experiments.references import (
+    CMVAE,
+    CODEVAE,
+    DMVAE,
+    DREG,
+    HELVAE,
+    JMVAE,
+    MMJSD,
+    MMVAE,
+    MMVAE_PLUS,
+    MOPOE,
+    MVAE,
+    MVTCAE,
+    MWBVAE,
+)
+
+GROUP = "multiebm.baselines"
+Cells = Mapping[str, Any]
+
+
+class Baseline(NamedTuple):
+    """A title, the settings that make the method (nested, as in a preset), those published for PolyMNIST at 28 pixels,
+    and the BibTeX of its sources.
+    """
+
+    title: str
+    cells: Cells
+    published: Cells = {}
+    references: tuple[str, ...] = ()
+
+
+# what no multimodal VAE has, and the neutral entry of every axis
+NEUTRAL: Cells = {
+    "model": {
+        "private": 0,
+        "family": "normal",
+        "scale_map": "log_variance",
+        "private_components": 0,
+        "crossing_prior": 0,
+        "prior": {"kind": "normal", "components": 0, "temperature": 1, "settle": 0, "spread": 1},
+        "energy": None,
+    },
+    "training": {"cooperative": {"steps": 0}},
+}
+_KL: Cells = {"denominator": "component", "divergence": "analytic"}  # closed form to the prior, component by component
+_LAPLACE: dict[str, Any] = {"family": "laplace", "scale_map": "softmax"}
+_PLUS: dict[str, Any] = {**_LAPLACE, "private": 4, "networks": {"separate_trunks": True}, "prior": {"kind": "laplace"}}
+_MOPOE_CODE: dict[str, Any] = {
+    "model": {"shared": 512, "networks": {"kind": "conv", "width": 32, "linear": 512}},
+    "training": {
+        "batch_size": 256,
+        "warmup": {"steps": 70_200, "beta": 2.5},
+        "optimiser": {"generator": 5e-4, "inference": 5e-4},
+    },
+}
+_MVTCAE_CODE: dict[str, Any] = {
+    **_MOPOE_CODE,
+    "training": {**_MOPOE_CODE["training"], "optimiser": {"generator": 1e-3, "inference": 1e-3}},
+}
+_MMVAE_PLUS_CODE: dict[str, Any] = {
+    "model": {"shared": 32, "private": 32, "networks": {"kind": "resnet", "width": 64, "patch": 1, "residual": 0.1}},
+    "training": {
+        "batch_size": 128,
+        "warmup": {"steps": 70_200, "beta": 2.5},
+        "optimiser": {"generator": 1e-3, "inference": 1e-3},
+        "bound": {"components": "all"},
+    },
+}
+
+
+def _row(
+    title: str,
+    *references: str,
+    inference: Cells | None = None,
+    bound: Cells | None = None,
+    published: Cells = _MOPOE_CODE,
+    **model: Any,
+) -> Baseline:
+    cells = {"model": {**model, "inference": inference or {}}, "training": {"bound": bound or {}}}
+    return Baseline(title, cells, published, references)
+
+
+ROWS: dict[str, Baseline] = {
+    "mvae": _row(
+        "product of experts with a prior expert; joint and single bounds added up",
+        MVAE,
+        inference={"subsets": "full_single", "prior_expert": "all", "pooled": True},
+        bound={**_KL, "components": "all", "weights": "sum", "reconstruct": "own"},
+    ),
+    "mmvae": _row(
+        "mixture of experts, DReG bound of ten samples",
+        MMVAE,
+        DREG,
+        bound={"kind": "dreg", "samples": 10, "components": "all"},
+        prior={"kind": "laplace", "learned_scale": True},
+        **_LAPLACE,
+    ),
+    "mmvae-iwae": _row(
+        "mixture of experts, importance-weighted bound of ten samples",
+        MMVAE,
+        bound={"kind": "iwae", "samples": 10, "components": "all"},
+        prior={"kind": "laplace", "learned_scale": True},
+        **_LAPLACE,
+    ),
+    "mmvae-star": _row("mixture of experts, one sample under the whole mixture", MMVAE),
+    "mmjsd": _row(
+        "mixture of experts, Jensen-Shannon divergence with a dynamic prior",
+        MMJSD,
+        bound={"denominator": "component", "penalty": "jensen_shannon"},
+    ),
+    "mopoe": _row(
+        "mixture over all subsets of their products of experts",
+        MOPOE,
+        inference={"subsets": "every", "prior_expert": "full", "pooled": True},
+        bound=_KL,
+    ),
+    "mvtcae": _row(
+        "product of experts; total correlation as a conditional information bottleneck",
+        MVTCAE,
+        inference={"subsets": "full", "pooled": True},
+        bound={**_KL, "penalty": "total_correlation", "alpha": 5 / 6},
+        published=_MVTCAE_CODE,
+    ),
+    "mmvaeplus": _row(
+        "mixture of experts with private latents; crossing sees an auxiliary density",
+        MMVAE_PLUS,
+        published=_MMVAE_PLUS_CODE,
+        **_PLUS,
+    ),
+    "mmvaeplus-dreg": _row(
+        "MMVAE+ on the DReG bound of ten samples",
+        MMVAE_PLUS,
+        DREG,
+        bound={"kind": "dreg", "samples": 10, "components": "all"},
+        published=_MMVAE_PLUS_CODE,
+        **_PLUS,
+    ),
+    "mmvaeplus-factorised": _row(
+        "ablation of MMVAE+: crossing sees the inferred private latents",
+        MMVAE_PLUS,
+        bound={"crossing": "own"},
+        published=_MMVAE_PLUS_CODE,
+        **_PLUS,
+    ),
+    "cmvae": _row(
+        "MMVAE+ with a prior of learned clusters",
+        CMVAE,
+        published=_MMVAE_PLUS_CODE,
+        **_PLUS | {"prior": {"kind": "clusters", "components": 40}},
+    ),
+    "mwbvae": _row(
+        "mixture over all subsets of their Wasserstein barycentres",
+        MWBVAE,
+        inference={"subsets": "every", "fusion": "wasserstein", "pooled": True},
+        bound=_KL,
+    ),
+    "codevae": _row(
+        "all subsets by consensus of dependent experts, with learned weights",
+        CODEVAE,
+        inference={
+            "subsets": "every",
+            "fusion": "dependent",
+            "correlation": 0.5,
+            "learned_weights": True,
+            "pooled": True,
+        },
+        bound={**_KL, "penalty": "entropy", "alpha": 1000},
+    ),
+    "helvae": _row(
+        "Hellinger pooling of all experts",
+        HELVAE,
+        inference={"subsets": "full", "fusion": "hellinger", "pooled": True},
+        bound=_KL,
+    ),
+    "mohelvae": _row(
+        "mixture over all subsets of their Hellinger poolings",
+        HELVAE,
+        inference={"subsets": "every", "fusion": "hellinger", "pooled": True},
+        bound=_KL,
+    ),
+    "jmvae": _row(
+        "one encoder of all parts, to which an encoder for each is drawn",
+        JMVAE,
+        inference={"subsets": "full", "joint": True, "pooled": True},
+        bound={**_KL, "penalty": "joint", "alpha": 0.1},
+    ),
+    "dmvae": _row(
+        "product of experts with private latents; joint and crossed bounds added up",
+        DMVAE,
+        inference={"subsets": "full_single", "prior_expert": "full", "pooled": True},
+        bound={**_KL, "components": "all", "weights": "sum"},
+        private=4,
+        crossing_prior=1,
+    ),
+}
+
+
+def baselines() -> Table[Baseline]:
+    """Return the rows of this file and of installed packages; ConfigError where one of those takes a name twice."""
+    found = dict(ROWS)
+    for entry in entry_points(group=GROUP):
+        if entry.name in found:
+            raise ConfigError(
+                f"baseline {entry.name!r}: got it from {entry.value}, expected a name that is not taken; rename the "
+                f"entry point in group {GROUP}"
+            )
+        found[entry.name] = entry.load()
+    return Table("baseline", found)
