@@ -7,6 +7,7 @@ from typing import NoReturn
 import typer
 
 from multiebm.cli.measuring import evaluate, presets, report, show
+from multiebm.cli.rows import baselines, cite
 from multiebm.cli.training import train
 from multiebm.cli.using import impute, sample, score
 from multiebm.core.errors import ConfigError, MultiebmError
@@ -18,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (train, sample, impute, score, evaluate, report, presets, show):
+for _command in (train, sample, impute, score, evaluate, report, presets, show, baselines, cite):
     app.command()(_command)
 
 

@@ -152,6 +152,7 @@ ROWS: dict[str, Baseline] = {
         MMVAE_PLUS,
         bound={"crossing": "own"},
         published=_MMVAE_PLUS_CODE,
+        crossing_prior=1,
         **_PLUS,
     ),
     "cmvae": _row(

@@ -87,3 +87,18 @@ DMVAE = """@inproceedings{lee2021dmvae,
   year = {2021},
   note = {arXiv:2012.13024}
 }"""
+COOPERATIVE = (
+    """@article{multimodalebm2026,
+  title = {Learning Multimodal Energy-Based Model with Multimodal Variational Auto-Encoder via {MCMC} Revision},
+  journal = {Transactions on Machine Learning Research},
+  year = {2026},
+  note = {arXiv:2605.00644}
+}""",
+    """@inproceedings{cui2023dualmcmc,
+  title = {Learning Energy-based Model via Dual-{MCMC} Teaching},
+  author = {Cui, Jiali and Han, Tian},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2023},
+  note = {arXiv:2312.02469}
+}""",
+)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multiebm.core.batch import Batch
+from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import ConfigError, ModalityError
 from multiebm.core.modality import Modality, Views
 from multiebm.core.random import ItemGenerators, Randomness, item_generators
@@ -21,8 +21,11 @@ from multiebm.mcmc.run import ChainInfo, frozen, run_chain
 from multiebm.models.checks import check_names, check_steps, make_batch
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Latents
+from multiebm.models.likelihood import importance_log_likelihood
 from multiebm.models.pretrained import write_pretrained
 from multiebm.nn.energies import EnergyNetwork
+
+SCORE_SAMPLES = 64  # importance samples of a score where there is no energy
 
 
 @dataclass(frozen=True)
@@ -227,10 +230,33 @@ class MultimodalModel(nn.Module):
             q = self.inference.given(batch).shared
         return (q.log_weight.exp()[..., None] * q.loc).sum(0)
 
+    def log_likelihood(
+        self,
+        parts: Views,
+        given: list[str] | None = None,
+        samples: int = 1000,
+        seed: int = 0,
+        present: Tensor | None = None,
+    ) -> Tensor:
+        """Return log p(parts) [B] in nats of raw `parts` [B, ...], or log p(the others | the parts in `given`).
+
+        Of densities over states (pictures in [-1, 1]), estimated by `samples` draws from q(z | parts), in expectation
+        from below; the conditional is the difference of two. ConfigError where the prior has no known normaliser.
+        """
+        batch = make_batch(self.modalities, parts, present, self.device)
+        with frozen(self):
+            total = importance_log_likelihood(self.inference, self.generator, batch, samples, seed)
+            if given is None:
+                return total
+            names = check_names(self.modalities, given)
+            known = batch.present & torch.tensor([name in names for name in self.modalities], device=self.device)
+            below = Batch(mask_views(batch.views, known), known)
+            return total - importance_log_likelihood(self.inference, self.generator, below, samples, seed + 1)
+
     def score(self, parts: Views) -> Tensor:
         """Return log pi(X) up to a constant, [B], of raw `parts` [B, ...]: higher = real-looking, matching parts.
 
-        Needs every part.
+        A model without an energy scores by its log-likelihood (SCORE_SAMPLES importance samples). Needs every part.
         """
         batch = make_batch(self.modalities, parts, None, self.device)
         missing = [name for name in self.modalities if name not in parts]
@@ -240,6 +266,8 @@ class MultimodalModel(nn.Module):
                 "complete the items with impute(parts) first"
             )
         with torch.no_grad(), frozen(self):
+            if self.energy is None and self.generator.prior.normalised:
+                return importance_log_likelihood(self.inference, self.generator, batch, SCORE_SAMPLES, 0)
             return self.log_density_unnorm(batch.views)
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -44,9 +44,7 @@ def warmup_step(
     posterior = model.inference(batch)
     codes = follow_codes(state, posterior, batch)
     tilt = 0 <= settings.tilt_after <= state.step
-    bounding = _prior_of_bound(model, tilt)
-    with _tilt_fixed(model):
-        loss, log_px = vae_loss(model.generator, bounding, posterior, batch, generator, bound, settings.beta)
+    loss, log_px = bound_of_batch(model, posterior, batch, generator, bound, settings.beta, tilt)
     update(state, loss, "generator", "inference")
     metrics = {"loss/elbo": loss.item(), **_posterior_metrics(model, posterior, batch)}
     metrics |= _per_modality(model, "log_likelihood", log_px.mean((0, 1)), batch.present)
@@ -55,6 +53,21 @@ def warmup_step(
         positive = observed(model, codes, batch, SHARED)
         metrics |= prior_step(state, prior, positive, prior.sample(len(positive), generator))
     return metrics
+
+
+def bound_of_batch(
+    model: MultimodalModel,
+    posterior: Posterior,
+    batch: Batch,
+    generator: torch.Generator,
+    bound: BoundSettings,
+    beta: float,
+    tilt: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return minus the bound (shape [], nats per item) and its log-likelihoods [N, C, B, M]."""
+    with _tilt_fixed(model):
+        prior = _prior_of_bound(model, tilt)
+        return vae_loss(model.generator, prior, posterior, batch, generator, bound, beta)
 
 
 def cooperative_step(state: TrainState, batch: Batch, settings: CooperativeSettings) -> dict[str, float]:

@@ -1,0 +1,172 @@
+"""What every row of the table of multimodal VAEs has to do, as a test class to inherit.
+
+    from multiebm.experiments.contract import BaselineContract
+
+    class TestMyRow(BaselineContract):
+        baseline = MY_ROW
+
+pytest then runs each `test_` method on small data of two vectors and a picture, with small networks.
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from multiebm.core.batch import Batch, mask_views
+from multiebm.core.errors import DataError
+from multiebm.core.modality import Modality, Views
+from multiebm.core.random import make_generator
+from multiebm.experiments.baselines import NEUTRAL, Baseline
+from multiebm.experiments.build import build_model
+from multiebm.experiments.load import merge
+from multiebm.experiments.pretrained import from_pretrained
+from multiebm.experiments.schema import Experiment
+from multiebm.models.model import MultimodalModel
+from multiebm.training.cooperative import bound_of_batch
+
+ITEMS = 6
+PARTS = {
+    "face": Modality("face", "picture", (3, 8, 8)),
+    "left": Modality("left", "vector", (2,)),
+    "right": Modality("right", "vector", (3,)),
+}
+SMALL = {
+    "model": {"shared": 4, "networks": {"width": 4, "hidden": 8, "linear": 8, "patch": 1}},
+    "training": {"precision": "fp32", "bound": {"samples": 2}},
+}
+
+
+def small_experiment(baseline: Baseline) -> Experiment:
+    """Return the row on small networks, private latents of size 2 where it has any, at most 2 importance samples."""
+    cells = merge(merge(dict(NEUTRAL), dict(baseline.cells)), SMALL)
+    if cells["training"]["bound"].get("kind", "elbo") == "elbo":
+        cells["training"]["bound"].pop("samples")
+    if cells["model"].get("private"):
+        cells["model"]["private"] = 2
+    if cells["model"]["prior"].get("components"):
+        cells["model"]["prior"] = cells["model"]["prior"] | {"components": 3}
+    return Experiment.model_validate(cells)
+
+
+def raw_views(seed: int = 0) -> Views:
+    """Return ITEMS raw items [N, ...]: pictures in [0, 1], vectors about standard normal."""
+    draws = make_generator(seed)
+    views = {name: torch.randn(ITEMS, *m.shape, generator=draws) for name, m in PARTS.items()}
+    return {name: view.sigmoid() if PARTS[name].kind == "picture" else view for name, view in views.items()}
+
+
+class BaselineContract:
+    """Set `baseline` in a subclass."""
+
+    baseline: Baseline
+
+    def experiment(self) -> Experiment:
+        """Return the row on small networks."""
+        return small_experiment(self.baseline)
+
+    def model(self, seed: int = 0) -> MultimodalModel:
+        """Return a fresh model of the row."""
+        return build_model(self.experiment().model, PARTS, seed)
+
+    def batch(self, present: Tensor | None = None) -> Batch:
+        """Return the items as training sees them, `present` [N, M] or all."""
+        present = torch.ones(ITEMS, len(PARTS), dtype=torch.bool) if present is None else present
+        return Batch(mask_views({n: PARTS[n].to_state(view) for n, view in raw_views().items()}, present), present)
+
+    def loss(self, model: MultimodalModel, batch: Batch) -> Tensor:
+        """Return the training loss, shape []."""
+        t = self.experiment().training
+        return bound_of_batch(model, model.inference(batch), batch, make_generator(1), t.bound, t.warmup.beta)[0]
+
+    def holes(self) -> Tensor:
+        """Return a mask [N, M] with every part hidden somewhere and one item of which nothing is present."""
+        present = torch.ones(ITEMS, len(PARTS), dtype=torch.bool)
+        present[0, 0] = present[1, 1] = present[2, 2] = present[3, 1] = present[3, 2] = False
+        present[4] = False
+        return present
+
+    def test_samples_have_their_shapes_and_depend_on_the_seed_and_the_item_alone(self) -> None:
+        """`sample` on fresh weights."""
+        model = self.model()
+        four, two, other = model.sample(4, seed=3), model.sample(2, seed=3), model.sample(4, seed=4)
+        for name, part in PARTS.items():
+            assert four[name].shape == (4, *part.shape), name
+            torch.testing.assert_close(four[name][:2], two[name])
+            assert not torch.equal(four[name], other[name]), name
+
+    def test_every_subset_completes_to_all_parts_and_what_was_given_comes_back(self) -> None:
+        """`impute` from each non-empty subset; its own parts are returned as they were."""
+        model, views = self.model(), raw_views()
+        names = list(PARTS)
+        for bits in range(1, 2 ** len(names)):
+            given = {name: views[name] for i, name in enumerate(names) if bits >> i & 1}
+            completed = model.impute(given, seed=1)
+            assert list(completed) == names
+            for name, part in given.items():
+                torch.testing.assert_close(completed[name], part, atol=1e-5, rtol=1e-5)
+            assert all(view.isfinite().all() for view in completed.values()), list(given)
+
+    def test_what_is_hidden_changes_nothing_not_even_if_it_is_nan(self) -> None:
+        """Completions and codes of masked items, once with NaN behind the mask and once with zeros."""
+        model, present = self.model(), self.holes()
+        clean, spoilt = raw_views(), raw_views()
+        for i, name in enumerate(PARTS):
+            clean[name][~present[:, i]] = 0
+            spoilt[name][~present[:, i]] = torch.nan
+        for name, view in model.impute(clean, present=present, seed=2).items():
+            assert torch.equal(view, model.impute(spoilt, present=present, seed=2)[name]), name
+        assert torch.equal(model.encode(clean, present), model.encode(spoilt, present))
+
+    def test_an_item_with_nothing_given_is_a_sample_of_the_prior(self) -> None:
+        """Its code is the mean of the standard density, 0."""
+        model = self.model()
+        code = model.encode(raw_views(), self.holes())
+        torch.testing.assert_close(code[4], torch.zeros_like(code[4]))
+
+    def test_gradients_reach_every_parameter_of_the_row(self) -> None:
+        """One backward pass of the loss on complete items; none is left out, and all are finite."""
+        model = self.model()
+        self.loss(model, self.batch()).backward()
+        silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        assert not silent
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+    def test_training_with_parts_missing_is_finite_or_refused_with_the_reason(self) -> None:
+        """The loss and its gradients with holes in the batch; a joint encoder says that it needs complete items."""
+        model = self.model()
+        if self.experiment().model.inference.joint:
+            said = ""
+            try:
+                self.loss(model, self.batch(self.holes()))
+            except DataError as error:
+                said = str(error)
+            assert "expected complete items" in said
+            return
+        loss = self.loss(model, self.batch(self.holes()))
+        loss.backward()
+        assert loss.isfinite()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+    def test_a_likelihood_is_estimated_for_all_parts_and_given_some(self) -> None:
+        """log p(A, B) = log p(A | B) + log p(B), with the estimates' own draws."""
+        model, views = self.model(), raw_views()
+        whole = model.log_likelihood(views, samples=20, seed=1)
+        rest = model.log_likelihood(views, given=["left"], samples=20, seed=1)
+        part = model.log_likelihood({"left": views["left"]}, samples=20, seed=2)
+        assert whole.shape == (ITEMS,)
+        torch.testing.assert_close(rest, whole - part, atol=1e-3, rtol=1e-4)
+        assert model.score(views).isfinite().all()
+
+    def test_a_saved_model_loads_to_the_same_samples_and_completions(self) -> None:
+        """`save_pretrained`, `from_pretrained`."""
+        model, views = self.model(), raw_views()
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(Path(folder) / "model")
+            again = from_pretrained(Path(folder) / "model")
+        for name, view in model.sample(3, seed=5).items():
+            assert torch.equal(view, again.sample(3, seed=5)[name]), name
+        given = {"left": views["left"]}
+        for name, view in model.impute(given, seed=5).items():
+            assert torch.equal(view, again.impute(given, seed=5)[name]), name

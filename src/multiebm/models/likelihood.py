@@ -1,0 +1,72 @@
+"""Importance-weighted estimates of log p(X_S) by the model's own posterior (Burda et al. 2016, arXiv 1509.00519)."""
+
+from math import log
+
+import torch
+from torch import Tensor
+
+from multiebm.core.batch import Batch
+from multiebm.core.errors import ConfigError
+from multiebm.core.random import make_generator
+from multiebm.distributions.mixture import Diagonal, Mixture
+from multiebm.models.generator import Generator
+from multiebm.models.inference import SHARED, InferenceModel, Posterior
+
+ROWS = 2_000  # latents decoded at a time
+
+
+def importance_log_likelihood(
+    inference: InferenceModel, generator: Generator, batch: Batch, samples: int, seed: int
+) -> Tensor:
+    """Return log 1/N sum_n p(x_S, z_n, W_n) / q(z_n, W_n | x_S) [B] in nats; S = `present` [B, M], N = `samples`.
+
+    In expectation below log p(x_S), and above the ELBO. Private latents of absent parts integrate to one and are not
+    drawn. An item with nothing present has log p = 0.
+    """
+    if not generator.prior.normalised:
+        raise ConfigError(
+            "log_likelihood: got a model whose prior is known up to a constant only (model.prior.kind energy), expected "
+            "a normalised one; use score(parts), which compares, or a model with another prior"
+        )
+    n = len(batch.present)
+    each = max(1, min(samples, ROWS // max(n, 1)))
+    draws = make_generator(seed, batch.present.device)
+    found = []
+    with torch.no_grad():
+        posterior = inference.given(batch)
+        for first in range(0, samples, each):
+            copies = min(each, samples - first)
+            found.append(_log_weights(posterior, generator, batch, copies, draws))
+    return torch.cat(found).logsumexp(0) - log(samples)
+
+
+def _log_weights(
+    posterior: Posterior, generator: Generator, batch: Batch, copies: int, draws: torch.Generator
+) -> Tensor:
+    """Return log p(x_S, z, W) / q(z, W | x_S) of `copies` independent draws: [copies, B]."""
+    many = _repeated(posterior, copies)
+    views = {name: view.repeat(copies, *[1] * (view.dim() - 1)) for name, view in batch.views.items()}
+    present = batch.present.repeat(copies, 1)
+    latents, _ = many.sample(draws)
+    z = latents[SHARED]
+    total = generator.prior.log_prob(z) - many.shared.log_prob(z)
+    for i, (name, likelihood) in enumerate(generator.likelihoods.items()):
+        log_px = likelihood.log_prob(views[name], generator.decode(latents, name))
+        if name in many.private:
+            w = latents[name]
+            log_px = log_px + generator.private_priors[name].log_prob(w) - many.private[name].log_prob(w)
+        total = total + torch.where(present[:, i], log_px, 0.0)
+    return total.view(copies, -1)
+
+
+def _repeated(posterior: Posterior, copies: int) -> Posterior:
+    """Return the posterior of a batch that holds every item `copies` times, [K, copies B, D], copy by copy."""
+
+    def repeat(q: Diagonal) -> Diagonal:
+        return q._replace(loc=q.loc.repeat(copies, 1), scale=q.scale.repeat(copies, 1))
+
+    q = posterior.shared
+    shared = Mixture(
+        q.loc.repeat(1, copies, 1), q.scale.repeat(1, copies, 1), q.log_weight.repeat(1, copies), q.members, q.family
+    )
+    return posterior._replace(shared=shared, private={name: repeat(p) for name, p in posterior.private.items()})
