@@ -6,6 +6,7 @@ from typing import NoReturn
 
 import typer
 
+from multiebm.cli.comparing import compare
 from multiebm.cli.measuring import evaluate, presets, report, show
 from multiebm.cli.rows import baselines, cite
 from multiebm.cli.training import train
@@ -19,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (train, sample, impute, score, evaluate, report, presets, show, baselines, cite):
+for _command in (train, sample, impute, score, evaluate, report, presets, show, baselines, cite, compare):
     app.command()(_command)
 
 

@@ -19,14 +19,14 @@ from multiebm.core.errors import DataError
 from multiebm.core.modality import Modality, Views
 from multiebm.core.random import make_generator
 from multiebm.experiments.baselines import NEUTRAL, Baseline
-from multiebm.experiments.build import build_model
+from multiebm.experiments.build import TrainingStep, build_model, build_state
 from multiebm.experiments.load import merge
 from multiebm.experiments.pretrained import from_pretrained
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
 from multiebm.training.cooperative import bound_of_batch
 
-ITEMS = 6
+ITEMS, LEARNING_STEPS = 6, 20
 PARTS = {
     "face": Modality("face", "picture", (3, 8, 8)),
     "left": Modality("left", "vector", (2,)),
@@ -132,6 +132,17 @@ class BaselineContract:
         silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
         assert not silent
         assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+    def test_training_lowers_the_loss(self) -> None:
+        """LEARNING_STEPS steps of training on one batch; the loss before and after with the same draws."""
+        experiment, batch = self.experiment(), self.batch()
+        state = build_state(experiment, self.model(), None)  # type: ignore[arg-type]
+        before = self.loss(state.model, batch).item()
+        step = TrainingStep(experiment)
+        for _ in range(LEARNING_STEPS):
+            step(state, batch)
+            state.step += 1
+        assert self.loss(state.model, batch).item() < before
 
     def test_training_with_parts_missing_is_finite_or_refused_with_the_reason(self) -> None:
         """The loss and its gradients with holes in the batch; a joint encoder says that it needs complete items."""

@@ -25,8 +25,8 @@ def importance_log_likelihood(
     """
     if not generator.prior.normalised:
         raise ConfigError(
-            "log_likelihood: got a model whose prior is known up to a constant only (model.prior.kind energy), expected "
-            "a normalised one; use score(parts), which compares, or a model with another prior"
+            "log_likelihood: got a model whose prior is known up to a constant only (model.prior.kind energy), "
+            "expected a normalised one; use score(parts), which compares, or a model with another prior"
         )
     n = len(batch.present)
     each = max(1, min(samples, ROWS // max(n, 1)))

@@ -19,6 +19,7 @@ from multiebm.report.markup import text
 
 Values = Sequence[float] | npt.NDArray[np.floating]
 
+_MARKERS = ("o", "s", "^")
 INK, LINE = "#010203", "#040506"  # stand-ins that no palette uses, replaced by variables of the page
 # Okabe and Ito's colours, told apart with any colour vision; black left out, it vanishes in dark mode
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -99,6 +100,29 @@ class Cloud(NamedTuple):
     points: npt.NDArray[np.floating]
     colour: int
     classes: npt.NDArray[np.integer] | None = None
+
+
+class Point(NamedTuple):
+    """A mark at (x, y); marks of one label share a colour and a form."""
+
+    label: str
+    x: float
+    y: float
+
+
+def draw_points(title: str, points: Sequence[Point], axes_titles: tuple[str, str]) -> str:
+    """Return a scatter as inline SVG, every label written beside the mean of its marks."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7.4, 4.6), layout="constrained")
+        axes = figure.add_subplot()
+        for i, label in enumerate(dict.fromkeys(p.label for p in points)):
+            own = np.array([[p.x, p.y] for p in points if p.label == label])
+            colour, marker = PALETTE[i % len(PALETTE)], _MARKERS[i // len(PALETTE) % len(_MARKERS)]
+            axes.scatter(own[:, 0], own[:, 1], s=26, color=colour, marker=marker)
+            axes.annotate(label, own.mean(0).tolist(), xytext=(6, 4), textcoords="offset points", fontsize=8.5)
+        axes.set(xlabel=axes_titles[0], ylabel=axes_titles[1])
+        axes.margins(0.08)
+        return _svg(figure, title)
 
 
 def draw_panel(panel: Panel) -> str:

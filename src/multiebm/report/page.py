@@ -17,7 +17,7 @@ from multiebm.report.record import read_record
 from multiebm.report.scene import Scene
 from multiebm.report.summary import headline_section, metrics_section, origin_section
 
-_TEMPLATE = Path(__file__).with_name("page.html")
+TEMPLATE = Path(__file__).with_name("page.html")
 _LINKS = {
     "samples": "Joint samples",
     "cross": "Cross-generation",
@@ -67,4 +67,4 @@ def render(scene: Scene) -> str:
     links = join(f'<a href="#{name}">{text(title)}</a>' for name, title in _LINKS.items())
     title = text(f"{scene.dataset.name}: {scene.record.name}")
     foot = f"Data: {text(scene.dataset.citation)}"
-    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(title=title, links=links, body=body, foot=foot)
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=title, links=links, body=body, foot=foot)

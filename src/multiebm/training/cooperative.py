@@ -281,7 +281,7 @@ def _per_modality(model: MultimodalModel, what: str, values: Tensor, present: Te
 
 
 def _posterior_metrics(model: MultimodalModel, posterior: Posterior, batch: Batch) -> dict[str, float]:
-    scale = posterior.shared.scale.detach()[batch.present.T]
+    scale = posterior.experts.scale.detach()[batch.present.T]
     if not len(scale):
         return {}
     return {"encoder/scale_mean": scale.mean().item(), "encoder/scale_min": scale.min().item()}

@@ -1,0 +1,42 @@
+"""`multiebm compare`: several methods, the same data, the same time to train."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def compare(
+    rows: Annotated[
+        list[str], typer.Argument(help="Rows of `multiebm baselines`, or cooperative.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of cells, runs and tables; what it holds is not made again.")],
+    data: Annotated[str, typer.Option(help="A preset that names the data: polydigits, polymnist16, polymnist.")] = (
+        "polydigits"
+    ),
+    budget: Annotated[str, typer.Option(help="Time to train each, such as 240s, 15m or 1h.")] = "4m",
+    seeds: Annotated[int, typer.Option(help="Seeds 0 to N - 1.", min=1)] = 1,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting to change in every row.")
+    ] = None,
+) -> None:
+    """Train and measure methods under one budget, one at a time; writes a table as Markdown, CSV, LaTeX and HTML."""
+    seconds = seconds_of(budget)
+    from multiebm.experiments.compare import compare as run
+    from multiebm.report.comparison import write_comparison
+
+    cells = run(rows, data, seconds, seeds, out, settings or [], typer.echo)
+    typer.echo(f"tables: {out / 'table.md'}, .csv, .tex; page: {write_comparison(cells, out, data)}")
+
+
+def seconds_of(budget: str) -> float:
+    """Return the seconds that "240s", "15m" or "1.5h" stand for; ConfigError for anything else."""
+    from multiebm.core.errors import ConfigError
+
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", budget.strip())
+    if found is None or not float(found[1]):
+        raise ConfigError(f"--budget: got {budget!r}, expected a time such as 240s, 15m or 1h")
+    return float(found[1]) * UNITS[found[2]]

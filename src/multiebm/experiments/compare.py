@@ -1,0 +1,204 @@
+"""Several methods on the same data with the same time to train: cells that survive a kill, and their table."""
+
+import csv
+import io
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from multiebm.core.errors import ConfigError, DataError
+from multiebm.experiments.baselines import baselines
+from multiebm.experiments.build import TrainingStep
+from multiebm.experiments.data import build_dataset
+from multiebm.experiments.folder import read_run, write_json
+from multiebm.experiments.load import load_experiment, preset_names, read_source, to_dict
+from multiebm.experiments.measure import measure_model
+from multiebm.experiments.run import fresh_state, run_experiment
+from multiebm.experiments.schema import Experiment
+from multiebm.models.pretrained import replace_file
+
+COOPERATIVE = "cooperative"  # the row that is the preset of the data itself
+TIMED_STEPS = (5, 15)  # made before, and while, the time of a step is taken
+SHARE = 0.95  # of the budget that the planned steps should take; the budget itself ends training in any case
+
+
+class Column(NamedTuple):
+    """A metric of the table: its heading, decimals, and whether more is better."""
+
+    metric: str
+    title: str
+    digits: int
+    more: bool
+
+
+COLUMNS = (
+    Column("gen/joint_coherence", "joint coherence", 3, True),
+    Column("ebm/joint_coherence", "joint coherence, EBM", 3, True),
+    Column("cond/size1", "conditional coherence", 3, True),
+    Column("gen/fcd", "fcd", 1, False),
+    Column("ebm/fcd", "fcd, EBM", 1, False),
+    Column("gen/label_entropy", "label entropy", 3, True),
+    Column("gen/variety", "variety", 3, True),
+    Column("latent_classification", "latent classification", 3, True),
+)
+
+
+class Cell(NamedTuple):
+    """One row with one seed: steps and seconds of training, and every metric by name."""
+
+    row: str
+    seed: int
+    steps: int
+    seconds: float
+    measured: dict[str, float]
+
+
+def compare(
+    rows: Sequence[str],
+    data: str,
+    budget: float,
+    seeds: int,
+    out: str | Path,
+    overrides: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> list[Cell]:
+    """Train and measure every row with seeds 0 to `seeds` - 1 for `budget` seconds each, one at a time, in `out`.
+
+    `data` is a preset; a row is one of `baselines()`, or "cooperative", the preset itself. Steps are planned from the
+    time of a few, so that rates fall to their end within the budget. What `out` holds is not made again, and a run that
+    was killed goes on from its last checkpoint. ConfigError names unknown rows before anything is trained.
+    """
+    sources = {row: source_of(row, data) for row in rows}
+    plans = {
+        (row, seed): load_experiment(source, [*overrides, f"training.seconds={budget}", f"seed={seed}"])
+        for seed in range(seeds)
+        for row, source in sources.items()
+    }
+    folder, cells = Path(out), []
+    for (row, seed), experiment in plans.items():
+        path = folder / "cells" / f"{row}-{seed}.json"
+        cell = read_cell(path, experiment)
+        if cell is None:
+            say(f"{row}, seed {seed}: training for {budget:.0f} s")
+            cell = _make_cell(row, experiment, folder / "runs" / f"{row}-{seed}", sources[row])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {**cell._asdict(), "settings": to_dict(experiment)})
+        say(f"{row}, seed {seed}: {cell.steps} steps in {cell.seconds:.0f} s")
+        cells.append(cell)
+        write_tables(cells, folder)
+    return cells
+
+
+def source_of(row: str, data: str) -> str:
+    """Return the preset of a row on some data; ConfigError where there is no such row or preset."""
+    if row == COOPERATIVE:
+        read_source(data)
+        return data
+    baselines()[row]
+    if f"{data}-vae" not in preset_names():
+        known = [name.removesuffix("-vae") for name in preset_names() if name.endswith("-vae")]
+        raise ConfigError(f"data: got {data!r}, expected one of {', '.join(known)}")
+    return f"{data}-{row}"
+
+
+def read_cell(path: Path, experiment: Experiment) -> Cell | None:
+    """Return the stored cell, None where there is none; DataError where it is of other settings."""
+    if not path.is_file():
+        return None
+    stored = json.loads(path.read_text())
+    if stored.pop("settings") != json.loads(json.dumps(to_dict(experiment))):
+        raise DataError(
+            f"{path}: got a cell of other settings, expected those asked for; give another --out, or delete the cell"
+        )
+    return Cell(**stored)
+
+
+def planned(experiment: Experiment) -> Experiment:
+    """Return the experiment with as many warm-up steps as the budget allows on this machine, timed on a fresh state."""
+    t = experiment.training
+    if t.cooperative.steps or t.seconds is None:
+        return experiment
+    state = fresh_state(experiment, build_dataset(experiment.data), torch.device("cpu"))
+    step = TrainingStep(experiment)
+    began = 0.0
+    for i in range(sum(TIMED_STEPS)):
+        if i == TIMED_STEPS[0]:
+            began = time.perf_counter()
+        step(state, next(state.stream))
+        state.step += 1
+    each = (time.perf_counter() - began) / TIMED_STEPS[1]
+    steps = max(1, int(SHARE * t.seconds / each))
+    return load_experiment(experiment, [f"training.warmup.steps={steps}"])
+
+
+def _make_cell(row: str, experiment: Experiment, run: Path, preset: str) -> Cell:
+    begun = (run / "config.yaml").is_file()
+    plan = load_experiment(run) if begun else planned(experiment)
+    result = run_experiment(plan, run, resume=begun, preset=preset)
+    if result.fit.reason == "interrupted":
+        raise KeyboardInterrupt(result.fit.message())
+    measured = measure_model(result.model, build_dataset(plan.data), plan.evaluation, plan.seed).results
+    session = read_run(run)["sessions"][-1]
+    values = {name: found.value for name, found in measured.items()}
+    return Cell(row, experiment.seed, session["to_step"], session["seconds"], values)
+
+
+def summary(cells: Sequence[Cell]) -> tuple[list[Column], dict[str, list[list[float]]]]:
+    """Return the columns that any cell has, and by row the values of every seed in each of them."""
+    found = [column for column in COLUMNS if any(column.metric in cell.measured for cell in cells)]
+    rows: dict[str, list[list[float]]] = {}
+    for cell in cells:
+        values = rows.setdefault(cell.row, [[] for _ in found])
+        for seeds, column in zip(values, found, strict=True):
+            if column.metric in cell.measured:
+                seeds.append(cell.measured[column.metric])
+    return found, rows
+
+
+def entry(values: Sequence[float], digits: int) -> str:
+    """Return "mean ± standard deviation over seeds", the mean alone for one seed, a dash for none."""
+    if not values:
+        return "—"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def write_tables(cells: Sequence[Cell], folder: Path) -> None:
+    """Write table.md, table.csv (one line a cell) and table.tex into `folder`, each whole or not at all."""
+    columns, rows = summary(cells)
+    titles = [column.title for column in columns]
+    body = [
+        [row, *(entry(seeds, column.digits) for seeds, column in zip(values, columns, strict=True))]
+        for row, values in rows.items()
+    ]
+    _replace(folder / "table.md", _markdown(["row", *titles], body))
+    _replace(folder / "table.tex", _latex(["row", *titles], body))
+    text = io.StringIO()
+    lines = csv.writer(text)
+    lines.writerow(["row", "seed", "steps", "seconds", *(column.metric for column in columns)])
+    for cell in cells:
+        measured = [cell.measured.get(column.metric, "") for column in columns]
+        lines.writerow([cell.row, cell.seed, cell.steps, cell.seconds, *measured])
+    _replace(folder / "table.csv", text.getvalue())
+
+
+def _markdown(head: list[str], body: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _latex(head: list[str], body: list[list[str]]) -> str:
+    lines = [" & ".join(line).replace("±", r"$\pm$").replace("—", "--").replace("_", r"\_") + r" \\" for line in body]
+    rule = r"\hline"
+    top = [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", rule, " & ".join(head) + r" \\", rule]
+    return "\n".join([*top, *lines, rule, r"\end{tabular}"]) + "\n"
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, text.encode())
