@@ -123,8 +123,9 @@ def planned(experiment: Experiment) -> Experiment:
     t = experiment.training
     if t.cooperative.steps or t.seconds is None:
         return experiment
-    state = fresh_state(experiment, build_dataset(experiment.data), torch.device("cpu"))
-    step = TrainingStep(experiment)
+    timed = load_experiment(experiment, [f"training.warmup.steps={sum(TIMED_STEPS)}"])
+    state = fresh_state(timed, build_dataset(timed.data), torch.device("cpu"))
+    step = TrainingStep(timed)
     began = 0.0
     for i in range(sum(TIMED_STEPS)):
         if i == TIMED_STEPS[0]:

@@ -1,0 +1,126 @@
+"""Comparisons: what is made once stays made, a killed one goes on, and the tables say what the cells hold."""
+
+import csv
+
+import pytest
+
+from multiebm.cli.comparing import seconds_of
+from multiebm.core.errors import ConfigError, DataError
+from multiebm.evaluation.base import Result
+from multiebm.evaluation.record import Evaluation
+from multiebm.experiments import compare as module
+from multiebm.experiments.compare import Cell, compare, write_tables
+from multiebm.report.comparison import write_comparison
+
+SMALL = [
+    "training.warmup.steps=3",
+    "training.batch_size=8",
+    "model.shared=3",
+    "model.networks.width=2",
+    "training.checkpoint_every=1",
+]
+CELLS = [
+    Cell("mvae", 0, 10, 4.0, {"gen/joint_coherence": 0.1, "gen/fcd": 50.0}),
+    Cell("mvae", 1, 11, 4.0, {"gen/joint_coherence": 0.3, "gen/fcd": 60.0}),
+    Cell("mopoe", 0, 12, 4.0, {"gen/joint_coherence": 0.25, "gen/fcd": 40.0}),
+]
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Measuring is replaced by a count of calls; planning keeps the steps asked for."""
+    calls = []
+
+    def measure(model, dataset, settings, seed):
+        calls.append(seed)
+        return Evaluation({"gen/fcd": Result(40.0 + seed, 0.1, 10)}, {}, None, "polydigits", seed, 0.0)
+
+    monkeypatch.setattr(module, "measure_model", measure)
+    monkeypatch.setattr(module, "planned", lambda experiment: experiment)
+    return calls
+
+
+def run(out, rows=("mvae", "helvae"), seeds=2, overrides=()):
+    return compare(rows, "polydigits", 60.0, seeds, out, [*SMALL, *overrides], say=lambda line: None)
+
+
+def test_every_row_and_seed_is_made_once(tmp_path, measured):
+    cells = run(tmp_path)
+    assert [(c.row, c.seed, c.steps) for c in cells] == [(r, s, 3) for s in (0, 1) for r in ("mvae", "helvae")]
+    assert [c.measured["gen/fcd"] for c in cells] == [40, 40, 41, 41]
+    assert len(measured) == 4
+    assert run(tmp_path) == cells
+    assert len(measured) == 4
+
+
+def test_a_killed_comparison_goes_on_where_it_was(tmp_path, measured, monkeypatch):
+    whole = module.measure_model
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "measure_model", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, ("mvae",), 1)
+    assert not (tmp_path / "cells").exists() or not list((tmp_path / "cells").iterdir())
+    monkeypatch.setattr(module, "measure_model", whole)
+    monkeypatch.setattr(module, "planned", lambda experiment: pytest.fail("planned anew"))
+    cells = run(tmp_path, ("mvae",), 1)
+    assert (cells[0].steps, len(measured)) == (3, 1)
+
+
+def test_an_unknown_row_or_data_is_refused_before_anything_is_made(tmp_path, measured):
+    with pytest.raises(ConfigError, match="Did you mean 'mopoe'"):
+        run(tmp_path / "a", ("mvae", "mopo"))
+    with pytest.raises(ConfigError, match="expected one of polydigits, polymnist, polymnist16"):
+        compare(["mvae"], "toy2d", 60.0, 1, tmp_path / "a", say=lambda line: None)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_cell_of_other_settings_is_not_passed_off(tmp_path, measured):
+    run(tmp_path, ("mvae",), 1)
+    with pytest.raises(DataError, match="got a cell of other settings"):
+        run(tmp_path, ("mvae",), 1, ["model.shared=4"])
+
+
+def test_steps_are_planned_from_the_time_of_a_few(monkeypatch):
+    """15 steps in 3 s by the clock: 95 % of 100 s are 475 steps."""
+    clock = iter([10.0, 13.0])
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    experiment = module.load_experiment("polydigits-mvae", [*SMALL, "training.seconds=100"])
+    assert module.planned(experiment).training.warmup.steps == 475
+
+
+def test_tables_hold_mean_and_spread_by_row_and_every_cell(tmp_path):
+    write_tables(CELLS, tmp_path)
+    assert (tmp_path / "table.md").read_text().splitlines()[2:] == [
+        "| mvae | 0.200 ± 0.141 | 55.0 ± 7.1 |",
+        "| mopoe | 0.250 | 40.0 |",
+    ]
+    assert r"mvae & 0.200 $\pm$ 0.141 & 55.0 $\pm$ 7.1 \\" in (tmp_path / "table.tex").read_text()
+    with (tmp_path / "table.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    assert [(line["row"], line["steps"], line["gen/fcd"]) for line in lines] == [
+        ("mvae", "10", "50.0"),
+        ("mvae", "11", "60.0"),
+        ("mopoe", "12", "40.0"),
+    ]
+
+
+def test_the_page_holds_table_and_scatter_and_fetches_nothing(tmp_path):
+    page = write_comparison(CELLS, tmp_path, "polydigits").read_text()
+    assert "0.200 ± 0.141" in page
+    assert page.count('<svg class="chart"') == 1
+    assert "<script" not in page
+    assert "src=" not in page
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("240s", 240), ("15m", 900), ("1.5h", 5400)])
+def test_budgets_are_times_with_a_unit(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["15", "m", "0m", "-3m", "1d"])
+def test_other_budgets_are_refused(text):
+    with pytest.raises(ConfigError, match="expected a time such as"):
+        seconds_of(text)
