@@ -159,7 +159,7 @@ ROWS: dict[str, Baseline] = {
         "MMVAE+ with a prior of learned clusters",
         CMVAE,
         published=_MMVAE_PLUS_CODE,
-        **_PLUS | {"prior": {"kind": "clusters", "components": 40}},
+        **_PLUS | {"prior": {"kind": "clusters", "components": 40, "prune": 1}},
     ),
     "mwbvae": _row(
         "mixture over all subsets of their Wasserstein barycentres",

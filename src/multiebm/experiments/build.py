@@ -123,7 +123,8 @@ def _prior(s: ModelSection) -> Prior:
 def settling(experiment: Experiment) -> dict[str, Any]:
     """Return the settings with which priors settle when training is over, as `settle_priors` takes them."""
     prior = experiment.model.prior
-    return {"steps": prior.settle, "spread": prior.spread, "rate": experiment.training.optimiser.prior}
+    rate = experiment.training.optimiser.prior
+    return {"steps": prior.settle, "spread": prior.spread, "rate": rate, "prune": prior.prune}
 
 
 def build_state(experiment: Experiment, model: MultimodalModel, stream: Stream) -> TrainState[MultimodalModel]:

@@ -51,6 +51,9 @@ class PriorSection(_Section):
         1.0,
         description="factor on a mixture base's covariances while the tilt settles; above 1 sharpens the prior",
     )
+    prune: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="beta of the score by which clusters are pruned when training is over; 0 = all are kept"
+    )
 
 
 class InferenceSection(_Section):

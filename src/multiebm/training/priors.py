@@ -1,15 +1,17 @@
 """How priors learn: mixtures follow the codes, a tilt is contrasted with its own chain, and both settle at the end."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from math import log
 
 import torch
 from torch import Tensor
 
 from multiebm.core.batch import Batch
 from multiebm.core.random import rand
-from multiebm.distributions.priors import MixturePrior
+from multiebm.distributions.mixture import Diagonal
+from multiebm.distributions.priors import ClusterPrior, MixturePrior
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents, Posterior
 from multiebm.models.model import MultimodalModel
@@ -57,15 +59,45 @@ def settle_priors(
     steps: int = 0,
     spread: float = 1.0,
     rate: float = 1e-3,
+    prune: float = 0.0,
 ) -> None:
-    """Fit every fitted mixture anew to the codes of these batches, then let an energy prior's tilt settle on them."""
+    """Fit every fitted mixture anew to the codes of these batches, then let an energy prior's tilt settle on them.
+
+    Learned clusters are pruned instead, where `prune` > 0.
+    """
     prior = model.generator.prior
+    if isinstance(prior, ClusterPrior) and prune:
+        with torch.no_grad():
+            prune_clusters(prior, [(model.inference.given(batch).experts, batch.present) for batch in batches], prune)
+        return
     tilted = isinstance(prior, EnergyPrior) and steps > 0
     codes = _codes_of(model, batches, generator, {*model.generator.mixtures(), *([SHARED] if tilted else [])})
     for key, mixture in model.generator.mixtures().items():
         mixture.refit(codes[key])
     if isinstance(prior, EnergyPrior) and tilted and len(codes[SHARED]):
         settle_tilt(prior, codes[SHARED], generator, steps, spread, rate)
+
+
+def prune_clusters(prior: ClusterPrior, experts: Sequence[tuple[Diagonal, Tensor]], beta: float) -> None:
+    """Keep as many clusters as minimise beta mean H[p(c | z)] / log C - mean log p(z) / D (CMVAE, Palumbo et al. 2024).
+
+    The lightest cluster is dropped again and again, by the codes' mean responsibility. Codes are the locations of every
+    present part's expert: pairs of experts [M, B, D] and `present` [B, M].
+    """
+    codes = torch.cat([q.loc[present.T] for q, present in experts])  # [N, D]
+    if not len(codes):
+        return
+    tried = []
+    prior.kept.fill_(True)
+    for count in range(prior.clusters, 0, -1):
+        joint = prior.cluster_log_prob(codes)
+        share = joint.softmax(-1)
+        entropy = torch.special.entr(share).sum(-1).mean() / (log(count) if count > 1 else 1.0)
+        score = beta * entropy - joint.logsumexp(-1).mean() / prior.dim
+        tried.append((score.item(), prior.kept.clone()))
+        mass = torch.where(prior.kept, share.mean(0), torch.inf)
+        prior.kept[mass.argmin()] = False
+    prior.kept.copy_(min(tried, key=lambda pair: pair[0])[1])
 
 
 def settle_tilt(
