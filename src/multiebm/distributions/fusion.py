@@ -87,7 +87,7 @@ def hellinger(loc: Tensor, scale: Tensor, inside: Tensor, correlation: float = 0
     """
     tau, variance = scale.pow(-2), scale.square()
     both = tau[:, None] + tau  # [E, E, B, D]
-    at, width = (tau[:, None] * loc[:, None] + tau * loc) / both, 2 / both
+    at, width = ((tau[:, None] * loc[:, None] + tau * loc) / both).double(), (2 / both).double()
     spread = variance[:, None] + variance
     overlap = 0.5 * (2 * scale[:, None] * scale / spread).log() - (loc[:, None] - loc).square() / (4 * spread)
     pairs = inside[:, :, None] & inside[:, None]  # [K, E, E, B]
@@ -95,8 +95,8 @@ def hellinger(loc: Tensor, scale: Tensor, inside: Tensor, correlation: float = 0
     empty = _counts(inside, loc)[1].double()
     share = mass / (mass.sum((1, 2)) + empty[..., 0])[:, None, None]
     # the two moments differ by the variance alone, so they are summed in double precision
-    mean = torch.einsum("kijb,ijbd->kbd", share, at.double())
-    square = torch.einsum("kijb,ijbd->kbd", share, (width + at.square()).double())
+    mean = torch.einsum("kijb,ijbd->kbd", share, at)
+    square = torch.einsum("kijb,ijbd->kbd", share, width + at.square())
     return mean.to(loc.dtype), (square - mean.square() + empty).clamp_min(LEAST_VARIANCE).sqrt().to(loc.dtype)
 
 

@@ -104,7 +104,7 @@ class ClusterPrior(torch.nn.Module):
     def sample(self, n: int, generator: Randomness, temperature: float = 1.0) -> Tensor:
         """Draw [n, D]."""
         weight = torch.where(self.kept, self.logits, -torch.inf).softmax(0)
-        drawn = torch.searchsorted(weight.cumsum(0), rand(generator, (n, 1), weight)[:, 0])
+        drawn = torch.searchsorted(weight.cumsum(0), rand(generator, (n, 1), weight)[:, 0], right=True)
         loc = self.loc[drawn.clamp_max(int(self.kept.nonzero()[-1]))]  # rounding of the last edge picks no pruned one
         return self.family.rsample(generator, loc, torch.full_like(loc, temperature**self.family.exponent))
 

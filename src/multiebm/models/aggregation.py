@@ -21,7 +21,7 @@ MAX_EVERY = 8  # modalities; every subset of 8 is 255 components
 
 
 def subset_table(n: int, subsets: Subsets) -> Tensor:
-    """Return the members of every component, bool [K, n]: singles in order, larger subsets after smaller ones."""
+    """Return the members of every component, bool [K, n]: smaller subsets first, but for the one of "full_single"."""
     sizes = {"single": [1], "full": [n], "every": range(1, n + 1), "full_single": [n, 1]}[subsets]
     chosen = [subset for size in sizes for subset in combinations(range(n), size)]
     table = torch.zeros(len(chosen), n, dtype=torch.bool)
@@ -67,7 +67,10 @@ class Aggregation(nn.Module):
         self.logits = nn.Parameter(torch.zeros(len(self.members))) if learned_weights else None
 
     def forward(self, loc: Tensor, scale: Tensor, present: Tensor) -> Mixture:
-        """Return the mixture of [K, B, D] components; an item with nothing present gets the standard density."""
+        """Return the mixture of [K, B, D] components; an item with nothing present gets the standard density.
+
+        Absent experts are at location 0 and scale 1.
+        """
         here = present.T  # [M, B]
         inside = self.members[:, :, None] & here  # [K, M, B]
         possible = (inside == self.members[:, :, None]).all(1)  # [K, B]
@@ -79,7 +82,8 @@ class Aggregation(nn.Module):
         else:
             known = torch.where(possible | ~possible.any(0), self.logits[:, None], -torch.inf)
             log_weight = known.log_softmax(0)
-        if self.members.sum(1).max() == 1 and self.prior_expert == "none":
+        alone = len(self.members) == len(loc) and self.members.sum(1).max() == 1
+        if alone and self.prior_expert == "none":
             return Mixture(loc, scale, log_weight, self.members, FAMILIES[self.family])  # single experts fuse nothing
         if self.prior_expert != "none":
             counted = inside.any(1) & ((inside == here).all(1) | torch.tensor(self.prior_expert == "all"))
