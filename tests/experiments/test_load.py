@@ -9,6 +9,7 @@ import pytest
 
 from multiebm.core.errors import ConfigError
 from multiebm.experiments.load import (
+    COMMON,
     CONFIG,
     Difference,
     differences,
@@ -41,7 +42,8 @@ def test_every_preset_resolves_to_a_file_that_loads_to_an_equal_object(name: str
 def test_every_preset_begins_with_what_it_is_its_command_time_and_expectation(name: str):
     said = preset_comment(name)
     assert len(said[0]) > 10
-    assert said[1].startswith(f"command: multiebm train {name} ")
+    command = name.removesuffix(COMMON) + "-ROW" if name.endswith(COMMON) else name  # of one row or another
+    assert said[1].startswith(f"command: multiebm train {command} ")
     assert any(line.startswith("time: ") for line in said)
     assert any(line.startswith("expected: ") for line in said)
 
@@ -154,6 +156,13 @@ def test_settings_that_contradict_each_other_are_refused_with_the_way_out():
         "training.cooperative.displacement_min",
     ]
     assert "set training.cooperative.steps=0" in found[0]
+
+
+def test_overrides_of_a_row_leave_the_table_of_rows_as_it_is():
+    changed = load_experiment("polydigits-mmvae", ["training.bound.samples=1", "model.prior.learned_scale=false"])
+    again = load_experiment("polydigits-mmvae")
+    assert (changed.training.bound.samples, again.training.bound.samples) == (1, 10)
+    assert (changed.model.prior.learned_scale, again.model.prior.learned_scale) == (False, True)
 
 
 def test_a_base_is_overlaid_key_by_key_and_a_section_of_another_name_replaced(tmp_path: Path):

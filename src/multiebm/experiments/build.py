@@ -65,7 +65,7 @@ def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
         width = _width(nets, m)
         shape = (width, nets.patch, nets.residual)
         encoders[name] = Encoder(m, s.shared, s.private, *shape, nets.separate_trunks, s.scale_map, plain)
-        decoders[name] = make_decoder(m, s.shared + s.private, *shape, nets.bounded, plain)
+        decoders[name] = make_decoder(m, s.shared + s.private, *shape, nets.bounded, plain > 0)
     like = s.likelihood
     likelihoods = {n: Likelihood(FAMILIES[like.family], like.scale, like.weights.get(n, 1.0)) for n in modalities}
     generator = Generator(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +38,8 @@ def load_experiment(source: Source, overrides: Sequence[str] = ()) -> Experiment
     Overrides are `a.b=value`, values in YAML. ConfigError lists all unknown keys (with the nearest), wrong values and
     malformed overrides.
     """
-    raw = to_dict(source) if isinstance(source, Experiment) else read_source(source)
+    # a copy: overrides must not reach the table of rows, whose cells are parts of what is read
+    raw = to_dict(source) if isinstance(source, Experiment) else deepcopy(read_source(source))
     problems = apply_overrides(raw, overrides)
     try:
         # by way of JSON, where strict means no text for numbers and still takes plain mappings for sections

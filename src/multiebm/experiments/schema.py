@@ -78,7 +78,7 @@ class NetworkSection(_Section):
     """Encoders and decoders: ResNets or plain convolutions for pictures, MLPs for vectors."""
 
     kind: Literal["resnet", "conv"] = Field("resnet", description="networks of pictures: MMVAE+'s, or MoPoE's")
-    linear: PositiveInt = Field(512, description="units of the linear layers of conv")
+    linear: PositiveInt = Field(512, description="units of the encoders' linear layer of conv")
     width: PositiveInt = Field(16, description="channels of the first stage of picture networks")
     hidden: PositiveInt = Field(128, description="units of a hidden layer of vector networks")
     patch: Literal[1, 2, 4] = Field(1, description="pixels folded into channels, per side")
@@ -249,6 +249,7 @@ def _contradictions_of_bound(experiment: Experiment) -> list[str]:
             "training.bound.weights: got sum with kind iwae_inside, expected mean: components are joined in one "
             "estimate; set training.bound.weights=mean"
         )
+    problems += _contradictions_of_penalty(model, bound)
     if inference.joint and (inference.subsets != "full" or experiment.data.missing):
         problems.append(
             f"model.inference.joint: got true with subsets {inference.subsets} and data.missing "
@@ -259,5 +260,28 @@ def _contradictions_of_bound(experiment: Experiment) -> list[str]:
         problems.append(
             f"training.cooperative.steps: got {steps} with inference or a bound of another method, expected 0 or "
             "single experts and the default bound; set training.cooperative.steps=0"
+        )
+    return problems
+
+
+def _contradictions_of_penalty(model: ModelSection, bound: BoundSettings) -> list[str]:
+    """Penalties are over one posterior and its experts: which posterior, and of which family."""
+    needs = {
+        "jensen_shannon": ("single", "normal"),
+        "total_correlation": ("full", model.family),
+        "joint": ("full", model.family),
+    }
+    subsets, family = needs.get(bound.penalty, (model.inference.subsets, model.family))
+    problems = []
+    if (model.inference.subsets, model.family) != (subsets, family):
+        problems.append(
+            f"training.bound.penalty: got {bound.penalty} with subsets {model.inference.subsets} of family "
+            f"{model.family}, expected subsets {subsets} of family {family}; set model.inference.subsets={subsets} and "
+            f"model.family={family}"
+        )
+    if bound.penalty in ("jensen_shannon", "total_correlation") and model.private:
+        problems.append(
+            f"training.bound.penalty: got {bound.penalty} with private latents of size {model.private}, expected none: "
+            "it weighs the divergence of all latents; set model.private=0"
         )
     return problems

@@ -23,15 +23,13 @@ def make_decoder(
     patch: int = 1,
     residual: float = 0.1,
     bounded: bool = True,
-    plain: int = 0,
+    plain: bool = False,
 ) -> nn.Module:
-    """Return a network [B, n_in] -> [B, *shape]: an MLP for vectors, a ResNet for pictures or, where `plain` names the
-    units of its linear layers, transposed convolutions.
-    """
+    """Return a network [B, n_in] -> [B, *shape]: an MLP for vectors, for pictures a ResNet or `plain` convolutions."""
     if modality.kind == "vector":
         return Mixed(mlp([n_in, width, width, modality.size], nn.ReLU()))
     if plain:
-        return Mixed(ConvDecoder(n_in, modality.shape, width, plain, bounded))
+        return Mixed(ConvDecoder(n_in, modality.shape, width, bounded))
     return Mixed(PictureDecoder(n_in, modality.shape, width, patch, residual, bounded))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from multiebm.nn.blocks import SLOPE, ResidualBlock, mlp
+from multiebm.nn.blocks import SLOPE, ResidualBlock
 
 STAGES = 3
 
@@ -87,13 +87,13 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Latent [B, n_in] -> pictures [B, C, S, S]: two linear layers, three transposed convolutions."""
+    """Latent [B, n_in] -> pictures [B, C, S, S]: a linear layer, three transposed convolutions."""
 
-    def __init__(self, n_in: int, shape: tuple[int, ...], width: int, hidden: int, bounded: bool) -> None:
+    def __init__(self, n_in: int, shape: tuple[int, ...], width: int, bounded: bool) -> None:
         super().__init__()
         channels, sizes = _halved(shape, width)
         self.first, self.bounded = (channels[-1], sizes[-1], sizes[-1]), bounded
-        self.linear = mlp([n_in, hidden, channels[-1] * sizes[-1] ** 2], nn.ReLU())
+        self.linear = nn.Linear(n_in, channels[-1] * sizes[-1] ** 2)
         layers: list[nn.Module] = []
         for i in reversed(range(STAGES)):
             more = sizes[i] - (2 * sizes[i + 1] - 1)  # rows that a transposed convolution of stride 2 leaves open

@@ -40,5 +40,6 @@ class BoundSettings:
     ] = "none"
     alpha: Annotated[float, Field(ge=0, description="its weight")] = 0.0
     stop_gradient: Annotated[
-        bool, Field(description="DReG holds q's parameters in log q* fixed; false: as in public code, which does not")
+        bool,
+        Field(description="DReG as published; false: as public code, whose stop and hook never act (iwae's gradient)"),
     ] = True

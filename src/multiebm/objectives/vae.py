@@ -3,7 +3,7 @@
     l_ck = sum_n lambda_n log p(x_n | z_ck, w_n) + beta [ log p(z_ck) - log q*(z_ck) + private terms ]
 
 for component c of the posterior (a subset of the parts) and importance sample k. Sources: MVAE arXiv 1802.05335, MMVAE
-1911.03393, mmJSD 2006.08242, MoPoE 2105.02470, MVTCAE 2109.14169; DReG is Tucker et al. 2019, arXiv 1810.04152.
+1911.03393, mmJSD 2006.08242, MoPoE 2105.02470; DReG is Tucker et al. 2019, arXiv 1810.04152.
 """
 
 from math import log
@@ -136,11 +136,12 @@ def bound_loss(
     elif s.kind == "iwae":
         each = log_l.logsumexp(0) - log(len(log_l))
     else:
-        share = log_l.detach().softmax(0)
-        for sample in drawn.sampled.values():
+        share, value = log_l.detach().softmax(0), log_l.detach().logsumexp(0) - log(len(log_l))
+        for sample in drawn.sampled.values() if s.stop_gradient else ():
             if sample.requires_grad:  # the path through the sample counts the share twice: it replaces the score term
                 sample.register_hook(lambda gradient: gradient * share[..., None])
-        each = (share * log_l).sum(0)
+        surrogate = (share * log_l).sum(0)
+        each = value + surrogate - surrogate.detach()  # the value of iwae with the gradient of dreg
     bound = (weight * each).sum(0)
     if s.divergence == "analytic":
         assert isinstance(prior, StandardPrior)

@@ -47,7 +47,8 @@ def warmup_step(
     loss, log_px = bound_of_batch(model, posterior, batch, generator, bound, settings.beta, tilt)
     update(state, loss, "generator", "inference")
     metrics = {"loss/elbo": loss.item(), **_posterior_metrics(model, posterior, batch)}
-    metrics |= _per_modality(model, "log_likelihood", log_px.mean((0, 1)), batch.present)
+    each = log_px.sum((0, 1)) / (log_px != 0).sum((0, 1)).clamp_min(1)  # of the components that decode the part
+    metrics |= _per_modality(model, "log_likelihood", each, batch.present)
     prior = model.generator.prior
     if isinstance(prior, EnergyPrior) and state.step >= settings.prior_after:
         positive = observed(model, codes, batch, SHARED)

@@ -1,0 +1,145 @@
+"""The pages on methods: one for every row, a table that says what the code says, settings and links that exist."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from multiebm.distributions.fusion import FUSIONS
+from multiebm.experiments.baselines import NEUTRAL, ROWS, Baseline
+from multiebm.experiments.explain import all_keys
+from multiebm.experiments.load import load_experiment, merge
+from multiebm.experiments.schema import Experiment, contradictions
+from multiebm.objectives.penalties import PENALTIES
+
+ROOT = Path(__file__).resolve().parents[1]
+METHODS = ROOT / "docs" / "methods"
+EXTEND = ROOT / "docs" / "extend.md"
+PAGES = sorted([*METHODS.glob("*.md"), EXTEND])
+LINKING = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
+
+RENAMED = {"mohelvae": "helvae"}  # rows whose page does not begin their name
+SECTIONS = "model|training|data|evaluation"
+SPAN = re.compile(rf"`((?:{SECTIONS})\.[a-z][\w.*]*)(\()?[^`\n]*`")  # inline code; with a bracket it is a call
+OVERRIDE = re.compile(rf"(?<![\w.])((?:{SECTIONS})\.[a-z][\w.]*)=\S")  # key=value of a command
+ATTRIBUTES = {"model.generator.prior.tilt", "model.displacement"}  # of a model in Python, in cooperative.md
+FREE = ("data.settings.", "model.likelihood.weights.")  # keys below these are names of the user's
+EXAMPLE = "poe"  # a row that extend.md adds
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+
+
+def by_name(paths: list[Path]):
+    return pytest.mark.parametrize("path", paths, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def page_of(row: str) -> Path:
+    """The page whose name is the longest that the row begins with."""
+    name = RENAMED.get(row, row)
+    found = [page.stem for page in METHODS.glob("*.md") if name.startswith(page.stem)]
+    assert found, f"{row}: no page in docs/methods"
+    return METHODS / f"{max(found, key=len)}.md"
+
+
+def settings_in(text: str) -> set[str]:
+    spans = {path.removesuffix(".*").rstrip(".") for path, call in SPAN.findall(text) if not call}
+    return spans | set(OVERRIDE.findall(text))
+
+
+def exists(path: str, keys: list[str]) -> bool:
+    """Whether it is a setting or a section."""
+    return path.startswith(FREE) or any(key == path or key.startswith(f"{path}.") for key in keys)
+
+
+def line_of(row: str) -> str:
+    """The row of the table in docs/methods/README.md that its settings ask for."""
+    e = load_experiment(f"polydigits-{row}")
+    m, i, b = e.model, e.model.inference, e.training.bound
+    fusion = "joint encoder" if i.joint else "-" if i.subsets == "single" else i.fusion
+    if i.prior_expert != "none":
+        fusion += f", prior in {i.prior_expert}"
+    bound = ", ".join(
+        [b.kind if b.samples == 1 else f"{b.kind} of {b.samples}", b.components]
+        + (["sum"] if b.weights == "sum" else [])
+        + (["learned"] if i.learned_weights else [])
+    )
+    denominator = "KL" if b.divergence == "analytic" else b.denominator
+    penalty = b.penalty if not b.alpha else f"{b.penalty}, {b.alpha:.4g}"
+    prior = m.prior.kind + (", learned scale" if m.prior.learned_scale else "")
+    prior += f" ({m.family}, {m.prior.components})" if m.prior.kind == "clusters" else ""
+    crossing = "own" if b.crossing == "own" else "prior" if m.crossing_prior else "learned"
+    private = crossing if m.private else "none"
+    title = f"[{row}]({page_of(row).name})"
+    cells = [title, i.subsets, fusion, bound, denominator, b.reconstruct, penalty, prior, private]
+    return f"| {' | '.join(cells)} |"
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_has_a_page_that_names_it_and_its_commands(row):
+    text = page_of(row).read_text()
+    assert re.search(rf"`(?:polydigits-|polymnist-)?{row}`|polydigits-{row}\b", text)
+    train, show = re.findall(r"^multiebm (train|show) polydigits-([\w-]+)", text, re.MULTILINE)
+    assert (train[0], show[0]) == ("train", "show")
+    assert train[1] == show[1]
+
+
+def test_the_table_of_methods_says_what_the_rows_set():
+    lines = (METHODS / "README.md").read_text().splitlines()
+    assert [line for line in lines if re.match(r"\| \[[\w-]+\]", line)] == [line_of(row) for row in ROWS]
+
+
+@by_name(PAGES)
+def test_settings_in_code_exist(path):
+    keys = all_keys()
+    unknown = [s for s in settings_in(path.read_text()) - ATTRIBUTES if not exists(s, keys)]
+    assert not unknown, f"{path.name}: no such settings: {', '.join(sorted(unknown))}"
+
+
+def test_an_unknown_setting_is_found_and_a_section_or_a_call_is_none():
+    text = "`model.prior.kindd` `training.bound` `data.settings.folder=X` `model.sample(8)` and training.bound.sort=1"
+    keys = all_keys()
+    assert {s for s in settings_in(text) if not exists(s, keys)} == {"model.prior.kindd", "training.bound.sort"}
+
+
+@by_name(PAGES)
+def test_presets_in_commands_exist(path):
+    for name in re.findall(r"\b(?:polydigits|polymnist16|polymnist)-[a-z][a-z-]*", path.read_text()):
+        if not name.endswith(f"-{EXAMPLE}"):
+            load_experiment(name)
+
+
+@by_name(LINKING)
+def test_relative_links_resolve(path):
+    text = FENCE.sub("", path.read_text())
+    targets = [link.partition("#")[0] for link in LINK.findall(text) if not re.match(r"\w+:", link)]
+    missing = [target for target in targets if target and not (path.parent / target).exists()]
+    assert not missing, f"{path.name}: {', '.join(missing)}"
+
+
+def blocks_of_extend() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", EXTEND.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_the_row_that_the_page_on_extending_writes_can_be_built():
+    found: dict = {}
+    exec(next(block for block in blocks_of_extend() if "POE = Baseline(" in block), found)
+    row = found["POE"]
+    assert isinstance(row, Baseline)
+    experiment = Experiment.model_validate(merge(dict(NEUTRAL), dict(row.cells)))
+    assert contradictions(experiment) == []
+
+
+def test_the_code_on_the_page_on_extending_is_python():
+    blocks = blocks_of_extend()
+    assert len(blocks) >= 5
+    for block in blocks:
+        ast.parse(block)
+
+
+def test_the_page_on_extending_names_every_table_and_every_file_it_sends_to():
+    text = EXTEND.read_text()
+    for what in (FUSIONS.what, PENALTIES.what, "multiebm.baselines"):
+        assert what in text
+    for file in re.findall(r"`((?:src|tests|docs)/[\w/.]+\.\w+)`", text):
+        assert (ROOT / file).exists() or file.endswith(f"{EXAMPLE}.md"), file
