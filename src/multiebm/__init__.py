@@ -51,6 +51,7 @@ _HOMES = {
     "multiebm.experiments.load": ["load_experiment"],
     "multiebm.experiments.pretrained": ["from_pretrained", "save_pretrained"],
     "multiebm.experiments.schema": ["Experiment"],
+    "multiebm.report.comparison": ["write_comparison"],
     "multiebm.report.page": ["write_report"],
 }
 
@@ -67,4 +68,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__", "write_report"]
+    return [*__all__, "__version__", "write_comparison", "write_report"]

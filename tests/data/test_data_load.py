@@ -26,5 +26,8 @@ def test_unknown_and_mistyped_settings_are_reported_together():
 
 
 def test_a_setting_without_default_must_be_given():
-    with pytest.raises(ConfigError, match="data set 'arrays': got no setting 'modalities', expected one; set it"):
+    with pytest.raises(
+        ConfigError,
+        match="got no setting 'modalities', expected one; set data.settings.modalities, or pass data",
+    ):
         load_dataset("arrays", {"path": "x.npz"})

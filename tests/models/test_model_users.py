@@ -160,3 +160,18 @@ def test_step_counts_names_and_masks_out_of_range_are_refused():
         model.impute(parts, present=torch.ones(4, 2, dtype=torch.bool))
     with pytest.raises(ConfigError, match="this model has no energy"):
         small_model(MODALITIES, energy=None).sample(2, None)
+
+
+def test_numpy_arrays_are_as_good_as_tensors():
+    model, parts = model_and_parts()
+    arrays = {name: part.numpy() for name, part in parts.items()}
+    for name, view in model.impute(parts, seed=1).items():
+        assert torch.equal(view, model.impute(arrays, seed=1)[name])
+    assert torch.equal(model.score(parts), model.score(arrays))
+
+
+def test_what_is_no_array_of_numbers_is_refused_by_name():
+    model, parts = model_and_parts()
+    name = next(iter(parts))
+    with pytest.raises(DataError, match=f"{name}: got list .* expected a tensor or an array of numbers"):
+        model.impute({name: ["a", "b"]})

@@ -25,11 +25,11 @@ def compare(
 ) -> None:
     """Train and measure methods under one budget, one at a time; writes a table as Markdown, CSV, LaTeX and HTML."""
     seconds = seconds_of(budget)
+    import multiebm
     from multiebm.experiments.compare import compare as run
-    from multiebm.report.comparison import write_comparison
 
     cells = run(rows, data, seconds, seeds, out, settings or [], typer.echo)
-    typer.echo(f"tables: {out / 'table.md'}, .csv, .tex; page: {write_comparison(cells, out, data)}")
+    typer.echo(f"tables: {out / 'table.md'}, .csv, .tex; page: {multiebm.write_comparison(cells, out, data)}")
 
 
 def seconds_of(budget: str) -> float:

@@ -67,7 +67,7 @@ def score(
     out: Annotated[Path | None, typer.Option(help="A .csv or .jsonl file; CSV on the screen by default.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Score complete items: log density up to a constant; higher = real, and its parts belong together."""
+    """Score complete items: minus the energy, a log density up to a constant; higher = more like data than samples."""
     from multiebm.cli.files import read_parts, write_scores
     from multiebm.experiments.data import find_device
     from multiebm.experiments.pretrained import from_pretrained

@@ -53,7 +53,8 @@ def settings_problems(name: str, loader: Callable[..., MultimodalDataset], setti
     """Return what is wrong with the names and types of `settings`, judged by the loader's signature."""
     known = inspect.signature(loader).parameters
     problems = [
-        f"data set {name!r}: got no setting {key!r}, expected one; set it"
+        f"data set {name!r}: got no setting {key!r}, expected one; set data.settings.{key}, or pass data that live in "
+        "Python as dataset= to train, evaluate and write_report"
         for key, parameter in known.items()
         if parameter.default is inspect.Parameter.empty and key not in settings
     ]

@@ -1,7 +1,9 @@
 """From what a user passes to a batch: every mistake is named with modality, what was given, expected, and the fix."""
 
 import logging
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +24,7 @@ def make_batch(
     `present` [B, M] (columns in the order of `modalities`) hides single entries; what is hidden may be NaN.
     """
     known = list(modalities)
+    parts = {name: as_tensor(name, part) for name, part in parts.items()}
     for name in parts:
         if name not in modalities:
             raise ModalityError(
@@ -41,6 +44,7 @@ def make_batch(
         raise DataError(f"parts: got 0 rows of {', '.join(parts)}, expected at least 1")
     given = torch.tensor([name in parts for name in known]).expand(n, -1).clone()
     if present is not None:
+        present = as_tensor("present", present)
         if present.shape != given.shape or present.dtype != torch.bool:
             raise DataError(
                 f"present: got {present.dtype} of shape {tuple(present.shape)}, expected bool of shape "
@@ -55,6 +59,18 @@ def make_batch(
         logger.warning("%d rows have nothing present and get the prior: rows %s", len(empty), empty[:_SHOWN])
     batch = Batch(mask_views(views, given), given)
     return batch.to(device) if device is not None else batch
+
+
+def as_tensor(name: str, part: Any) -> Tensor:
+    """Return `part` [B, ...] as a tensor: it may be one, a NumPy array, or nested lists of numbers."""
+    if isinstance(part, Tensor):
+        return part
+    try:
+        return torch.as_tensor(np.asarray(part))
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{name}: got {type(part).__name__} ({error}), expected a tensor or an array of numbers"
+        ) from error
 
 
 def check_view(m: Modality, part: Tensor, present: Tensor) -> Tensor:
@@ -86,7 +102,7 @@ def _shape_message(m: Modality, got: tuple[int, ...]) -> str:
     message = f"modality {m.name!r}: got shape {got}, expected (rows, {', '.join(map(str, m.shape))})"
     if m.kind == "picture" and len(got) == 4:
         if got[1:] == (*m.shape[1:], m.shape[0]):
-            return f"{message}: channels are last; pass x.permute(0, 3, 1, 2)"
+            return f"{message}: channels are last; pass x.permute(0, 3, 1, 2), of an array x.transpose(0, 3, 1, 2)"
         if got[1] == m.shape[0]:
             return f"{message}; resize the pictures to {m.shape[1]}x{m.shape[2]}"
     return f"{message}; reshape it"

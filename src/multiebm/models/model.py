@@ -254,9 +254,10 @@ class MultimodalModel(nn.Module):
             return total - importance_log_likelihood(self.inference, self.generator, below, samples, seed + 1)
 
     def score(self, parts: Views) -> Tensor:
-        """Return log pi(X) up to a constant, [B], of raw `parts` [B, ...]: higher = real-looking, matching parts.
+        """Return log pi(X) up to a constant, [B], of raw `parts` [B, ...]: higher = more like data than like samples.
 
-        A model without an energy scores by its log-likelihood (SCORE_SAMPLES importance samples). Needs every part.
+        What is like neither was never shown to the energy (docs/findings.md). A model without an energy scores by its
+        log-likelihood (SCORE_SAMPLES importance samples). Needs every part.
         """
         batch = make_batch(self.modalities, parts, None, self.device)
         missing = [name for name in self.modalities if name not in parts]
