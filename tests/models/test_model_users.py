@@ -175,3 +175,15 @@ def test_what_is_no_array_of_numbers_is_refused_by_name():
     name = next(iter(parts))
     with pytest.raises(DataError, match=f"{name}: got list .* expected a tensor or an array of numbers"):
         model.impute({name: ["a", "b"]})
+
+
+def test_parts_match_by_the_distance_of_their_codes():
+    """Three parts: the mean over three pairs; with two present, of the one pair; with one, nothing can disagree."""
+    model, parts = model_and_parts()
+    codes = torch.stack([model.encode({name: part}) for name, part in parts.items()])
+    pairs = [(codes[i] - codes[j]).square().sum(1) for i in range(3) for j in range(i)]
+    torch.testing.assert_close(model.match(parts), -torch.stack(pairs).mean(0), rtol=1e-4, atol=1e-5)
+    names = list(parts)
+    two = {name: parts[name] for name in names[:2]}
+    torch.testing.assert_close(model.match(two), -(codes[0] - codes[1]).square().sum(1), rtol=1e-4, atol=1e-5)
+    assert model.match({names[0]: parts[names[0]]}).abs().max() == 0

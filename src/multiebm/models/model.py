@@ -253,6 +253,23 @@ class MultimodalModel(nn.Module):
             below = Batch(mask_views(batch.views, known), known)
             return total - importance_log_likelihood(self.inference, self.generator, below, samples, seed + 1)
 
+    def match(self, parts: Views, present: Tensor | None = None) -> Tensor:
+        """Return how well raw `parts` [B, ...] belong together, [B]: 0 at best, lower = less.
+
+        Minus the squared distance between the codes that two parts have alone, E_q_m[z] in R^D, mean over all pairs an
+        item has. Needs no energy; 0 where an item has one part or none.
+        """
+        batch = make_batch(self.modalities, parts, present, self.device)
+        with torch.no_grad(), frozen(self):
+            loc = self.inference.given(batch).experts.loc  # [M, B, D]
+        both = (
+            batch.present.T[:, None]
+            & batch.present.T
+            & ~torch.eye(len(loc), dtype=torch.bool)[..., None].to(loc.device)
+        )
+        apart = (loc[:, None] - loc).square().sum(-1)
+        return -torch.where(both, apart, 0.0).sum((0, 1)) / both.sum((0, 1)).clamp_min(1)
+
     def score(self, parts: Views) -> Tensor:
         """Return log pi(X) up to a constant, [B], of raw `parts` [B, ...]: higher = more like data than like samples.
 
