@@ -3,8 +3,8 @@
     python scripts/matching.py RUN
 
 Test items of the run's data against the same items with parts moved between them: all of them, or one alone, and of
-the latter those whose new part shows another class. `score` is minus the energy (or the likelihood), `match` the agreement of
-the parts' codes. 0.5 is chance, 1 is perfect.
+the latter those whose new part shows another class. `score` is minus the energy (or the likelihood), `match` the
+agreement of the parts' codes. 0.5 is chance, 1 is perfect.
 """
 
 import argparse
