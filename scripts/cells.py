@@ -4,13 +4,14 @@ import json
 import os
 import platform
 import re
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from multiebm.experiments.compare import entry as spread
 from multiebm.experiments.load import to_dict
 from multiebm.experiments.schema import Experiment
+
+__all__ = ["is_made", "processor", "settings_of", "spread", "write_cell"]
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
@@ -40,12 +41,6 @@ def write_cell(path: Path, row: str, seed: int, experiment: Experiment, content:
     path.parent.mkdir(parents=True, exist_ok=True)
     cell = {"row": row, "seed": seed} | content | {"settings": settings_of(experiment)}
     path.write_text(json.dumps(cell, indent=1) + "\n")
-
-
-def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Return "mean ± standard deviation" (the mean alone for one value)."""
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def processor() -> str:

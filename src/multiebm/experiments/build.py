@@ -59,7 +59,7 @@ def build_model(section: ModelSection, modalities: dict[str, Modality], seed: in
 
 def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
     nets = s.networks
-    plain = nets.linear if nets.kind == "conv" else 0
+    plain = _plain(nets)
     encoders, decoders = {}, {}
     for name, m in modalities.items():
         width = _width(nets, m)
@@ -94,13 +94,17 @@ def _inference(s: ModelSection, modalities: dict[str, Modality], encoders: dict[
     pooled = Aggregation(n, s.family, "full", i.fusion, i.prior_expert, correlation=i.correlation) if i.pooled else None
     joint = None
     if i.joint:
-        plain = nets.linear if nets.kind == "conv" else 0
         trunks: dict[str, nn.Module] = {
-            name: Mixed(make_trunk(m, JOINT_FEATURES, _width(nets, m), nets.patch, nets.residual, plain))
+            name: Mixed(make_trunk(m, JOINT_FEATURES, _width(nets, m), nets.patch, nets.residual, _plain(nets)))
             for name, m in modalities.items()
         }
         joint = JointEncoder(trunks, JOINT_FEATURES, s.shared, s.scale_map)
     return InferenceModel(encoders, s.family, aggregation, pooled, joint)
+
+
+def _plain(nets: NetworkSection) -> int:
+    """Return the units of the linear layer of plain convolutions, 0 for ResNets."""
+    return nets.linear if nets.kind == "conv" else 0
 
 
 def _width(nets: NetworkSection, modality: Modality) -> int:

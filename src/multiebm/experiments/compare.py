@@ -161,7 +161,7 @@ def summary(cells: Sequence[Cell]) -> tuple[list[Column], dict[str, list[list[fl
     return found, rows
 
 
-def entry(values: Sequence[float], digits: int) -> str:
+def entry(values: Sequence[float], digits: int = 3) -> str:
     """Return "mean ± standard deviation over seeds", the mean alone for one seed, a dash for none."""
     if not values:
         return "—"
