@@ -121,3 +121,10 @@ def test_a_state_of_another_batch_size_or_data_is_refused():
 def test_a_batch_larger_than_the_split_is_refused_with_the_fix(batch_size):
     with pytest.raises(DataError, match=f"got batch_size {batch_size}, expected 1 to 10.*lower batch_size"):
         BatchStream(make_dataset(10), "train", batch_size, seed=0)
+
+
+def test_a_split_prints_its_size_and_parts_not_its_tensors():
+    present = torch.ones(10, 2, dtype=torch.bool)
+    present[:5, 0] = False
+    split = make_dataset(present=present, labels=False).train
+    assert repr(split) == "Split(10 items: picture [1, 2, 2], vector [2]; 75% of parts present; no labels)"

@@ -31,7 +31,7 @@ def data_settings(name: str, folder: Path) -> list[str]:
     if name.startswith("polymnist"):
         polymnist_folder(folder / "polymnist")
         return [f"data.settings.folder={folder / 'polymnist'}", f"data.settings.cache_folder={folder / 'cache'}"]
-    if name == "arrays":
+    if name.startswith("arrays"):
         views = {"face": np.zeros((10, 8, 8, 1), np.uint8), "sound": np.eye(10, 3, dtype=np.float32)}
         np.savez(folder / "mine.npz", **views)
         declared = "{face: {kind: picture, layout: hwc}, sound: {kind: vector}}"
@@ -74,3 +74,8 @@ def test_the_warmup_preset_has_the_networks_of_the_demo_and_no_energy():
     demo, warmup = load_experiment("polydigits").model, load_experiment("polydigits-warmup").model
     assert warmup.energy is None
     assert (warmup.networks, warmup.shared, warmup.private) == (demo.networks, demo.shared, demo.private)
+
+
+def test_settings_published_for_mmvaeplus_have_amsgrad_and_those_of_mopoe_have_not():
+    assert load_experiment("polymnist-mmvaeplus").training.optimiser.amsgrad
+    assert not load_experiment("polymnist-mopoe").training.optimiser.amsgrad

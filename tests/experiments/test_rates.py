@@ -61,3 +61,10 @@ def test_the_guard_lowers_the_energy_alone_or_without_one_everything():
     assert rates(3, 0.25, warm=True, energy=False) == pytest.approx(
         {"generator": 0.0025 * 0.729, "inference": 0.005 * 0.729}
     )
+
+
+def test_amsgrad_is_of_the_generator_and_the_inference_model_alone():
+    experiment = Experiment.model_validate({"training": {"optimiser": {"amsgrad": True}}})
+    state = build_state(experiment, small_model(vectors(a=2, b=3)), Epochs(0))
+    found = {name: optimiser.defaults["amsgrad"] for name, optimiser in state.optimisers.items()}
+    assert found == {"generator": True, "inference": True, "energy": False}

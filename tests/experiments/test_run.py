@@ -122,16 +122,20 @@ def test_resuming_where_no_run_is_or_on_other_data_is_refused(tmp_path: Path):
 
 def test_a_folder_that_is_not_empty_is_left_alone_and_the_ways_out_named(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="not empty") as raised:
-        run_experiment(tiny(), tmp_path)
-    assert all(option in str(raised.value) for option in ("--out", "--resume", "--overwrite"))
-    with pytest.raises(OutputError, match="expected a run to overwrite"):
-        run_experiment(tiny(), tmp_path, overwrite=True)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="not empty and holds no run") as raised:
+            run_experiment(tiny(), tmp_path, overwrite=overwrite)
+        assert "--out" in str(raised.value)
+        assert "--overwrite" not in str(raised.value)
     with pytest.raises(ConfigError, match="resume, overwrite: got both"):
         run_experiment(tiny(), tmp_path, resume=True, overwrite=True)
     with pytest.raises(OutputError, match="got a file, expected a folder"):
         run_experiment(tiny(), tmp_path / "notes.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    (tmp_path / CONFIG).write_text("{}")
+    with pytest.raises(OutputError, match="not empty") as raised:
+        run_experiment(tiny(), tmp_path)
+    assert all(option in str(raised.value) for option in ("--out", "--resume", "--overwrite"))
 
 
 def test_overwriting_starts_anew_and_keeps_what_is_not_the_runs(tmp_path: Path):

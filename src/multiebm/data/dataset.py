@@ -14,7 +14,7 @@ from multiebm.core.modality import Modality, Views
 SplitName = Literal["train", "test"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """Raw storage: `views` by modality (pictures uint8 [N, C, H, W], vectors float32 [N, D]), `present` bool [N, M]
     with columns in the order of `views`, `labels` int64 [N] or None. Absent entries may hold anything, NaN included.
@@ -26,6 +26,11 @@ class Split:
 
     def __len__(self) -> int:
         return int(self.present.shape[0])
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name} {list(view.shape[1:])}" for name, view in self.views.items())
+        labels = "no labels" if self.labels is None else "labels"
+        return f"Split({len(self)} items: {parts}; {self.present.float().mean():.0%} of parts present; {labels})"
 
 
 @dataclass(frozen=True, eq=False)

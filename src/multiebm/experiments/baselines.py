@@ -70,7 +70,7 @@ _MMVAE_PLUS_CODE: dict[str, Any] = {  # 150 epochs
     "training": {
         "batch_size": 128,
         "warmup": {"steps": 70_200, "beta": 2.5},
-        "optimiser": {"generator": 1e-3, "inference": 1e-3},
+        "optimiser": {"generator": 1e-3, "inference": 1e-3, "amsgrad": True},
         "bound": {"components": "all"},
     },
 }
@@ -202,9 +202,8 @@ ROWS: dict[str, Baseline] = {
         "product of experts with private latents; joint and crossed bounds added up",
         DMVAE,
         inference={"subsets": "full_single", "prior_expert": "full", "pooled": True},
-        bound={**_KL, "components": "all", "weights": "sum"},
+        bound={**_KL, "components": "all", "weights": "sum", "crossing": "own"},
         private=4,
-        crossing_prior=1,
     ),
 }
 

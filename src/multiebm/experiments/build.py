@@ -148,7 +148,10 @@ def build_state(experiment: Experiment, model: MultimodalModel, stream: Stream) 
     for name, (parameters, rate, decay) in parts.items():
         if parameters:
             betas = PRIOR_BETAS if name == "prior" else (o.beta1, o.beta2)
-            optimisers[name] = torch.optim.Adam(parameters, rate, betas, weight_decay=decay, fused=True)
+            amsgrad = o.amsgrad and name in ("generator", "inference")
+            optimisers[name] = torch.optim.Adam(
+                parameters, rate, betas, weight_decay=decay, amsgrad=amsgrad, fused=True
+            )
     if "energy" in optimisers:
         optimisers["energy"].param_groups[0]["betas"] = (o.beta1_cooperative, o.beta2)
     generator = make_generator(experiment.seed + 1, model.device)

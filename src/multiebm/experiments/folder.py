@@ -53,14 +53,15 @@ def check_folder(folder: Path, experiment: Experiment, resume: bool, overwrite: 
     filled = folder.is_dir() and any(not path.name.startswith(".aside-") for path in folder.iterdir())
     if resume:
         check_same(folder, experiment)
+    elif filled and not (folder / CONFIG).is_file():
+        raise OutputError(
+            f"{folder}: got a folder that is not empty and holds no run (no {CONFIG}), expected a new one; choose "
+            "another with --out"
+        )
     elif filled and not overwrite:
         raise OutputError(
             f"{folder}: got a folder that is not empty, expected a new one; choose another with --out, continue the "
             "run in it with --resume, or replace it with --overwrite"
-        )
-    elif filled and not (folder / CONFIG).is_file():
-        raise OutputError(
-            f"{folder}: got a folder that is not empty and has no {CONFIG}, expected a run to overwrite; choose another"
         )
 
 

@@ -85,4 +85,5 @@ class OptimiserSettings:
     beta1_cooperative: Annotated[float, Field(ge=0, lt=1, description="first moment decay afterwards")] = 0.5
     beta2: Annotated[float, Field(gt=0, lt=1, description="second moment decay")] = 0.99
     weight_decay: Annotated[NonNegative, Field(description="L2 inside Adam, generator and inference")] = 0.0
+    amsgrad: Annotated[bool, Field(description="Adam of generator and inference never raises its step again")] = False
     average: Annotated[float, Field(ge=0, lt=1, description="decay of the averaged weights; 0 = off")] = 0.99
