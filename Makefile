@@ -3,11 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check nightly docs clean
+.PHONY: demo test check nightly clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo     train a model on PolyDigits and open its report (minutes)"
+	@echo "make demo     train a model on PolyDigits and write its report (minutes)"
 	@echo "make test     fast tests"
 	@echo "make check    format, lint, types, import floors, fast tests"
 	@echo "make nightly  the slow learning tests as well"
@@ -30,8 +30,8 @@ test: $(STAMP)
 	$(BIN)/python -m pytest
 
 check: $(STAMP)
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks scripts
+	$(BIN)/ruff check src tests benchmarks scripts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest

@@ -21,13 +21,18 @@ one() {  # name preset overrides...
   [ -f "$run/evaluation.json" ] && return 0
   [ "$left" -gt 30 ] || { echo "time is up; call again to continue with $name"; exit 0; }
   if [ ! -f "$run/model/model.json" ]; then
-    local resume=(); [ -d "$run/checkpoints" ] && resume=(--resume)
+    local resume=()
+    if [ -d "$run/checkpoints" ]; then resume=(--resume)
+    elif [ -f "$run/config.yaml" ]; then resume=(--overwrite); fi  # killed before its first checkpoint
     timeout --signal=INT --kill-after=30 $((left - 20)) \
       "$multiebm" train "$preset" "${data[@]}" "$@" --device "$device" --out "$run" "${resume[@]}" || {
         code=$?; [ $code -eq 130 ] || [ $code -eq 124 ] || exit $code
         echo "interrupted $name; call again to continue"; exit 0; }
   fi
-  "$multiebm" evaluate "$run" --device "$device" && "$multiebm" report "$run"
+  left=$((limit - (SECONDS - start)))
+  [ "$left" -gt 120 ] || { echo "time is up; call again to measure $name"; exit 0; }
+  timeout "$left" "$multiebm" evaluate "$run" --device "$device" || { echo "measuring $name took too long"; exit 1; }
+  timeout $((limit - (SECONDS - start))) "$multiebm" report "$run" || { echo "the report of $name took too long"; exit 1; }
 }
 
 one cooperative polymnist training.seconds=900

@@ -4,8 +4,10 @@ import ast
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import multiebm
 from multiebm.distributions.fusion import FUSIONS
 from multiebm.experiments.baselines import NEUTRAL, ROWS, Baseline
 from multiebm.experiments.explain import all_keys
@@ -143,3 +145,29 @@ def test_the_page_on_extending_names_every_table_and_every_file_it_sends_to():
         assert what in text
     for file in re.findall(r"`((?:src|tests|docs)/[\w/.]+\.\w+)`", text):
         assert (ROOT / file).exists() or file.endswith(f"{EXAMPLE}.md"), file
+
+
+def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
+    """On an untrained model in the demo's place and on a stranger's data; its short training is shortened further."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MULTIEBM_CACHE", str(tmp_path / "cache"))
+    first, second = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    multiebm.build("polydigits").save_pretrained("demo")
+    found: dict = {}
+    exec(first, found)
+    assert found["samples"]["m0"].shape == found["refined"]["m4"].shape == (8, 3, 16, 16)
+    assert list(found["others"]) == ["m3", "m4"]
+    assert found["scores"].shape == found["belong"].shape == (8,)
+    assert (tmp_path / "my-model").is_dir()
+    draws = np.random.default_rng(0)
+    mine: dict = {"photos": draws.integers(0, 256, (160, 16, 16, 3), dtype=np.uint8)}
+    mine["mask"] = draws.random((160, 2)) < 0.9
+    mine["readings"] = draws.normal(size=(160, 3)).astype(np.float32)
+    mine["mask"][:3, 1] = True  # those that are completed
+    for setting, less in (("warmup.steps=200", 3), ("cooperative.steps=20", 2), ("energy_first=5", 1)):
+        assert setting in second
+        second = second.replace(setting, f"{setting.partition('=')[0]}={less}")
+    found |= mine
+    exec(second, found)
+    assert found["completed"]["photo"].shape == (3, 3, 16, 16)
+    assert "gen/variety" in found["results"]

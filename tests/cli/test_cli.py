@@ -16,6 +16,7 @@ from PIL import Image
 
 from multiebm.cli.main import main
 from multiebm.evaluation.record import load_evaluation
+from multiebm.experiments.baselines import ROWS
 from multiebm.experiments.load import preset_names
 
 Capture = pytest.CaptureFixture[str]
@@ -123,6 +124,81 @@ def test_scores_are_rows_of_csv_or_json(trained: Path, capsys: Capture):
     assert len({line["score"] for line in lines}) == 3
 
 
+def test_parts_that_a_mask_hides_are_not_scored(trained: Path, capsys: Capture):
+    with np.load(trained / "mine.npz") as file:
+        faces, sounds = file["face"][:3].transpose(0, 3, 1, 2), file["sound"][:3]
+    np.savez(trained / "holes.npz", face=faces, sound=sounds, present_sound=np.array([True, False, True]))
+    assert run("score", str(trained / "run"), "--parts", str(trained / "holes.npz")) == 1
+    assert "parts missing (sound; 1 rows, first: [1])" in capsys.readouterr().err
+
+
+def test_completions_refined_by_the_energy_keep_what_was_given_and_move_the_rest(trained: Path):
+    with np.load(trained / "mine.npz") as file:
+        faces = file["face"][:3].transpose(0, 3, 1, 2)
+    np.savez(trained / "faces.npz", face=faces)
+    found = {}
+    for name, more in (("amortised", []), ("refined", ["--refine"])):
+        out = trained / f"{name}.npz"
+        parts = ["--parts", str(trained / "faces.npz"), "--out", str(out)]
+        assert run("impute", str(trained / "run"), *parts, *more) == 0
+        with np.load(out) as file:
+            found[name] = {key: file[key] for key in file.files}
+    assert np.allclose(found["refined"]["face"], faces / 255, atol=1e-6)
+    moved = np.abs(found["refined"]["sound"] - found["amortised"]["sound"])
+    assert 0 < moved.max() < 10 * 0.004 * 10  # ten displaced steps; states of the vector have its scale, about 3
+
+
+def test_a_run_is_replaced_only_where_asked(trained: Path, capsys: Capture):
+    out, source = str(trained / "replaced"), str(trained / "run")
+    short = ["training.warmup.steps=2", "training.cooperative.steps=0"]
+    assert run("train", source, *short, "--out", out) == 0
+    assert run("train", source, *short, "seed=3", "--out", out) == 1
+    assert "got a folder that is not empty" in capsys.readouterr().err
+    assert run("train", source, *short, "seed=3", "--out", out, "--overwrite") == 0
+    assert "\nseed: 3\n" in (trained / "replaced" / "config.yaml").read_text()
+
+
+def test_a_report_is_one_page_with_the_pictures_in_it(trained: Path, capsys: Capture):
+    assert run("report", str(trained / "run")) == 0
+    page = trained / "run" / "report.html"
+    assert str(page) in capsys.readouterr().out
+    text = page.read_text()
+    assert text.count("data:image/png;base64,") >= 4
+    assert not re.search(r"(src|href)=.https?://", text)
+
+
+def test_the_table_of_methods_is_listed_and_cited(capsys: Capture):
+    assert run("baselines") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(ROWS)
+    assert run("cite", "mopoe") == 0
+    assert capsys.readouterr().out.strip() == "\n\n".join(ROWS["mopoe"].references)
+    assert run("cite", "mopo") == 2
+    assert "Did you mean 'mopoe'?" in capsys.readouterr().err
+
+
+def test_a_comparison_writes_its_tables_and_its_page(trained: Path, capsys: Capture):
+    out = trained / "compared"
+    data = [
+        f"data.settings.path={trained / 'mine.npz'}",
+        "data.settings.modalities={face: {kind: picture, layout: hwc}, sound: {kind: vector}}",
+    ]
+    small = ["model.shared=3", "model.networks.width=2", "training.warmup.steps=3", "evaluation.items=8"]
+    small += ["evaluation.samples=16", "evaluation.refined_items=0", "evaluation.codes=0", "training.batch_size=16"]
+    changes = [word for setting in (*data, *small) for word in ("--set", setting)]
+    command = ["compare", "mvae", "mmvae-star", "--data", "arrays", "--budget", "60s", "--out", str(out), *changes]
+    assert run(*command) == 0
+    said = capsys.readouterr().out
+    table = (out / "table.md").read_text()
+    assert all(row in table for row in ("mvae", "mmvae-star", "joint coherence"))
+    for name in ("table.md", "table.csv", "table.tex"):
+        assert (out / name).stat().st_size > 100
+    assert str(out / "table.md") in said
+    before = (out / "table.csv").read_bytes()
+    assert run(*command) == 0
+    assert (out / "table.csv").read_bytes() == before
+
+
 def test_evaluation_writes_its_file_and_says_whether_to_trust_it(
     trained: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ):
@@ -203,7 +279,9 @@ def test_mistakes_about_a_model_and_its_parts_are_told(trained: Path, capsys: Ca
     sounds = ["--parts", str(trained / "sounds.npz")]
     for arguments, said in (
         (["impute", model, *sounds, "--want", "fase", "--out", "x.npz"], "Did you mean 'face'?"),
-        (["score", model, *sounds], "missing face"),
+        (["score", model, *sounds], "parts missing (face"),
+        (["evaluate", model, "--inception", "nowhere.pth"], "got Inception weights 'nowhere.pth'"),
+        (["evaluate", model, "evaluation.sizes=[2]"], "subset size: got 2 of the 2 modalities"),
         (["impute", model, *sounds, "--want", "sound", "--out", "x.png"], "which are vectors; write an .npz instead"),
     ):
         assert run(*arguments) in (1, 2)

@@ -85,3 +85,19 @@ def test_a_new_phase_begins_with_its_own_numbers():
     watched.see(at(2), {"loss/elbo": 1.0})
     watched.see(at(3), {"energy/data": 2.0})
     assert watched.rows() == [("energy of data", "2")]
+
+
+def test_what_is_left_of_a_phase_is_at_its_own_pace_and_within_the_budget():
+    """Warm-up steps of 1.5 s, then cooperative ones of 4 s."""
+    watched = Watched(experiment(warmup=10, cooperative=8))
+    watched.see(at(1), METRICS)
+    assert watched.left() is None
+    watched.see(at(4), METRICS)
+    assert watched.left() == pytest.approx(6 * 1.5)
+    for step in (11, 12, 13):
+        watched.see(SimpleNamespace(step=step, numbers={ELAPSED: 15.0 + 4 * (step - 10)}), METRICS)
+    assert watched.left() == pytest.approx(5 * 4)
+    short = Watched(experiment(warmup=10, seconds="7"))
+    short.see(at(1), METRICS)
+    short.see(at(4), METRICS)
+    assert short.left() == pytest.approx(1)

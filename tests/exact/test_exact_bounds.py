@@ -180,6 +180,28 @@ def test_the_weight_joined_inside_averages_to_the_evidence_itself():
     assert error(weights) < 0.05 * mean(weights)
 
 
+@pytest.mark.parametrize("beta", [0.4, 2.5])
+def test_the_doubly_reparameterised_gradient_has_the_mean_of_the_bounds_at_any_beta(beta):
+    """Location and scale of q = N(m + 0.3 t, 0.9 t) beside the posterior N(m, t); 40,000 items, K = 3, 4 sigma.
+
+    With shares squared, whatever beta, the means are tens of standard errors apart.
+    """
+    model, n = linear_gaussian(), 40_000
+    batch = linear_batch(model, [[1, 1]], copies=n)
+    exact = model.inference(batch)
+    found = {}
+    for kind in ("iwae", "dreg"):
+        loc = (exact.shared.loc + 0.3 * exact.shared.scale).detach().requires_grad_()
+        scale = (0.9 * exact.shared.scale).detach().requires_grad_()
+        posterior = exact._replace(shared=exact.shared._replace(loc=loc, scale=scale))
+        s = BoundSettings(kind=kind, samples=3, components="all")
+        loss, _ = vae_loss(model.generator, model.generator.prior, posterior, batch, make_generator(7), s, beta)
+        slopes = torch.autograd.grad(loss, (loc, scale))
+        found[kind] = torch.cat([n * slope[0] for slope in slopes], 1)  # [n, 4]
+    for iwae, dreg in zip(found["iwae"].T, found["dreg"].T, strict=True):
+        assert mean(iwae) == pytest.approx(mean(dreg), abs=4 * (error(iwae) + error(dreg)))
+
+
 def test_the_doubly_reparameterised_gradient_of_an_encoder_has_the_same_mean_and_less_variance():
     """q = N(m + d t, t) beside the posterior N(m, t): log-weights are const - d eps, and with K = 8 shares s_k the
     slopes of minus the bound in loc are

@@ -266,16 +266,17 @@ def test_the_value_of_an_importance_weighted_bound_is_the_mean_over_experts_of_t
 @pytest.mark.parametrize("row", ["mmvae", "mmvaeplus-dreg"])
 @pytest.mark.parametrize("stop_gradient", [True, False])
 def test_the_doubly_reparameterised_gradient_is_as_stated(given, row, stop_gradient):
-    """Encoders: sum_k s_k^2 dl/dz dz/dphi, s the softmax of l, likewise for w; decoders, prior: sum_k s_k dl/domega.
+    """Encoders: sum_k [(1 - beta) s_k + beta s_k^2] dl/dz dz/dphi, s the softmax of l, likewise for w; decoders, prior:
+    sum_k s_k dl/domega.
 
-    Tucker et al. 2019, arXiv 1810.04152. Without the stop-gradient, as in public code, encoders get the path at s_k and
-    the score sum_k s_k dl/dphi at fixed z: the gradient of IWAE. Written out by automatic differentiation at leaves.
+    Tucker et al. 2019, arXiv 1810.04152, who have beta = 1. Without the stop-gradient, as in public code, encoders get
+    the path at s_k and the score sum_k s_k dl/dphi at fixed z: the gradient of IWAE. Written out by automatic
+    differentiation at leaves.
     """
     model, bound = row_model(row, bound={"stop_gradient": stop_gradient})
     batch = batch_of(present=HOLES)
     experts, private = experts_of(model, batch, Laplace)
     path, explicit = torch.zeros(()).double(), torch.zeros(()).double()
-    power = 2 if stop_gradient else 1
     share_of_expert = batch.present.double() / batch.present.sum(1, keepdim=True) / ITEMS
     for i, own in enumerate(SIZES):
         live = [(sample(experts[own], k), sample(private[own], k)) for k in range(SAMPLES)]
@@ -287,7 +288,8 @@ def test_the_doubly_reparameterised_gradient_is_as_stated(given, row, stop_gradi
             for value, at in zip(pair, leaf, strict=True):
                 slope = torch.autograd.grad(log_l[k].sum(), at, retain_graph=True, allow_unused=True)[0]
                 if slope is not None and slope.numel():
-                    reach = share_of_expert[:, i] * share[k] ** power
+                    once = share[k] * (1 - BETA * (1 - share[k])) if stop_gradient else share[k]
+                    reach = share_of_expert[:, i] * once
                     path = path - (reach[:, None] * slope * value).sum()
     found, written = gradients(loss_of(model, bound, batch), model), gradients(path + explicit, model)
     largest = max(value.abs().max().item() for value in written.values())

@@ -242,3 +242,19 @@ def test_configurations_are_read_without_torch():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert json.loads(out) == [False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("model.data_chain.step_size=0", "model.data_chain.step_size"),
+        ("model.data_chain.step_size=11", "model.data_chain.step_size"),
+        ("model.data_chain.steps=10001", "model.data_chain.steps"),
+        ("model.latent_chain.step_size=1.5", "model.latent_chain.step_size"),
+        ("model.latent_chain.steps=-1", "model.latent_chain.steps"),
+        ("model.prior.step_size=3", "model.prior.step_size"),
+    ],
+)
+def test_steps_and_step_sizes_of_chains_have_ranges(setting: str, said: str):
+    with pytest.raises(ConfigError, match=rf"{said}.*got .*expected"):
+        load_experiment("polydigits", [setting])

@@ -60,7 +60,7 @@ def test_the_saved_model_has_the_averaged_weights(tmp_path: Path):
 
 
 def test_fitted_mixtures_are_those_of_the_averaged_weights_codes(tmp_path: Path):
-    """Fitted to 64 batches of 8 rows; against 50 draws for each of the 40 rows, whose moments they estimate."""
+    """Fitted to 128 batches of 8 rows; against 50 draws for each of the 40 rows, whose moments they estimate."""
     model = run_experiment(tiny(), tmp_path / "run").model
     rows = tiny_data().batch("train", torch.arange(40).repeat(50))
     with torch.no_grad():

@@ -203,8 +203,10 @@ def test_the_bound_reaches_learned_weights_by_responsibilities_less_weights(sche
 
 
 @EVERY_SCHEME
-@pytest.mark.parametrize("prior_expert", ["none", "full", "all"])
-def test_the_prior_is_an_expert_in_no_subset_in_that_of_all_parts_an_item_has_or_in_all(scheme, prior_expert):
+@pytest.mark.parametrize("prior_expert", ["none", "complete", "full", "all"])
+def test_the_prior_is_an_expert_in_no_subset_in_that_of_all_parts_there_are_or_an_item_has_or_in_all(
+    scheme, prior_expert
+):
     """Precisions of a product add, so what members lack of it is the prior's: 0 or 1, to some roundings of float64."""
     present = PATTERNS[1:]
     loc, scale = experts(present)
@@ -214,7 +216,8 @@ def test_the_prior_is_an_expert_in_no_subset_in_that_of_all_parts_an_item_has_or
             if mixture.log_weight[k, b] == -torch.inf:
                 continue
             members = [m for m in range(3) if row[m] and here[m]]
-            counted = {"none": False, "full": len(members) == sum(here), "all": True}[prior_expert]
+            whole = len(members) == sum(here)
+            counted = {"none": False, "complete": len(members) == 3, "full": whole, "all": True}[prior_expert]
             excess = mixture.scale[k, b].pow(-2) - scale[members, b].pow(-2).sum(0)
             moment = mixture.loc[k, b] * mixture.scale[k, b].pow(-2)
             torch.testing.assert_close(excess, torch.full((2,), float(counted)).double(), rtol=0, atol=1e-12)

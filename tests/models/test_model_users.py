@@ -84,8 +84,10 @@ def test_score_is_minus_the_energy_and_needs_every_part():
     with torch.no_grad():
         expected = -model.eval().energy(states)
     torch.testing.assert_close(model.train().score(parts), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ModalityError, match=r"parts missing \(right; 1 rows, first: \[2\]\), expected every modality"):
+        model.score(parts, torch.tensor([[True] * 3, [True] * 3, [True, True, False], [True] * 3]))
     del parts["face"]
-    with pytest.raises(ModalityError, match="missing face"):
+    with pytest.raises(ModalityError, match=r"parts missing \(face; 4 rows"):
         model.score(parts)
 
 
@@ -156,6 +158,10 @@ def test_step_counts_names_and_masks_out_of_range_are_refused():
         model.sample(0)
     with pytest.raises(ModalityError, match=r"want: got 'rihgt'.*Did you mean 'right'\?"):
         model.impute(parts, want=["rihgt"])
+    with pytest.raises(ConfigError, match="refine_steps: got 10001, expected a number of chain steps from 0 to 10000"):
+        model.impute(parts, refine_steps=10_001)
+    with pytest.raises(ModalityError, match=r"given: got 'lefd'.*Did you mean 'left'\?"):
+        small_model(MODALITIES, energy=None).log_likelihood(parts, given=["lefd"])
     with pytest.raises(DataError, match=r"present: got torch.bool of shape \(4, 2\).*\(4, 3\)"):
         model.impute(parts, present=torch.ones(4, 2, dtype=torch.bool))
     with pytest.raises(ConfigError, match="this model has no energy"):

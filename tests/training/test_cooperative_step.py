@@ -324,3 +324,33 @@ def test_the_energy_lowers_data_and_raises_revised_samples():
     revised = random_views(model.modalities, 8, seed=9)
     gaps = [energy_step(state, batch, revised, LITERAL)["energy/gap"] for _ in range(30)]
     assert gaps[-1] < gaps[0]
+
+
+def test_diagnostics_are_of_the_encoders_the_chains_and_the_samples_before_the_update():
+    model, state, batch = setup()
+    with torch.no_grad():
+        scale = model.inference(batch).experts.scale
+    metrics = cooperative_step(state, batch, DEFAULT)
+    assert metrics["encoder/scale_mean"] == pytest.approx(scale.mean().item(), rel=1e-5)
+    assert metrics["encoder/scale_min"] == pytest.approx(scale.min().item(), rel=1e-5)
+    shares = [metrics[f"responsibility/{name}"] for name in model.modalities]
+    assert sum(shares) == pytest.approx(1, abs=1e-5)
+    assert min(shares) == metrics["responsibility/min"] > 0
+    assert 0 <= metrics["latent_chain/acceptance"] <= 1
+
+
+def test_the_spread_of_energies_is_that_of_generated_data_and_revised_samples(monkeypatch):
+    model, state, batch = setup()
+    runs = spy_on_data_chain(model, monkeypatch)
+    energies = {}
+
+    def at_the_end(s, b, revised, c):
+        with torch.no_grad():
+            views = {"generated": runs[0][0], "data": b.views, "revised": revised}
+            energies.update({name: model.energy(view).std(correction=0).item() for name, view in views.items()})
+        return energy_step(s, b, revised, c)
+
+    monkeypatch.setattr(module, "energy_step", at_the_end)
+    metrics = cooperative_step(state, batch, DEFAULT)
+    for name, expected in energies.items():
+        assert metrics[f"energy/{name}_std"] == pytest.approx(expected, rel=1e-3)

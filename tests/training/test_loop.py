@@ -181,3 +181,22 @@ def test_tensorboard_that_is_not_installed_is_a_clear_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match=r"tensorboard: got true for runs/tb, .*pip install multiebm\[tensorboard\]"):
         TensorBoard("runs/tb")
+
+
+def test_tensorboard_gets_every_metric_of_the_steps_that_are_due(monkeypatch):
+    written = []
+
+    class Writer:
+        def __init__(self, folder):
+            written.append(folder)
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def flush(self):
+            written.append("flushed")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", type(sys)("tensorboard"))
+    sys.modules["torch.utils.tensorboard"].SummaryWriter = Writer
+    fit(make_state(), lambda state, batch: {"a": float(state.step)}, 5, [TensorBoard("runs/tb", every=2)])
+    assert written == ["runs/tb", ("a", 1.0, 2), ("a", 3.0, 4), "flushed"]

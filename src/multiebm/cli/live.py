@@ -36,14 +36,17 @@ class Watched:
         self.seconds = t.seconds
         self.step = 0
         self.elapsed = 0.0
+        self.first = (0, 0.0)  # step and time of the first step seen in this phase
         self.means: dict[str, float] = {}
 
     def see(self, state: TrainState, metrics: dict[str, float]) -> None:
         """Take in the metrics of step `state.step`."""
-        before = self.phase
+        before, fresh = self.phase, not self.step
         self.step, self.elapsed = state.step, state.numbers.get(ELAPSED, 0.0)
         if self.phase != before:  # the other phase has losses of its own
             self.means.clear()
+        if fresh or self.phase != before:
+            self.first = (self.step, self.elapsed)
         for name, value in metrics.items():
             old = self.means.get(name, value)
             decay = 0.0 if name.startswith(_VALIDATION) else SMOOTHING
@@ -58,6 +61,14 @@ class Watched:
     def phase(self) -> str:
         """The phase of the last step."""
         return "warm-up" if self.step <= self.phases["warm-up"] else "cooperative"
+
+    def left(self) -> float | None:
+        """Return the seconds left of the phase at its pace so far, within the budget; None before a pace is known."""
+        step, elapsed = self.first
+        if self.step == step:
+            return None
+        ahead = (self.phases[self.phase] - self.done()[self.phase]) * (self.elapsed - elapsed) / (self.step - step)
+        return ahead if self.seconds is None else max(0.0, min(ahead, self.seconds - self.elapsed))
 
     def rows(self) -> list[tuple[str, str]]:
         """Return (name, value) of what is shown."""
@@ -130,7 +141,9 @@ class Lines:
         self._last, self._phase, self._shown = perf_counter(), self.watched.phase, self.watched.step
         total = sum(self.watched.phases.values())
         numbers = "; ".join(f"{name} {value}" for name, value in self.watched.rows())
-        line = f"{self._phase} {self._shown}/{total}, {self.watched.elapsed:.0f} s: {numbers}"
+        left = self.watched.left()
+        ahead = "" if not left else f", about {left:.0f} s left of the {self._phase} steps"
+        line = f"{self._phase} {self._shown}/{total}, {self.watched.elapsed:.0f} s{ahead}: {numbers}"
         self.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 

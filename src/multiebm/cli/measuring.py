@@ -16,6 +16,9 @@ def evaluate(
         typer.Argument(metavar="KEY=VALUE", help="Such as evaluation.sizes=[1,2,3,4].", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the samples.", min=0)] = 0,
+    inception: Annotated[
+        Path | None, typer.Option(help="Weights of Inception (pt_inception-2015-12-05-6726825d.pth), for FID too.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<i>.")] = "auto",
 ) -> None:
     """Measure a trained model on its test data; writes evaluation.json into the run folder."""
@@ -32,7 +35,7 @@ def evaluate(
     model = from_pretrained(run, find_device(device))
     dataset = build_dataset(experiment.data)
     check_same_data(read_run(run), dataset, run)
-    evaluation = measure_model(model, dataset, experiment.evaluation, seed)
+    evaluation = measure_model(model, dataset, experiment.evaluation, seed, inception)
     evaluation.save(run / EVALUATION)
     print_evaluation(evaluation)
     typer.echo(f"all of it: {run / EVALUATION}")

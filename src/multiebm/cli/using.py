@@ -73,5 +73,5 @@ def score(
     from multiebm.experiments.pretrained import from_pretrained
 
     model = from_pretrained(run, find_device(device))
-    views, _ = read_parts(parts, model.modalities)
-    write_scores(out, model.score(views).tolist())
+    views, present = read_parts(parts, model.modalities)
+    write_scores(out, model.score(views, present).tolist())

@@ -18,4 +18,8 @@ class Likelihood(NamedTuple):
 
     def log_prob(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return weight * log p(x | mean), summed over the item: [B, ...] -> [B] in nats."""
-        return self.weight * self.family.log_prob(x, mean, mean.new_tensor(self.scale)).flatten(1).sum(1)
+        return self.weight * self.log_density(x, mean)
+
+    def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Return log p(x | mean) itself, summed over the item: [B, ...] -> [B] in nats."""
+        return self.family.log_prob(x, mean, mean.new_tensor(self.scale)).flatten(1).sum(1)

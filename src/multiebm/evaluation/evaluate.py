@@ -24,7 +24,13 @@ from multiebm.evaluation.base import (
     evaluation_mode,
     stream_seed,
 )
-from multiebm.evaluation.coherence import conditional_coherence, conditional_hits, joint_coherence, label_entropy
+from multiebm.evaluation.coherence import (
+    conditional_coherence,
+    conditional_hits,
+    joint_coherence,
+    label_entropy,
+    subsets_of_size,
+)
 from multiebm.evaluation.draws import Conditioning, Plan, joint_samples
 from multiebm.evaluation.frechet import frechet_results
 from multiebm.evaluation.record import Evaluation, EvaluationSettings
@@ -78,6 +84,12 @@ def evaluate(
     DivergenceError where it generates values that are not finite.
     """
     settings = settings or EvaluationSettings()
+    if judges is not None and len(dataset.modalities) > 1:
+        asked = (settings.sizes or ()) if settings.n_items else ()
+        for size in (*asked, *(settings.clamped_sizes if settings.n_refined else ())):
+            subsets_of_size(
+                list(dataset.modalities), size
+            )  # a size out of range is refused before anything is measured
     plan = Plan(settings.batch_size, seed)
     started = perf_counter()
     skipped: dict[str, str] = {}

@@ -50,7 +50,15 @@ def train(
 
 
 def evaluate(
-    model: MultimodalModel, dataset: MultimodalDataset, settings: EvaluationSection | None = None, seed: int = 0
+    model: MultimodalModel,
+    dataset: MultimodalDataset,
+    settings: EvaluationSection | None = None,
+    seed: int = 0,
+    inception: str | Path | None = None,
 ) -> Evaluation:
-    """Return every metric defined for model and data, with standard errors; see `Evaluation.results`."""
-    return measure_model(model, dataset, settings or EvaluationSection(), seed)
+    """Return every metric defined for model and data, with standard errors; see `Evaluation.results`.
+
+    `inception`: a file with the weights of Inception, for FID too (torchmetrics, TensorFlow-ported weights).
+    """
+    weights = None if inception is None else Path(inception)
+    return measure_model(model, dataset, settings or EvaluationSection(), seed, weights)

@@ -5,6 +5,7 @@ Packages add rows under the entry point group `multiebm.baselines`: an object of
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ from multiebm.experiments.references import (
     MVTCAE,
     MWBVAE,
 )
+from multiebm.experiments.schema import InferenceSection
+from multiebm.objectives.settings import BoundSettings
 
 GROUP = "multiebm.baselines"
 Cells = Mapping[str, Any]
@@ -49,10 +52,20 @@ NEUTRAL: Cells = {
         "scale_map": "log_variance",
         "private_components": 0,
         "crossing_prior": 0,
-        "prior": {"kind": "normal", "components": 0, "temperature": 1, "settle": 0, "spread": 1},
+        "prior": {
+            "kind": "normal",
+            "learned_scale": False,
+            "components": 0,
+            "temperature": 1,
+            "settle": 0,
+            "spread": 1,
+            "prune": 0,
+        },
+        "inference": InferenceSection().model_dump(),
+        "networks": {"separate_trunks": False},
         "energy": None,
     },
-    "training": {"cooperative": {"steps": 0}},
+    "training": {"bound": asdict(BoundSettings()), "cooperative": {"steps": 0}},
 }
 _KL: Cells = {"denominator": "component", "divergence": "analytic"}  # closed form to the prior, component by component
 _LAPLACE: dict[str, Any] = {"family": "laplace", "scale_map": "softmax"}
@@ -159,7 +172,7 @@ ROWS: dict[str, Baseline] = {
     "cmvae": _row(
         "MMVAE+ with a prior of learned clusters",
         CMVAE,
-        published=_trained(_MMVAE_PLUS_CODE, warmup={"steps": 117_200, "beta": 2.5}),  # 250 epochs
+        published=_trained(_MMVAE_PLUS_CODE, warmup={"steps": 117_000, "beta": 2.5}),  # 250 epochs
         **_PLUS | {"prior": {"kind": "clusters", "components": 40, "prune": 1}},
     ),
     "mwbvae": _row(
@@ -204,6 +217,7 @@ ROWS: dict[str, Baseline] = {
         inference={"subsets": "full_single", "prior_expert": "full", "pooled": True},
         bound={**_KL, "components": "all", "weights": "sum", "crossing": "own"},
         private=4,
+        crossing_prior=1,
     ),
 }
 

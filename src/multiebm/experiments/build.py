@@ -14,7 +14,7 @@ from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.likelihoods import Likelihood
 from multiebm.distributions.priors import ClusterPrior, MixturePrior, Prior, StandardPrior, ridge_for
 from multiebm.experiments.schema import Experiment, ModelSection, NetworkSection, TrainingSection
-from multiebm.models.aggregation import Aggregation
+from multiebm.models.aggregation import Aggregation, PriorExpert
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.generator import Generator, make_decoder
 from multiebm.models.inference import SHARED, Encoder, InferenceModel, JointEncoder, make_trunk
@@ -91,7 +91,8 @@ def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
 def _inference(s: ModelSection, modalities: dict[str, Modality], encoders: dict[str, Encoder]) -> InferenceModel:
     i, nets, n = s.inference, s.networks, len(modalities)
     aggregation = Aggregation(n, s.family, i.subsets, i.fusion, i.prior_expert, i.learned_weights, i.correlation)
-    pooled = Aggregation(n, s.family, "full", i.fusion, i.prior_expert, correlation=i.correlation) if i.pooled else None
+    in_use: PriorExpert = "complete" if i.prior_expert == "full" else i.prior_expert
+    pooled = Aggregation(n, s.family, "full", i.fusion, in_use, correlation=i.correlation) if i.pooled else None
     joint = None
     if i.joint:
         trunks: dict[str, nn.Module] = {
@@ -126,9 +127,9 @@ def _prior(s: ModelSection) -> Prior:
 
 def settling(experiment: Experiment) -> dict[str, Any]:
     """Return the settings with which priors settle when training is over, as `settle_priors` takes them."""
-    prior = experiment.model.prior
-    rate = experiment.training.optimiser.prior
-    return {"steps": prior.settle, "spread": prior.spread, "rate": rate, "prune": prior.prune}
+    prior, training = experiment.model.prior, experiment.training
+    prune = prior.prune * training.warmup.beta
+    return {"steps": prior.settle, "spread": prior.spread, "rate": training.optimiser.prior, "prune": prune}
 
 
 def build_state(experiment: Experiment, model: MultimodalModel, stream: Stream) -> TrainState[MultimodalModel]:

@@ -9,6 +9,7 @@ import torch
 from multiebm.core.random import make_generator
 from multiebm.data import MultimodalDataset, cache_root
 from multiebm.evaluation.evaluate import evaluate
+from multiebm.evaluation.inception import load_inception
 from multiebm.evaluation.judge_cache import load_judges
 from multiebm.evaluation.judges import Judges
 from multiebm.evaluation.record import Evaluation, EvaluationSettings, quick_settings
@@ -25,13 +26,20 @@ _WATCHED = ("gen/joint_coherence", "gen/fcd", "gen/label_entropy", "ebm/joint_co
 
 
 def measure_model(
-    model: MultimodalModel, dataset: MultimodalDataset, section: EvaluationSection, seed: int = 0
+    model: MultimodalModel,
+    dataset: MultimodalDataset,
+    section: EvaluationSection,
+    seed: int = 0,
+    inception: Path | None = None,
 ) -> Evaluation:
     """Return every metric defined for model and data; the judges are trained once per data set, then read from a cache.
 
-    Without labels, what needs judges is left out and `Evaluation.skipped` says so.
+    Without labels, what needs judges is left out and `Evaluation.skipped` says so; likewise FID without the weights
+    `inception`, a file.
     """
-    return evaluate(model, dataset, judges_of(dataset, str(model.device)), evaluation_settings(section), seed)
+    device = str(model.device)
+    reader = None if inception is None else load_inception(inception, device)
+    return evaluate(model, dataset, judges_of(dataset, device), evaluation_settings(section), seed, inception=reader)
 
 
 def evaluation_settings(section: EvaluationSection) -> EvaluationSettings:

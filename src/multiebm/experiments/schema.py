@@ -52,7 +52,9 @@ class PriorSection(_Section):
         description="factor on a mixture base's covariances while the tilt settles; above 1 sharpens the prior",
     )
     prune: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="beta of the score by which clusters are pruned when training is over; 0 = all are kept"
+        0.0,
+        description="weight of the entropy, times warmup.beta, in the score by which clusters are pruned when training "
+        "is over; 0 = all are kept",
     )
 
 
@@ -65,8 +67,10 @@ class InferenceSection(_Section):
     fusion: Literal["product", "geometric", "wasserstein", "hellinger", "dependent"] = Field(
         "product", description="how the experts of one subset become one density"
     )
-    prior_expert: Literal["none", "full", "all"] = Field(
-        "none", description="subsets in which N(0, I) counts as an expert; full: the one of all parts an item has"
+    prior_expert: Literal["none", "complete", "full", "all"] = Field(
+        "none",
+        description="subsets in which N(0, I) counts as an expert; complete: that of all parts there are; full: that "
+        "of all parts an item has, in training, and complete in use",
     )
     learned_weights: bool = Field(False, description="weights of the components are learned (CoDE-VAE)")
     correlation: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="rho of fusion dependent")
@@ -111,7 +115,7 @@ class DataChainSection(_Section):
 
     steps: Annotated[int, Field(ge=0, le=10_000)] = Field(10, description="K_x")
     displaced: bool = Field(True, description="move by a fixed rms length instead of s^2/2 times the gradient")
-    step_size: PositiveFloat = Field(0.5, description="s_x, used if not displaced")
+    step_size: Annotated[float, Field(gt=0, le=10)] = Field(0.5, description="s_x, used if not displaced")
     noise_scale: Annotated[float, Field(ge=0)] = Field(0.001, description="n_x, state units")
 
 

@@ -16,7 +16,7 @@ from multiebm.distributions.fusion import FUSIONS
 from multiebm.distributions.mixture import Mixture
 
 Subsets = Literal["single", "full", "every", "full_single"]
-PriorExpert = Literal["none", "full", "all"]
+PriorExpert = Literal["none", "complete", "full", "all"]
 MAX_EVERY = 8  # modalities; every subset of 8 is 255 components
 
 
@@ -35,7 +35,8 @@ class Aggregation(nn.Module):
 
     Of the subsets, "full" is all parts an item has. Any other component needs all of its members, so hiding a part
     leaves the components there would be without it. `prior_expert`: N(0, I) counts as an expert in no subset, in the
-    one of all parts an item has, or in all. pi is uniform, or learned (`learned_weights`; CoDE-VAE).
+    one of all parts there are (which only complete items have), in the one of all parts an item has, or in all. pi is
+    uniform, or learned (`learned_weights`; CoDE-VAE).
     """
 
     def __init__(
@@ -86,7 +87,9 @@ class Aggregation(nn.Module):
         if alone and self.prior_expert == "none":
             return Mixture(loc, scale, log_weight, self.members, FAMILIES[self.family])  # single experts fuse nothing
         if self.prior_expert != "none":
-            counted = inside.any(1) & ((inside == here).all(1) | torch.tensor(self.prior_expert == "all"))
+            whole = (inside == here).all(1)  # [K, B]
+            wanted = {"complete": whole & here.all(0), "full": whole, "all": torch.ones_like(whole)}[self.prior_expert]
+            counted = inside.any(1) & wanted
             inside = torch.cat([inside, counted[:, None]], 1)
             loc, scale = torch.cat([loc, torch.zeros_like(loc[:1])]), torch.cat([scale, torch.ones_like(scale[:1])])
         fused = self.fuse(loc, scale, inside, self.correlation)

@@ -108,13 +108,13 @@ def _shape_message(m: Modality, got: tuple[int, ...]) -> str:
     return f"{message}; reshape it"
 
 
-def check_names(modalities: dict[str, Modality], want: list[str] | None) -> list[str]:
-    """Return `want`, or all modality names if None; ModalityError names what is unknown."""
+def check_names(modalities: dict[str, Modality], names: list[str] | None, what: str) -> list[str]:
+    """Return `names`, or those of all modalities if None; ModalityError says what is unknown in the argument `what`."""
     known = list(modalities)
-    for name in want or []:
+    for name in names or []:
         if name not in modalities:
-            raise ModalityError(f"want: got {name!r}, expected some of {', '.join(known)}.{nearest(name, known)}")
-    return known if want is None else list(want)
+            raise ModalityError(f"{what}: got {name!r}, expected some of {', '.join(known)}.{nearest(name, known)}")
+    return known if names is None else list(names)
 
 
 def check_steps(what: str, steps: int | None, has_energy: bool = True) -> None:

@@ -51,7 +51,7 @@ def _log_weights(
     z = latents[SHARED]
     total = generator.prior.log_prob(z) - many.shared.log_prob(z)
     for i, (name, likelihood) in enumerate(generator.likelihoods.items()):
-        log_px = likelihood.log_prob(views[name], generator.decode(latents, name))
+        log_px = likelihood.log_density(views[name], generator.decode(latents, name))
         if name in many.private:
             w = latents[name]
             log_px = log_px + generator.private_priors[name].log_prob(w) - many.private[name].log_prob(w)

@@ -209,7 +209,7 @@ class MultimodalModel(nn.Module):
         `refine_steps` of the latent chain (eq. 17) and `data_steps` of the data chain with observed parts held fixed
         (None = as in training). `present` [B, M] hides single entries of `parts`.
         """
-        names = check_names(self.modalities, want)
+        names = check_names(self.modalities, want, "want")
         check_steps("refine_steps", refine_steps)
         check_steps("data_steps", data_steps, self.energy is not None)
         batch = make_batch(self.modalities, parts, present, self.device)
@@ -248,7 +248,7 @@ class MultimodalModel(nn.Module):
             total = importance_log_likelihood(self.inference, self.generator, batch, samples, seed)
             if given is None:
                 return total
-            names = check_names(self.modalities, given)
+            names = check_names(self.modalities, given, "given")
             known = batch.present & torch.tensor([name in names for name in self.modalities], device=self.device)
             below = Batch(mask_views(batch.views, known), known)
             return total - importance_log_likelihood(self.inference, self.generator, below, samples, seed + 1)
@@ -270,18 +270,20 @@ class MultimodalModel(nn.Module):
         apart = (loc[:, None] - loc).square().sum(-1)
         return -torch.where(both, apart, 0.0).sum((0, 1)) / both.sum((0, 1)).clamp_min(1)
 
-    def score(self, parts: Views) -> Tensor:
+    def score(self, parts: Views, present: Tensor | None = None) -> Tensor:
         """Return log pi(X) up to a constant, [B], of raw `parts` [B, ...]: higher = more like data than like samples.
 
         What is like neither was never shown to the energy (docs/findings.md). A model without an energy scores by its
-        log-likelihood (SCORE_SAMPLES importance samples). Needs every part.
+        log-likelihood (SCORE_SAMPLES importance samples). Needs every part: ModalityError where one is missing or
+        hidden by `present` [B, M].
         """
-        batch = make_batch(self.modalities, parts, None, self.device)
-        missing = [name for name in self.modalities if name not in parts]
+        batch = make_batch(self.modalities, parts, present, self.device)
+        missing = [name for i, name in enumerate(self.modalities) if not batch.present[:, i].all()]
         if missing:
+            rows = (~batch.present.all(1)).nonzero()[:, 0].tolist()
             raise ModalityError(
-                f"score: got {', '.join(parts)}, expected every modality, missing {', '.join(missing)}; "
-                "complete the items with impute(parts) first"
+                f"score: got items with parts missing ({', '.join(missing)}; {len(rows)} rows, first: {rows[:5]}), "
+                "expected every modality of every item; complete them with impute(parts) first"
             )
         with torch.no_grad(), frozen(self):
             if self.energy is None and self.generator.prior.normalised:

@@ -1,8 +1,9 @@
 """Picture encoders and decoders: the ResNets of MMVAE+ (Palumbo et al. 2023) and the plain convolutions of MoPoE.
 
 The published ResNets are `width` 64, `patch` 1 at 28 pixels (channels 64-64-128-256, maps 28-14-7); `patch` 2 folds 2x2
-pixels into channels first, which costs a quarter of the arithmetic per channel. The published plain ones (Sutter et al.
-2021, arXiv 2105.02470) are `width` 32, `hidden` 512 (channels 32-64-128, maps 14-7-4).
+pixels into channels first, which costs a quarter of the arithmetic per channel. An activation more than in the
+published ones stands before the encoder's heads and after the decoder's first linear layer. The published plain ones
+(Sutter et al. 2021, arXiv 2105.02470) are `width` 32, `hidden` 512 (channels 32-64-128, maps 14-7-4).
 """
 
 import torch

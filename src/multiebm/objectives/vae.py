@@ -137,9 +137,11 @@ def bound_loss(
         each = log_l.logsumexp(0) - log(len(log_l))
     else:
         share, value = log_l.detach().softmax(0), log_l.detach().logsumexp(0) - log(len(log_l))
+        # beta of the score term, whose mean is that of the path times share (1 - share), is put on the path instead
+        path = 1 - beta * terms.divergence * (1 - share)
         for sample in drawn.sampled.values() if s.stop_gradient else ():
-            if sample.requires_grad:  # the path through the sample counts the share twice: it replaces the score term
-                sample.register_hook(lambda gradient: gradient * share[..., None])
+            if sample.requires_grad:
+                sample.register_hook(lambda gradient: gradient * path[..., None])
         surrogate = (share * log_l).sum(0)
         each = value + surrogate - surrogate.detach()  # the value of iwae with the gradient of dreg
     bound = (weight * each).sum(0)

@@ -293,6 +293,7 @@ def _data_chain_metrics(model: MultimodalModel, x0: Views, revised: Views, chain
     settings = model.data_chain
     return {
         "energy/generated": -chain.logdensity[0].mean().item(),
+        "energy/generated_std": chain.logdensity[0].std(correction=0).item(),
         "energy/refined": -chain.logdensity[-1].mean().item(),
         "energy/drop": (chain.logdensity[-1] - chain.logdensity[0]).mean().item(),
         "data_chain/move_rms": (chain.displacement / size**0.5).mean().item(),
@@ -304,7 +305,7 @@ def _data_chain_metrics(model: MultimodalModel, x0: Views, revised: Views, chain
 
 def _latent_chain_metrics(model: MultimodalModel, posterior: Posterior, codes: RevisedCodes) -> dict[str, float]:
     z = codes.latents[SHARED]
-    responsibility = posterior.shared.responsibilities(z).detach().mean(1)
+    responsibility = posterior.shared.responsibilities(z).detach().mean(1).tolist()
     chain = model.latent_chain
     diagnosed = chain.noise_scale in (None, chain.step_size)
     acceptance = codes.chain.acceptance[:-1] if diagnosed else codes.chain.acceptance[:0]  # the last move's is unknown
@@ -313,5 +314,6 @@ def _latent_chain_metrics(model: MultimodalModel, posterior: Posterior, codes: R
         "latent_chain/logdensity": codes.chain.logdensity[-1].mean().item(),
         "latent_chain/move": codes.chain.displacement.mean().item(),
         "latent/square": z.square().mean().item(),
-        "responsibility/min": responsibility.min().item(),
+        "responsibility/min": min(responsibility),
+        **{f"responsibility/{name}": r for name, r in zip(model.modalities, responsibility, strict=True)},
     }
