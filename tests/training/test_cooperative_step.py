@@ -353,4 +353,5 @@ def test_the_spread_of_energies_is_that_of_generated_data_and_revised_samples(mo
     monkeypatch.setattr(module, "energy_step", at_the_end)
     metrics = cooperative_step(state, batch, DEFAULT)
     for name, expected in energies.items():
-        assert metrics[f"energy/{name}_std"] == pytest.approx(expected, rel=1e-3)
+        # spectral norms take a step of power iteration in between
+        assert metrics[f"energy/{name}_std"] == pytest.approx(expected, rel=1e-2)
