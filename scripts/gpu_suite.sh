@@ -15,12 +15,20 @@ if [ -n "${POLYMNIST:-}" ]; then data=("data.settings.folder=$POLYMNIST")
 else data=("data.settings.mnist_folder=${MNIST:?set POLYMNIST, or MNIST and BACKGROUNDS}"
            "data.settings.backgrounds_folder=${BACKGROUNDS:?set BACKGROUNDS}"); fi
 
+within() {  # seconds name command...: run it in what is left of this call, or leave it to the next
+  local least=$1 name=$2 left=$((limit - (SECONDS - start))); shift 2
+  [ "$left" -gt "$least" ] || { echo "time is up; call again to measure $name"; exit 0; }
+  timeout "$left" "$@" || {
+    code=$?; [ $code -eq 124 ] || exit $code
+    echo "interrupted while measuring $name; call again"; exit 0; }
+}
+
 one() {  # name preset overrides...
   local name=$1 preset=$2; shift 2
   local run=$out/$name left=$((limit - (SECONDS - start)))
-  [ -f "$run/evaluation.json" ] && return 0
+  [ -f "$run/report.html" ] && return 0
   [ "$left" -gt 30 ] || { echo "time is up; call again to continue with $name"; exit 0; }
-  if [ ! -f "$run/model/model.json" ]; then
+  if [ ! -f "$run/trained" ]; then  # an interrupted run has a model too
     local resume=()
     if [ -d "$run/checkpoints" ]; then resume=(--resume)
     elif [ -f "$run/config.yaml" ]; then resume=(--overwrite); fi  # killed before its first checkpoint
@@ -28,14 +36,14 @@ one() {  # name preset overrides...
       "$multiebm" train "$preset" "${data[@]}" "$@" --device "$device" --out "$run" "${resume[@]}" || {
         code=$?; [ $code -eq 130 ] || [ $code -eq 124 ] || exit $code
         echo "interrupted $name; call again to continue"; exit 0; }
+    touch "$run/trained"
   fi
-  left=$((limit - (SECONDS - start)))
-  [ "$left" -gt 120 ] || { echo "time is up; call again to measure $name"; exit 0; }
-  timeout "$left" "$multiebm" evaluate "$run" --device "$device" || { echo "measuring $name took too long"; exit 1; }
-  timeout $((limit - (SECONDS - start))) "$multiebm" report "$run" || { echo "the report of $name took too long"; exit 1; }
+  within 120 "$name" "$multiebm" evaluate "$run" --device "$device"
+  within 60 "$name" "$multiebm" report "$run"
 }
 
-one cooperative polymnist training.seconds=900
+# lengths that are to fit into the quarter of an hour; the preset's own are for whoever has more
+one cooperative polymnist training.warmup.steps=10000 training.warmup.prior_after=8000 training.cooperative.steps=1000 training.seconds=900
 one literal     polymnist16-literal data.settings.size=28 model.networks.width=64 model.shared=32 model.private=32 training.seconds=900
 one warmup      polymnist16-warmup data.settings.size=28 model.networks.width=64 model.shared=32 model.private=8 training.seconds=900
 echo "all done: $out"

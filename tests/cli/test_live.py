@@ -101,3 +101,13 @@ def test_what_is_left_of_a_phase_is_at_its_own_pace_and_within_the_budget():
     short.see(at(1), METRICS)
     short.see(at(4), METRICS)
     assert short.left() == pytest.approx(1)
+
+
+def test_time_left_is_counted_anew_after_the_guard_went_back():
+    watched = Watched(experiment(warmup=100))
+    for step in (1, 50):
+        watched.see(at(step), METRICS)
+    watched.see(SimpleNamespace(step=20, numbers={ELAPSED: 75.0}), METRICS)
+    assert watched.left() is None
+    watched.see(SimpleNamespace(step=30, numbers={ELAPSED: 90.0}), METRICS)
+    assert watched.left() == pytest.approx(70 * 1.5)

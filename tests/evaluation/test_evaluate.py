@@ -114,6 +114,19 @@ def test_features_of_another_reader_are_reported_under_another_name():
     assert found == {f"{kind}/fid{part}" for kind in ("gen", "ebm") for part in ("", "/a", "/c")}
 
 
+def test_a_network_that_reads_no_modality_leaves_its_distance_out():
+    """As Inception's does, where no part is an RGB picture."""
+    dataset = known_dataset(100)
+
+    class Blind:
+        def features(self, views):
+            return {}
+
+    evaluation = evaluate(Wobbly(dataset), dataset, ExactJudges(dataset), SMALL, inception=Blind())
+    assert evaluation.skipped["fid"] == "no modality that its network reads"
+    assert not [name for name in evaluation.results if "fid" in name]
+
+
 def test_samples_that_are_not_finite_are_an_error_that_names_the_modality():
     dataset = known_dataset(100)
 

@@ -65,3 +65,11 @@ def test_an_item_with_nothing_present_has_likelihood_one():
     views = random_views(model.modalities, 2)
     present = torch.tensor([[True, True], [False, False]])
     assert model.log_likelihood(views, samples=10, present=present)[1].item() == pytest.approx(0, abs=1e-5)
+
+
+def test_weights_of_modalities_are_of_training_and_not_of_the_likelihood():
+    model = linear_model({"a": 1, "b": 2}, shared=1, private=0, scale=SIGMA, energy=None)
+    views = random_views(model.modalities, 5)
+    plain = model.log_likelihood(views, samples=50)
+    model.generator.likelihoods["a"] = model.generator.likelihoods["a"]._replace(weight=3.0)
+    assert torch.equal(model.log_likelihood(views, samples=50), plain)

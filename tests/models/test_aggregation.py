@@ -10,6 +10,8 @@ from multiebm.core.errors import ConfigError
 from multiebm.core.random import make_generator
 from multiebm.distributions.fusion import FUSIONS
 from multiebm.models.aggregation import MAX_EVERY, Aggregation, subset_table
+from multiebm.models.checks import make_batch
+from small_models import random_views, small_model, vectors
 
 SCHEMES = ["single", "full", "every", "full_single"]
 REFERENCE = {"normal": torch.distributions.Normal, "laplace": torch.distributions.Laplace}
@@ -270,3 +272,17 @@ def test_every_subset_of_nine_parts_is_refused_with_the_number_of_components_the
     with pytest.raises(ConfigError, match=r"got every with 9 modalities, expected at most 8 .*511 components"):
         Aggregation(9, "normal", "every")
     assert len(Aggregation(9, "normal", "full_single").members) == 10
+
+
+def test_a_posterior_in_use_has_the_prior_as_an_expert_only_where_all_parts_are_given():
+    """As in the code of MoPoE: q(z | S) is the product of S, and of the complete set times N(0, I)."""
+    model = small_model(
+        vectors(a=2, b=3), energy=None, inference={"subsets": "every", "prior_expert": "full", "pooled": True}
+    )
+    views = random_views(model.modalities, 4)
+    complete = model.inference.given(make_batch(model.modalities, views))
+    total = complete.experts.scale.pow(-2).sum(0) + 1
+    torch.testing.assert_close(complete.shared.scale[0].pow(-2), total)
+    alone = model.inference.given(make_batch(model.modalities, {"b": views["b"]}))
+    torch.testing.assert_close(alone.shared.scale[0], alone.experts.scale[1])
+    torch.testing.assert_close(alone.shared.loc[0], alone.experts.loc[1])

@@ -1,11 +1,14 @@
 """Pruning of learned clusters: codes of two groups keep two clusters of many."""
 
+import pytest
 import torch
 
 from multiebm.core.random import make_generator
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.mixture import Diagonal
 from multiebm.distributions.priors import ClusterPrior
+from multiebm.experiments.build import settling
+from multiebm.experiments.load import load_experiment
 from multiebm.training.priors import prune_clusters
 
 
@@ -52,3 +55,8 @@ def test_pruned_clusters_have_no_mass():
     prune_clusters(prior, [grouped([-4.0, 4.0])], beta=1.0)
     assert prior.sample(500, make_generator(1)).max() < 10
     assert prior.log_prob(torch.full((1, 2), 40.0)).item() < -500
+
+
+@pytest.mark.parametrize(("preset", "beta"), [("polydigits-cmvae", 1.0), ("polymnist-cmvae", 2.5)])
+def test_the_entropy_weighs_as_the_divergence_did_in_training(preset, beta):
+    assert settling(load_experiment(preset))["prune"] == beta

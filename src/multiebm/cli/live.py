@@ -41,7 +41,7 @@ class Watched:
 
     def see(self, state: TrainState, metrics: dict[str, float]) -> None:
         """Take in the metrics of step `state.step`."""
-        before, fresh = self.phase, not self.step
+        before, fresh = self.phase, state.step <= self.step or not self.step  # the guard may go back
         self.step, self.elapsed = state.step, state.numbers.get(ELAPSED, 0.0)
         if self.phase != before:  # the other phase has losses of its own
             self.means.clear()

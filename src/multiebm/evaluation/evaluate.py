@@ -85,8 +85,8 @@ def evaluate(
     """
     settings = settings or EvaluationSettings()
     if judges is not None and len(dataset.modalities) > 1:
-        asked = (settings.sizes or ()) if settings.n_items else ()
-        for size in (*asked, *(settings.clamped_sizes if settings.n_refined else ())):
+        clamped = settings.clamped_sizes if settings.n_refined and model.energy is not None else ()
+        for size in (*(settings.sizes or ()), *clamped):
             subsets_of_size(
                 list(dataset.modalities), size
             )  # a size out of range is refused before anything is measured
@@ -143,6 +143,9 @@ def _joint(
             if dataset.n_classes is not None:
                 results[f"{kind}/label_entropy"] = label_entropy(collector.labels(), dataset.n_classes)
         for name in readers:
+            if not real.features(name):
+                skipped[name] = "no modality that its network reads"
+                continue
             generator = torch.Generator().manual_seed(stream_seed(plan.seed, f"{kind}/{name}"))
             reference = {key: features[present[key]] for key, features in real.features(name).items()}
             results |= frechet_results(reference, collector.features(name), f"{kind}/{name}", generator)

@@ -70,7 +70,7 @@ class InferenceSection(_Section):
     prior_expert: Literal["none", "complete", "full", "all"] = Field(
         "none",
         description="subsets in which N(0, I) counts as an expert; complete: that of all parts there are; full: that "
-        "of all parts an item has, in training, and complete in use",
+        "of all parts an item has, but complete in use where pooled",
     )
     learned_weights: bool = Field(False, description="weights of the components are learned (CoDE-VAE)")
     correlation: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="rho of fusion dependent")

@@ -34,9 +34,9 @@ class Aggregation(nn.Module):
     """Experts (loc, scale) [M, B, D] and `present` [B, M] -> Mixture of K components with weights pi.
 
     Of the subsets, "full" is all parts an item has. Any other component needs all of its members, so hiding a part
-    leaves the components there would be without it. `prior_expert`: N(0, I) counts as an expert in no subset, in the
-    one of all parts there are (which only complete items have), in the one of all parts an item has, or in all. pi is
-    uniform, or learned (`learned_weights`; CoDE-VAE).
+    leaves the components there would be without it (but for `prior_expert` complete). `prior_expert`: N(0, I) counts as
+    an expert in no subset, in the one of all parts there are (which only complete items have), in the one of all parts
+    an item has, or in all. pi is uniform, or learned (`learned_weights`; CoDE-VAE).
     """
 
     def __init__(

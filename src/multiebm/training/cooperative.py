@@ -315,5 +315,5 @@ def _latent_chain_metrics(model: MultimodalModel, posterior: Posterior, codes: R
         "latent_chain/move": codes.chain.displacement.mean().item(),
         "latent/square": z.square().mean().item(),
         "responsibility/min": min(responsibility),
-        **{f"responsibility/{name}": r for name, r in zip(model.modalities, responsibility, strict=True)},
+        **{f"responsibility_of/{i}": share for i, share in enumerate(responsibility)},
     }
