@@ -176,7 +176,7 @@ def mvtcae(model: MultimodalModel, views: Views, generator: torch.Generator, tra
 
 
 def mmvae(model: MultimodalModel, views: Views, generator: torch.Generator, training: TrainingSection) -> Tensor:
-    """IWAE of K samples from every expert, with the gradients of DReG: weights held fixed, squared for samples."""
+    """IWAE of K samples from every expert, with the gradients of DReG: weights held fixed, twice for samples."""
     experts = {name: expert(model, views, name, Laplace) for name in views}
     fixed = [Laplace(q.loc.detach(), q.scale.detach()) for q in experts.values()]
     k, beta = training.bound.samples, training.warmup.beta
@@ -194,7 +194,8 @@ def mmvae(model: MultimodalModel, views: Views, generator: torch.Generator, trai
         fixed_weights = torch.stack(log_weights).detach()
         bound = bound + (fixed_weights.logsumexp(0) - log(k)) / len(views)
         for z, log_w, share in zip(samples, log_weights, fixed_weights.softmax(0), strict=True):
-            z.register_hook(lambda gradient, share=share: share[:, None] * gradient)
+            factor = 1 - beta * (1 - share)
+            z.register_hook(lambda gradient, factor=factor: factor[:, None] * gradient)
             bound = bound + share * (log_w - log_w.detach()) / len(views)  # 0, with the gradient
     return bound
 
