@@ -72,8 +72,8 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path, measured, monkeypatc
 def test_an_unknown_row_or_data_is_refused_before_anything_is_made(tmp_path, measured):
     with pytest.raises(ConfigError, match="Did you mean 'mopoe'"):
         run(tmp_path / "a", ("mvae", "mopo"))
-    with pytest.raises(ConfigError, match="expected one of polydigits, polymnist, polymnist16"):
-        compare(["mvae"], "toy2d", 60.0, 1, tmp_path / "a", say=lambda line: None)
+    with pytest.raises(ConfigError, match="expected one of arrays, polydigits, polymnist, polymnist16, toy2d"):
+        compare(["mvae"], "toy3d", 60.0, 1, tmp_path / "a", say=lambda line: None)
     assert not (tmp_path / "a").exists()
 
 

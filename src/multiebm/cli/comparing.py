@@ -14,9 +14,9 @@ def compare(
         list[str], typer.Argument(help="Rows of `multiebm baselines`, or cooperative.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="Folder of cells, runs and tables; what it holds is not made again.")],
-    data: Annotated[str, typer.Option(help="A preset that names the data: polydigits, polymnist16, polymnist.")] = (
-        "polydigits"
-    ),
+    data: Annotated[
+        str, typer.Option(help="A preset that names the data: polydigits, polymnist16, polymnist, toy2d, arrays.")
+    ] = ("polydigits"),
     budget: Annotated[str, typer.Option(help="Time to train each, such as 240s, 15m or 1h.")] = "4m",
     seeds: Annotated[int, typer.Option(help="Seeds 0 to N - 1.", min=1)] = 1,
     settings: Annotated[
