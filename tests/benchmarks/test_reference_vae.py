@@ -61,7 +61,8 @@ def test_in_fp32_both_steps_have_the_same_loss_gradients_and_new_weights(row, se
     assert len(ours) == len(theirs) > 50
     for (name, p), q in zip(ours.items(), theirs, strict=True):
         assert p.grad.abs().max() > 0, name
-        tolerance = 5e-4 * q.grad.abs().max().item()  # float32; factors of both signs cancel in DReG
+        # float32; in DReG at beta > 1 factors of both signs cancel
+        tolerance = (5e-4 if row == "mmvae" else 1e-4) * q.grad.abs().max().item()
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=tolerance, msg=lambda text, n=name: f"{n}: {text}")
         moved = (p - q).abs() > 1e-6  # Adam's first move is the sign of the gradient, which rounding decides near 0
         assert moved.float().mean() < 0.02, name

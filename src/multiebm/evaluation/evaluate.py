@@ -84,12 +84,10 @@ def evaluate(
     DivergenceError where it generates values that are not finite.
     """
     settings = settings or EvaluationSettings()
-    if judges is not None and len(dataset.modalities) > 1:
+    if judges is not None and len(dataset.modalities) > 1:  # a size out of range is refused before measuring
         clamped = settings.clamped_sizes if settings.n_refined and model.energy is not None else ()
         for size in (*(settings.sizes or ()), *clamped):
-            subsets_of_size(
-                list(dataset.modalities), size
-            )  # a size out of range is refused before anything is measured
+            subsets_of_size(list(dataset.modalities), size)
     plan = Plan(settings.batch_size, seed)
     started = perf_counter()
     skipped: dict[str, str] = {}
