@@ -24,8 +24,8 @@ from multiebm.experiments.schema import Experiment
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents
 from multiebm.models.model import MultimodalModel
-from multiebm.nn.blocks import SLOPE, EnergyBlock
-from multiebm.nn.pictures import PictureDecoder
+from multiebm.nn.blocks import SLOPE, EnergyBlock, ResidualBlock
+from multiebm.nn.pictures import ConvDecoder, Crop, PictureDecoder
 from multiebm.nn.precision import Mixed
 from multiebm.objectives.vae import bound_loss, draw
 from multiebm.training.cooperative import STRATIFIED
@@ -48,6 +48,20 @@ class PlainEnergyBlock(nn.Module):
         return a + self.skip(x)
 
 
+class PlainBlock(nn.Module):
+    """The layers of a ResidualBlock, as printed, on a map that has been doubled before."""
+
+    def __init__(self, block: ResidualBlock) -> None:
+        super().__init__()
+        self.residual, self.up = block.residual, block.up
+        self.c0, self.c1, self.shortcut = block.c0, block.c1, block.shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=2) if self.up else x
+        y = self.c1(F.leaky_relu(self.c0(F.leaky_relu(x, SLOPE)), SLOPE))
+        return self.shortcut(x) + self.residual * y
+
+
 class PlainDecoder(nn.Module):
     """The layers of a PictureDecoder, in NCHW."""
 
@@ -61,6 +75,22 @@ class PlainDecoder(nn.Module):
         return x.tanh() if self.bounded else x
 
 
+class PlainConvDecoder(nn.Module):
+    """The layers of a ConvDecoder, in NCHW; odd maps are made directly."""
+
+    def __init__(self, decoder: ConvDecoder) -> None:
+        super().__init__()
+        self.first, self.bounded, self.linear = decoder.first, decoder.bounded, decoder.linear
+        self.net = nn.Sequential(*(layer for layer in decoder.net if not isinstance(layer, Crop)))
+        for layer, after in zip(decoder.net, [*decoder.net, None][1:], strict=False):
+            if isinstance(after, Crop):
+                layer.output_padding = (0, 0)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.net(self.linear(z).unflatten(1, self.first))
+        return x.tanh() if self.bounded else x
+
+
 def plain_copy(model: MultimodalModel) -> MultimodalModel:
     """Return a copy with the same weights whose networks compute in float32 and NCHW, with nothing fused."""
     return _plain(copy.deepcopy(model)).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -71,9 +101,13 @@ def _plain(module: nn.Module) -> Any:
         setattr(module, name, _plain(child))
     if isinstance(module, Mixed):
         return module.net
-    if isinstance(module, EnergyBlock):
-        return PlainEnergyBlock(module)
-    return PlainDecoder(module) if isinstance(module, PictureDecoder) else module
+    known = {
+        EnergyBlock: PlainEnergyBlock,
+        ResidualBlock: PlainBlock,
+        PictureDecoder: PlainDecoder,
+        ConvDecoder: PlainConvDecoder,
+    }
+    return known.get(type(module), lambda same: same)(module)
 
 
 def reference_state(experiment: Experiment, model: MultimodalModel) -> TrainState[MultimodalModel]:

@@ -15,11 +15,9 @@ from math import log
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, Laplace, Normal, kl_divergence
-from torch.nn import functional as F
 
-import reference_step
 from multiebm.core.batch import Batch
 from multiebm.core.errors import ConfigError
 from multiebm.core.modality import Views
@@ -28,52 +26,13 @@ from multiebm.distributions.priors import ClusterPrior, StandardPrior
 from multiebm.experiments.load import differences, load_experiment
 from multiebm.experiments.schema import Experiment, TrainingSection
 from multiebm.models.model import MultimodalModel
-from multiebm.nn.blocks import SLOPE, ResidualBlock
-from multiebm.nn.pictures import ConvDecoder
+from reference_step import plain_copy
 
 # what may differ from the preset polymnist-ROW: sizes, and what does not enter the formulas
 FREE = {"seed", "model.shared", "model.private", "model.prior.components", "model.likelihood.scale"}
 FREE |= {"training.batch_size", "training.precision", "training.warmup.beta", "training.bound.samples"}
 FREE_SECTIONS = ("data.", "model.networks.")
 SMALLEST_TAIL, EDGE = 1e-7, 1e-3  # of the library's draws: Laplace noise, and components over a batch
-
-
-class PlainBlock(nn.Module):
-    """The layers of a ResidualBlock, as printed."""
-
-    def __init__(self, block: ResidualBlock) -> None:
-        super().__init__()
-        self.residual = block.residual
-        self.c0, self.c1, self.shortcut = block.c0, block.c1, block.shortcut
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.c1(F.leaky_relu(self.c0(F.leaky_relu(x, SLOPE)), SLOPE))
-        return self.shortcut(x) + self.residual * y
-
-
-class PlainConvDecoder(nn.Module):
-    """The layers of a ConvDecoder, in NCHW."""
-
-    def __init__(self, decoder: ConvDecoder) -> None:
-        super().__init__()
-        self.first, self.bounded = decoder.first, decoder.bounded
-        self.linear, self.net = decoder.linear, decoder.net
-
-    def forward(self, z: Tensor) -> Tensor:
-        x = self.net(self.linear(z).unflatten(1, self.first))
-        return x.tanh() if self.bounded else x
-
-
-def plain_copy(model: MultimodalModel) -> MultimodalModel:
-    """Return a copy with the same weights whose networks compute in float32 and NCHW, layer by layer."""
-    plain = reference_step.plain_copy(model)
-    for module in list(plain.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, ResidualBlock):
-                setattr(module, name, PlainBlock(child))
-            if isinstance(child, ConvDecoder):
-                setattr(module, name, PlainConvDecoder(child))
-    return plain
 
 
 class ReferenceState(NamedTuple):

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from multiebm.nn.blocks import EnergyBlock, ResidualBlock, mlp
-from multiebm.nn.pictures import PictureDecoder, PictureEncoder
+from multiebm.nn.pictures import ConvDecoder, PictureDecoder, PictureEncoder
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +24,41 @@ def test_a_residual_block_is_its_shortcut_plus_r_times_its_branch(n_in, n_out):
     shortcut = x if n_in == n_out else F.conv2d(x, block.shortcut.weight)
     torch.testing.assert_close(block(x), shortcut + 0.3 * branch)
     assert block.c0.out_channels == min(n_in, n_out)
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(4, 6), (6, 4), (4, 4)])
+def test_a_residual_block_that_doubles_is_the_same_block_on_a_doubled_map(n_in, n_out):
+    x = torch.randn(2, n_in, 3, 5)
+    block, plain = ResidualBlock(n_in, n_out, 0.3, up=True), ResidualBlock(n_in, n_out, 0.3)
+    plain.load_state_dict(block.state_dict())
+    torch.testing.assert_close(block(x), plain(x.repeat_interleave(2, 2).repeat_interleave(2, 3)))
+
+
+@pytest.mark.parametrize(("size", "patch"), [(28, 1), (28, 2), (16, 2), (13, 1)])
+def test_a_decoder_doubles_its_maps_up_to_the_size_of_the_picture(size, patch):
+    """28 pixels in patches of 2 pass a map of 7, which is no double of 4: the same network on upsampled maps."""
+    decoder = PictureDecoder(5, (3, size // patch * patch, size // patch * patch), 4, patch, 0.1, bounded=False)
+    x = decoder.linear(z := torch.randn(2, 5)).unflatten(1, decoder.first)
+    x, maps = F.leaky_relu(x, 0.2), [size // patch, (size // patch + 1) // 2]
+    blocks = [layer for layer in decoder.net if isinstance(layer, ResidualBlock)]
+    for block, to in zip(blocks, [None, maps[1], maps[0]], strict=True):
+        plain = ResidualBlock(block.c0.in_channels, block.c1.out_channels, 0.1)
+        plain.load_state_dict(block.state_dict())
+        x = plain(x if to is None else F.interpolate(x, size=(to, to)))
+    tail = decoder.net[-3:] if patch > 1 else decoder.net[-2:]
+    torch.testing.assert_close(decoder(z), tail(x))
+
+
+@pytest.mark.parametrize("size", [28, 27, 16])
+def test_plain_decoders_make_odd_maps_as_transposed_convolutions_do(size):
+    decoder = ConvDecoder(5, (3, size, size), 4, bounded=False)
+    x = decoder.linear(z := torch.randn(2, 5)).unflatten(1, decoder.first)
+    ups = [layer for layer in decoder.net if isinstance(layer, nn.ConvTranspose2d)]
+    for up, to in zip(ups, [(size + 3) // 4, (size + 1) // 2, size], strict=True):
+        more = to - (2 * x.shape[-1] - 1)
+        x = F.conv_transpose2d(F.relu(x), up.weight, up.bias, 2, 1, more)
+    assert x.shape == (2, 3, size, size)
+    torch.testing.assert_close(decoder(z), x)
 
 
 @pytest.mark.parametrize("head", [False, True])

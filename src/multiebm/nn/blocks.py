@@ -13,21 +13,26 @@ SLOPE = 0.2  # of every leaky ReLU
 class ResidualBlock(nn.Module):
     """y = shortcut(x) + r c1(lrelu(c0(lrelu(x)))), [B, n_in, H, W] -> [B, n_out, H, W]; MMVAE+ has r = 0.1.
 
-    A residual block whose activations come first (He et al. 2016, arXiv 1603.05027).
+    A residual block whose activations come first (He et al. 2016, arXiv 1603.05027). With `up` it is the block of a map
+    twice as large, x with every pixel doubled each way: [B, n_out, 2 H, 2 W].
     """
 
-    def __init__(self, n_in: int, n_out: int, residual: float) -> None:
+    def __init__(self, n_in: int, n_out: int, residual: float, up: bool = False) -> None:
         super().__init__()
-        self.residual = residual
+        self.residual, self.up = residual, up
         hidden = min(n_in, n_out)
         self.c0 = nn.Conv2d(n_in, hidden, 3, padding=1)
         self.c1 = nn.Conv2d(hidden, n_out, 3, padding=1)
         self.shortcut = nn.Conv2d(n_in, n_out, 1, bias=False) if n_in != n_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, n_in, H, W] to [B, n_out, H, W]."""
-        y = self.c1(F.leaky_relu_(self.c0(F.leaky_relu(x, SLOPE)), SLOPE))
-        return torch.add(self.shortcut(x), y, alpha=self.residual)
+        """Map [B, n_in, H, W] to [B, n_out, H, W] or [B, n_out, 2 H, 2 W]."""
+        a, skip = F.leaky_relu(x, SLOPE), self.shortcut(x)
+        if self.up:  # doubling commutes with what looks at one pixel: activation and shortcut
+            a, skip = double_conv3(a, self.c0), F.interpolate(skip, scale_factor=2)
+        else:
+            a = self.c0(a)
+        return torch.add(skip, self.c1(F.leaky_relu_(a, SLOPE)), alpha=self.residual)
 
 
 class EnergyBlock(nn.Module):
@@ -59,6 +64,17 @@ def conv3_pool2(x: Tensor, weight: Tensor) -> Tensor:
     The mean of four neighbouring 3x3 windows is one 4x4 window: a convolution of stride 2 with 4/9 of the arithmetic.
     """
     return F.conv2d(x, F.avg_pool2d(weight, 2, stride=1, padding=1), stride=2, padding=1)
+
+
+def double_conv3(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Return conv(interpolate(x, scale_factor=2)), [B, n_in, H, W] -> [B, n_out, 2 H, 2 W], for `conv` 3x3, padding 1.
+
+    Windows on doubled pixels see two different ones each way: a transposed convolution of stride 2, whose 4x4 weights
+    are sums of the 3x3 ones, with 4/9 of the arithmetic.
+    """
+    sums = conv.weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+    weight = torch.einsum("oikl,ak,bl->ioab", conv.weight, sums, sums)
+    return F.conv_transpose2d(x, weight.contiguous(memory_format=torch.channels_last), conv.bias, 2, 1)
 
 
 def sn_conv(n_in: int, n_out: int, kernel: int, bias: bool = False) -> nn.Conv2d:

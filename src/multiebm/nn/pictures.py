@@ -52,11 +52,13 @@ class PictureDecoder(nn.Module):
         self.bounded = bounded
         self.first = (channels[-1], sizes[-1], sizes[-1])
         self.linear = nn.Linear(n_in, channels[-1] * sizes[-1] ** 2)
-        layers: list[nn.Module] = []
-        for n_wide, n_thin, size in zip(channels[::-1], channels[-2::-1], sizes[-2::-1], strict=False):
-            layers += [ResidualBlock(n_wide, n_thin, residual), nn.Upsample(size=(size, size))]
+        layers: list[nn.Module] = [ResidualBlock(channels[-1], channels[-2], residual)]
+        thin = [*channels[-3::-1], width]
+        for n_in, n_out, small, size in zip(channels[-2::-1], thin, sizes[::-1], sizes[-2::-1], strict=False):
+            doubled = size == 2 * small
+            layers += [] if doubled else [nn.Upsample(size=(size, size))]
+            layers += [ResidualBlock(n_in, n_out, residual, up=doubled)]
         layers += [
-            ResidualBlock(width, width, residual),
             nn.LeakyReLU(SLOPE),
             nn.Conv2d(width, shape[0] * patch**2, 3, padding=1),
         ]
@@ -87,6 +89,18 @@ class ConvEncoder(nn.Module):
         return self.net(x)
 
 
+class Crop(nn.Module):
+    """The first `size` rows and columns of a map."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, C, size, size]."""
+        return x[..., : self.size, : self.size]
+
+
 class ConvDecoder(nn.Module):
     """Latent [B, n_in] -> pictures [B, C, S, S]: a linear layer, three transposed convolutions."""
 
@@ -97,9 +111,9 @@ class ConvDecoder(nn.Module):
         self.linear = nn.Linear(n_in, channels[-1] * sizes[-1] ** 2)
         layers: list[nn.Module] = []
         for i in reversed(range(STAGES)):
-            more = sizes[i] - (2 * sizes[i + 1] - 1)  # rows that a transposed convolution of stride 2 leaves open
-            up = nn.ConvTranspose2d(channels[i + 1], channels[i], 3, stride=2, padding=1, output_padding=more)
+            up = nn.ConvTranspose2d(channels[i + 1], channels[i], 3, stride=2, padding=1, output_padding=1)
             layers += [nn.ReLU(), up]
+            layers += [Crop(sizes[i])] if sizes[i] % 2 else []  # odd maps made directly take twice the time in bf16
         self.net = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
