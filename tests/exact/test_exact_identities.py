@@ -58,8 +58,9 @@ def _given(monkeypatch):
 
 
 def prior_of(model: MultimodalModel) -> Distribution:
-    """The prior over z [D] in terms of torch.distributions."""
+    """The prior over z [D], or the base of a tilted one, in terms of torch.distributions."""
     prior = model.generator.prior
+    prior = prior.base if isinstance(prior, EnergyPrior) else prior
     density = DENSITIES[prior.family]
     if isinstance(prior, ClusterPrior):
         clusters = Independent(density(prior.loc, torch.ones_like(prior.loc)), 1)
@@ -84,6 +85,8 @@ def vae_of_one_part(model: MultimodalModel, batch: Batch, bound: BoundSettings, 
     for k in range(bound.samples):
         z, w = sample(q, k), sample(q_w, k)
         ratio = prior.log_prob(z) - q.log_prob(z).sum(1)
+        if isinstance(model.generator.prior, EnergyPrior):
+            ratio = ratio + model.generator.prior.net(z)[:, 0]
         if bound.divergence == "analytic":
             ratio = -kl_divergence(q, family(torch.zeros_like(loc), torch.ones_like(loc))).sum(1)
         ratio = ratio + (p_w.log_prob(w) - q_w.log_prob(w)).sum(1)

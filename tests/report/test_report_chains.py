@@ -4,11 +4,14 @@ from report_standin import VECTORS, data_uris, make_scene
 
 from multiebm.core.batch import Batch
 from multiebm.report.chains import (
+    COHERENCE_ITEMS,
     FOLLOWED,
     ITEMS,
     LONGER,
     chain_panel,
     chains_section,
+    prior_chain_coherence,
+    prior_clouds,
     trace_data_chain,
     trace_latent_chain,
     trace_prior_chain,
@@ -82,7 +85,7 @@ def test_a_chains_chart_shows_mean_and_quantiles_and_marks_the_training_length()
 
 def test_each_chain_has_its_chart_and_the_pictures_of_the_followed_items():
     section = chains_section(make_scene())
-    assert section.count("<svg") == 3
+    assert section.count("<svg") == 4  # the prior chain has a cloud of codes too
     assert len(data_uris(section)) == 3 * FOLLOWED * 2  # chains, items, modalities
 
 
@@ -96,7 +99,7 @@ def test_chains_a_model_does_not_have_are_left_out_with_a_sentence():
 def test_vectors_are_shown_as_points():
     section = chains_section(make_scene(VECTORS))
     assert data_uris(section) == []
-    assert section.count("<svg") == 3 + 3 * len(VECTORS)
+    assert section.count("<svg") == 4 + 3 * len(VECTORS)
 
 
 class TurningJudges:
@@ -120,3 +123,36 @@ def test_judges_tell_how_often_the_chain_changes_a_class():
     section = chains_section(make_scene()._replace(judges=TurningJudges()))
     assert "The judges read another class for 50.0% of the parts by then, and 50.0% at the end." in section
     assert "judges" not in chains_section(make_scene())
+
+
+class BrightJudges(TurningJudges):
+    """Read whether a picture is brighter than the middle of the range."""
+
+    def predict(self, views):
+        return {name: (view.flatten(1).mean(1) > 0).long() for name, view in views.items()}
+
+
+def test_coherence_along_the_prior_chain_is_that_of_what_is_decoded_at_each_step():
+    scene = make_scene()._replace(judges=BrightJudges())
+    prior = scene.model.generator.prior
+    at, values = prior_chain_coherence(scene, prior)  # type: ignore[arg-type]
+    trace = trace_prior_chain(scene, prior, COHERENCE_ITEMS)  # type: ignore[arg-type]
+    assert at == trace.at
+    for value, views in zip(values, trace.views, strict=True):
+        bright = [view.flatten(1).mean(1) > 0.5 for view in views.values()]
+        assert value.n == COHERENCE_ITEMS
+        assert value.value == pytest.approx((bright[0] == bright[1]).float().mean().item(), abs=2 / COHERENCE_ITEMS)
+    assert f"{values[-1].value:.3f} after {at[-1]} steps" in chains_section(scene)
+
+
+def test_the_cloud_of_codes_is_turned_onto_its_principal_axes_and_the_draws_with_it():
+    scene = make_scene()
+    prior = scene.model.generator.prior
+    codes, draws = prior_clouds(scene, prior)  # type: ignore[arg-type]
+    points = torch.from_numpy(codes)
+    torch.testing.assert_close(points.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
+    assert points[:, 0].var() >= points[:, 1].var()
+    assert abs(torch.corrcoef(points.T)[0, 1]) < 1e-3
+    assert set(draws) == {"base", "prior"}
+    assert all(drawn.shape == codes.shape for drawn in draws.values())
+    assert not (draws["base"] == draws["prior"]).all()

@@ -10,6 +10,7 @@ from multiebm.core.random import make_generator
 from multiebm.mcmc.run import frozen
 from multiebm.training.cooperative import cooperative_step, energy_step, warmup_step
 from multiebm.training.priors import prior_step
+from multiebm.training.revision import RevisedSamples, revise_codes
 from multiebm.training.settings import WarmupSettings
 from small_models import (
     LITERAL,
@@ -47,7 +48,7 @@ def revised_sample(model, n: int = 8):
 
 def test_l_theta_reaches_the_energy_and_nothing_else():
     model, state, batch = setup()
-    energy_step(state, batch, revised_sample(model), LITERAL)
+    energy_step(state, batch.views, revised_sample(model), LITERAL)
     assert parameters_with_gradient(model) == names(model, "theta")
 
 
@@ -68,7 +69,7 @@ def test_either_half_of_l_omega_reaches_the_decoders_and_nothing_else(what):
     z = model.sample_latents(8, g)
     x0 = model.generator(z)
     revised, _ = model.refine_data(x0, g)
-    codes = module._revised_codes(state, posterior, batch, LITERAL)
+    codes = revise_codes(state, posterior, batch, LITERAL)
     if what == "reconstruction":
         loss = -model.generator.log_likelihood(batch.views, model.generator(codes.latents)).sum()
     else:
@@ -82,8 +83,8 @@ def test_l_phi_reaches_the_encoders_and_nothing_else():
     posterior = model.inference(batch)
     z = model.sample_latents(8, state.generator)
     revised, _ = model.refine_data(model.generator(z), state.generator)
-    codes = module._revised_codes(state, posterior, batch, LITERAL)
-    module._phi_loss(state, batch, posterior, codes, z, revised, LITERAL).backward()
+    codes = revise_codes(state, posterior, batch, LITERAL)
+    module._phi_loss(state, codes, RevisedSamples(z, {}, revised), LITERAL).backward()
     assert parameters_with_gradient(model) == names(model, "phi")
 
 
@@ -173,9 +174,9 @@ def test_the_expert_mix_enters_both_halves_of_l_phi():
     z = model.sample_latents(8, state.generator)
     revised, _ = model.refine_data(model.decode(z), state.generator)
     posterior = model.inference(batch)
-    codes = module._revised_codes(state, posterior, batch, LITERAL)
+    codes = revise_codes(state, posterior, batch, LITERAL)
     plain, mixed = (
-        module._phi_loss(state, batch, posterior, codes, z, revised, replace(LITERAL, expert_mix=eta))
+        module._phi_loss(state, codes, RevisedSamples(z, {}, revised), replace(LITERAL, expert_mix=eta))
         for eta in (0, 0.4)
     )
     gaps = []
@@ -189,7 +190,7 @@ def test_the_expert_mix_enters_both_halves_of_l_phi():
 def test_chains_alone_give_no_parameter_a_gradient():
     model, state, batch = setup()
     revised_sample(model)
-    module._revised_codes(state, model.inference(batch), batch, LITERAL)
+    revise_codes(state, model.inference(batch), batch, LITERAL)
     assert parameters_with_gradient(model) == set()
 
 
@@ -217,7 +218,7 @@ def test_the_energys_forward_in_its_loss_is_in_training_mode_and_one_pass_over_b
     model, state, batch = setup()
     seen = []
     model.energy.register_forward_hook(lambda net, args, out: seen.append((net.training, len(out))))
-    energy_step(state, batch, revised_sample(model), LITERAL)
+    energy_step(state, batch.views, revised_sample(model), LITERAL)
     assert [s for s in seen if s[0]] == [(True, 16)]
 
 

@@ -11,6 +11,7 @@ from multiebm.core.batch import Batch, mask_views
 from multiebm.objectives.cooperative import energy_loss
 from multiebm.training.cooperative import cooperative_step, energy_step, warmup_step
 from multiebm.training.priors import prior_step
+from multiebm.training.revision import complete_items
 from multiebm.training.settings import CooperativeSettings, WarmupSettings
 from small_models import LITERAL, energy_prior, make_state, mixed, random_views, small_model, whole
 
@@ -192,7 +193,7 @@ def test_the_prior_learns_from_revised_codes_and_reuses_its_own_draws(monkeypatc
     refine, codes = model.refine_latents, []
     monkeypatch.setattr(model, "refine_latents", lambda *args: codes.append(refine(*args)) or codes[-1])
     cooperative_step(state, batch, LITERAL)
-    assert seen[0][0] is codes[0][0]["shared"]
+    assert torch.equal(seen[0][0], codes[0][0]["shared"])
     assert seen[0][1] is drawn[0]["shared"]
     cooperative_step(state, batch, replace(LITERAL, prior_positive="experts"))
     assert seen[1][0].shape == (8, 3)  # one code per item
@@ -237,7 +238,7 @@ def test_the_displacement_grows_while_revised_samples_have_the_higher_energy_and
     low, high = sorted(two_groups(model), key=lambda views: mean_energy(model, views))
     real, revised = (high, low) if swap else (low, high)
     model.displacement.fill_(0.005)
-    gap = energy_step(state, whole(real), revised, settings)["energy/gap"]
+    gap = energy_step(state, real, revised, settings)["energy/gap"]
     assert (gap > 0) == swap
     assert model.displacement.item() == pytest.approx(0.005 * math.exp(-0.05 if swap else 0.05), rel=1e-5)
 
@@ -249,17 +250,23 @@ def test_the_displacement_stays_within_its_bounds_and_still_without_steering(swa
     low, high = sorted(two_groups(model), key=lambda views: mean_energy(model, views))
     real, revised = (high, low) if swap else (low, high)
     for current in (settings, LITERAL):
-        energy_step(state, whole(real), revised, current)
+        energy_step(state, real, revised, current)
         assert model.displacement.item() == pytest.approx(bound)
 
 
-def test_only_complete_items_enter_the_positive_phase_of_the_energy():
+def complete_ones(state, batch, present):
+    """The items of the energy's positive phase where those with gaps are left out."""
+    masked = Batch(mask_views(batch.views, present), present)
+    return complete_items(state, state.model.inference(masked), masked, None, replace(LITERAL, incomplete="skip"))
+
+
+def test_only_complete_items_enter_the_positive_phase_of_the_energy_where_gaps_are_left_out():
     """Against the loss by hand: five complete items of eight against all eight revised samples."""
     present = torch.ones(8, 3, dtype=torch.bool)
     present[[1, 4, 6], [0, 1, 2]] = False
     model, state, batch = setup()
     revised = random_views(model.modalities, 8, seed=9)
-    metrics = energy_step(state, Batch(mask_views(batch.views, present), present), revised, LITERAL)
+    metrics = energy_step(state, complete_ones(state, batch, present), revised, LITERAL)
     twin, _, _ = setup()
     energies = twin.energy({n: torch.cat([v[present.all(1)], revised[n]]) for n, v in batch.views.items()})
     gap = energies[:5].mean() - energies[5:].mean()
@@ -274,17 +281,17 @@ def test_one_complete_item_is_enough_and_gives_finite_metrics():
     model, state, batch = setup()
     present = torch.zeros(8, 3, dtype=torch.bool)
     present[3] = True
-    metrics = energy_step(state, Batch(mask_views(batch.views, present), present), batch.views, LITERAL)
+    metrics = energy_step(state, complete_ones(state, batch, present), batch.views, LITERAL)
     assert all(torch.tensor(value).isfinite() for value in metrics.values())
     assert metrics["energy/data_std"] == 0.0
 
 
-def test_without_a_complete_item_the_energy_rests():
+def test_without_an_item_in_the_positive_phase_the_energy_rests():
     model, state, batch = setup()
     present = torch.tensor([[True, False, True]] * 8)
     before, displacement = parameters(model), model.displacement.clone()
     settings = replace(LITERAL, steer=True)
-    assert energy_step(state, Batch(mask_views(batch.views, present), present), batch.views, settings) == {}
+    assert energy_step(state, complete_ones(state, batch, present), batch.views, settings) == {}
     assert changed(model, before) == set()
     assert torch.equal(model.displacement, displacement)
 
@@ -297,7 +304,7 @@ def test_the_energy_waits_while_data_lie_further_below_revised_samples_than_the_
     real, revised = (high, low) if swap else (low, high)
     model.displacement.fill_(0.002)
     before, displacement = parameters(model), model.displacement.clone()
-    metrics = energy_step(state, whole(real), revised, replace(LITERAL, energy_gate=gate, steer=True))
+    metrics = energy_step(state, real, revised, replace(LITERAL, energy_gate=gate, steer=True))
     assert (metrics["energy/gap"] < -1e-4) == (not swap)
     assert changed(model, before) == (set() if rests else {"energy"})
     assert metrics["energy/rests"] == float(rests)
@@ -308,7 +315,8 @@ def test_c_t_scales_the_contrast_and_leaves_the_penalty():
     results = []
     for scale in (1.0, 250.0):
         model, state, batch = setup()
-        metrics = energy_step(state, batch, random_views(model.modalities, 8, 9), replace(LITERAL, energy_scale=scale))
+        revised = random_views(model.modalities, 8, 9)
+        metrics = energy_step(state, batch.views, revised, replace(LITERAL, energy_scale=scale))
         results.append((metrics, [p.grad.clone() for p in model.energy.parameters()]))
     for one, many in zip(results[0][1], results[1][1], strict=True):
         torch.testing.assert_close(many, 250 * one, rtol=1e-4, atol=1e-4)
@@ -322,7 +330,7 @@ def test_c_t_scales_the_contrast_and_leaves_the_penalty():
 def test_the_energy_lowers_data_and_raises_revised_samples():
     model, state, batch = setup()
     revised = random_views(model.modalities, 8, seed=9)
-    gaps = [energy_step(state, batch, revised, LITERAL)["energy/gap"] for _ in range(30)]
+    gaps = [energy_step(state, batch.views, revised, LITERAL)["energy/gap"] for _ in range(30)]
     assert gaps[-1] < gaps[0]
 
 
@@ -346,7 +354,7 @@ def test_the_spread_of_energies_is_that_of_generated_data_and_revised_samples(mo
 
     def at_the_end(s, b, revised, c):
         with torch.no_grad():
-            views = {"generated": runs[0][0], "data": b.views, "revised": revised}
+            views = {"generated": runs[0][0], "data": b, "revised": revised}
             energies.update({name: model.energy(view).std(correction=0).item() for name, view in views.items()})
         return energy_step(s, b, revised, c)
 

@@ -7,6 +7,7 @@ import torch
 
 import multiebm.training.cooperative as module
 from multiebm.training.cooperative import cooperative_step
+from multiebm.training.revision import RevisedSamples
 from small_models import LITERAL, energy_prior, make_state, mixed, random_views, small_model, whole
 
 
@@ -20,7 +21,8 @@ def constant_views(model, value: float, n: int = 8):
 
 
 def weight(state, batch, own, revised, x0, **changes) -> float:
-    return module._synthetic_weight(state, batch, own, revised, x0, replace(LITERAL, **changes))
+    samples = RevisedSamples({"shared": torch.zeros(8, 3)}, x0, revised)
+    return module._synthetic_weight(state, batch, own, samples, replace(LITERAL, **changes))
 
 
 def test_a_fixed_lambda_s_is_itself():

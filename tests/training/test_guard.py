@@ -81,6 +81,25 @@ def test_the_same_divergence_is_answered_the_same_way_twice():
     assert_same_state(first, second)
 
 
+def test_a_prior_that_runs_away_is_rolled_back_and_learns_more_slowly_alone(caplog):
+    """Its rate is halved for good, the energy's is not; a later roll-back of the energy leaves the prior's halved."""
+    calls, state = iter([{}, {"prior/escape": 9.0}, {}, {}, RUNAWAY, *[{}] * 9]), make_state()
+    state.optimisers["prior"] = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    rate = energy_rate(state)
+    with caplog.at_level(logging.WARNING):
+        fit(state, Guard(lambda s, batch: step(s, batch) | next(calls), limit=100.0), 4)
+    assert state.optimisers["prior"].param_groups[0]["lr"] == 0.5
+    assert energy_rate(state) == 0.5 * rate
+    assert (state.numbers["guard/prior_rate"], state.numbers["guard/rate"]) == (0.5, 0.5)
+    assert "the prior's learning rate is now 0.5 of its setting" in caplog.text
+
+
+def test_a_prior_that_keeps_running_away_ends_in_advice_on_the_prior():
+    always = Diverging({call: {"prior/gap": 1e4} for call in range(1, 100)})
+    with pytest.raises(DivergenceError, match=r"model\.prior\.penalty"):
+        fit(make_state(), Guard(always, limit=100.0, retries=2), 3)
+
+
 def test_without_an_energy_optimiser_every_rate_is_lowered():
     state = make_state()
     state.optimisers["other"] = state.optimisers.pop("energy")
@@ -100,6 +119,10 @@ def test_without_an_energy_optimiser_every_rate_is_lowered():
         ({"grad_norm/prior": math.inf}, "grad_norm/prior is inf, expected a finite number"),
         ({"energy/gap": math.nan}, "energy/gap is nan, expected a finite number"),
         ({"energy/gap": -10.5}, "energy/gap is -10.5, expected within +-10"),
+        ({"prior/gap": 201.0}, "prior/gap is 201, expected within +-200"),
+        ({"prior/escape": 5.5}, "prior/escape is 5.5, expected within +-5"),
+        ({"prior/escape": math.nan}, "prior/escape is nan, expected within +-5"),
+        ({"prior/gap": 199.0, "prior/escape": 4.9}, None),
         ({"energy/gap": 10.0, "loss": 1e9, "energy/data_std": math.nan}, None),  # one item has no standard deviation
     ],
 )

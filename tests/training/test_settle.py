@@ -9,8 +9,8 @@ from torch import nn
 
 from multiebm.core.random import make_generator
 from multiebm.models.inference import InferenceModel
-from multiebm.training.priors import settle_priors
-from small_models import energy_prior, random_views, small_model, vectors, whole
+from multiebm.training.priors import prior_step, settle_priors, warn_if_dead
+from small_models import energy_prior, make_state, random_views, small_model, vectors, whole
 
 ITEMS, BATCHES = 100, 20
 
@@ -79,3 +79,36 @@ def test_a_tilt_that_diverges_is_as_before_with_a_warning(model, caplog):
     with caplog.at_level(logging.WARNING, "multiebm"):
         assert settle(model, steps=2, rate=math.inf) == 0
     assert "diverged while it settled" in caplog.text
+
+
+def tilt_of(std: float):
+    """A state whose tilt is linear in the first coordinate, with this standard deviation under N(0, I)."""
+    state = make_state(small_model(vectors(a=2), prior=energy_prior(steps=0)))
+    layer = torch.nn.Linear(3, 1, bias=False)
+    torch.nn.init.zeros_(layer.weight)
+    layer.weight.data[0, 0] = std
+    state.model.generator.prior.net = torch.nn.Sequential(layer)
+    state.optimisers["prior"] = torch.optim.SGD(layer.parameters(), lr=1e-12)
+    return state
+
+
+def test_a_flat_tilt_is_called_dead_and_a_steep_one_is_not(caplog):
+    for std in (0.5, 1e-4):
+        state = tilt_of(std)
+        z = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+        metrics = prior_step(state, state.model.generator.prior, z, z + torch.tensor([2.0, 0.0, 0.0]))
+        assert metrics["prior/gap"] == pytest.approx(-2 * std, rel=1e-3)
+        assert metrics["prior/tilt_std"] == pytest.approx(std * (1 + 8 / 9) ** 0.5, rel=0.1)  # means 0, 2, 0
+        warn_if_dead(state)
+    assert caplog.text.count("the prior is its base") == 1
+
+
+def test_escape_is_how_far_the_chain_ends_beyond_codes_and_base():
+    state = tilt_of(0.1)
+    codes, samples = torch.full((4, 3), 6.0), torch.full((4, 3), 30.0)
+    metrics = prior_step(state, state.model.generator.prior, codes, samples)
+    assert metrics["prior/escape"] == pytest.approx(5.0)
+    assert metrics["prior/negative_max"] == 30
+    before = state.generator.get_state()
+    prior_step(state, state.model.generator.prior, codes, samples)
+    assert torch.equal(before, state.generator.get_state())  # what is logged draws from no stream of training

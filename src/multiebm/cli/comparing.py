@@ -11,7 +11,11 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 
 def compare(
     rows: Annotated[
-        list[str], typer.Argument(help="Rows of `multiebm baselines`, or cooperative.", show_default=False)
+        list[str],
+        typer.Argument(
+            help="Rows of `multiebm baselines`, combined (the preset itself), or ROW of a preset D-ROW.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of cells, runs and tables; what it holds is not made again.")],
     data: Annotated[

@@ -9,7 +9,7 @@ import typer
 from multiebm.cli.comparing import compare
 from multiebm.cli.measuring import evaluate, presets, report, show
 from multiebm.cli.rows import baselines, cite
-from multiebm.cli.training import train
+from multiebm.cli.training import fit_prior, train
 from multiebm.cli.using import impute, sample, score
 from multiebm.core.errors import ConfigError, MultiebmError
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (train, sample, impute, score, evaluate, report, presets, show, baselines, cite, compare):
+for _command in (train, fit_prior, sample, impute, score, evaluate, report, presets, show, baselines, cite, compare):
     app.command()(_command)
 
 

@@ -40,3 +40,22 @@ def train(
         typer.echo(f"to go on: {again}")
         raise typer.Exit(INTERRUPTED)
     typer.echo(f"model: {result.folder / 'model'}; look at it: multiebm sample {out} --out samples.png")
+
+
+def fit_prior(
+    run: Annotated[Path, typer.Argument(help="A run folder; it stays as it is.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Run folder of the same model with the new prior.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings of model.prior, such as model.prior.components=60."),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of Adam.", min=1)] = 3000,
+    rate: Annotated[float, typer.Option(help="Its learning rate.", min=0)] = 1e-3,
+    device: Device = "auto",
+) -> None:
+    """Fit an energy prior over the shared latent to a trained model, which stays as it is."""
+    from multiebm.experiments.data import find_device
+    from multiebm.experiments.fit_prior import fit_prior_of_run
+
+    fit_prior_of_run(run, out, overrides or [], steps, rate, str(find_device(device)))
+    typer.echo(f"model: {out / 'model'}; measure it: multiebm evaluate {out}")

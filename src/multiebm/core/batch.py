@@ -23,6 +23,11 @@ class Batch(NamedTuple):
         views = {name: view.to(device) for name, view in self.views.items()}
         return Batch(views, self.present.to(device), None if self.labels is None else self.labels.to(device))
 
+    def select(self, rows: Tensor) -> "Batch":
+        """Return the items in `rows` (int64 [N], any may come again)."""
+        views = {name: view[rows] for name, view in self.views.items()}
+        return Batch(views, self.present[rows], None if self.labels is None else self.labels[rows])
+
 
 def mask_views(views: Views, present: Tensor) -> Views:
     """Zero the absent entries: [B, ...] by modality, `present` [B, M]. NaN behind the mask disappears here, once."""

@@ -27,6 +27,10 @@ class Diagonal(NamedTuple):
         """Return the log density in nats: x [..., B, D] -> [..., B]."""
         return self.family.log_prob(x, self.loc, self.scale).sum(-1)
 
+    def select(self, rows: Tensor) -> "Diagonal":
+        """Return the densities of the items in `rows` (int64 [N], any may come again): [..., N, D]."""
+        return self._replace(loc=self.loc[..., rows, :], scale=self.scale[..., rows, :])
+
     def detach(self) -> "Diagonal":
         """Return the same density as a constant: no gradient reaches loc or scale, [B, D]."""
         return self._replace(loc=self.loc.detach(), scale=self.scale.detach())
@@ -51,6 +55,10 @@ class Mixture(NamedTuple):
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log sum_k w_k q_k(z), eq. (5), arXiv 2605.00644: z [..., B, D] -> [..., B] in nats."""
         return (self.component_log_prob(z) + self.log_weight).logsumexp(-2)
+
+    def select(self, rows: Tensor) -> "Mixture":
+        """Return the mixtures of the items in `rows` (int64 [N], any may come again): [K, N, D]."""
+        return self._replace(loc=self.loc[:, rows], scale=self.scale[:, rows], log_weight=self.log_weight[:, rows])
 
     def detach(self) -> "Mixture":
         """Return the same density as a constant: no gradient reaches loc, scale [K, B, D] or the weights."""

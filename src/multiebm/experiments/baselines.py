@@ -23,6 +23,8 @@ from multiebm.experiments.references import (
     MMVAE_PLUS,
     MOPOE,
     MVAE,
+    MVEBM,
+    MVEBM_MCMC,
     MVTCAE,
     MWBVAE,
 )
@@ -70,6 +72,20 @@ NEUTRAL: Cells = {
 _KL: Cells = {"denominator": "component", "divergence": "analytic"}  # closed form to the prior, component by component
 _LAPLACE: dict[str, Any] = {"family": "laplace", "scale_map": "softmax"}
 _PLUS: dict[str, Any] = {**_LAPLACE, "private": 4, "networks": {"separate_trunks": True}, "prior": {"kind": "laplace"}}
+_TILTED: dict[str, Any] = {"kind": "energy"}  # its base is the standard density of the experts' family
+_TILT_IN_BOUND: Cells = {"warmup": {"tilt_after": 0}}  # it is flat until warmup.prior_after
+_REVISED_CODES: Cells = {  # the latent chain's half of a cooperative step
+    "steps": 4000,
+    "anchor": 1,
+    "tilt_in_bound": True,
+    "encoder_loss": "elbo",
+    "reconstruction": 1,
+    "synthetic": 0,
+    "inference_synthetic": 0,
+    "energy_first": 0,
+    "prior_positive": "revised",
+    "positive_phase": "random_expert",
+}
 _MOPOE_CODE: dict[str, Any] = {  # 300 epochs
     "model": {"shared": 512, "networks": {"kind": "conv", "width": 32, "linear": 512}},
     "training": {
@@ -94,15 +110,32 @@ def _trained(code: dict[str, Any], **training: Any) -> dict[str, Any]:
     return {**code, "training": {**code["training"], **training}}
 
 
+def _with_tilt(shared: int, private: int, cooperative: int = 0) -> dict[str, Any]:
+    """Return MVEBM's published settings on the code of MMVAE+; the tilt learns after 10 of the 150 epochs."""
+    model, training = _MMVAE_PLUS_CODE["model"], _MMVAE_PLUS_CODE["training"]
+    tilt = {"width": 400, "layers": 4, "steps": 50, "step_size": 0.4}
+    return {
+        "model": {**model, "shared": shared, "private": private, "prior": tilt},
+        "training": {
+            **training,
+            "warmup": {"steps": 70_200 - cooperative, "beta": 1, "prior_after": 4_680},
+            "optimiser": {**training["optimiser"], "prior": 2e-5},
+            "cooperative": {"steps": cooperative},
+            "bound": {"components": "one"} if cooperative else training["bound"],  # the anchor's
+        },
+    }
+
+
 def _row(
     title: str,
     *references: str,
     inference: Cells | None = None,
     bound: Cells | None = None,
+    training: Cells | None = None,
     published: Cells = _MOPOE_CODE,
     **model: Any,
 ) -> Baseline:
-    cells = {"model": {**model, "inference": inference or {}}, "training": {"bound": bound or {}}}
+    cells = {"model": {**model, "inference": inference or {}}, "training": {"bound": bound or {}, **(training or {})}}
     return Baseline(title, cells, published, references)
 
 
@@ -218,6 +251,34 @@ ROWS: dict[str, Baseline] = {
         bound={**_KL, "components": "all", "weights": "sum", "crossing": "own"},
         private=4,
         crossing_prior=1,
+    ),
+    "mvebm": _row(
+        "MMVAE* with an energy prior",
+        MVEBM,
+        training=_TILT_IN_BOUND,
+        published=_with_tilt(64, 0),
+        **_LAPLACE,
+        prior=_TILTED,
+    ),
+    "mvebmplus": _row(
+        "MMVAE+ with an energy prior over the shared latent",
+        MVEBM,
+        training=_TILT_IN_BOUND,
+        published=_with_tilt(32, 32),
+        **_PLUS | {"prior": _TILTED},
+    ),
+    "mvebmplus-mcmc": _row(
+        "MVEBM+ whose codes are revised by the latent chain",
+        MVEBM_MCMC,
+        MVEBM,
+        training={
+            "warmup": {"tilt_after": 0, "anneal": 0},
+            "cooperative": _REVISED_CODES,
+            "optimiser": {"cooperative": 1, "final": 0.03, "beta1_cooperative": 0.9},
+        },
+        published=_with_tilt(32, 32, cooperative=65_520),
+        latent_chain={"steps": 5, "step_size": 0.02},
+        **_PLUS | {"prior": _TILTED},
     ),
 }
 

@@ -119,10 +119,11 @@ def _prior(s: ModelSection) -> Prior:
     if p.kind == "clusters":
         return ClusterPrior(s.family, s.shared, p.components)
     ridge = ridge_for(max(s.latent_chain.step_size, p.step_size if p.kind == "energy" else 0.0))
-    base = MixturePrior(s.shared, p.components, ridge) if p.components else StandardPrior(s.family, s.shared)
+    standard = StandardPrior(s.family, s.shared, p.learned_scale)
+    base = MixturePrior(s.shared, p.components, ridge) if p.components else standard
     if p.kind == "mixture":
         return base
-    return EnergyPrior(base, p.width, p.layers, p.steps, p.step_size, p.bound, p.penalty)
+    return EnergyPrior(base, p.width, p.layers, p.steps, p.step_size, p.bound, p.penalty, p.activation)
 
 
 def settling(experiment: Experiment) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from multiebm.experiments.run import fresh_state, run_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.models.pretrained import replace_file
 
-COOPERATIVE = "cooperative"  # the row that is the preset of the data itself
+COMBINED = "combined"  # the row that is the preset of the data itself
 TIMED_STEPS = (5, 15)  # made before, and while, the time of a step is taken
 SHARE = 0.95  # of the budget that the planned steps should take; the budget itself ends training in any case
 
@@ -37,6 +37,7 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
+    Column("steps", "steps", 0, True),
     Column("gen/joint_coherence", "joint coherence", 3, True),
     Column("ebm/joint_coherence", "joint coherence, EBM", 3, True),
     Column("cond/size1", "conditional coherence", 3, True),
@@ -57,6 +58,10 @@ class Cell(NamedTuple):
     seconds: float
     measured: dict[str, float]
 
+    def values(self) -> dict[str, float]:
+        """Return what a table may show of it, by the columns' names."""
+        return {"steps": float(self.steps), **self.measured}
+
 
 def compare(
     rows: Sequence[str],
@@ -69,9 +74,10 @@ def compare(
 ) -> list[Cell]:
     """Train and measure every row with seeds 0 to `seeds` - 1 for `budget` seconds each, one at a time, in `out`.
 
-    `data` is a preset; a row is one of `baselines()`, or "cooperative", the preset itself. Steps are planned from the
-    time of a few, so that rates fall to their end within the budget. What `out` holds is not made again, and a run that
-    was killed goes on from its last checkpoint. ConfigError names unknown rows before anything is trained.
+    `data` is a preset; a row is one of `baselines()`, "combined", the preset itself, or the end of a preset's name,
+    DATA-ROW. Steps are planned from the time of a few, so that rates fall to their end within the budget. What `out`
+    holds is not made again, and a run that was killed goes on from its last checkpoint. ConfigError names unknown rows
+    before anything is trained.
     """
     sources = {row: source_of(row, data) for row in rows}
     plans = {
@@ -96,9 +102,11 @@ def compare(
 
 def source_of(row: str, data: str) -> str:
     """Return the preset of a row on some data; ConfigError where there is no such row or preset."""
-    if row == COOPERATIVE:
+    if row == COMBINED:
         read_source(data)
         return data
+    if f"{data}-{row}" in preset_names():
+        return f"{data}-{row}"
     baselines()[row]
     if f"{data}-vae" not in preset_names():
         known = [name.removesuffix("-vae") for name in preset_names() if name.endswith("-vae")]
@@ -119,22 +127,38 @@ def read_cell(path: Path, experiment: Experiment) -> Cell | None:
 
 
 def planned(experiment: Experiment) -> Experiment:
-    """Return the experiment with as many warm-up steps as the budget allows on this machine, timed on a fresh state."""
+    """Return the experiment with as many steps as the budget allows on this machine, timed on a fresh state.
+
+    Both phases, and the steps from which a tilt learns, keep their shares of the preset's steps.
+    """
     t = experiment.training
-    if t.cooperative.steps or t.seconds is None:
+    if t.seconds is None:
         return experiment
-    timed = load_experiment(experiment, [f"training.warmup.steps={sum(TIMED_STEPS)}"])
+    tilted = max(0, t.warmup.steps - t.warmup.prior_after) if experiment.model.prior.kind == "energy" else 0
+    each = [
+        (t.warmup.steps - tilted, f"warmup.steps={10**6}", f"warmup.prior_after={10**6}"),
+        (tilted, f"warmup.steps={10**6}", "warmup.prior_after=0"),
+        (t.cooperative.steps, "warmup.steps=0", "cooperative.energy_first=0"),
+    ]
+    whole = sum(steps * _time_of_step(experiment, changes) for steps, *changes in each if steps)
+    now = {"warmup.steps": t.warmup.steps, "cooperative.steps": t.cooperative.steps}
+    if tilted:
+        now |= {"warmup.prior_after": t.warmup.prior_after, "warmup.tilt_after": t.warmup.tilt_after}
+    scaled = {name: max(1, round(SHARE * t.seconds / whole * steps)) for name, steps in now.items() if steps > 0}
+    return load_experiment(experiment, [f"training.{name}={steps}" for name, steps in scaled.items()])
+
+
+def _time_of_step(experiment: Experiment, changes: Sequence[str]) -> float:
+    """Return seconds of a step under these changes of training, on a fresh state."""
+    timed = load_experiment(experiment, [f"training.{change}" for change in changes])
     state = fresh_state(timed, build_dataset(timed.data), torch.device("cpu"))
-    step = TrainingStep(timed)
-    began = 0.0
+    step, began = TrainingStep(timed), 0.0
     for i in range(sum(TIMED_STEPS)):
         if i == TIMED_STEPS[0]:
             began = time.perf_counter()
         step(state, next(state.stream))
         state.step += 1
-    each = (time.perf_counter() - began) / TIMED_STEPS[1]
-    steps = max(1, int(SHARE * t.seconds / each))
-    return load_experiment(experiment, [f"training.warmup.steps={steps}"])
+    return (time.perf_counter() - began) / TIMED_STEPS[1]
 
 
 def _make_cell(row: str, experiment: Experiment, run: Path, preset: str) -> Cell:
@@ -151,13 +175,13 @@ def _make_cell(row: str, experiment: Experiment, run: Path, preset: str) -> Cell
 
 def summary(cells: Sequence[Cell]) -> tuple[list[Column], dict[str, list[list[float]]]]:
     """Return the columns that any cell has, and by row the values of every seed in each of them."""
-    found = [column for column in COLUMNS if any(column.metric in cell.measured for cell in cells)]
+    found = [column for column in COLUMNS if any(column.metric in cell.values() for cell in cells)]
     rows: dict[str, list[list[float]]] = {}
     for cell in cells:
         values = rows.setdefault(cell.row, [[] for _ in found])
         for seeds, column in zip(values, found, strict=True):
-            if column.metric in cell.measured:
-                seeds.append(cell.measured[column.metric])
+            if column.metric in cell.values():
+                seeds.append(cell.values()[column.metric])
     return found, rows
 
 
@@ -181,10 +205,10 @@ def write_tables(cells: Sequence[Cell], folder: Path) -> None:
     _replace(folder / "table.tex", _latex(["row", *titles], body))
     text = io.StringIO()
     lines = csv.writer(text)
-    lines.writerow(["row", "seed", "steps", "seconds", *(column.metric for column in columns)])
+    metrics = [column.metric for column in columns if column.metric != "steps"]
+    lines.writerow(["row", "seed", "steps", "seconds", *metrics])
     for cell in cells:
-        measured = [cell.measured.get(column.metric, "") for column in columns]
-        lines.writerow([cell.row, cell.seed, cell.steps, cell.seconds, *measured])
+        lines.writerow([cell.row, cell.seed, cell.steps, cell.seconds, *(cell.measured.get(m, "") for m in metrics)])
     _replace(folder / "table.csv", text.getvalue())
 
 

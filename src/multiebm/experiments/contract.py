@@ -23,6 +23,7 @@ from multiebm.experiments.build import TrainingStep, build_model, build_state
 from multiebm.experiments.load import merge
 from multiebm.experiments.pretrained import from_pretrained
 from multiebm.experiments.schema import Experiment
+from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.model import MultimodalModel
 from multiebm.training.cooperative import bound_of_batch
 
@@ -45,6 +46,8 @@ def small_experiment(baseline: Baseline) -> Experiment:
         cells["training"]["bound"].pop("samples")
     if cells["model"].get("private"):
         cells["model"]["private"] = 2
+    if cells["model"]["prior"]["kind"] == "energy":
+        cells["model"]["prior"] = cells["model"]["prior"] | {"width": 8, "layers": 1, "steps": 4}
     if cells["model"]["prior"].get("components"):
         cells["model"]["prior"] = cells["model"]["prior"] | {"components": 3}
     return Experiment.model_validate(cells)
@@ -126,9 +129,12 @@ class BaselineContract:
         torch.testing.assert_close(code[4], torch.zeros_like(code[4]))
 
     def test_gradients_reach_every_parameter_of_the_row(self) -> None:
-        """One backward pass of the loss on complete items; none is left out, and all are finite."""
+        """One backward pass of the loss on complete items, and of a tilt's own; none is left out, all are finite."""
         model = self.model()
         self.loss(model, self.batch()).backward()
+        if isinstance(prior := model.generator.prior, EnergyPrior):
+            assert all(p.grad is None for p in prior.parameters())
+            prior.loss(torch.ones(ITEMS, prior.dim), prior.sample(ITEMS, make_generator(2))).backward()
         silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
         assert not silent
         assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)

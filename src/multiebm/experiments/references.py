@@ -87,9 +87,24 @@ DMVAE = """@inproceedings{lee2021dmvae,
   year = {2021},
   note = {arXiv:2012.13024}
 }"""
+MVEBM = """@inproceedings{yuan2024mvebm,
+  title = {Learning Multimodal Latent Generative Models with Energy-Based Prior},
+  author = {Yuan, Shiyu and Cui, Jiali and Li, Hanao and Han, Tian},
+  booktitle = {European Conference on Computer Vision},
+  year = {2024},
+  note = {arXiv:2409.19862}
+}"""
+MVEBM_MCMC = """@article{yuan2024mcmc,
+  title = {Learning Multimodal Latent Space with {EBM} Prior and {MCMC} Inference},
+  author = {Yuan, Shiyu and Lipizzi, Carlo and Han, Tian},
+  journal = {arXiv preprint},
+  year = {2024},
+  note = {arXiv:2408.10467}
+}"""
 COOPERATIVE = (
     """@article{multimodalebm2026,
   title = {Learning Multimodal Energy-Based Model with Multimodal Variational Auto-Encoder via {MCMC} Revision},
+  author = {Cui, Jiali and Lao, Zhiqiang and Yu, Heather},
   journal = {Transactions on Machine Learning Research},
   year = {2026},
   note = {arXiv:2605.00644}

@@ -29,7 +29,7 @@ from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.guard import Guard
 from multiebm.training.hooks import CheckpointEvery, Hook, MetricsLog, TensorBoard, Validate
 from multiebm.training.loop import Fit, fit
-from multiebm.training.priors import settle_priors
+from multiebm.training.priors import settle_priors, warn_if_dead
 from multiebm.training.state import ELAPSED, TrainState
 
 REFIT_BATCHES = 128  # that fitted mixtures see when training is over
@@ -124,6 +124,7 @@ def take_average(state: TrainState[MultimodalModel], experiment: Experiment) -> 
         for name, parameter in model.named_parameters():
             if name in state.average:
                 parameter.copy_(state.average[name])
+    warn_if_dead(state)
     batches = (next(state.stream).to(model.device) for _ in range(REFIT_BATCHES))
     settle_priors(model, batches, state.generator, **settling(experiment))
 

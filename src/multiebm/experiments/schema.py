@@ -37,7 +37,8 @@ class PriorSection(_Section):
     )
     width: PositiveInt = Field(200, description="units of a hidden layer of the tilt")
     layers: PositiveInt = Field(3, description="hidden layers of the tilt")
-    steps: Annotated[int, Field(ge=1, le=1000)] = Field(40, description="Langevin steps from the base")
+    activation: Literal["gelu", "leaky_relu"] = Field("gelu", description="between the layers of the tilt")
+    steps: Annotated[int, Field(ge=0, le=1000)] = Field(40, description="Langevin steps from the base")
     step_size: Annotated[float, Field(gt=0, le=2)] = Field(0.2, description="Langevin step size, latent units")
     bound: Annotated[float, Field(ge=0)] = Field(0.0, description="c of c tanh(f / c); 0 = unbounded")
     penalty: Annotated[float, Field(ge=0)] = Field(1e-3, description="weight of mean f^2, both phases")
@@ -199,10 +200,19 @@ def contradictions(experiment: Experiment) -> list[str]:
     """Return a line for every pair of settings that cannot both be meant, with the way out."""
     model, cooperative = experiment.model, experiment.training.cooperative
     problems = []
-    if model.energy is None and cooperative.steps:
+    needs_energy = [
+        name for name in ("synthetic", "inference_synthetic", "energy_first") if getattr(cooperative, name) != 0
+    ]
+    if model.energy is None and cooperative.steps and needs_energy:
+        names = ", ".join(f"training.cooperative.{name}" for name in needs_energy)
         problems.append(
-            f"model.energy: got null with training.cooperative.steps {cooperative.steps}, expected an "
-            "energy; set training.cooperative.steps=0 (warm-up only) or model.data_chain.steps=0 (an idle energy)"
+            f"model.energy: got null with training.cooperative.steps {cooperative.steps} and {names} above 0, expected "
+            "an energy; set training.cooperative.steps=0 (warm-up only), or these to 0 (the latent chain alone)"
+        )
+    if cooperative.encoder_loss == "elbo" and not cooperative.anchor and cooperative.steps:
+        problems.append(
+            "training.cooperative.encoder_loss: got elbo with anchor 0, expected a bound from which the inference "
+            "model learns; set training.cooperative.anchor=1, or encoder_loss=nll"
         )
     if model.prior.kind == "mixture" and not model.prior.components:
         problems.append(

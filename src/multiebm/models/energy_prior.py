@@ -7,10 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from multiebm.core.random import Randomness
+from multiebm.core.table import Table
 from multiebm.distributions.priors import MixturePrior, StandardPrior
+from multiebm.mcmc.annealing import LogNormalizer, annealed_log_weights, log_normalizer_of
 from multiebm.mcmc.langevin import langevin
 from multiebm.mcmc.run import ChainInfo, frozen, run_chain
-from multiebm.nn.blocks import mlp
+from multiebm.nn.blocks import SLOPE, mlp
+
+ACTIVATIONS: Table[nn.Module] = Table("model.prior.activation", {"gelu": nn.GELU(), "leaky_relu": nn.LeakyReLU(SLOPE)})
 
 
 class EnergyPrior(nn.Module):
@@ -31,11 +35,12 @@ class EnergyPrior(nn.Module):
         step_size: float = 0.2,
         bound: float = 0.0,
         penalty: float = 1e-3,
+        activation: str = "gelu",
     ) -> None:
         super().__init__()
         self.dim, self.base = base.dim, base
         self.steps, self.step_size, self.bound, self.penalty = steps, step_size, bound, penalty
-        self.net = mlp([base.dim] + [width] * layers + [1], nn.GELU(), last_bias=False)
+        self.net = mlp([base.dim] + [width] * layers + [1], ACTIVATIONS[activation], last_bias=False)
 
     def tilt(self, z: Tensor) -> Tensor:
         """Return f(z), z of shape [..., D] -> [...]; high = likely (the opposite sign of an energy)."""
@@ -65,6 +70,16 @@ class EnergyPrior(nn.Module):
     def log_normalizer(self, n: int, generator: Randomness) -> Tensor:
         """Return the mean tilt of n chain samples, shape []; its gradient is that of log Z (as in eq. (10))."""
         return self.tilt(self.sample(n, generator)).mean()
+
+    def estimate_log_normalizer(self, n: int, stages: int, generator: Randomness) -> LogNormalizer:
+        """Return log Z by annealed importance sampling of n paths, for likelihoods: `log_prob` less it is normalised.
+
+        In expectation below log Z, so likelihoods are above theirs; the more `stages`, the closer.
+        """
+        start = self.base.sample(n, generator)
+        with frozen(self):
+            weights = annealed_log_weights(self.base.log_prob, self.tilt, start, stages, self.step_size, generator)
+        return log_normalizer_of(weights)
 
     def loss(self, positive: Tensor, negative: Tensor) -> Tensor:
         """L_alpha = mean f(z-) - mean f(z+) + penalty * mean f^2 of both, eq. (10) of the MVEBM paper; codes detached.

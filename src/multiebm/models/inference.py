@@ -48,6 +48,11 @@ class Posterior(NamedTuple):
         latents = {SHARED: self.shared.component(expert).rsample(generator)}
         return latents | {name: q.rsample(generator) for name, q in self.private.items()}, expert
 
+    def select(self, rows: Tensor) -> "Posterior":
+        """Return the posterior of the items in `rows` (int64 [N], any may come again)."""
+        private = {name: q.select(rows) for name, q in self.private.items()}
+        return Posterior(self.shared.select(rows), private, self.experts.select(rows))
+
     def log_prob(self, latents: Latents, present: Tensor) -> Tensor:
         """Return log q(z, W | X) [B] in nats, eq. (16): the mixture over z plus the private terms of what is `present`.
 

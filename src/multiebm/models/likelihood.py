@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from multiebm.core.batch import Batch
-from multiebm.core.errors import ConfigError
 from multiebm.core.random import make_generator
-from multiebm.distributions.mixture import Diagonal, Mixture
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Posterior
 
@@ -20,14 +18,9 @@ def importance_log_likelihood(
 ) -> Tensor:
     """Return log 1/N sum_n p(x_S, z_n, W_n) / q(z_n, W_n | x_S) [B] in nats; S = `present` [B, M], N = `samples`.
 
-    In expectation below log p(x_S), and above the ELBO. Private latents of absent parts integrate to one and are not
-    drawn. An item with nothing present has log p = 0.
+    In expectation below log p(x_S), and above the ELBO; log Z of a prior that is not normalised is the caller's.
+    Private latents of absent parts integrate to one and are not drawn.
     """
-    if not generator.prior.normalised:
-        raise ConfigError(
-            "log_likelihood: got a model whose prior is known up to a constant only (model.prior.kind energy), "
-            "expected a normalised one; use score(parts), which compares, or a model with another prior"
-        )
     n = len(batch.present)
     each = max(1, min(samples, ROWS // max(n, 1)))
     draws = make_generator(seed, batch.present.device)
@@ -44,9 +37,8 @@ def _log_weights(
     posterior: Posterior, generator: Generator, batch: Batch, copies: int, draws: torch.Generator
 ) -> Tensor:
     """Return log p(x_S, z, W) / q(z, W | x_S) of `copies` independent draws: [copies, B]."""
-    many = _repeated(posterior, copies)
-    views = {name: view.repeat(copies, *[1] * (view.dim() - 1)) for name, view in batch.views.items()}
-    present = batch.present.repeat(copies, 1)
+    rows = torch.arange(len(batch.present), device=batch.present.device).repeat(copies)
+    many, (views, present, _) = posterior.select(rows), batch.select(rows)
     latents, _ = many.sample(draws)
     z = latents[SHARED]
     total = generator.prior.log_prob(z) - many.shared.log_prob(z)
@@ -57,16 +49,3 @@ def _log_weights(
             log_px = log_px + generator.private_priors[name].log_prob(w) - many.private[name].log_prob(w)
         total = total + torch.where(present[:, i], log_px, 0.0)
     return total.view(copies, -1)
-
-
-def _repeated(posterior: Posterior, copies: int) -> Posterior:
-    """Return the posterior of a batch that holds every item `copies` times, [K, copies B, D], copy by copy."""
-
-    def repeat(q: Diagonal) -> Diagonal:
-        return q._replace(loc=q.loc.repeat(copies, 1), scale=q.scale.repeat(copies, 1))
-
-    q = posterior.shared
-    shared = Mixture(
-        q.loc.repeat(1, copies, 1), q.scale.repeat(1, copies, 1), q.log_weight.repeat(1, copies), q.members, q.family
-    )
-    return posterior._replace(shared=shared, private={name: repeat(p) for name, p in posterior.private.items()})

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import ConfigError, ModalityError
 from multiebm.core.modality import Modality, Views
-from multiebm.core.random import ItemGenerators, Randomness, item_generators
+from multiebm.core.random import ItemGenerators, Randomness, item_generators, make_generator
 from multiebm.core.tree import per_item
+from multiebm.mcmc.annealing import LogNormalizer
 from multiebm.mcmc.langevin import displaced_langevin, langevin
 from multiebm.mcmc.run import ChainInfo, frozen, run_chain
 from multiebm.models.checks import check_names, check_steps, make_batch
+from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Latents
 from multiebm.models.likelihood import importance_log_likelihood
@@ -153,6 +155,13 @@ class MultimodalModel(nn.Module):
         with torch.no_grad():
             return self.generator(latents)
 
+    def fill(self, batch: Batch, latents: Latents) -> Views:
+        """Return the views [B, ...] with the means of `latents` ([B, D], [B, P]) where a part is absent."""
+        return {
+            name: torch.where(per_item(batch.present[:, i], mean), batch.views[name], mean)
+            for i, (name, mean) in enumerate(self.decode(latents).items())
+        }
+
     def infer_latents(self, batch: Batch, generator: Randomness, refine_steps: int = 0) -> Latents:
         """Draw latents given the present parts: from q(z | x_S), then `refine_steps` of the latent chain.
 
@@ -214,11 +223,7 @@ class MultimodalModel(nn.Module):
         check_steps("data_steps", data_steps, self.energy is not None)
         batch = make_batch(self.modalities, parts, present, self.device)
         generator: ItemGenerators = item_generators(seed, len(batch.present))
-        means = self.decode(self.infer_latents(batch, generator, refine_steps))
-        views = {
-            name: torch.where(per_item(batch.present[:, i], mean), batch.views[name], mean)
-            for i, (name, mean) in enumerate(means.items())
-        }
+        views = self.fill(batch, self.infer_latents(batch, generator, refine_steps))
         if data_steps != 0:
             views, _ = self.refine_data(views, generator, data_steps, clamp=batch.present)
         return self._raw(views, names)
@@ -241,17 +246,33 @@ class MultimodalModel(nn.Module):
         """Return log p(parts) [B] in nats of raw `parts` [B, ...], or log p(the others | the parts in `given`).
 
         Of densities over states (pictures in [-1, 1]), estimated by `samples` draws from q(z | parts), in expectation
-        from below; the conditional is the difference of two. ConfigError where the prior has no known normaliser.
+        from below; the conditional is the difference of two. An energy prior's log Z is that of `log_normalizer`, with
+        its error. An item with nothing present has log p = 0.
         """
         batch = make_batch(self.modalities, parts, present, self.device)
+        log_z = self.log_normalizer().value
+
+        def log_prob(of: Batch, seed: int) -> Tensor:
+            found = importance_log_likelihood(self.inference, self.generator, of, samples, seed)
+            return torch.where(of.present.any(1), found - log_z, 0.0)
+
         with frozen(self):
-            total = importance_log_likelihood(self.inference, self.generator, batch, samples, seed)
+            total = log_prob(batch, seed)
             if given is None:
                 return total
             names = check_names(self.modalities, given, "given")
             known = batch.present & torch.tensor([name in names for name in self.modalities], device=self.device)
-            below = Batch(mask_views(batch.views, known), known)
-            return total - importance_log_likelihood(self.inference, self.generator, below, samples, seed + 1)
+            return total - log_prob(Batch(mask_views(batch.views, known), known), seed + 1)
+
+    def log_normalizer(self, samples: int = 1000, stages: int = 500, seed: int = 0) -> LogNormalizer:
+        """Return log Z of the prior over z in nats and its standard error, by annealing `samples` draws of the base.
+
+        In expectation below log Z, the closer the more `stages`; exactly 0 for priors that are normalised.
+        """
+        prior = self.generator.prior
+        if not isinstance(prior, EnergyPrior):
+            return LogNormalizer(0.0, 0.0)
+        return prior.estimate_log_normalizer(samples, stages, make_generator(seed, self.device))
 
     def match(self, parts: Views, present: Tensor | None = None) -> Tensor:
         """Return how well raw `parts` [B, ...] belong together, [B]: 0 at best, lower = less.
@@ -274,8 +295,8 @@ class MultimodalModel(nn.Module):
         """Return log pi(X) up to a constant, [B], of raw `parts` [B, ...]: higher = more like data than like samples.
 
         What is like neither was never shown to the energy (docs/findings.md). A model without an energy scores by its
-        log-likelihood (SCORE_SAMPLES importance samples). Needs every part: ModalityError where one is missing or
-        hidden by `present` [B, M].
+        log-likelihood (SCORE_SAMPLES importance samples) up to the constant log Z of its prior. Needs every part:
+        ModalityError where one is missing or hidden by `present` [B, M].
         """
         batch = make_batch(self.modalities, parts, present, self.device)
         missing = [name for i, name in enumerate(self.modalities) if not batch.present[:, i].all()]
@@ -286,7 +307,7 @@ class MultimodalModel(nn.Module):
                 "expected every modality of every item; complete them with impute(parts) first"
             )
         with torch.no_grad(), frozen(self):
-            if self.energy is None and self.generator.prior.normalised:
+            if self.energy is None:
                 return importance_log_likelihood(self.inference, self.generator, batch, SCORE_SAMPLES, 0)
             return self.log_density_unnorm(batch.views)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from multiebm.core.errors import CheckpointError, ConfigError, OutputError
 from multiebm.core.modality import Modality
-from multiebm.nn.precision import Mixed
+from multiebm.nn.precision import precision_of
 
 FORMAT = "multiebm-model"
 VERSION = 1
@@ -50,12 +50,11 @@ def write_pretrained(
     data = safetensors.torch.save(state)
     digest = hashlib.sha256(data).hexdigest()
     weights = folder / _WEIGHTS.format(digest[:12])
-    mixed = next((part for part in model.modules() if isinstance(part, Mixed)), None)
     header = {
         "format": FORMAT,
         "version": VERSION,
         "model": blueprint,
-        "precision": "bf16" if mixed is not None and mixed.bf16 else "fp32",
+        "precision": precision_of(model),
         "modalities": [m.to_json() for m in modalities.values()],
         "weights": {"file": weights.name, "bytes": len(data), "sha256": digest},
     }

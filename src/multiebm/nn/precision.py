@@ -19,6 +19,11 @@ class Mixed(nn.Module):
             return self.net(*inputs).float()
 
 
+def precision_of(module: nn.Module) -> str:
+    """Return "bf16" where a `Mixed` inside `module` computes in it, else "fp32"."""
+    return "bf16" if any(part.bf16 for part in module.modules() if isinstance(part, Mixed)) else "fp32"
+
+
 def set_precision(module: nn.Module, precision: str) -> None:
     """Let every `Mixed` inside `module` compute in "fp32" or "bf16"."""
     for part in module.modules():

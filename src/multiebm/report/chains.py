@@ -3,24 +3,29 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from multiebm.core.batch import Batch
 from multiebm.core.modality import Views
+from multiebm.evaluation.base import Result
+from multiebm.evaluation.coherence import joint_coherence
 from multiebm.mcmc.run import frozen
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents
-from multiebm.report.figures import DATA, EBM, GEN, Level, Mark, Panel, Series, draw_panel
+from multiebm.report.figures import DATA, EBM, GEN, Cloud, Level, Mark, Panel, Series, draw_clouds, draw_panel
 from multiebm.report.grids import picture_rows
 from multiebm.report.markup import block, columns, join, paragraph, section
-from multiebm.report.scene import Scene, cloud_charts
+from multiebm.report.scene import POINTS, Scene, cloud_charts
 
 ITEMS = 64  # chains whose mean and quantiles are drawn
 FOLLOWED = 2  # chains whose pictures are shown
 LONGER = 4  # times the training length, to see what the training length hides
 BAND = (0.1, 0.9)  # quantiles of the shaded band
 PRIOR_PICTURES = 8
+COHERENCE_ITEMS = 500  # draws of the prior whose coherence is read along its chain
 
 
 class Trace(NamedTuple):
@@ -125,16 +130,70 @@ def prior_chain_part(scene: Scene) -> str:
         f"Mean log density {_say(first)} at the base and {_say(last)} after {prior.steps} steps; there is no longer "
         "version, because the learned prior is the short chain itself."
     )
-    return _part(scene, title, panel, words, trace, "prior chain")
+    blocks = [_codes_block(scene, prior), *([] if scene.judges is None else [_coherence_block(scene, prior)])]
+    return join([_part(scene, title, panel, words, trace, "prior chain"), columns(blocks, "two")])
 
 
-def trace_prior_chain(scene: Scene, prior: EnergyPrior) -> Trace:
-    """Run the prior's own chain from its base; values: f(z) + log p0(z), shape [T+1, B]. Draws as `sample_latents`."""
-    generators = scene.generators("prior chain", ITEMS)
+def _codes_block(scene: Scene, prior: EnergyPrior) -> str:
+    """Draw base and prior over the codes of test items, on the codes' two first principal axes."""
+    codes, draws = prior_clouds(scene, prior)
+    clouds = [Cloud(name, points, colour) for (name, points), colour in zip(draws.items(), (GEN, EBM), strict=True)]
+    words = (
+        "Grey: codes of test items, on their two first principal axes. The tilt has to bring the base's draws to them."
+    )
+    return block("Codes and the prior", draw_clouds("Codes, draws of the base and of the prior", clouds, codes), words)
+
+
+def prior_clouds(
+    scene: Scene, prior: EnergyPrior
+) -> tuple[npt.NDArray[np.floating], dict[str, npt.NDArray[np.floating]]]:
+    """Return codes [N, 2] of test items and draws of base and prior [N, 2], all on the principal axes of the codes."""
+    batch = scene.test_batch(POINTS)
+    n = len(batch.present)
+    codes = scene.model.infer_latents(batch, scene.generators("codes", n))[SHARED]
+    generators = scene.generators("prior chain", n)
     with torch.no_grad():
-        _, info = prior.chain(ITEMS, generators, scene.model.generator.temperature, record=True)
+        end, info = prior.chain(n, generators, scene.model.generator.temperature, record=True)
     assert info.positions is not None
-    private: Latents = scene.model.generator.sample_private(ITEMS, generators)
+    centre = codes.mean(0)
+    axes = torch.linalg.svd(codes - centre, full_matrices=False).Vh[:2]
+
+    def project(z: Tensor) -> npt.NDArray[np.floating]:
+        points: npt.NDArray[np.floating] = ((z - centre) @ axes.T).cpu().numpy()
+        return points
+
+    return project(codes), {"base": project(info.positions[0]), "prior": project(end)}
+
+
+def _coherence_block(scene: Scene, prior: EnergyPrior) -> str:
+    """Draw the joint coherence of what is decoded along the prior's chain: what the tilt is for."""
+    title = "Joint coherence along the prior chain"
+    at, values = prior_chain_coherence(scene, prior)
+    low, high = zip(*((v.value - 2 * v.standard_error, v.value + 2 * v.standard_error) for v in values), strict=True)
+    line = Series("two standard errors", at, [v.value for v in values], GEN, low, high)
+    words = (
+        f"{values[0].value:.3f} at the base, {values[-1].value:.3f} after {at[-1]} steps (standard error "
+        f"{values[-1].standard_error:.3f}, {values[-1].n} draws). "
+        + ", ".join(f"step {t}: {v.value:.3f}" for t, v in zip(at, values, strict=True))
+    )
+    return block(title, draw_panel(Panel(title, "chain step", "joint coherence", [line])), words)
+
+
+def prior_chain_coherence(scene: Scene, prior: EnergyPrior) -> tuple[list[int], list[Result]]:
+    """Return the steps shown and the joint coherence of COHERENCE_ITEMS draws decoded at each, private ones fixed."""
+    assert scene.judges is not None
+    trace = trace_prior_chain(scene, prior, COHERENCE_ITEMS)
+    states = [{n: scene.modalities[n].to_state(v) for n, v in views.items()} for views in trace.views]
+    return trace.at, [joint_coherence(scene.judges.predict(state)) for state in states]
+
+
+def trace_prior_chain(scene: Scene, prior: EnergyPrior, n: int = ITEMS) -> Trace:
+    """Run the prior's own chain from its base; values: f(z) + log p0(z), shape [T+1, n]. Draws as `sample_latents`."""
+    generators = scene.generators("prior chain", n)
+    with torch.no_grad():
+        _, info = prior.chain(n, generators, scene.model.generator.temperature, record=True)
+    assert info.positions is not None
+    private: Latents = scene.model.generator.sample_private(n, generators)
     at = sorted({round(i * prior.steps / (PRIOR_PICTURES - 1)) for i in range(PRIOR_PICTURES)})
     views = []
     for t in at:

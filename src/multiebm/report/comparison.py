@@ -11,6 +11,10 @@ from multiebm.report.markup import cell, join, paragraph, row_head, section, tab
 from multiebm.report.page import TEMPLATE
 
 PAGE = "comparison.html"
+READ_WITH = (
+    "One mark a run; the upper left is best. A run whose label entropy is low draws few classes, which agree easily: "
+    "its joint coherence says nothing."
+)
 
 
 def write_comparison(cells: Sequence[Cell], folder: Path, data: str) -> Path:
@@ -34,7 +38,7 @@ def write_comparison(cells: Sequence[Cell], folder: Path, data: str) -> Path:
             [Point(c.row, fcd, coherence) for c, fcd, coherence in joint],
             ("Frechet distance on judges' features (lower is better)", "joint coherence (higher is better)"),
         )
-        parts.append(section("scatter", "Coherence and quality", "One mark a run; the upper left is best.", chart))
+        parts.append(section("scatter", "Coherence and quality", READ_WITH, chart))
     page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=text(f"Comparison on {data}"), links="", body=join(parts), foot=paragraph(f"Data: {data}")
     )

@@ -6,16 +6,14 @@ from data against revised samples. Every forward pass is made once and used wher
 """
 
 from contextlib import AbstractContextManager
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from multiebm.core.batch import Batch
 from multiebm.core.modality import Views
-from multiebm.core.tree import per_item
 from multiebm.distributions.priors import MixturePrior, Prior
-from multiebm.mcmc.run import ChainInfo, frozen
+from multiebm.mcmc.run import frozen
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents, Posterior
 from multiebm.models.model import MultimodalModel
@@ -29,6 +27,14 @@ from multiebm.objectives.cooperative import (
 from multiebm.objectives.settings import BoundSettings
 from multiebm.objectives.vae import Draw, bound_loss, draw, vae_loss
 from multiebm.training.priors import follow_codes, observed, prior_step
+from multiebm.training.revision import (
+    RevisedCodes,
+    RevisedSamples,
+    complete_items,
+    latent_chain_metrics,
+    revise_codes,
+    revise_samples,
+)
 from multiebm.training.settings import CooperativeSettings, WarmupSettings
 from multiebm.training.state import TrainState, update
 
@@ -42,7 +48,7 @@ def warmup_step(
     """One step on a bound; an energy prior learns beside it from detached codes, one an item."""
     model, generator = state.model, state.generator
     posterior = model.inference(batch)
-    codes = follow_codes(state, posterior, batch)
+    codes = follow_codes(state, posterior, batch, isinstance(model.generator.prior, EnergyPrior))
     tilt = 0 <= settings.tilt_after <= state.step
     loss, log_px = bound_of_batch(model, posterior, batch, generator, bound, settings.beta, tilt)
     update(state, loss, "generator", "inference")
@@ -72,59 +78,50 @@ def bound_of_batch(
 
 
 def cooperative_step(state: TrainState, batch: Batch, settings: CooperativeSettings) -> dict[str, float]:
-    """One cooperative step; see the module docstring. Only complete items enter the energy's positive phase."""
+    """One cooperative step; see the module docstring. Without an energy it is the latent chain's half alone."""
     model, generator = state.model, state.generator
-    n = len(batch.present)
     posterior = model.inference(batch)  # graph to phi, used for the chain's start, the anchor and L_phi
-    z = _data_chain_latents(state, posterior, batch, settings)
-    x0 = model.generator(z)  # graph to omega, used for the chain's start and L_omega
-    revised, chain_x = model.refine_data(x0, generator)
-    metrics = _data_chain_metrics(model, x0, revised, chain_x)
+    samples, codes = None, None
+    metrics: dict[str, float] = {}
+    if model.energy is not None:
+        samples, metrics = revise_samples(state, posterior, batch, settings)
     start = state.numbers.setdefault("cooperative_start", float(state.step))
-    energy_alone = state.step - start < settings.energy_first
-    if not energy_alone:
-        codes = _revised_codes(state, posterior, batch, settings)
-        metrics |= _generator_inference_update(state, batch, posterior, codes, z, x0, revised, settings)
-    expert_codes = follow_codes(state, posterior, batch)
-    if isinstance(model.generator.prior, EnergyPrior):
-        revised_codes = settings.prior_positive == "revised" and not energy_alone
-        positive = codes.latents[SHARED] if revised_codes else observed(model, expert_codes, batch, SHARED)
-        own = settings.start == "prior" and model.generator.temperature == 1  # z is then a draw from the prior itself
-        negative = z[SHARED] if own else model.generator.prior.sample(n, generator)
-        metrics |= prior_step(state, model.generator.prior, positive, negative)
-    if settings.negatives == "refresh" and not energy_alone:
-        revised, _ = model.refine_data(model.decode(z), generator)
-    return metrics | energy_step(state, batch, revised, settings)
+    if state.step - start >= settings.energy_first:
+        codes = revise_codes(state, posterior, batch, settings)
+        metrics |= _generator_inference_update(state, batch, posterior, codes, samples, settings)
+    metrics |= _prior_update(state, posterior, batch, codes, samples, settings)
+    if samples is None:
+        return metrics
+    revised = samples.revised
+    if settings.negatives == "refresh" and codes is not None:
+        revised, _ = model.refine_data(model.decode(samples.latents), generator)
+    return metrics | energy_step(state, complete_items(state, posterior, batch, codes, settings), revised, settings)
 
 
-class RevisedCodes(NamedTuple):
-    """Latents after the chain (detached), the evidence [B, M] their chain saw, and what the chain did."""
-
-    latents: Latents
-    evidence: Tensor
-    chain: ChainInfo
-
-
-def _revised_codes(
-    state: TrainState, posterior: Posterior, batch: Batch, settings: CooperativeSettings
-) -> RevisedCodes:
-    """Draw z0 ~ q(z | X) and refine it by the parts in evidence: all present ones, or only the expert's own.
-
-    With `single`, the private latents of the other parts come from the auxiliary r, so a part can only be
-    reconstructed through z: the shortcut of own-modality private latents does not exist.
-    """
-    model, generator = state.model, state.generator
-    with torch.no_grad():
-        start, expert = posterior.sample(generator)
-        evidence = batch.present
-        if settings.revision == "single":
-            evidence = torch.nn.functional.one_hot(expert, len(model.modalities)).bool() & batch.present
-            auxiliary = model.generator.sample_auxiliary(len(expert), generator)
-            for i, name in enumerate(model.modalities):
-                if name in auxiliary:
-                    start[name] = torch.where(per_item(evidence[:, i], start[name]), start[name], auxiliary[name])
-    latents, chain = model.refine_latents(start, batch._replace(present=evidence), generator)
-    return RevisedCodes(latents, evidence, chain)
+def _prior_update(
+    state: TrainState,
+    posterior: Posterior,
+    batch: Batch,
+    codes: RevisedCodes | None,
+    samples: RevisedSamples | None,
+    settings: CooperativeSettings,
+) -> dict[str, float]:
+    """Move fitted mixtures; contrast a tilt's positive codes, revised or as the experts draw them, with its chain."""
+    model, prior = state.model, state.model.generator.prior
+    revised = settings.prior_positive == "revised" and codes is not None
+    expert_codes = follow_codes(state, posterior, batch, isinstance(prior, EnergyPrior) and not revised)
+    if not isinstance(prior, EnergyPrior):
+        return {}
+    if revised:
+        assert codes is not None
+        positive = codes.latents[SHARED][codes.batch.present.any(1)]
+    else:
+        positive = observed(model, expert_codes, batch, SHARED)
+    if samples is not None and settings.start == "prior" and model.generator.temperature == 1:
+        negative = samples.latents[SHARED]  # draws of the prior itself
+    else:
+        negative = prior.sample(len(batch.present), state.generator)
+    return prior_step(state, prior, positive, negative)
 
 
 def _generator_inference_update(
@@ -132,9 +129,7 @@ def _generator_inference_update(
     batch: Batch,
     posterior: Posterior,
     codes: RevisedCodes,
-    z: Latents,
-    x0: Views,
-    revised: Views,
+    samples: RevisedSamples | None,
     settings: CooperativeSettings,
 ) -> dict[str, float]:
     """L_omega (11), L_phi (12) and the anchor in one backward pass; their graphs share nothing but the anchor's."""
@@ -144,32 +139,44 @@ def _generator_inference_update(
     if anchored:
         with _tilt_fixed(model):
             drawn = draw(model.generator, prior, posterior, batch, state.generator, STRATIFIED)
-    own, crossed = _decode_codes(model, codes.latents, drawn, settings.reconstruction > 0)
-    log_px = model.generator.log_likelihood(batch.views, own)
-    log_ps = model.generator.log_likelihood(revised, x0)
-    weight = _synthetic_weight(state, batch, own, revised, x0, settings)
-    generator_loss = (
-        -settings.reconstruction * torch.where(batch.present, log_px, 0.0).sum(1).mean() - weight * log_ps.sum(1).mean()
-    )
-    phi_loss = _phi_loss(state, batch, posterior, codes, z, revised, settings)
-    loss = generator_loss + phi_loss
-    metrics = {"loss/generator": generator_loss.item(), "loss/inference": phi_loss.item(), "weight/synthetic": weight}
+    own, crossed = _decode_codes(model, codes.latents, drawn, settings)
+    log_px = model.generator.log_likelihood(codes.batch.views, own)
+    generator_loss = -settings.reconstruction * torch.where(codes.batch.present, log_px, 0.0).sum(1).mean()
+    metrics = {}
+    if samples is not None:
+        weight = _synthetic_weight(state, codes.batch, own, samples, settings)
+        log_ps = model.generator.log_likelihood(samples.revised, samples.means)
+        generator_loss = generator_loss - weight * log_ps.sum(1).mean()
+        metrics["weight/synthetic"] = weight
+    loss = generator_loss
+    metrics["loss/generator"] = generator_loss.item()
+    if settings.encoder_loss == "nll":
+        phi_loss = _phi_loss(state, codes, samples, settings)
+        loss = loss + phi_loss
+        metrics["loss/inference"] = phi_loss.item()
     if drawn is not None:
         log_crossed = torch.where(batch.present, model.generator.log_likelihood(batch.views, crossed), 0.0)
         anchor = bound_loss(log_crossed[None, None], drawn, prior, posterior, batch.present, STRATIFIED, settings.beta)
         loss = loss + settings.anchor * anchor
         metrics["loss/anchor"] = anchor.item()
     metrics |= update(state, loss, "generator", "inference")
-    metrics |= _per_modality(model, "log_likelihood", log_px, batch.present)
-    metrics |= _posterior_metrics(model, posterior, batch) | _latent_chain_metrics(model, posterior, codes)
+    metrics |= _per_modality(model, "log_likelihood", log_px, codes.batch.present)
+    metrics |= _posterior_metrics(model, posterior, batch) | latent_chain_metrics(model, codes)
     return metrics
 
 
-def _decode_codes(model: MultimodalModel, codes: Latents, drawn: Draw | None, learn: bool) -> tuple[Views, Views]:
-    """Return the means of revised codes and of the anchor's draw: one pass, unless the former need no gradient."""
+def _decode_codes(
+    model: MultimodalModel, codes: Latents, drawn: Draw | None, settings: CooperativeSettings
+) -> tuple[Views, Views]:
+    """Return the means of revised codes and of the anchor's draw: one pass, unless one of them needs no gradient."""
+    learn = settings.reconstruction > 0
     if drawn is None:
         return (model.generator(codes) if learn else model.decode(codes)), {}
     anchored = {key: value[0, 0] for key, value in drawn.latents.items()}
+    if not settings.anchor_generator:
+        with frozen(model.generator):
+            crossed = model.generator(anchored)
+        return (model.generator(codes) if learn else model.decode(codes)), crossed
     if not learn:
         return model.decode(codes), model.generator(anchored)
     n = len(codes[SHARED])
@@ -178,21 +185,16 @@ def _decode_codes(model: MultimodalModel, codes: Latents, drawn: Draw | None, le
 
 
 def _phi_loss(
-    state: TrainState,
-    batch: Batch,
-    posterior: Posterior,
-    codes: RevisedCodes,
-    z: Latents,
-    revised: Views,
-    settings: CooperativeSettings,
+    state: TrainState, codes: RevisedCodes, samples: RevisedSamples | None, settings: CooperativeSettings
 ) -> Tensor:
     """-log q(z~, W~ | X) - lambda_I log q(z, W | X~), eq. (12)."""
-    loss = inference_loss(
-        posterior.log_prob(codes.latents, codes.evidence), _jensen_gap(posterior, codes.latents), settings.expert_mix
-    )
-    if settings.inference_synthetic:
-        complete = torch.ones_like(batch.present)
-        synthetic = state.model.inference(Batch(revised, complete))
+    q = codes.posterior
+    log_q = q.log_prob(codes.latents, codes.batch.present)
+    loss = inference_loss(log_q, _jensen_gap(q, codes.latents), settings.expert_mix)
+    if settings.inference_synthetic and samples is not None:
+        z = samples.latents
+        complete = torch.ones(len(z[SHARED]), len(state.model.modalities), dtype=torch.bool, device=z[SHARED].device)
+        synthetic = state.model.inference(Batch(samples.revised, complete))
         mixed = inference_loss(synthetic.log_prob(z, complete), _jensen_gap(synthetic, z), settings.expert_mix)
         loss = loss + settings.inference_synthetic * mixed
     return loss
@@ -203,16 +205,15 @@ def _jensen_gap(posterior: Posterior, latents: Latents) -> Tensor:
     return q.log_prob(z) - q.mean_log_prob(z)
 
 
-def energy_step(state: TrainState, batch: Batch, revised: Views, settings: CooperativeSettings) -> dict[str, float]:
+def energy_step(state: TrainState, data: Views, revised: Views, settings: CooperativeSettings) -> dict[str, float]:
     """Lower the energy of complete data, raise that of revised samples (one forward pass), steer the displacement."""
     model = state.model
     assert model.energy is not None
-    complete = batch.present.all(1)
-    if not complete.any():
+    n, n_revised = (len(next(iter(views.values()))) for views in (data, revised))
+    if not n:
         return {}
-    data = batch.views if complete.all() else {name: view[complete] for name, view in batch.views.items()}
     energies = model.energy({name: torch.cat([data[name], revised[name]]) for name in data})
-    real, fake = energies.split([int(complete.sum()), len(complete)])
+    real, fake = energies.split([n, n_revised])
     loss: EnergyLoss = energy_loss(real, fake, settings.energy_penalty, settings.energy_scale)
     # data already this much below refined samples: the chain cannot follow yet, so the energy waits for it
     rests = 0 < settings.energy_gate < -loss.gap.item()
@@ -245,27 +246,17 @@ def _tilt_fixed(model: MultimodalModel) -> AbstractContextManager[None]:
     return frozen(*[model.generator.prior] if isinstance(model.generator.prior, EnergyPrior) else [])
 
 
-def _data_chain_latents(
-    state: TrainState, posterior: Posterior, batch: Batch, settings: CooperativeSettings
-) -> Latents:
-    """Draw the latents whose decoding starts the data chain: from the prior, or (a ceiling, not a model) from codes."""
-    model, generator = state.model, state.generator
-    z = model.sample_latents(len(batch.present), generator)
-    if settings.start == "aggregate":
-        z[SHARED] = posterior.sample(generator)[0][SHARED].detach()
-    return z
-
-
 def _synthetic_weight(
-    state: TrainState, batch: Batch, own: Views, revised: Views, x0: Views, settings: CooperativeSettings
+    state: TrainState, batch: Batch, own: Views, samples: RevisedSamples, settings: CooperativeSettings
 ) -> float:
     """Return lambda_s: the number set, or the ratio of running residuals less the chain's noise floor."""
     if settings.synthetic != "balance":
         return float(settings.synthetic)
+    everything = torch.ones(len(samples.latents[SHARED]), len(own), dtype=torch.bool, device=batch.present.device)
     with torch.no_grad():
         now = {
             "residual/reconstruction": squared_residuals(batch.views, own, batch.present).sum().item(),
-            "residual/synthetic": squared_residuals(revised, x0, torch.ones_like(batch.present)).sum().item(),
+            "residual/synthetic": squared_residuals(samples.revised, samples.means, everything).sum().item(),
         }
     for key, value in now.items():
         old = state.numbers.get(key, value)
@@ -286,34 +277,3 @@ def _posterior_metrics(model: MultimodalModel, posterior: Posterior, batch: Batc
     if not len(scale):
         return {}
     return {"encoder/scale_mean": scale.mean().item(), "encoder/scale_min": scale.min().item()}
-
-
-def _data_chain_metrics(model: MultimodalModel, x0: Views, revised: Views, chain: ChainInfo) -> dict[str, float]:
-    size = sum(m.size for m in model.modalities.values())
-    settings = model.data_chain
-    return {
-        "energy/generated": -chain.logdensity[0].mean().item(),
-        "energy/generated_std": chain.logdensity[0].std(correction=0).item(),
-        "energy/refined": -chain.logdensity[-1].mean().item(),
-        "energy/drop": (chain.logdensity[-1] - chain.logdensity[0]).mean().item(),
-        "data_chain/move_rms": (chain.displacement / size**0.5).mean().item(),
-        "data_chain/noise_floor_rms": settings.steps**0.5 * settings.noise_scale,
-        "data_chain/grad_norm": chain.grad_norm.mean().item() if len(chain.grad_norm) else 0.0,
-        "data_chain/displacement": model.displacement.item(),
-    }
-
-
-def _latent_chain_metrics(model: MultimodalModel, posterior: Posterior, codes: RevisedCodes) -> dict[str, float]:
-    z = codes.latents[SHARED]
-    responsibility = posterior.shared.responsibilities(z).detach().mean(1).tolist()
-    chain = model.latent_chain
-    diagnosed = chain.noise_scale in (None, chain.step_size)
-    acceptance = codes.chain.acceptance[:-1] if diagnosed else codes.chain.acceptance[:0]  # the last move's is unknown
-    return ({"latent_chain/acceptance": acceptance.mean().item()} if len(acceptance) else {}) | {
-        "latent_chain/gain": (codes.chain.logdensity[-1] - codes.chain.logdensity[0]).mean().item(),
-        "latent_chain/logdensity": codes.chain.logdensity[-1].mean().item(),
-        "latent_chain/move": codes.chain.displacement.mean().item(),
-        "latent/square": z.square().mean().item(),
-        "responsibility/min": min(responsibility),
-        **{f"responsibility_of/{i}": share for i, share in enumerate(responsibility)},
-    }

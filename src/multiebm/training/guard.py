@@ -15,11 +15,15 @@ from multiebm.core.errors import DivergenceError
 from multiebm.training.state import Snapshot, Step, TrainState
 
 GAP = "energy/gap"  # E(data) - E(revised), the metric held within the limit
+PRIOR_GAP = "prior/gap"  # f(codes) - f(samples) of a tilted prior: without bound where its chain cannot follow
+ESCAPE = "prior/escape"  # how many times farther out its chain ends than codes and base reach
+PRIOR_LIMITS = {PRIOR_GAP: 200.0, ESCAPE: 5.0}  # nats; times
 ROLLED_BACK = "guard/rolled_back_from"  # metric, only of a step made after a roll-back: the step that diverged
 RETRIES = "guard/retries"  # numbers: roll-backs so far
 IN_A_ROW = "guard/in_a_row"  # numbers: roll-backs without a healthy stretch between them
 HEALTHY = "guard/healthy_steps"  # numbers: steps since the last roll-back
 RATE = "guard/rate"  # numbers: product of the factors on the learning rate; a schedule that sets rates multiplies by it
+PRIOR_RATE = "guard/prior_rate"  # numbers: the same of the prior's rate
 CALM = "guard/calm"  # numbers: 1 where the last step's gap was far from the limit
 CALM_SHARE = 0.5  # of the limit: a state nearer to it than this is not worth returning to
 
@@ -34,9 +38,10 @@ class _Good(NamedTuple):
 class Guard:
     """A step that returns to its last good state when the one it wraps diverges (arXiv 2312.02469 aborts instead).
 
-    Diverged: a loss or gradient norm that is not finite, or |energy/gap| > `limit`. The state as a whole goes back,
-    its `step`, data order and numbers included, so the steps since are made again: with the energy's learning rate
-    (every rate where no optimiser is called "energy") times `factor`, and with noise reseeded from the restored
+    Diverged: a loss or gradient norm that is not finite, |energy/gap| > `limit`, or a tilted prior beyond PRIOR_LIMITS.
+    The state as a whole goes back, its `step`, data order and numbers included, so the steps since are made again: with
+    the energy's learning rate (every rate where no optimiser is called "energy"), or the prior's where it was the
+    prior, times `factor`, and with noise reseeded from the restored
     generator and the count of roll-backs, hence deterministic but not the same again. More than `retries` roll-backs
     without `healthy_steps` steps between them raise DivergenceError.
 
@@ -92,24 +97,31 @@ class Guard:
     def _roll_back(self, state: TrainState, good: _Good, problem: str) -> None:
         before = state.numbers
         total, in_a_row = before.get(RETRIES, 0.0) + 1, before.get(IN_A_ROW, 0.0) + 1
-        rate = before.get(RATE, 1.0) * self.factor
+        key, whose = (PRIOR_RATE, "prior") if "prior" in problem.split()[0] else (RATE, "energy")
+        rate = before.get(key, 1.0) * self.factor
+        rates = {k: before[k] for k in (RATE, PRIOR_RATE) if k in before} | {key: rate}
         failed = state.step + 1
         if in_a_row > self.retries:
-            raise self._give_up(failed, problem)
+            raise self._give_up(failed, problem, whose)
         state.restore(good.snapshot)
-        _scale_rate(state.optimisers, rate / state.numbers.get(RATE, 1.0))
-        state.numbers.update({RETRIES: total, IN_A_ROW: in_a_row, HEALTHY: 0.0, RATE: rate})
+        for k, value in rates.items():
+            _scale_rate(state.optimisers, k, value / state.numbers.get(k, 1.0))
+        state.numbers.update({RETRIES: total, IN_A_ROW: in_a_row, HEALTHY: 0.0, **rates})
         _reseed(state.generator, int(total))
-        message = "step %d diverged (%s): back to step %d, the energy's learning rate is now %g of its setting"
-        logger.warning(message, failed, problem, state.step, rate)
+        message = "step %d diverged (%s): back to step %d, the %s's learning rate is now %g of its setting"
+        logger.warning(message, failed, problem, state.step, whose, rate)
 
-    def _give_up(self, failed: int, problem: str) -> DivergenceError:
+    def _give_up(self, failed: int, problem: str, whose: str) -> DivergenceError:
         checkpoint = self.last_checkpoint()
+        advice = {
+            "energy": "Try a lower learning rate of the energy, more data-chain steps, or a larger energy penalty.",
+            "prior": "Try a lower training.optimiser.prior, more model.prior.steps, a larger model.prior.penalty, or a "
+            "model.prior.bound.",
+        }
         return DivergenceError(
             f"training diverged at step {failed}: {problem}. {self.retries} roll-backs in a row, each with the "
-            f"energy's learning rate multiplied by {self.factor:g}, did not help. "
-            f"Last good checkpoint: {checkpoint or 'none'}. "
-            "Try a lower learning rate of the energy, more data-chain steps, or a larger energy penalty."
+            f"{whose}'s learning rate multiplied by {self.factor:g}, did not help. "
+            f"Last good checkpoint: {checkpoint or 'none'}. {advice[whose]}"
         )
 
 
@@ -118,16 +130,20 @@ def find_problem(metrics: dict[str, float], limit: float) -> str | None:
     for name, value in metrics.items():
         if name.startswith(("loss", "grad_norm", GAP)) and not math.isfinite(value):
             return f"{name} is {value}, expected a finite number"
-    gap = metrics.get(GAP, 0.0)
-    return f"{GAP} is {gap:.4g}, expected within +-{limit:g}" if abs(gap) > limit else None
+    for name, most in {GAP: limit, **PRIOR_LIMITS}.items():
+        value = metrics.get(name, 0.0)
+        if not abs(value) <= most:  # nor is what is not finite
+            return f"{name} is {value:.4g}, expected within +-{most:g}"
+    return None
 
 
 def _all_finite(tensors: Iterable[Tensor]) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
-def _scale_rate(optimisers: dict[str, Optimizer], factor: float) -> None:
-    chosen = [optimisers["energy"]] if "energy" in optimisers else list(optimisers.values())
+def _scale_rate(optimisers: dict[str, Optimizer], key: str, factor: float) -> None:
+    one = "prior" if key == PRIOR_RATE else "energy"
+    chosen = [optimisers[one]] if one in optimisers else list(optimisers.values())
     for optimiser in chosen:
         for group in optimiser.param_groups:
             group["lr"] *= factor

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from multiebm.core.batch import Batch
-from multiebm.core.random import rand
+from multiebm.core.random import make_generator, rand
 from multiebm.distributions.mixture import Diagonal
 from multiebm.distributions.priors import ClusterPrior, MixturePrior
 from multiebm.models.energy_prior import EnergyPrior
@@ -23,12 +23,17 @@ MIXTURE_DECAY = 0.98  # of the sums of fitted mixtures; a longer memory adds the
 REFIT_DRAWS = 2  # codes an item that a mixture is fitted anew to: one full covariance a component needs many
 SETTLE_BATCH = 64  # codes and samples of a step in which a tilt settles
 PRIOR_BETAS = (0.5, 0.999)  # of the tilt's Adam
+TILT_STD = "prior/tilt_std"  # metric and number: of the tilt over codes, samples and draws of the base, nats
+DEAD = 0.01  # of it, nats
 
 
-def follow_codes(state: TrainState, posterior: Posterior, batch: Batch) -> Latents:
-    """Draw detached codes of this batch, move every fitted mixture towards them and return them (if a prior learns)."""
-    own = state.model.generator
-    if not (mixtures := own.mixtures()) and not isinstance(own.prior, EnergyPrior):
+def follow_codes(state: TrainState, posterior: Posterior, batch: Batch, wanted: bool) -> Latents:
+    """Draw detached codes of this batch, move every fitted mixture towards them and return them.
+
+    Without a mixture nothing is drawn unless the codes are `wanted`.
+    """
+    mixtures = state.model.generator.mixtures()
+    if not mixtures and not wanted:
         return {}
     with torch.no_grad():
         codes, _ = posterior.sample(state.generator)
@@ -40,16 +45,41 @@ def follow_codes(state: TrainState, posterior: Posterior, batch: Batch) -> Laten
 
 
 def prior_step(state: TrainState, prior: EnergyPrior, positive: Tensor, negative: Tensor) -> dict[str, float]:
-    """One update of an energy prior from codes [N, D] and chain samples [N', D]; how far the two lie apart."""
+    """One update of an energy prior from codes [N, D] and chain samples [N', D]; how they and draws of the base differ.
+
+    `prior/escape`: how many times farther out the chain ends than codes and base reach (a tilt that grows faster than
+    the base falls); `prior/gap` without bound: a chain that cannot follow; `prior/tilt_std` near 0: a dead tilt.
+    """
     metrics = update(state, prior.loss(positive, negative), "prior")
     with torch.no_grad():
-        gap = prior.tilt(positive).mean() - prior.tilt(negative).mean()
+        # draws of their own, so that those of training do not depend on what is logged
+        base = prior.base.sample(len(negative), make_generator(state.step, negative.device))
+        tilts = [prior.tilt(z) for z in (positive, negative, base)]
+    up, down, still = (f.mean().item() for f in tilts)
+    reach = [z.abs().max().item() for z in (positive, negative, base)]
+    state.numbers[TILT_STD] = torch.cat(tilts).std(correction=0).item()
     return metrics | {
-        "prior/gap": gap.item(),
+        "prior/gap": up - down,
+        "prior/positive": up,
+        "prior/negative": down,
+        "prior/base": still,
+        TILT_STD: state.numbers[TILT_STD],
         "prior/positive_square": positive.square().mean().item(),
         "prior/negative_square": negative.square().mean().item(),
-        "prior/negative_max": negative.abs().max().item(),
+        "prior/negative_max": reach[1],
+        "prior/escape": reach[1] / max(reach[0], reach[2]),
     }
+
+
+def warn_if_dead(state: TrainState) -> None:
+    """Log a warning where a tilt has stayed flat: the prior is then its base."""
+    std = state.numbers.get(TILT_STD)
+    if std is not None and std < DEAD:
+        logger.warning(
+            "the tilt of the prior has a standard deviation of %.2g nats over codes and samples, so the prior is its "
+            "base; raise training.optimiser.prior or model.prior.step_size, or let it learn longer",
+            std,
+        )
 
 
 def settle_priors(
@@ -71,7 +101,7 @@ def settle_priors(
             prune_clusters(prior, [(model.inference.given(batch).experts, batch.present) for batch in batches], prune)
         return
     tilted = isinstance(prior, EnergyPrior) and steps > 0
-    codes = _codes_of(model, batches, generator, {*model.generator.mixtures(), *([SHARED] if tilted else [])})
+    codes = codes_of(model, batches, generator, {*model.generator.mixtures(), *([SHARED] if tilted else [])})
     for key, mixture in model.generator.mixtures().items():
         mixture.refit(codes[key])
     if isinstance(prior, EnergyPrior) and tilted and len(codes[SHARED]):
@@ -122,7 +152,7 @@ def settle_tilt(
         logger.warning("the tilt of the prior diverged while it settled and is as before; lower model.prior.spread")
 
 
-def _codes_of(model: MultimodalModel, batches: Iterable[Batch], generator: torch.Generator, keys: set[str]) -> Latents:
+def codes_of(model: MultimodalModel, batches: Iterable[Batch], generator: torch.Generator, keys: set[str]) -> Latents:
     """Draw REFIT_DRAWS codes an item under every key: [N, D], the first draw of all items before the second.
 
     So components, which start at the first codes, start at those of different items.

@@ -44,6 +44,19 @@ class CooperativeSettings:
     revision: Annotated[
         Literal["all", "single"], Field(description="latent chain sees all parts, or only the one its expert saw")
     ] = "all"
+    encoder_loss: Annotated[
+        Literal["nll", "elbo"],
+        Field(description="inference learns -log q(z~ | X), eq. (12), or from the anchor's bound alone"),
+    ] = "nll"
+    positive_phase: Annotated[
+        Literal["random_expert", "all_experts"],
+        Field(description="latent chains start from a code of one expert an item, or of each that it has"),
+    ] = "random_expert"
+    anchor_generator: Annotated[bool, Field(description="the anchor teaches the generator, not inference alone")] = True
+    incomplete: Annotated[
+        Literal["fill", "skip"],
+        Field(description="items with gaps in the energy's positive phase: absent parts drawn, or left out"),
+    ] = "fill"
     negatives: Annotated[
         Literal["refresh", "reuse"], Field(description="rerun the data chain after the generator's update, or reuse it")
     ] = "reuse"

@@ -1,0 +1,88 @@
+"""An energy prior for a model that is trained already and stays as it is (the CUB experiment of MVEBM, ECCV 2024)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from multiebm.core.errors import ConfigError
+from multiebm.core.random import make_generator
+from multiebm.data import BatchStream, MultimodalDataset
+from multiebm.experiments.build import build_model
+from multiebm.experiments.data import build_dataset, training_data
+from multiebm.experiments.folder import check_folder, check_same_data, open_folder, read_run, write_run
+from multiebm.experiments.load import CONFIG, load_experiment
+from multiebm.experiments.pretrained import MODEL, from_pretrained, save_pretrained
+from multiebm.experiments.schema import Experiment, PriorSection
+from multiebm.models.energy_prior import EnergyPrior
+from multiebm.models.inference import SHARED
+from multiebm.models.model import MultimodalModel
+from multiebm.nn.precision import precision_of, set_precision
+from multiebm.training.priors import codes_of, settle_tilt
+
+CODES_BATCHES, CODES_BATCH = 128, 64  # items whose codes the prior is fitted to, twice each
+PRIOR = "generator.prior."
+
+
+def fit_prior(
+    model: MultimodalModel,
+    dataset: MultimodalDataset,
+    prior: PriorSection,
+    steps: int = 3000,
+    rate: float = 1e-3,
+    seed: int = 0,
+    missing: float = 0.0,
+) -> MultimodalModel:
+    """Return a copy of `model` whose prior over z is an energy prior fitted to its codes; nothing else is changed.
+
+    The base is the standard density of the model's family (with the scales it had learned), or a mixture fitted to the
+    codes first (`prior.components`); the tilt is contrasted with its chain for `steps` steps of Adam at `rate`. What is
+    minimised is KL(codes || prior) over the training split, of which a share `missing` of parts is hidden. ConfigError
+    where `prior.kind` is not energy.
+    """
+    if prior.kind != "energy":
+        raise ConfigError(f"model.prior.kind: got {prior.kind}, expected energy: other priors learn with their model")
+    section = Experiment.model_validate({"model": model.blueprint | {"prior": prior.model_dump()}}).model
+    fitted = build_model(section, model.modalities, seed).to(model.device)
+    own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(PRIOR)}
+    if isinstance(scale := getattr(model.generator.prior, "log_scale", None), torch.Tensor) and prior.learned_scale:
+        own[f"{PRIOR}base.log_scale"] = scale.detach()
+    lacking, _ = fitted.load_state_dict(own, strict=False)
+    assert all(name.startswith(PRIOR) for name in lacking)
+    set_precision(fitted, precision_of(model))
+    stream = BatchStream(training_data(dataset, missing, seed, model.device), "train", CODES_BATCH, seed)
+    generator = make_generator(seed, model.device)
+    batches = [next(stream).to(model.device) for _ in range(CODES_BATCHES)]
+    codes = codes_of(fitted.eval(), batches, generator, {SHARED})[SHARED]
+    tilted = fitted.generator.prior
+    assert isinstance(tilted, EnergyPrior)
+    if SHARED in (mixtures := fitted.generator.mixtures()):
+        mixtures[SHARED].refit(codes)
+    settle_tilt(tilted, codes, generator, steps, prior.spread, rate)
+    return fitted
+
+
+def fit_prior_of_run(
+    run: Path, out: Path, overrides: Sequence[str] = (), steps: int = 3000, rate: float = 1e-3, device: str = "cpu"
+) -> MultimodalModel:
+    """Fit an energy prior to the model of the run in `run`; write a run folder `out` with it.
+
+    `overrides` are settings such as "model.prior.components=60", all of model.prior.
+    """
+    if not (run / CONFIG).is_file():
+        raise ConfigError(f"{run}: got no run folder (it has no {CONFIG}), expected one that training wrote")
+    if wrong := [text for text in overrides if not text.startswith("model.prior.")]:
+        raise ConfigError([f"{text!r}: expected a setting of model.prior; the rest is the run's" for text in wrong])
+    before = load_experiment(run / CONFIG)
+    standard = ["kind=energy", "components=0", "temperature=1", "spread=1", f"settle={steps}", "prune=0"]
+    experiment = load_experiment(before, [*(f"model.prior.{text}" for text in standard), *overrides])
+    check_folder(out, experiment, resume=False, overwrite=False)
+    model = from_pretrained(run, device)
+    dataset = build_dataset(before.data)
+    check_same_data(read_run(run), dataset, run)
+    prior, missing = experiment.model.prior, before.data.missing
+    fitted = fit_prior(model, dataset, prior, steps, rate, experiment.seed, missing)
+    open_folder(out, experiment, resume=False)
+    write_run(out, read_run(run) | {"prior_of": str(run), "prior_steps": steps, "prior_rate": rate})
+    save_pretrained(fitted, out / MODEL)
+    return fitted

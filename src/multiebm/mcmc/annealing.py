@@ -1,0 +1,53 @@
+"""Annealed importance sampling (Neal 2001, https://doi.org/10.1023/A:1008923215028): normalisers of tilts."""
+
+from collections.abc import Callable
+from math import log
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from multiebm.core.random import Randomness
+from multiebm.mcmc.base import LogDensity
+from multiebm.mcmc.langevin import mala
+from multiebm.mcmc.run import run_chain
+
+
+class LogNormalizer(NamedTuple):
+    """An estimate of log Z in nats, in expectation below it, and its standard error (delta method)."""
+
+    value: float
+    error: float
+
+
+def annealed_log_weights(
+    log_base: LogDensity,
+    tilt: Callable[[Tensor], Tensor],
+    position: Tensor,
+    stages: int,
+    step_size: float,
+    generator: Randomness,
+) -> Tensor:
+    """Return log importance weights [N] of paths from a normalised base to base * exp(tilt); mean weight = Z, exactly.
+
+    `position` [N, D] are draws of the base. Stage k of `stages` adds tilt / stages to the log weight and then makes one
+    Metropolis-adjusted Langevin step of `step_size` that leaves base * exp(k / stages * tilt) as it is.
+    """
+    log_weight = torch.zeros(len(position), device=position.device)
+    for stage in range(1, stages + 1):
+        with torch.no_grad():
+            log_weight += tilt(position).float() / stages
+
+        def between(z: Tensor, share: float = stage / stages) -> Tensor:
+            return log_base(z) + share * tilt(z)
+
+        position, _ = run_chain(mala(between, step_size), position, 1, generator)
+    return log_weight
+
+
+def log_normalizer_of(log_weight: Tensor) -> LogNormalizer:
+    """Return log of the mean weight and its standard error, from log weights [N]."""
+    n = len(log_weight)
+    value = log_weight.logsumexp(0) - log(n)
+    share = (log_weight - value).exp()  # mean 1
+    return LogNormalizer(value.item(), (share.var(correction=1) / n).sqrt().item())

@@ -1,0 +1,69 @@
+"""A prior fitted after training: what it learns, and that nothing else changes."""
+
+import pytest
+import torch
+
+from multiebm.core.errors import ConfigError
+from multiebm.core.random import make_generator
+from multiebm.data import from_arrays
+from multiebm.experiments.fit_prior import fit_prior
+from multiebm.experiments.pretrained import from_pretrained
+from multiebm.experiments.schema import PriorSection
+from multiebm.models.inference import InferenceModel
+from small_models import small_model, vectors
+
+SMALL = {"kind": "energy", "width": 16, "layers": 1, "steps": 30, "step_size": 0.4, "penalty": 0.0}
+
+
+class Codes:
+    """A posterior whose codes are N(1, 0.25) in every coordinate whatever it has seen."""
+
+    def sample(self, generator):
+        return {"shared": 1 + 0.5 * torch.randn(64, 3, generator=generator)}, torch.zeros(64, dtype=torch.long)
+
+
+def data():
+    values = {n: torch.randn(200, 2, generator=make_generator(i)).numpy() for i, n in enumerate("ab")}
+    return from_arrays(values, {name: {"kind": "vector"} for name in values})
+
+
+@pytest.mark.parametrize("family", ["normal", "laplace"])
+def test_samples_of_the_fitted_prior_reach_the_codes_and_the_model_stays_as_it_was(family, monkeypatch):
+    """The base is at 0, the codes at 1; one chain step of 0.4 biases the moments by less than a tenth."""
+    monkeypatch.setattr(InferenceModel, "forward", lambda self, batch: Codes())
+    model = small_model(vectors(a=2, b=2), family=family, prior={"kind": family})
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fitted = fit_prior(model, data(), PriorSection.model_validate(SMALL), steps=600, rate=5e-3)
+    z = fitted.generator.prior.sample(2000, make_generator(1))
+    assert z.mean().item() == pytest.approx(1.0, abs=0.15)
+    assert z.var(0).mean().item() == pytest.approx(0.25, abs=0.12)
+    assert model.generator.prior.sample(2000, make_generator(1)).mean().abs() < 0.1
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+        if not name.startswith("generator.prior."):
+            assert torch.equal(fitted.state_dict()[name], value), name
+
+
+def test_a_mixture_base_is_fitted_before_the_tilt(monkeypatch):
+    monkeypatch.setattr(InferenceModel, "forward", lambda self, batch: Codes())
+    prior = PriorSection.model_validate(SMALL | {"components": 1})
+    fitted = fit_prior(small_model(vectors(a=2, b=2)), data(), prior, steps=1)
+    base = fitted.generator.prior.base
+    assert base.mean.mean().item() == pytest.approx(1.0, abs=0.02)
+
+
+def test_the_base_keeps_the_scales_that_the_prior_had_learned(tmp_path):
+    model = small_model(vectors(a=2, b=2), family="laplace", prior={"kind": "laplace", "learned_scale": True})
+    model.generator.prior.log_scale.data = torch.tensor([0.1, -0.7, 0.4])
+    prior = PriorSection.model_validate(SMALL | {"learned_scale": True})
+    fitted = fit_prior(model, data(), prior, steps=2)
+    assert torch.equal(fitted.generator.prior.base.scale, model.generator.prior.scale)
+    fitted.save_pretrained(tmp_path / "model")
+    again = from_pretrained(tmp_path / "model")
+    for name, view in fitted.sample(3).items():
+        assert torch.equal(again.sample(3)[name], view)
+
+
+def test_another_kind_of_prior_is_refused():
+    with pytest.raises(ConfigError, match=r"model\.prior\.kind: got mixture, expected energy"):
+        fit_prior(small_model(vectors(a=2)), data(), PriorSection(kind="mixture", components=2))

@@ -1,0 +1,160 @@
+"""Energies in both spaces: what the combined step is without a tilt, and the halves that settings take away."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import multiebm.training.cooperative as module
+from multiebm.core.batch import Batch, mask_views
+from multiebm.core.random import make_generator
+from multiebm.models.inference import SHARED
+from multiebm.training.cooperative import bound_of_batch, cooperative_step
+from multiebm.training.revision import revise_codes
+from multiebm.training.settings import CooperativeSettings
+from small_models import (
+    LITERAL,
+    clear_gradients,
+    energy_prior,
+    make_state,
+    mixed,
+    parameters_with_gradient,
+    random_views,
+    small_model,
+    whole,
+)
+
+DEFAULT = CooperativeSettings(energy_first=0)
+MCMC = replace(LITERAL, encoder_loss="elbo", anchor=1.0, synthetic=0.0, inference_synthetic=0.0, tilt_in_bound=True)
+PRESENT = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 1], [1, 1, 0], [0, 0, 1], [1, 1, 1], [0, 1, 0], [0, 0, 0]]).bool()
+
+
+def pair(family: str):
+    """A model with a plain prior, and its twin with a tilt that is 0 and stays 0 and a chain of no step."""
+    plain = small_model(mixed(), family=family, prior={"kind": family})
+    tilted = small_model(mixed(), family=family, prior=energy_prior(steps=0))
+    tilted.load_state_dict(plain.state_dict(), strict=False)
+    torch.nn.init.zeros_(tilted.generator.prior.net[-1].weight)
+    states = [make_state(model) for model in (plain, tilted)]
+    states[1].optimisers["prior"].param_groups[0]["lr"] = 0.0
+    return states
+
+
+def assert_equal_parts(one, other):
+    """Every parameter and buffer that the plain model has is the same bit for bit."""
+    theirs = other.state_dict()
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.mark.parametrize("family", ["normal", "laplace"])
+@pytest.mark.parametrize(
+    "settings",
+    [LITERAL, replace(DEFAULT, tilt_in_bound=True), replace(LITERAL, negatives="refresh", revision="single")],
+    ids=["literal", "anchored", "single"],
+)
+def test_a_combined_step_without_a_tilt_is_the_cooperative_step_bit_for_bit(settings, family):
+    plain, tilted = pair(family)
+    for seed in range(3):
+        batch = whole(random_views(mixed(), 8, seed))
+        expected, got = (cooperative_step(state, batch, settings) for state in (plain, tilted))
+        assert {name: got[name] for name in expected} == expected
+    assert_equal_parts(plain.model, tilted.model)
+
+
+@pytest.mark.parametrize("family", ["normal", "laplace"])
+def test_the_warm_ups_bound_without_a_tilt_is_that_of_the_plain_prior_bit_for_bit(family):
+    """The loss and every gradient (a warm-up step also draws codes for the tilt, so its later draws are others)."""
+    batch, found = whole(random_views(mixed(), 8)), []
+    for state in pair(family):
+        model = state.model
+        posterior = model.inference(batch)
+        loss, _ = bound_of_batch(model, posterior, batch, make_generator(3), module.STRATIFIED, 1.3, tilt=True)
+        loss.backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        found.append((loss.detach(), gradients))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1].keys() == found[1][1].keys()
+    assert all(torch.equal(gradient, found[1][1][name]) for name, gradient in found[0][1].items())
+
+
+def setup(**sections):
+    model = small_model(mixed(), **({"prior": energy_prior()} | sections))
+    return model, make_state(model), whole(random_views(model.modalities, 8))
+
+
+def moved_parts(model, step) -> set[str]:
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    step()
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    return {"prior" if name.startswith("generator.prior") else name.split(".")[0] for name in moved}
+
+
+def test_without_an_energy_the_step_is_the_latent_chains_half():
+    model, state, batch = setup(energy=None)
+    got: dict[str, float] = {}
+    assert moved_parts(model, lambda: got.update(cooperative_step(state, batch, MCMC))) == {
+        "generator",
+        "inference",
+        "prior",
+    }
+    assert "latent_chain/gain" in got
+    assert not [name for name in got if name.startswith(("energy/", "data_chain/"))]
+
+
+def test_with_encoder_loss_elbo_the_inference_model_learns_from_the_anchor_alone():
+    """Its gradient is that of the anchor by hand; with nll it is another."""
+    gradients = {}
+    for name, settings in {"elbo": MCMC, "nll": replace(MCMC, encoder_loss="nll")}.items():
+        model, state, batch = setup(energy=None)
+        cooperative_step(state, batch, settings)
+        gradients[name] = [p.grad.clone() for p in model.inference.parameters()]
+    model, state, batch = setup(energy=None)
+    codes = revise_codes(state, model.inference(batch), batch, MCMC)  # draws what the step drew before its anchor
+    assert codes.latents[SHARED].shape == (8, 3)
+    posterior = model.inference(batch)
+    bound_of_batch(model, posterior, batch, state.generator, module.STRATIFIED, 1.0, tilt=True)[0].backward()
+    for got, p in zip(gradients["elbo"], model.inference.parameters(), strict=True):
+        torch.testing.assert_close(got, p.grad, rtol=1e-4, atol=1e-5)
+    assert any(not torch.allclose(a, b) for a, b in zip(gradients["elbo"], gradients["nll"], strict=True))
+
+
+def test_the_anchor_may_leave_the_generator_to_the_revised_codes():
+    """Without reconstruction no decoder gets a gradient then; the inference model gets the same as ever."""
+    gradients = []
+    for anchor_generator in (True, False):
+        model, state, batch = setup(energy=None)
+        cooperative_step(state, batch, replace(MCMC, reconstruction=0.0, anchor_generator=anchor_generator))
+        decoders = {n for n in parameters_with_gradient(model) if n.startswith("generator.decoders")}
+        assert bool(decoders) == anchor_generator
+        gradients.append([p.grad.clone() for p in model.inference.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_all_experts_start_a_chain_each_from_their_own_code():
+    """Codes of hidden parts start none; with no step of the chain the codes are those of the experts, row by row."""
+    model, state, batch = setup(latent_chain={"steps": 0})
+    batch = Batch(mask_views(batch.views, PRESENT), PRESENT)
+    posterior = model.inference(batch)
+    codes = revise_codes(state, posterior, batch, replace(LITERAL, positive_phase="all_experts"))
+    expert, item = PRESENT.T.nonzero(as_tuple=True)
+    assert torch.equal(codes.item, item)
+    assert torch.equal(codes.batch.present, PRESENT[item])
+    assert len(codes.latents[SHARED]) == int(PRESENT.sum())
+    loc, scale = posterior.experts.loc[expert, item], posterior.experts.scale[expert, item]
+    apart = ((codes.latents[SHARED] - loc) / scale).detach()
+    assert apart.abs().max() < 5  # standard normal, 45 numbers
+    others = ((codes.latents[SHARED] - loc.roll(1, 0)) / scale.roll(1, 0)).detach()
+    assert others.square().mean() > apart.square().mean()
+
+
+def test_the_positive_phase_of_all_experts_is_the_codes_of_every_expert(monkeypatch):
+    seen = []
+    prior_step = module.prior_step
+    monkeypatch.setattr(module, "prior_step", lambda s, p, up, down: seen.append(up) or prior_step(s, p, up, down))
+    model, state, batch = setup(energy=None)
+    cooperative_step(state, batch, replace(MCMC, positive_phase="all_experts"))
+    cooperative_step(state, batch, MCMC)
+    assert [codes.shape for codes in seen] == [(24, 3), (8, 3)]
+    clear_gradients(model)
