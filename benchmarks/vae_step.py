@@ -2,21 +2,26 @@
 
     python benchmarks/vae_step.py [--rows mmvaeplus mvae ...] [--size 28] [--batch 64] [--samples 1] [--repeats 5]
     python benchmarks/vae_step.py --memory
+    python benchmarks/vae_step.py --rows mmvaeplus mvae --quality 1500
 
 Presets polymnist-ROW: published networks and sizes, five pictures, which are random numbers here; the same weights,
 batches and draws for all. First the losses of one step are compared: a ratio between different objectives would mean
 nothing. Repeats alternate between the ways, and medians are compared, so that a busy moment of the machine hits all.
 Peak resident memory is that of two steps in a process of its own. mmvae, published with K = 10, is timed at
-`--samples`. `--memory` measures nothing but two steps of MMVAE+ on DReG with K = 10. Expected ratios: TARGETS.
+`--samples`. `--memory` measures nothing but two steps of MMVAE+ on DReG with K = 10. `--quality` trains the presets
+polydigits-ROW for so many steps in float32 and in bfloat16, and measures both. Expected ratios: TARGETS.
 """
 
 import argparse
 import copy
+import json
 import resource
+import statistics
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
@@ -27,7 +32,11 @@ from multiebm.core.batch import Batch
 from multiebm.core.modality import Modality
 from multiebm.core.random import make_generator
 from multiebm.experiments.build import TrainingStep, build_model, build_state
+from multiebm.experiments.data import build_dataset
+from multiebm.experiments.folder import METRICS
 from multiebm.experiments.load import load_experiment
+from multiebm.experiments.measure import measure_model
+from multiebm.experiments.run import run_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
 from reference_vae import reference_state, reference_step_of
@@ -37,6 +46,7 @@ PUBLISHED = {"resnet": 22.2, "conv": 14.1}  # million parameters, of the codes o
 TOLERANCES = {"fp32": 1e-5, "bf16": 1e-3}  # relative, of the loss of one step, most of which is a constant
 MEMORY_ROW, MEMORY_TARGET = "mmvaeplus-dreg", 8.0  # GB
 MEMORY_STEPS = 2
+QUALITY = {"joint coherence": "gen/joint_coherence", "conditional": "cond/size1", "fcd": "gen/fcd"}
 PARTS = 5
 REFERENCE, PRESET, EQUAL = (
     "reference: fp32, NCHW, a pass a term",
@@ -163,6 +173,22 @@ def measure_memory(args: argparse.Namespace) -> None:
     print(f"target {MEMORY_TARGET:g} GB {verdict(found.end <= MEMORY_TARGET)}")
 
 
+def quality(row: str, steps: int) -> None:
+    """Print what a row learns in `steps` steps on PolyDigits in either precision, from the same seed."""
+    print(f"\npolydigits-{row}, {steps} steps, seed 0")
+    print(f"| precision | seconds | loss, last quarter | {' | '.join(QUALITY)} |\n|{'---|' * (len(QUALITY) + 3)}")
+    for precision in ("fp32", "bf16"):
+        changes = [f"training.precision={precision}", f"training.warmup.steps={steps}", "training.seconds=null"]
+        experiment = load_experiment(f"polydigits-{row}", changes)
+        with TemporaryDirectory() as folder:
+            result = run_experiment(experiment, Path(folder) / "run")
+            lines = [json.loads(line) for line in (Path(folder) / "run" / METRICS).read_text().splitlines()]
+        losses = [line["loss/elbo"] for line in lines if line["step"] > 0.75 * steps]
+        found = measure_model(result.model, build_dataset(experiment.data), experiment.evaluation, 0).results
+        values = " | ".join(f"{found[name].value:.3f} ± {found[name].standard_error:.3f}" for name in QUALITY.values())
+        print(f"| {precision} | {lines[-1]['seconds']:.0f} | {statistics.fmean(losses):.1f} | {values} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", nargs="+", default=list(TARGETS), choices=list(TARGETS), help="baselines to time")
@@ -172,12 +198,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch threads")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings, to try things out small")
+    parser.add_argument("--quality", type=int, default=0, metavar="STEPS", help="only what both precisions learn")
     parser.add_argument("--memory", action="store_true", help="only the peak memory of MMVAE+ on DReG")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(machine())
     if args.memory:
         measure_memory(args)
+        return
+    if args.quality:
+        for row in args.rows:
+            quality(row, args.quality)
         return
     lines = [measure(row, args) for row in args.rows]
     print("\n| row | reference, s | library, s | ratio | target | |\n|---|---|---|---|---|---|")

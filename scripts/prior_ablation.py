@@ -2,7 +2,7 @@
 
     python scripts/prior_ablation.py [--budget 180] [--seeds 1] [--out results/prior-ablation]
 
-The grid of the paper's table (ECCV 2024, section 8 of its ablations) at reduced size: every cell trains the row mvebm
+The grid of the paper's ablation (ECCV 2024) at reduced size: every cell trains the row mvebm
 for the same time, so that larger tilts make fewer steps; the first line has no tilt. Cells are made once.
 """
 

@@ -179,6 +179,27 @@ def test_the_table_of_methods_is_listed_and_cited(capsys: Capture):
     assert "Did you mean 'mopoe'?" in capsys.readouterr().err
 
 
+def test_a_prior_is_fitted_to_a_trained_row_whose_divergence_was_in_closed_form(trained: Path, capsys: Capture):
+    """The model stays as it is, the folder can be measured, and what is no setting of the prior is refused."""
+    data = [
+        f"data.settings.path={trained / 'mine.npz'}",
+        "data.settings.modalities={face: {kind: picture, layout: hwc}, sound: {kind: vector}}",
+    ]
+    small = ["model.shared=3", "model.networks.width=2", "training.warmup.steps=3", "training.batch_size=16"]
+    small += ["evaluation.items=8", "evaluation.samples=16", "evaluation.refined_items=0", "evaluation.codes=0"]
+    old, new = trained / "mopoe", trained / "mopoe-tilted"
+    assert run("train", "arrays-mopoe", *data, *small, "--out", str(old)) == 0
+    command = ["fit-prior", str(old), "--out", str(new), "--steps", "3"]
+    assert run(*command, "model.prior.width=8", "model.prior.steps=2") == 0
+    assert f"multiebm evaluate {new}" in capsys.readouterr().out
+    assert run("evaluate", str(new)) == 0
+    fitted = json.loads((new / "run.json").read_text())
+    assert fitted["prior_fit"]["steps"] == 3
+    assert fitted["parameters"]["prior"] > 0 == json.loads((old / "run.json").read_text())["parameters"]["prior"]
+    assert run(*command, "model.shared=4") == 2
+    assert "expected a setting of model.prior" in capsys.readouterr().err
+
+
 def test_a_comparison_writes_its_tables_and_its_page(trained: Path, capsys: Capture):
     out = trained / "compared"
     data = [

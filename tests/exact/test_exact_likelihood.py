@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from multiebm.core.errors import ConfigError
 from small_models import energy_prior, linear_model, random_views, small_model, vectors
 
 SIGMA, SAMPLES = 1.0, 20_000
@@ -93,6 +94,15 @@ def test_without_a_tilt_the_normaliser_is_nothing_exactly():
     torch.nn.init.zeros_(model.generator.prior.net[-1].weight)
     assert model.log_normalizer(samples=10, stages=3) == (0.0, 0.0)
     assert small_model(vectors(a=2)).log_normalizer() == (0.0, 0.0)
+    with pytest.raises(ConfigError, match=r"got 1 sample\(s\) and 3 stage\(s\), expected at least 2 and 1"):
+        model.log_normalizer(samples=1, stages=3)
+
+
+def test_a_given_normaliser_is_taken():
+    model = small_model(vectors(a=2), prior=energy_prior(), energy=None)
+    views = random_views(model.modalities, 3)
+    zero, one = (model.log_likelihood(views, samples=10, log_z=value) for value in (0.0, 1.0))
+    torch.testing.assert_close(zero - 1, one)
 
 
 def test_an_item_with_nothing_present_has_likelihood_one():

@@ -1,6 +1,8 @@
 """Comparisons: what is made once stays made, a killed one goes on, and the tables say what the cells hold."""
 
 import csv
+import itertools
+import json
 
 import pytest
 
@@ -84,11 +86,15 @@ def test_a_cell_of_other_settings_is_not_passed_off(tmp_path, measured):
 
 
 def test_steps_are_planned_from_the_time_of_a_few(monkeypatch):
-    """15 steps in 3 s by the clock: 95 % of 100 s are 475 steps."""
-    clock = iter([10.0, 13.0])
-    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
-    experiment = module.load_experiment("polydigits-mvae", [*SMALL, "training.seconds=100"])
-    assert module.planned(experiment).training.warmup.steps == 475
+    """Steps of 0.2 s, the first of 5 s: 95 % of 100 s are 475 steps. Of steps of 10 s five are enough."""
+    for usual, planned, timed in ((0.2, 475, 40), (10.0, 10, 5)):
+        ends = itertools.accumulate(itertools.chain([5.0], itertools.repeat(usual)))
+        clock = itertools.chain([0.0], itertools.chain.from_iterable((end, end) for end in ends))
+        calls: list[float] = []
+        monkeypatch.setattr(module.time, "perf_counter", lambda c=clock, seen=calls: seen.append(next(c)) or seen[-1])
+        experiment = module.load_experiment("polydigits-mvae", [*SMALL, "training.seconds=100"])
+        assert module.planned(experiment).training.warmup.steps == planned
+        assert len(calls) == 2 * timed
 
 
 def test_phases_and_the_start_of_the_tilt_keep_their_shares(monkeypatch):
@@ -97,16 +103,33 @@ def test_phases_and_the_start_of_the_tilt_keep_their_shares(monkeypatch):
     """
     took = {"warmup.prior_after=1000000": 0.1, "warmup.prior_after=0": 0.2, "cooperative.energy_first=0": 0.5}
     monkeypatch.setattr(module, "_time_of_step", lambda experiment, changes: took[changes[1]])
-    steps = ["warmup.steps=280", "warmup.prior_after=200", "cooperative.steps=10"]
+    steps = ["warmup.steps=280", "warmup.prior_after=200", "cooperative={steps: 10, energy_first: 2}"]
     experiment = module.load_experiment("polydigits", [*(f"training.{s}" for s in steps), "training.seconds=82"])
     t = module.planned(experiment).training
     assert (t.warmup.steps, t.warmup.prior_after, t.cooperative.steps) == (532, 380, 19)
+    assert t.cooperative.energy_first == 4
 
 
 def test_a_row_may_be_the_end_of_a_presets_name_or_the_preset_itself():
     assert module.source_of("long", "polydigits") == "polydigits-long"
     assert module.source_of("combined", "polydigits") == "polydigits"
     assert module.source_of("mopoe", "polydigits") == "polydigits-mopoe"
+    with pytest.raises(ConfigError, match="got 'vae'"):
+        module.source_of("vae", "polydigits")
+
+
+def test_a_setting_younger_than_a_cell_counts_as_its_default(tmp_path, measured):
+    run(tmp_path, ("mvae",), 1)
+    path = tmp_path / "cells" / "mvae-0.json"
+    cell = json.loads(path.read_text())
+    del cell["settings"]["training"]["cooperative"]["encoder_loss"]
+    path.write_text(json.dumps(cell))
+    run(tmp_path, ("mvae",), 1)
+    assert len(measured) == 1
+    cell["settings"]["training"]["gone"] = 1
+    path.write_text(json.dumps(cell))
+    with pytest.raises(DataError, match="got a cell of other settings"):
+        run(tmp_path, ("mvae",), 1)
 
 
 def test_tables_hold_mean_and_spread_by_row_and_every_cell(tmp_path):

@@ -9,9 +9,9 @@ import multiebm.training.cooperative as module
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.random import make_generator
 from multiebm.models.inference import SHARED
-from multiebm.training.cooperative import bound_of_batch, cooperative_step
+from multiebm.training.cooperative import bound_of_batch, cooperative_step, warmup_step
 from multiebm.training.revision import revise_codes
-from multiebm.training.settings import CooperativeSettings
+from multiebm.training.settings import CooperativeSettings, WarmupSettings
 from small_models import (
     LITERAL,
     clear_gradients,
@@ -135,6 +135,9 @@ def test_the_anchor_may_leave_the_generator_to_the_revised_codes():
 def test_all_experts_start_a_chain_each_from_their_own_code():
     """Codes of hidden parts start none; with no step of the chain the codes are those of the experts, row by row."""
     model, state, batch = setup(latent_chain={"steps": 0})
+    for shift, encoder in enumerate(model.inference.encoders.values()):  # experts 40 apart
+        bias = [p for n, p in encoder.named_parameters() if n.endswith("bias")][-1]
+        bias.data[:3] += 40 * shift
     batch = Batch(mask_views(batch.views, PRESENT), PRESENT)
     posterior = model.inference(batch)
     codes = revise_codes(state, posterior, batch, replace(LITERAL, positive_phase="all_experts"))
@@ -144,9 +147,34 @@ def test_all_experts_start_a_chain_each_from_their_own_code():
     assert len(codes.latents[SHARED]) == int(PRESENT.sum())
     loc, scale = posterior.experts.loc[expert, item], posterior.experts.scale[expert, item]
     apart = ((codes.latents[SHARED] - loc) / scale).detach()
-    assert apart.abs().max() < 5  # standard normal, 45 numbers
-    others = ((codes.latents[SHARED] - loc.roll(1, 0)) / scale.roll(1, 0)).detach()
-    assert others.square().mean() > apart.square().mean()
+    assert apart.abs().max() < 5  # standard normal, 42 numbers
+    assert torch.equal((codes.latents[SHARED].mean(1) / 40).round().long(), expert)
+
+
+def test_with_one_part_in_evidence_every_part_is_still_reconstructed():
+    """`single` shows the chain the expert's own part; the decoders learn all parts from its code."""
+    model, state, batch = setup(private=0)
+    settings = replace(LITERAL, revision="single", synthetic=0.0)
+    codes = revise_codes(state, model.inference(batch), batch, settings)
+    assert codes.evidence.sum(1).tolist() == [1] * 8
+    assert codes.batch.present.all()
+    metrics = cooperative_step(state, batch, settings)
+    own = model.generator.log_likelihood(batch.views, model.decode(codes.latents)).sum(1).mean()
+    assert metrics["loss/generator"] == pytest.approx(-own.item(), rel=0.2)  # other draws, the same three parts
+
+
+def test_before_it_learns_a_tilt_is_in_no_bound():
+    """It starts as a random function; the loss is that of a tilt of 0 until `prior_after`."""
+    losses = []
+    for zero in (True, False):
+        for step in (4, 5):
+            model, state, batch = setup(energy=None)
+            if zero:
+                torch.nn.init.zeros_(model.generator.prior.net[-1].weight)
+            state.step = step
+            losses.append(warmup_step(state, batch, WarmupSettings(prior_after=5, tilt_after=0))["loss/elbo"])
+    assert losses[0] == losses[1] == losses[2]
+    assert losses[3] != losses[0]
 
 
 def test_the_positive_phase_of_all_experts_is_the_codes_of_every_expert(monkeypatch):

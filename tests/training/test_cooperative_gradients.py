@@ -99,7 +99,7 @@ def test_the_tilt_in_the_bound_moves_the_encoders_gradient():
     gradients = []
     for tilt_after in (-1, 0):
         model, state, batch = setup()
-        warmup_step(state, batch, WarmupSettings(prior_after=100, tilt_after=tilt_after))
+        warmup_step(state, batch, WarmupSettings(prior_after=0, tilt_after=tilt_after))
         gradients.append([p.grad for p in model.inference.parameters()])
     assert any(not torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 

@@ -162,6 +162,12 @@ def test_a_state_close_to_the_limit_is_not_kept_as_good():
     assert [s.step for s in diverging.before] == [0, 1, 2, 0, 1, 2]
 
 
+def test_nor_is_a_state_close_to_a_limit_of_the_prior():
+    diverging, state = Diverging({2: {"prior/escape": 4.0}, 3: {"prior/escape": 6.0}}), make_state()
+    fit(state, Guard(diverging, limit=100.0, snapshot_every=2), 3)
+    assert [s.step for s in diverging.before] == [0, 1, 2, 0, 1, 2]
+
+
 def test_bounded_retries_end_in_an_error_that_says_what_and_where_and_what_to_try(tmp_path: Path):
     state, always = make_state(), Diverging({call: {"energy/gap": 312.44} for call in range(8, 100)})
     store = CheckpointStore(tmp_path / "checkpoints")

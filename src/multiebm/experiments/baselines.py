@@ -72,8 +72,15 @@ NEUTRAL: Cells = {
 _KL: Cells = {"denominator": "component", "divergence": "analytic"}  # closed form to the prior, component by component
 _LAPLACE: dict[str, Any] = {"family": "laplace", "scale_map": "softmax"}
 _PLUS: dict[str, Any] = {**_LAPLACE, "private": 4, "networks": {"separate_trunks": True}, "prior": {"kind": "laplace"}}
-_TILTED: dict[str, Any] = {"kind": "energy"}  # its base is the standard density of the experts' family
-_TILT_IN_BOUND: Cells = {"warmup": {"tilt_after": 0}}  # it is flat until warmup.prior_after
+_TILTED: dict[str, Any] = {  # its base is the standard density of the experts' family
+    "kind": "energy",
+    "width": 200,
+    "layers": 4,
+    "steps": 50,
+    "step_size": 0.4,
+    "penalty": 1e-3,
+}
+_TILT_IN_BOUND: Cells = {"warmup": {"tilt_after": 0}, "optimiser": {"prior": 5e-4}}  # from warmup.prior_after on
 _REVISED_CODES: Cells = {  # the latent chain's half of a cooperative step
     "steps": 4000,
     "anchor": 1,
@@ -274,7 +281,7 @@ ROWS: dict[str, Baseline] = {
         training={
             "warmup": {"tilt_after": 0, "anneal": 0},
             "cooperative": _REVISED_CODES,
-            "optimiser": {"cooperative": 1, "final": 0.03, "beta1_cooperative": 0.9},
+            "optimiser": {"prior": 5e-4, "cooperative": 1, "final": 0.03, "beta1_cooperative": 0.9},
         },
         published=_with_tilt(32, 32, cooperative=65_520),
         latent_chain={"steps": 5, "step_size": 0.02},

@@ -138,7 +138,7 @@ def build_state(experiment: Experiment, model: MultimodalModel, stream: Stream) 
     set_precision(model, experiment.training.precision)
     o = experiment.training.optimiser
     own = model.generator.prior  # a tilt; any other prior with parameters learns by the bound
-    prior = list(own.parameters()) if isinstance(own, EnergyPrior) else []
+    prior = list(own.net.parameters()) if isinstance(own, EnergyPrior) else []
     tilt = {id(p) for p in prior}
     parts = {
         "generator": ([p for p in model.generator.parameters() if id(p) not in tilt], o.generator, o.weight_decay),

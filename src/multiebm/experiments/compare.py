@@ -7,23 +7,24 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from pydantic import ValidationError
 
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.experiments.baselines import baselines
 from multiebm.experiments.build import TrainingStep
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.folder import read_run, write_json
-from multiebm.experiments.load import load_experiment, preset_names, read_source, to_dict
+from multiebm.experiments.load import COMMON, load_experiment, preset_names, read_source, to_dict
 from multiebm.experiments.measure import measure_model
 from multiebm.experiments.run import fresh_state, run_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.models.pretrained import replace_file
 
 COMBINED = "combined"  # the row that is the preset of the data itself
-TIMED_STEPS = (5, 15)  # made before, and while, the time of a step is taken
+TIMED_STEPS, TIMED_SECONDS, FEWEST_STEPS = 40, 15.0, 5  # whose median is the time of a step; fewer where they are slow
 SHARE = 0.95  # of the budget that the planned steps should take; the budget itself ends training in any case
 
 
@@ -105,7 +106,7 @@ def source_of(row: str, data: str) -> str:
     if row == COMBINED:
         read_source(data)
         return data
-    if f"{data}-{row}" in preset_names():
+    if f"{data}-{row}" in preset_names() and f"-{row}" != COMMON:
         return f"{data}-{row}"
     baselines()[row]
     if f"{data}-vae" not in preset_names():
@@ -119,17 +120,25 @@ def read_cell(path: Path, experiment: Experiment) -> Cell | None:
     if not path.is_file():
         return None
     stored = json.loads(path.read_text())
-    if stored.pop("settings") != json.loads(json.dumps(to_dict(experiment))):
+    if not _same_settings(stored.pop("settings"), experiment):
         raise DataError(
             f"{path}: got a cell of other settings, expected those asked for; give another --out, or delete the cell"
         )
     return Cell(**stored)
 
 
+def _same_settings(stored: dict[str, Any], experiment: Experiment) -> bool:
+    """Whether these are the experiment's settings; those younger than what is stored count as their defaults."""
+    try:
+        return Experiment.model_validate(stored) == experiment
+    except ValidationError:  # a setting that no longer exists
+        return False
+
+
 def planned(experiment: Experiment) -> Experiment:
     """Return the experiment with as many steps as the budget allows on this machine, timed on a fresh state.
 
-    Both phases, and the steps from which a tilt learns, keep their shares of the preset's steps.
+    Both phases, the steps from which a tilt learns and those of the energy alone keep their shares of the preset's.
     """
     t = experiment.training
     if t.seconds is None:
@@ -142,23 +151,25 @@ def planned(experiment: Experiment) -> Experiment:
     ]
     whole = sum(steps * _time_of_step(experiment, changes) for steps, *changes in each if steps)
     now = {"warmup.steps": t.warmup.steps, "cooperative.steps": t.cooperative.steps}
-    if tilted:
+    now |= {"cooperative.energy_first": t.cooperative.energy_first} if t.cooperative.steps else {}
+    if experiment.model.prior.kind == "energy":
         now |= {"warmup.prior_after": t.warmup.prior_after, "warmup.tilt_after": t.warmup.tilt_after}
     scaled = {name: max(1, round(SHARE * t.seconds / whole * steps)) for name, steps in now.items() if steps > 0}
     return load_experiment(experiment, [f"training.{name}={steps}" for name, steps in scaled.items()])
 
 
 def _time_of_step(experiment: Experiment, changes: Sequence[str]) -> float:
-    """Return seconds of a step under these changes of training, on a fresh state."""
+    """Return the median seconds of a step under these changes of training, on a fresh state."""
     timed = load_experiment(experiment, [f"training.{change}" for change in changes])
     state = fresh_state(timed, build_dataset(timed.data), torch.device("cpu"))
-    step, began = TrainingStep(timed), 0.0
-    for i in range(sum(TIMED_STEPS)):
-        if i == TIMED_STEPS[0]:
-            began = time.perf_counter()
+    step = TrainingStep(timed)
+    took: list[float] = []
+    while len(took) < TIMED_STEPS and (len(took) < FEWEST_STEPS or sum(took) < TIMED_SECONDS):
+        began = time.perf_counter()
         step(state, next(state.stream))
+        took.append(time.perf_counter() - began)
         state.step += 1
-    return (time.perf_counter() - began) / TIMED_STEPS[1]
+    return statistics.median(took)
 
 
 def _make_cell(row: str, experiment: Experiment, run: Path, preset: str) -> Cell:

@@ -10,7 +10,14 @@ from multiebm.core.random import make_generator
 from multiebm.data import BatchStream, MultimodalDataset
 from multiebm.experiments.build import build_model
 from multiebm.experiments.data import build_dataset, training_data
-from multiebm.experiments.folder import check_folder, check_same_data, open_folder, read_run, write_run
+from multiebm.experiments.folder import (
+    check_folder,
+    check_same_data,
+    open_folder,
+    parameter_counts,
+    read_run,
+    write_run,
+)
 from multiebm.experiments.load import CONFIG, load_experiment
 from multiebm.experiments.pretrained import MODEL, from_pretrained, save_pretrained
 from multiebm.experiments.schema import Experiment, PriorSection
@@ -45,14 +52,16 @@ def fit_prior(
     section = Experiment.model_validate({"model": model.blueprint | {"prior": prior.model_dump()}}).model
     fitted = build_model(section, model.modalities, seed).to(model.device)
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(PRIOR)}
-    if isinstance(scale := getattr(model.generator.prior, "log_scale", None), torch.Tensor) and prior.learned_scale:
+    old = model.generator.prior
+    scale = getattr(old.base if isinstance(old, EnergyPrior) else old, "log_scale", None)
+    if isinstance(scale, torch.Tensor) and prior.learned_scale:
         own[f"{PRIOR}base.log_scale"] = scale.detach()
     lacking, _ = fitted.load_state_dict(own, strict=False)
     assert all(name.startswith(PRIOR) for name in lacking)
     set_precision(fitted, precision_of(model))
     stream = BatchStream(training_data(dataset, missing, seed, model.device), "train", CODES_BATCH, seed)
     generator = make_generator(seed, model.device)
-    batches = [next(stream).to(model.device) for _ in range(CODES_BATCHES)]
+    batches = (next(stream).to(model.device) for _ in range(CODES_BATCHES))
     codes = codes_of(fitted.eval(), batches, generator, {SHARED})[SHARED]
     tilted = fitted.generator.prior
     assert isinstance(tilted, EnergyPrior)
@@ -75,7 +84,9 @@ def fit_prior_of_run(
         raise ConfigError([f"{text!r}: expected a setting of model.prior; the rest is the run's" for text in wrong])
     before = load_experiment(run / CONFIG)
     standard = ["kind=energy", "components=0", "temperature=1", "spread=1", f"settle={steps}", "prune=0"]
-    experiment = load_experiment(before, [*(f"model.prior.{text}" for text in standard), *overrides])
+    # the bound that trained it may have had the divergence to the old prior in closed form; it is not used again
+    sampled = ["training.bound.divergence=sampled"] if before.training.bound.divergence == "analytic" else []
+    experiment = load_experiment(before, [*(f"model.prior.{text}" for text in standard), *sampled, *overrides])
     check_folder(out, experiment, resume=False, overwrite=False)
     model = from_pretrained(run, device)
     dataset = build_dataset(before.data)
@@ -83,6 +94,7 @@ def fit_prior_of_run(
     prior, missing = experiment.model.prior, before.data.missing
     fitted = fit_prior(model, dataset, prior, steps, rate, experiment.seed, missing)
     open_folder(out, experiment, resume=False)
-    write_run(out, read_run(run) | {"prior_of": str(run), "prior_steps": steps, "prior_rate": rate})
+    fit = {"of": str(run), "steps": steps, "rate": rate, "trained_with": before.model.prior.model_dump()}
+    write_run(out, read_run(run) | {"parameters": parameter_counts(fitted), "prior_fit": fit})
     save_pretrained(fitted, out / MODEL)
     return fitted

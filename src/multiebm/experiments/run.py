@@ -124,7 +124,8 @@ def take_average(state: TrainState[MultimodalModel], experiment: Experiment) -> 
         for name, parameter in model.named_parameters():
             if name in state.average:
                 parameter.copy_(state.average[name])
-    warn_if_dead(state)
+    if not experiment.model.prior.settle:  # or it has yet to learn
+        warn_if_dead(state)
     batches = (next(state.stream).to(model.device) for _ in range(REFIT_BATCHES))
     settle_priors(model, batches, state.generator, **settling(experiment))
 

@@ -209,6 +209,11 @@ def contradictions(experiment: Experiment) -> list[str]:
             f"model.energy: got null with training.cooperative.steps {cooperative.steps} and {names} above 0, expected "
             "an energy; set training.cooperative.steps=0 (warm-up only), or these to 0 (the latent chain alone)"
         )
+    if not (cooperative.anchor_generator or cooperative.reconstruction or cooperative.synthetic) and cooperative.steps:
+        problems.append(
+            "training.cooperative.anchor_generator: got false with reconstruction and synthetic 0, expected something "
+            "that teaches the generator; set training.cooperative.reconstruction=1, or anchor_generator=true"
+        )
     if cooperative.encoder_loss == "elbo" and not cooperative.anchor and cooperative.steps:
         problems.append(
             "training.cooperative.encoder_loss: got elbo with anchor 0, expected a bound from which the inference "

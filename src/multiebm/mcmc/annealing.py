@@ -30,13 +30,15 @@ def annealed_log_weights(
 ) -> Tensor:
     """Return log importance weights [N] of paths from a normalised base to base * exp(tilt); mean weight = Z, exactly.
 
-    `position` [N, D] are draws of the base. Stage k of `stages` adds tilt / stages to the log weight and then makes one
-    Metropolis-adjusted Langevin step of `step_size` that leaves base * exp(k / stages * tilt) as it is.
+    `position` [N, D] are draws of the base. Stage k of `stages` adds tilt / stages to the log weight and, but for the
+    last, makes a Metropolis-adjusted Langevin step of `step_size` that leaves base * exp(k / stages * tilt) as it is.
     """
     log_weight = torch.zeros(len(position), device=position.device)
     for stage in range(1, stages + 1):
         with torch.no_grad():
             log_weight += tilt(position).float() / stages
+        if stage == stages:
+            break
 
         def between(z: Tensor, share: float = stage / stages) -> Tensor:
             return log_base(z) + share * tilt(z)

@@ -3,9 +3,12 @@
 Pang et al. 2020, arXiv 2006.08205; eq. (3) of the MVEBM paper (ECCV 2024), whose numbers the equations here have.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+from multiebm.core.errors import ConfigError
 from multiebm.core.random import Randomness
 from multiebm.core.table import Table
 from multiebm.distributions.priors import MixturePrior, StandardPrior
@@ -14,7 +17,9 @@ from multiebm.mcmc.langevin import langevin
 from multiebm.mcmc.run import ChainInfo, frozen, run_chain
 from multiebm.nn.blocks import SLOPE, mlp
 
-ACTIVATIONS: Table[nn.Module] = Table("model.prior.activation", {"gelu": nn.GELU(), "leaky_relu": nn.LeakyReLU(SLOPE)})
+ACTIVATIONS: Table[Callable[[], nn.Module]] = Table(
+    "model.prior.activation", {"gelu": nn.GELU, "leaky_relu": lambda: nn.LeakyReLU(SLOPE)}
+)
 
 
 class EnergyPrior(nn.Module):
@@ -40,7 +45,7 @@ class EnergyPrior(nn.Module):
         super().__init__()
         self.dim, self.base = base.dim, base
         self.steps, self.step_size, self.bound, self.penalty = steps, step_size, bound, penalty
-        self.net = mlp([base.dim] + [width] * layers + [1], ACTIVATIONS[activation], last_bias=False)
+        self.net = mlp([base.dim] + [width] * layers + [1], ACTIVATIONS[activation](), last_bias=False)
 
     def tilt(self, z: Tensor) -> Tensor:
         """Return f(z), z of shape [..., D] -> [...]; high = likely (the opposite sign of an energy)."""
@@ -74,8 +79,13 @@ class EnergyPrior(nn.Module):
     def estimate_log_normalizer(self, n: int, stages: int, generator: Randomness) -> LogNormalizer:
         """Return log Z by annealed importance sampling of n paths, for likelihoods: `log_prob` less it is normalised.
 
-        In expectation below log Z, so likelihoods are above theirs; the more `stages`, the closer.
+        In expectation below log Z, so likelihoods are above theirs; the more `stages`, the closer. ConfigError where n
+        is below 2, which says nothing of the error, or `stages` below 1.
         """
+        if n < 2 or stages < 1:
+            raise ConfigError(
+                f"log_normalizer: got {n} sample(s) and {stages} stage(s), expected at least 2 and 1; use 1000 and 500"
+            )
         start = self.base.sample(n, generator)
         with frozen(self):
             weights = annealed_log_weights(self.base.log_prob, self.tilt, start, stages, self.step_size, generator)

@@ -242,19 +242,21 @@ class MultimodalModel(nn.Module):
         samples: int = 1000,
         seed: int = 0,
         present: Tensor | None = None,
+        log_z: float | None = None,
     ) -> Tensor:
         """Return log p(parts) [B] in nats of raw `parts` [B, ...], or log p(the others | the parts in `given`).
 
         Of densities over states (pictures in [-1, 1]), estimated by `samples` draws from q(z | parts), in expectation
-        from below; the conditional is the difference of two. An energy prior's log Z is that of `log_normalizer`, with
-        its error. An item with nothing present has log p = 0.
+        from below; the conditional is the difference of two. `log_z`: that of an energy prior, estimated by
+        `log_normalizer` unless given (seconds; in expectation below log Z, hence from above). An item with nothing
+        present has log p = 0.
         """
         batch = make_batch(self.modalities, parts, present, self.device)
-        log_z = self.log_normalizer().value
+        constant = self.log_normalizer().value if log_z is None else log_z
 
         def log_prob(of: Batch, seed: int) -> Tensor:
             found = importance_log_likelihood(self.inference, self.generator, of, samples, seed)
-            return torch.where(of.present.any(1), found - log_z, 0.0)
+            return torch.where(of.present.any(1), found - constant, 0.0)
 
         with frozen(self):
             total = log_prob(batch, seed)

@@ -49,14 +49,15 @@ def warmup_step(
     model, generator = state.model, state.generator
     posterior = model.inference(batch)
     codes = follow_codes(state, posterior, batch, isinstance(model.generator.prior, EnergyPrior))
-    tilt = 0 <= settings.tilt_after <= state.step
+    learns = isinstance(model.generator.prior, EnergyPrior) and state.step >= settings.prior_after
+    tilt = learns and 0 <= settings.tilt_after <= state.step  # before it learns it is a random function
     loss, log_px = bound_of_batch(model, posterior, batch, generator, bound, settings.beta, tilt)
     update(state, loss, "generator", "inference")
     metrics = {"loss/elbo": loss.item(), **_posterior_metrics(model, posterior, batch)}
     each = log_px.sum((0, 1)) / (log_px != 0).sum((0, 1)).clamp_min(1)  # of the components that decode the part
     metrics |= _per_modality(model, "log_likelihood", each, batch.present)
     prior = model.generator.prior
-    if isinstance(prior, EnergyPrior) and state.step >= settings.prior_after:
+    if isinstance(prior, EnergyPrior) and learns:
         positive = observed(model, codes, batch, SHARED)
         metrics |= prior_step(state, prior, positive, prior.sample(len(positive), generator))
     return metrics
@@ -189,7 +190,7 @@ def _phi_loss(
 ) -> Tensor:
     """-log q(z~, W~ | X) - lambda_I log q(z, W | X~), eq. (12)."""
     q = codes.posterior
-    log_q = q.log_prob(codes.latents, codes.batch.present)
+    log_q = q.log_prob(codes.latents, codes.evidence)
     loss = inference_loss(log_q, _jensen_gap(q, codes.latents), settings.expert_mix)
     if settings.inference_synthetic and samples is not None:
         z = samples.latents
@@ -242,8 +243,8 @@ def _prior_of_bound(model: MultimodalModel, tilt: bool) -> Prior:
 
 
 def _tilt_fixed(model: MultimodalModel) -> AbstractContextManager[None]:
-    """Inside, a tilt gets no gradient from a bound."""
-    return frozen(*[model.generator.prior] if isinstance(model.generator.prior, EnergyPrior) else [])
+    """Inside, a tilt gets no gradient from a bound (learned scales of its base do)."""
+    return frozen(*[model.generator.prior.net] if isinstance(model.generator.prior, EnergyPrior) else [])
 
 
 def _synthetic_weight(

@@ -24,7 +24,7 @@ IN_A_ROW = "guard/in_a_row"  # numbers: roll-backs without a healthy stretch bet
 HEALTHY = "guard/healthy_steps"  # numbers: steps since the last roll-back
 RATE = "guard/rate"  # numbers: product of the factors on the learning rate; a schedule that sets rates multiplies by it
 PRIOR_RATE = "guard/prior_rate"  # numbers: the same of the prior's rate
-CALM = "guard/calm"  # numbers: 1 where the last step's gap was far from the limit
+CALM = "guard/calm"  # numbers: 1 where the last step was far from every limit
 CALM_SHARE = 0.5  # of the limit: a state nearer to it than this is not worth returning to
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,8 @@ class Guard:
             self._roll_back(state, good, problem)
             batch = good.batch
         state.numbers[HEALTHY] = state.numbers.get(HEALTHY, 0.0) + 1
-        state.numbers[CALM] = float(abs(metrics.get(GAP, 0.0)) <= CALM_SHARE * self.limit)
+        limits = {GAP: self.limit, **PRIOR_LIMITS}
+        state.numbers[CALM] = float(all(abs(metrics.get(k, 0.0)) <= CALM_SHARE * most for k, most in limits.items()))
         event = {} if diverged_at is None else {ROLLED_BACK: float(diverged_at)}
         return metrics | event | {RETRIES: state.numbers.get(RETRIES, 0.0)}
 

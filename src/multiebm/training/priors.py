@@ -50,6 +50,8 @@ def prior_step(state: TrainState, prior: EnergyPrior, positive: Tensor, negative
     `prior/escape`: how many times farther out the chain ends than codes and base reach (a tilt that grows faster than
     the base falls); `prior/gap` without bound: a chain that cannot follow; `prior/tilt_std` near 0: a dead tilt.
     """
+    if not len(positive):  # nobody in the batch has a part
+        return {}
     metrics = update(state, prior.loss(positive, negative), "prior")
     with torch.no_grad():
         # draws of their own, so that those of training do not depend on what is logged

@@ -48,12 +48,13 @@ def _data_chain_latents(
 
 
 class RevisedCodes(NamedTuple):
-    """Latents [N, .] after the chain (detached), what the chain did, and the items they are of, row by row.
+    """Latents [N, .] after the chain (detached), the evidence [N, M] it saw, what it did, and whose codes they are.
 
-    `batch.present` [N, M] is the evidence the chain saw, `item` [N] the row of the step's batch.
+    `batch` and `posterior` hold the item of every row, `item` [N] its place in the step's batch.
     """
 
     latents: Latents
+    evidence: Tensor
     chain: ChainInfo
     batch: Batch
     posterior: Posterior
@@ -83,9 +84,8 @@ def revise_codes(state: TrainState, posterior: Posterior, batch: Batch, settings
             for i, name in enumerate(model.modalities):
                 if name in auxiliary:
                     start[name] = torch.where(per_item(evidence[:, i], start[name]), start[name], auxiliary[name])
-    seen = batch._replace(present=evidence)
-    latents, chain = model.refine_latents(start, seen, generator)
-    return RevisedCodes(latents, chain, seen, posterior, item)
+    latents, chain = model.refine_latents(start, batch._replace(present=evidence), generator)
+    return RevisedCodes(latents, evidence, chain, batch, posterior, item)
 
 
 def complete_items(
@@ -106,7 +106,7 @@ def complete_items(
     if settings.incomplete == "skip" or not len(rows):
         return whole
     some = batch.select(rows)
-    latents = _latents_of_items(state, posterior, codes, rows)
+    latents = _latents_of_items(state, posterior, codes, rows, settings)
     for name, own in model.generator.sample_private(len(rows), generator).items():
         seen = per_item(some.present[:, list(model.modalities).index(name)], own)
         latents[name] = torch.where(seen, latents[name], own)
@@ -115,16 +115,20 @@ def complete_items(
     return {name: torch.cat([whole[name], revised[name]]) for name in whole}
 
 
-def _latents_of_items(state: TrainState, posterior: Posterior, codes: RevisedCodes | None, rows: Tensor) -> Latents:
+def _latents_of_items(
+    state: TrainState, posterior: Posterior, codes: RevisedCodes | None, rows: Tensor, settings: CooperativeSettings
+) -> Latents:
     """Return one code of each item in `rows` [N]: revised, or a draw of the posterior while the energy learns alone."""
     if codes is None:
         with torch.no_grad():
             latents, _ = posterior.select(rows).sample(state.generator)
         return latents
-    order = torch.arange(len(codes.item), device=rows.device)
-    last = torch.zeros(len(posterior.experts.loc[0]), dtype=torch.long, device=rows.device)
-    at = last.scatter_reduce(0, codes.item, order, "amax")[rows]
-    return {key: value[at] for key, value in codes.latents.items()}
+    if settings.positive_phase == "all_experts":  # one of its codes at random: the highest of shuffled ranks
+        order = torch.randperm(len(codes.item), generator=state.generator, device=state.generator.device)
+        ranks = order.to(rows.device)
+        highest = torch.zeros(len(posterior.experts.loc[0]), dtype=torch.long, device=rows.device)
+        rows = ranks.argsort()[highest.scatter_reduce(0, codes.item, ranks, "amax")[rows]]
+    return {key: value[rows] for key, value in codes.latents.items()}
 
 
 def _data_chain_metrics(model: MultimodalModel, x0: Views, revised: Views, chain: ChainInfo) -> dict[str, float]:
