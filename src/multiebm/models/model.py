@@ -162,6 +162,14 @@ class MultimodalModel(nn.Module):
             for i, (name, mean) in enumerate(self.decode(latents).items())
         }
 
+    def with_private_of_absent(self, latents: Latents, batch: Batch, generator: Randomness) -> Latents:
+        """Return the latents with the private ones [B, P] of absent parts drawn from their prior."""
+        prior, own = self.generator.sample_private(len(batch.present), generator), dict(latents)
+        for i, name in enumerate(self.modalities):
+            if name in prior:
+                own[name] = torch.where(per_item(batch.present[:, i], prior[name]), latents[name], prior[name])
+        return own
+
     def infer_latents(self, batch: Batch, generator: Randomness, refine_steps: int = 0) -> Latents:
         """Draw latents given the present parts: from q(z | x_S), then `refine_steps` of the latent chain.
 
@@ -170,12 +178,7 @@ class MultimodalModel(nn.Module):
         at the model's temperature.
         """
         with torch.no_grad():
-            latents, _ = self.inference.given(batch).sample(generator)
-            prior = self.generator.sample_private(len(batch.present), generator)
-            for i, name in enumerate(self.modalities):
-                if name in prior:
-                    here = per_item(batch.present[:, i], prior[name])
-                    latents[name] = torch.where(here, latents[name], prior[name])
+            latents = self.with_private_of_absent(self.inference.given(batch).sample(generator)[0], batch, generator)
             nothing = ~batch.present.any(1)
             if nothing.any():
                 # only the items concerned draw, or their presence would move the noise of the others

@@ -46,17 +46,16 @@ def warmup_step(
     state: TrainState, batch: Batch, settings: WarmupSettings, bound: BoundSettings = STRATIFIED
 ) -> dict[str, float]:
     """One step on a bound; an energy prior learns beside it from detached codes, one an item."""
-    model, generator = state.model, state.generator
+    model, generator, prior = state.model, state.generator, state.model.generator.prior
     posterior = model.inference(batch)
-    codes = follow_codes(state, posterior, batch, isinstance(model.generator.prior, EnergyPrior))
-    learns = isinstance(model.generator.prior, EnergyPrior) and state.step >= settings.prior_after
+    codes = follow_codes(state, posterior, batch, isinstance(prior, EnergyPrior))
+    learns = isinstance(prior, EnergyPrior) and state.step >= settings.prior_after
     tilt = learns and 0 <= settings.tilt_after <= state.step  # before it learns it is a random function
     loss, log_px = bound_of_batch(model, posterior, batch, generator, bound, settings.beta, tilt)
     update(state, loss, "generator", "inference")
     metrics = {"loss/elbo": loss.item(), **_posterior_metrics(model, posterior, batch)}
     each = log_px.sum((0, 1)) / (log_px != 0).sum((0, 1)).clamp_min(1)  # of the components that decode the part
     metrics |= _per_modality(model, "log_likelihood", each, batch.present)
-    prior = model.generator.prior
     if isinstance(prior, EnergyPrior) and learns:
         positive = observed(model, codes, batch, SHARED)
         metrics |= prior_step(state, prior, positive, prior.sample(len(positive), generator))

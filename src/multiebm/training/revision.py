@@ -106,11 +106,8 @@ def complete_items(
     if settings.incomplete == "skip" or not len(rows):
         return whole
     some = batch.select(rows)
-    latents = _latents_of_items(state, posterior, codes, rows, settings)
-    for name, own in model.generator.sample_private(len(rows), generator).items():
-        seen = per_item(some.present[:, list(model.modalities).index(name)], own)
-        latents[name] = torch.where(seen, latents[name], own)
-    filled = model.fill(some, latents)
+    codes_of_some = _latents_of_items(state, posterior, codes, rows, settings)
+    filled = model.fill(some, model.with_private_of_absent(codes_of_some, some, generator))
     revised, _ = model.refine_data(filled, generator, clamp=some.present)
     return {name: torch.cat([whole[name], revised[name]]) for name in whole}
 
