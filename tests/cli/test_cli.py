@@ -175,6 +175,12 @@ def test_the_table_of_methods_is_listed_and_cited(capsys: Capture):
     assert [line.split()[0] for line in lines] == list(ROWS)
     assert run("cite", "mopoe") == 0
     assert capsys.readouterr().out.strip() == "\n\n".join(ROWS["mopoe"].references)
+    for row in ROWS.values():
+        assert row.references
+        for text in row.references:
+            assert text.startswith("@")
+            assert text.count("{") == text.count("}") > 5
+            assert all(f"{field} = {{" in text.replace("  ", " ") for field in ("title", "author", "year"))
     assert run("cite", "mopo") == 2
     assert "Did you mean 'mopoe'?" in capsys.readouterr().err
 
@@ -252,6 +258,14 @@ def test_presets_are_listed_and_shown_and_compared(capsys: Capture):
     assert [line.split()[0] for line in lines] == preset_names()
     assert run("show", "toy2d-additive", "--against", "toy2d") == 0
     assert capsys.readouterr().out == 'model.energy.fusion: "early" -> "additive"\n'
+    assert run("show", "mopoe", "--against", "mvae") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        'model.inference.subsets: "full_single" -> "every"',
+        'model.inference.prior_expert: "all" -> "full"',
+        'training.bound.components: "all" -> "one"',
+        'training.bound.weights: "sum" -> "mean"',
+        'training.bound.reconstruct: "own" -> "all"',
+    ]
     assert run("show", "toy2d", "seed=5") == 0
     assert "\nseed: 5\n" in capsys.readouterr().out
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from multiebm.core.errors import ConfigError
+from multiebm.distributions.priors import ClusterPrior
 from small_models import energy_prior, linear_model, random_views, small_model, vectors
 
 SIGMA, SAMPLES = 1.0, 20_000
@@ -87,6 +88,30 @@ def test_with_an_energy_prior_the_estimate_is_the_evidence_of_the_tilted_model(b
     torch.testing.assert_close(given, both - alone, atol=0.1, rtol=0)
     present = torch.tensor([[True, True]] * 4 + [[False, False]])
     assert model.log_likelihood(views, samples=10, present=present)[4] == 0
+
+
+def test_with_clusters_the_estimate_is_the_evidence_of_a_mixture():
+    """Normal clusters of learned weights: sum_c pi_c N(x; A mu_c + c, A A^T + sigma^2 I), jointly and given a part."""
+    model = linear_model({"a": 1, "b": 2}, shared=2, private=0, scale=SIGMA, energy=None)
+    prior = ClusterPrior("normal", 2, 3)
+    with torch.no_grad():
+        prior.logits.copy_(torch.tensor([0.0, 1.0, -1.0]))
+        prior.loc.copy_(torch.tensor([[0.0, 0.0], [1.5, -1.0], [-2.0, 0.5]]))
+    views = random_views(model.modalities, 5)
+
+    def mixture(names):
+        parts = []
+        for weight, loc in zip(prior.logits.log_softmax(0), prior.loc, strict=True):
+            moved = {n: views[n] - loc @ model.generator.decoders[n].matrix.T for n in names}
+            parts.append(weight + evidence(model, names, moved, 0))
+        return torch.stack(parts).logsumexp(0).detach()
+
+    model.generator.prior = prior
+    both, alone = mixture(["a", "b"]), mixture(["b"])
+    assert (both - evidence(model, ["a", "b"], views, 0)).abs().max() > 0.3
+    torch.testing.assert_close(model.log_likelihood(views, samples=SAMPLES), both, atol=0.1, rtol=0)
+    given = model.log_likelihood(views, given=["b"], samples=SAMPLES)
+    torch.testing.assert_close(given, both - alone, atol=0.1, rtol=0)
 
 
 def test_without_a_tilt_the_normaliser_is_nothing_exactly():

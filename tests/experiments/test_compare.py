@@ -5,6 +5,7 @@ import itertools
 import json
 
 import pytest
+import torch
 
 from multiebm.cli.comparing import seconds_of
 from multiebm.core.errors import ConfigError, DataError
@@ -14,6 +15,7 @@ from multiebm.experiments import compare as module
 from multiebm.experiments.compare import Cell, compare, write_tables
 from multiebm.report.comparison import write_comparison
 
+CPU = torch.device("cpu")
 SMALL = [
     "training.warmup.steps=3",
     "training.batch_size=8",
@@ -38,12 +40,12 @@ def measured(monkeypatch):
         return Evaluation({"gen/fcd": Result(40.0 + seed, 0.1, 10)}, {}, None, "polydigits", seed, 0.0)
 
     monkeypatch.setattr(module, "measure_model", measure)
-    monkeypatch.setattr(module, "planned", lambda experiment: experiment)
+    monkeypatch.setattr(module, "planned", lambda experiment, device: experiment)
     return calls
 
 
 def run(out, rows=("mvae", "helvae"), seeds=2, overrides=()):
-    return compare(rows, "polydigits", 60.0, seeds, out, [*SMALL, *overrides], say=lambda line: None)
+    return compare(rows, "polydigits", 60.0, seeds, out, [*SMALL, *overrides], tell=lambda line: None)
 
 
 def test_every_row_and_seed_is_made_once(tmp_path, measured):
@@ -51,6 +53,8 @@ def test_every_row_and_seed_is_made_once(tmp_path, measured):
     assert [(c.row, c.seed, c.steps) for c in cells] == [(r, s, 3) for s in (0, 1) for r in ("mvae", "helvae")]
     assert [c.measured["gen/fcd"] for c in cells] == [40, 40, 41, 41]
     assert len(measured) == 4
+    session = json.loads((tmp_path / "runs" / "mvae-0" / "run.json").read_text())["sessions"][-1]
+    assert cells[0].seconds == session["seconds"] + session["settling"] > 0
     assert run(tmp_path) == cells
     assert len(measured) == 4
 
@@ -66,16 +70,51 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path, measured, monkeypatc
         run(tmp_path, ("mvae",), 1)
     assert not (tmp_path / "cells").exists() or not list((tmp_path / "cells").iterdir())
     monkeypatch.setattr(module, "measure_model", whole)
-    monkeypatch.setattr(module, "planned", lambda experiment: pytest.fail("planned anew"))
+    monkeypatch.setattr(module, "planned", lambda experiment, device: pytest.fail("planned anew"))
     cells = run(tmp_path, ("mvae",), 1)
     assert (cells[0].steps, len(measured)) == (3, 1)
+
+
+def test_a_comparison_killed_in_mid_training_ends_as_if_it_had_not_been(tmp_path, measured, monkeypatch):
+    settings = ["training.checkpoint_every=1", "training.warmup.steps=6"]
+    (whole,) = run(tmp_path / "whole", ("mvae",), 1, settings)
+    step = module.TrainingStep.__call__
+
+    def killed(self, state, batch):
+        if state.step == 4:
+            raise KeyboardInterrupt
+        return step(self, state, batch)
+
+    monkeypatch.setattr(module.TrainingStep, "__call__", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "part", ("mvae",), 1, settings)
+    assert not (tmp_path / "part" / "cells").exists()
+    monkeypatch.setattr(module.TrainingStep, "__call__", step)
+    (part,) = run(tmp_path / "part", ("mvae",), 1, settings)
+    sessions = json.loads((tmp_path / "part" / "runs" / "mvae-0" / "run.json").read_text())["sessions"]
+    assert [(s["from_step"], s["to_step"]) for s in sessions] == [(0, 4), (4, 6)]
+    assert (part.steps, part.measured) == (whole.steps, whole.measured)
+    one, other = (next((tmp_path / x / "runs/mvae-0/model").glob("*.safetensors")) for x in ("whole", "part"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_run_begun_with_other_settings_is_not_gone_on_with(tmp_path, measured):
+    """Neither after a kill nor where the cell alone was deleted; planned steps may differ."""
+    run(tmp_path, ("mvae",), 1)
+    (tmp_path / "cells" / "mvae-0.json").unlink()
+    with pytest.raises(
+        DataError, match=r"runs/mvae-0: got a run begun with other settings .asked -> begun: model.shared: 4 -> 3.,"
+    ):
+        run(tmp_path, ("mvae",), 1, ["model.shared=4"])
+    cells = run(tmp_path, ("mvae",), 1, ["training.warmup.steps=7"])
+    assert (cells[0].steps, len(measured)) == (3, 2)
 
 
 def test_an_unknown_row_or_data_is_refused_before_anything_is_made(tmp_path, measured):
     with pytest.raises(ConfigError, match="Did you mean 'mopoe'"):
         run(tmp_path / "a", ("mvae", "mopo"))
     with pytest.raises(ConfigError, match="expected one of arrays, polydigits, polymnist, polymnist16, toy2d"):
-        compare(["mvae"], "toy3d", 60.0, 1, tmp_path / "a", say=lambda line: None)
+        compare(["mvae"], "toy3d", 60.0, 1, tmp_path / "a", tell=lambda line: None)
     assert not (tmp_path / "a").exists()
 
 
@@ -87,25 +126,27 @@ def test_a_cell_of_other_settings_is_not_passed_off(tmp_path, measured):
 
 def test_steps_are_planned_from_the_time_of_a_few(monkeypatch):
     """Steps of 0.2 s, the first of 5 s: 95 % of 100 s are 475 steps. Of steps of 10 s five are enough."""
+    monkeypatch.setattr(module, "_time_to_settle", lambda experiment, device: 0.0)
     for usual, planned, timed in ((0.2, 475, 40), (10.0, 10, 5)):
         ends = itertools.accumulate(itertools.chain([5.0], itertools.repeat(usual)))
         clock = itertools.chain([0.0], itertools.chain.from_iterable((end, end) for end in ends))
         calls: list[float] = []
         monkeypatch.setattr(module.time, "perf_counter", lambda c=clock, seen=calls: seen.append(next(c)) or seen[-1])
         experiment = module.load_experiment("polydigits-mvae", [*SMALL, "training.seconds=100"])
-        assert module.planned(experiment).training.warmup.steps == planned
+        assert module.planned(experiment, CPU).training.warmup.steps == planned
         assert len(calls) == 2 * timed
 
 
 def test_phases_and_the_start_of_the_tilt_keep_their_shares(monkeypatch):
     """0.1 s a step before the tilt learns, 0.2 s with it, 0.5 s of a cooperative step: 20 + 16 + 5 s as set, so that
-    95 % of 82 s are 1.9 times as many of each.
+    95 % of 92 s less 9.5 s of settling are 1.9 times as many of each.
     """
+    monkeypatch.setattr(module, "_time_to_settle", lambda experiment, device: 9.5)
     took = {"warmup.prior_after=1000000": 0.1, "warmup.prior_after=0": 0.2, "cooperative.energy_first=0": 0.5}
-    monkeypatch.setattr(module, "_time_of_step", lambda experiment, changes: took[changes[1]])
+    monkeypatch.setattr(module, "_time_of_step", lambda experiment, changes, device: took[changes[1]])
     steps = ["warmup.steps=280", "warmup.prior_after=200", "cooperative={steps: 10, energy_first: 2}"]
-    experiment = module.load_experiment("polydigits", [*(f"training.{s}" for s in steps), "training.seconds=82"])
-    t = module.planned(experiment).training
+    experiment = module.load_experiment("polydigits", [*(f"training.{s}" for s in steps), "training.seconds=92"])
+    t = module.planned(experiment, CPU).training
     assert (t.warmup.steps, t.warmup.prior_after, t.cooperative.steps) == (532, 380, 19)
     assert t.cooperative.energy_first == 4
 
@@ -154,6 +195,14 @@ def test_the_page_holds_table_and_scatter_and_fetches_nothing(tmp_path):
     assert page.count('<svg class="chart"') == 1
     assert "<script" not in page
     assert "src=" not in page
+
+
+def test_runs_that_draw_few_classes_are_named_beneath_the_scatter_and_not_drawn_in_it(tmp_path):
+    few = Cell("mmvae", 3, 12, 4.0, {"gen/joint_coherence": 0.9, "gen/fcd": 333.0, "gen/label_entropy": 0.2})
+    page = write_comparison([*CELLS, few], tmp_path, "polydigits").read_text()
+    chart = page[page.index('<svg class="chart"') : page.index("</svg>")]
+    assert [name for name in ("mvae", "mopoe", "mmvae") if f">{name}</text>" in chart] == ["mvae", "mopoe"]
+    assert "label entropy is below 0.5: mmvae (seed 3)." in page
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("240s", 240), ("15m", 900), ("1.5h", 5400)])

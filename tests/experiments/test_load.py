@@ -1,6 +1,7 @@
 """Configurations: what is accepted, what is refused, and that every refusal says what to do."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,29 @@ def test_all_problems_are_reported_at_once():
         "'model.private=[1': line 1",
     ):
         assert sum(problem.startswith(said) for problem in found) == 1, said
+
+
+@pytest.mark.parametrize(
+    ("row", "changes", "way_out"),
+    [
+        (
+            "mopoe",
+            ["training.bound.denominator=mixture"],
+            "training.bound.denominator=component, or divergence=sampled",
+        ),
+        ("mmvae-star", ["training.bound.divergence=analytic"], "training.bound.denominator=component, or divergence"),
+        (
+            "mmvae-iwae",
+            ["training.bound.kind=iwae_inside", "training.bound.penalty=entropy"],
+            "training.bound.penalty=none",
+        ),
+        ("mmjsd", ["model.prior.learned_scale=true"], "model.prior.learned_scale=false"),
+        ("mmjsd", ["model.prior.kind=clusters", "model.prior.components=4"], "model.prior.kind=normal"),
+    ],
+)
+def test_combinations_that_no_theory_stands_behind_are_refused(row: str, changes: list[str], way_out: str):
+    with pytest.raises(ConfigError, match=re.escape(way_out)):
+        load_experiment(f"polydigits-{row}", changes)
 
 
 def test_settings_that_contradict_each_other_are_refused_with_the_way_out():

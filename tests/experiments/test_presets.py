@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from multiebm.experiments.build import TrainingStep
+from multiebm.core.modality import Modality
+from multiebm.experiments.build import TrainingStep, build_model
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.load import load_experiment, preset_names
 from multiebm.experiments.run import fresh_state
@@ -79,3 +80,14 @@ def test_the_warmup_preset_has_the_networks_of_the_demo_and_no_energy():
 def test_settings_published_for_mmvaeplus_have_amsgrad_and_those_of_mopoe_have_not():
     assert load_experiment("polymnist-mmvaeplus").training.optimiser.amsgrad
     assert not load_experiment("polymnist-mopoe").training.optimiser.amsgrad
+
+
+@pytest.mark.parametrize(
+    ("row", "changes", "millions"),
+    [("mopoe", [], 14.057), ("mopoe", ["model.networks.linear=0"], 16.676), ("mmvaeplus", [], 22.2)],
+)
+def test_networks_of_polymnist_have_the_published_sizes(row: str, changes: list[str], millions: float):
+    """MoPoE's code has a linear layer of 512 units before its heads; without it, counts of 16.7M are met."""
+    experiment = load_experiment(f"polymnist-{row}", changes)
+    model = build_model(experiment.model, {f"m{i}": Modality(f"m{i}", "picture", (3, 28, 28)) for i in range(5)}, 0)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)

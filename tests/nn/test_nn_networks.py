@@ -5,8 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from multiebm.core.modality import Modality
+from multiebm.models.inference import make_trunk
 from multiebm.nn.blocks import EnergyBlock, ResidualBlock, mlp
-from multiebm.nn.pictures import ConvDecoder, PictureDecoder, PictureEncoder
+from multiebm.nn.pictures import ConvDecoder, Networks, PictureDecoder, PictureEncoder
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +61,37 @@ def test_plain_decoders_make_odd_maps_as_transposed_convolutions_do(size):
         x = F.conv_transpose2d(F.relu(x), up.weight, up.bias, 2, 1, more)
     assert x.shape == (2, 3, size, size)
     torch.testing.assert_close(decoder(z), x)
+
+
+def test_published_resnets_have_no_activation_beside_their_linear_layers():
+    """Section 2.3 of the specification of baselines: a trunk, two heads; Linear, blocks, activation, convolution."""
+    part = Modality("m", "picture", (3, 8, 8))
+    x, z = torch.randn(2, 3, 8, 8), torch.randn(2, 5)
+    bare, own = (make_trunk(part, 6, Networks(4, activated=on)) for on in (False, True))
+    own.load_state_dict(bare.state_dict())
+    torch.testing.assert_close(bare(x), bare[2](bare[0](x)))
+    torch.testing.assert_close(own(x), bare[2](F.leaky_relu(bare[0](x), 0.2)))
+    bare, own = (PictureDecoder(5, (3, 8, 8), 4, 1, 0.1, bounded=False, activated=on) for on in (False, True))
+    own.load_state_dict(bare.state_dict())
+    first = bare.linear(z).unflatten(1, bare.first)
+    torch.testing.assert_close(bare(z), bare.net(first))
+    torch.testing.assert_close(own(z), bare.net(F.leaky_relu(first, 0.2)))
+
+
+@pytest.mark.parametrize("linear", [6, 0])
+def test_plain_encoders_are_three_convolutions_and_a_linear_layer_or_none(linear):
+    """28-14-7-4 pixels, w-2w-4w channels, stride 2, ReLU after each layer."""
+    part = Modality("m", "picture", (3, 28, 28))
+    trunk = make_trunk(part, 5, Networks(4, linear=linear))
+    features, _, head = trunk
+    x = h = torch.randn(2, 3, 28, 28)
+    for conv in (layer for layer in features.net if isinstance(layer, nn.Conv2d)):
+        h = F.relu(F.conv2d(h, conv.weight, conv.bias, stride=2, padding=1))
+    assert h.shape == (2, 16, 4, 4)
+    h = h.flatten(1)
+    h = F.relu(features.net[-1](h)) if linear else h
+    assert h.shape == (2, linear or 256)
+    torch.testing.assert_close(trunk(x), head(h))
 
 
 @pytest.mark.parametrize("head", [False, True])

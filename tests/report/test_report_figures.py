@@ -3,7 +3,19 @@ import re
 import numpy as np
 import pytest
 
-from multiebm.report.figures import PALETTE, Cloud, Level, Mark, Panel, Series, draw_clouds, draw_panel, height
+from multiebm.report.figures import (
+    PALETTE,
+    Cloud,
+    Level,
+    Mark,
+    Panel,
+    Point,
+    Series,
+    draw_clouds,
+    draw_panel,
+    draw_points,
+    height,
+)
 
 PANEL = Panel(
     "Energy <of> things",
@@ -72,6 +84,14 @@ def test_a_scatter_chart_draws_every_point_over_the_reference():
     svg = draw_clouds("points", [Cloud("Gen", points, 0), Cloud("EBM", points, 1)], points[:3])
     assert svg.count("fill: var(--series-0)") == 7
     assert svg.count("fill: var(--series-1)") == 7
+
+
+def test_labels_of_marks_side_by_side_lie_apart_and_each_is_written_once():
+    points = [Point("one", 0.0, 0.0), Point("two", 0.1, 0.0), Point("far", 9.0, 9.0), Point("far", 8.0, 9.0)]
+    svg = draw_points("marks", points, ("x", "y"))
+    places = {name: re.findall(rf'y="([\d.]+)" [^>]*>{name}<', svg) for name in ("one", "two", "far")}
+    assert [len(found) for found in places.values()] == [1, 1, 1]
+    assert abs(float(places["one"][0]) - float(places["two"][0])) > 8.5  # the size of the letters
 
 
 def test_points_may_be_coloured_by_class():

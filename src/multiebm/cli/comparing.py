@@ -26,13 +26,14 @@ def compare(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting to change in every row.")
     ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<i>.")] = "auto",
 ) -> None:
     """Train and measure methods under one budget, one at a time; writes a table as Markdown, CSV, LaTeX and HTML."""
     seconds = seconds_of(budget)
     import multiebm
     from multiebm.experiments.compare import compare as run
 
-    cells = run(rows, data, seconds, seeds, out, settings or [], typer.echo)
+    cells = run(rows, data, seconds, seeds, out, settings or [], typer.echo, device)
     typer.echo(f"tables: {out / 'table.md'}, .csv, .tex; page: {multiebm.write_comparison(cells, out, data)}")
 
 

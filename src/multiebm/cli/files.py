@@ -23,10 +23,10 @@ COLUMNS = 16  # items side by side; more items go into bands below
 _MODES = {1: "L", 3: "RGB"}
 
 
-def check_target(out: Path) -> None:
-    """Raise ConfigError unless `out` ends in .png or .npz, before anything is computed for it."""
-    if out.suffix not in (".png", ".npz"):
-        raise ConfigError(f"--out: got {out}, expected a name that ends in .png or .npz")
+def check_target(out: Path, endings: Sequence[str] = (".png", ".npz")) -> None:
+    """Raise ConfigError unless `out` has one of these endings, before anything is computed for it."""
+    if out.suffix not in endings:
+        raise ConfigError(f"--out: got {out}, expected a name that ends in {' or '.join(endings)}")
 
 
 def read_parts(path: Path, modalities: dict[str, Modality]) -> tuple[Views, Tensor | None]:
@@ -58,19 +58,17 @@ def write_views(out: Path, views: Views, modalities: dict[str, Modality]) -> Non
         raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another place with --out") from error
 
 
-def write_scores(out: Path | None, scores: Sequence[float]) -> None:
-    """Write `row, score` as CSV, or as JSON lines where `out` ends in .jsonl; None: CSV on the screen."""
+def write_scores(out: Path | None, scores: Sequence[float], title: str = "score") -> None:
+    """Write row and score as CSV under this title, or as JSON lines where `out` ends in .jsonl; None: on the screen."""
     if out is None:
-        _write_csv(sys.stdout, scores)
+        _write_csv(sys.stdout, scores, title)
         return
-    if out.suffix not in (".csv", ".jsonl"):
-        raise ConfigError(f"--out: got {out}, expected a name that ends in .csv or .jsonl")
     try:
         with out.open("w", newline="") as stream:
             if out.suffix == ".csv":
-                _write_csv(stream, scores)
+                _write_csv(stream, scores, title)
             else:
-                stream.writelines(json.dumps({"row": i, "score": s}) + "\n" for i, s in enumerate(scores))
+                stream.writelines(json.dumps({"row": i, title: s}) + "\n" for i, s in enumerate(scores))
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another place with --out") from error
 
@@ -141,7 +139,7 @@ def _presence(masks: dict[str, NDArray[np.generic]], modalities: dict[str, Modal
     return torch.from_numpy(np.stack(columns, 1).astype(bool))
 
 
-def _write_csv(stream: TextIO, scores: Sequence[float]) -> None:
+def _write_csv(stream: TextIO, scores: Sequence[float], title: str) -> None:
     writer = csv.writer(stream)
-    writer.writerow(["row", "score"])
+    writer.writerow(["row", title])
     writer.writerows(enumerate(scores))

@@ -10,7 +10,7 @@ from multiebm.cli.comparing import compare
 from multiebm.cli.measuring import evaluate, presets, report, show
 from multiebm.cli.rows import baselines, cite
 from multiebm.cli.training import fit_prior, train
-from multiebm.cli.using import impute, sample, score
+from multiebm.cli.using import encode, impute, likelihood, sample, score
 from multiebm.core.errors import ConfigError, MultiebmError
 
 app = typer.Typer(
@@ -20,7 +20,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (train, fit_prior, sample, impute, score, evaluate, report, presets, show, baselines, cite, compare):
+_USE = (sample, impute, encode, likelihood, score)
+for _command in (train, fit_prior, *_USE, evaluate, report, presets, show, baselines, cite, compare):
     app.command()(_command)
 
 

@@ -78,18 +78,25 @@ def presets() -> None:
 
 
 def show(
-    preset: Annotated[str, typer.Argument(help="A preset, a YAML file, or a run folder.")],
+    preset: Annotated[str, typer.Argument(help="A preset, a YAML file, a run folder, or a row of the baselines.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change.", show_default=False)
     ] = None,
-    against: Annotated[str | None, typer.Option(help="Show only what differs from this preset, file or run.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Show only what differs from this preset, file, run or row.")
+    ] = None,
 ) -> None:
-    """Show a configuration with every key, or how it differs from another."""
-    from multiebm.experiments.load import differences, dump_experiment, load_experiment, say
+    """Show a configuration with every key, or how it differs from another; of two baselines, the cells that differ."""
+    from multiebm.experiments.baselines import baselines
+    from multiebm.experiments.load import differences, differences_of_rows, dump_experiment, load_experiment, say
 
-    experiment = load_experiment(preset, overrides or [])
-    if against is None:
-        typer.echo(dump_experiment(experiment), nl=False)
-        return
-    for change in differences(load_experiment(against), experiment):
+    if against is not None and {preset, against} <= set(baselines()) and not overrides:
+        changes = differences_of_rows(against, preset)
+    else:
+        experiment = load_experiment(preset, overrides or [])
+        if against is None:
+            typer.echo(dump_experiment(experiment), nl=False)
+            return
+        changes = differences(load_experiment(against), experiment)
+    for change in changes:
         typer.echo(say(change))

@@ -1,4 +1,4 @@
-"""`multiebm sample`, `impute` and `score`: a trained model at work on files."""
+"""`multiebm sample`, `impute`, `encode`, `likelihood` and `score`: a trained model at work on files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +10,8 @@ Parts = Annotated[
     Path, typer.Option(help="An .npz with one array per modality, or a folder of <modality>.png or <modality>/*.png.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed; item i depends on it and on i alone.", min=0)]
+TABLES = (".csv", ".jsonl")
+Table = Annotated[Path | None, typer.Option(help="A .csv or .jsonl file; CSV on the screen by default.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<i>.")]
 
 
@@ -55,23 +57,66 @@ def impute(
     check_target(out)
     model = from_pretrained(run, find_device(device))
     views, present = read_parts(parts, model.modalities)
-    names = None if want is None else [name.strip() for name in want.split(",")]
-    completed = model.impute(views, names, refine_steps, None if refine else 0, seed, present)
+    completed = model.impute(views, _names(want), refine_steps, None if refine else 0, seed, present)
     write_views(out, completed, {name: model.modalities[name] for name in completed})
     typer.echo(f"{len(next(iter(completed.values())))} items, {', '.join(completed)}: {out}")
 
 
-def score(
+def encode(
     run: Run,
     parts: Parts,
-    out: Annotated[Path | None, typer.Option(help="A .csv or .jsonl file; CSV on the screen by default.")] = None,
+    out: Annotated[Path, typer.Option(help="An .npz; its array codes has a row an item.")],
     device: Device = "auto",
 ) -> None:
-    """Score complete items: minus the energy, a log density up to a constant; higher = more like data than samples."""
-    from multiebm.cli.files import read_parts, write_scores
+    """Encode items to the mean of q(z | parts), whichever modalities are given."""
+    from multiebm.cli.files import check_target, read_parts, write_views
     from multiebm.experiments.data import find_device
     from multiebm.experiments.pretrained import from_pretrained
 
+    check_target(out, [".npz"])
+    model = from_pretrained(run, find_device(device))
+    codes = model.encode(*read_parts(parts, model.modalities))
+    write_views(out, {"codes": codes}, {})
+    typer.echo(f"{len(codes)} codes of {codes.shape[1]} latents: {out}")
+
+
+def likelihood(
+    run: Run,
+    parts: Parts,
+    given: Annotated[str | None, typer.Option(help="Modalities to condition on, as m1,m2; none by default.")] = None,
+    samples: Annotated[int, typer.Option(help="Importance samples an item.", min=1)] = 1000,
+    out: Table = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Estimate log p(parts), or log p(the other parts | those given), in nats an item, by importance sampling."""
+    from multiebm.cli.files import check_target, read_parts, write_scores
+    from multiebm.experiments.data import find_device
+    from multiebm.experiments.pretrained import from_pretrained
+
+    if out is not None:
+        check_target(out, TABLES)
+    model = from_pretrained(run, find_device(device))
+    views, present = read_parts(parts, model.modalities)
+    found = model.log_likelihood(views, _names(given), samples, seed, present)
+    write_scores(out, found.tolist(), "log_likelihood")
+
+
+def score(run: Run, parts: Parts, out: Table = None, device: Device = "auto") -> None:
+    """Score complete items; higher = more like data. Minus the energy, or the log-likelihood of a model without one.
+
+    A log density up to a constant; what is like neither data nor samples an energy was never shown.
+    """
+    from multiebm.cli.files import check_target, read_parts, write_scores
+    from multiebm.experiments.data import find_device
+    from multiebm.experiments.pretrained import from_pretrained
+
+    if out is not None:
+        check_target(out, TABLES)
     model = from_pretrained(run, find_device(device))
     views, present = read_parts(parts, model.modalities)
     write_scores(out, model.score(views, present).tolist())
+
+
+def _names(listed: str | None) -> list[str] | None:
+    return None if listed is None else [name.strip() for name in listed.split(",")]

@@ -102,7 +102,11 @@ _MOPOE_CODE: dict[str, Any] = {  # 300 epochs
     },
 }
 _MMVAE_PLUS_CODE: dict[str, Any] = {  # 150 epochs
-    "model": {"shared": 32, "private": 32, "networks": {"kind": "resnet", "width": 64, "patch": 1, "residual": 0.1}},
+    "model": {
+        "shared": 32,
+        "private": 32,
+        "networks": {"kind": "resnet", "width": 64, "patch": 1, "residual": 0.1, "activated": False},
+    },
     "training": {
         "batch_size": 128,
         "warmup": {"steps": 70_200, "beta": 2.5},

@@ -20,6 +20,7 @@ from multiebm.models.generator import Generator, make_decoder
 from multiebm.models.inference import SHARED, Encoder, InferenceModel, JointEncoder, make_trunk
 from multiebm.models.model import DataChain, LatentChain, MultimodalModel
 from multiebm.nn.energies import EnergyNetwork
+from multiebm.nn.pictures import Networks
 from multiebm.nn.precision import Mixed, set_precision
 from multiebm.training import averaging
 from multiebm.training.cooperative import cooperative_step, warmup_step
@@ -58,14 +59,11 @@ def build_model(section: ModelSection, modalities: dict[str, Modality], seed: in
 
 
 def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
-    nets = s.networks
-    plain = _plain(nets)
     encoders, decoders = {}, {}
     for name, m in modalities.items():
-        width = _width(nets, m)
-        shape = (width, nets.patch, nets.residual)
-        encoders[name] = Encoder(m, s.shared, s.private, *shape, nets.separate_trunks, s.scale_map, plain)
-        decoders[name] = make_decoder(m, s.shared + s.private, *shape, nets.bounded, plain > 0)
+        nets = networks_of(s.networks, m)
+        encoders[name] = Encoder(m, s.shared, s.private, nets, s.networks.separate_trunks, s.scale_map)
+        decoders[name] = make_decoder(m, s.shared + s.private, nets, s.networks.bounded)
     like = s.likelihood
     likelihoods = {n: Likelihood(FAMILIES[like.family], like.scale, like.weights.get(n, 1.0)) for n in modalities}
     generator = Generator(
@@ -89,27 +87,24 @@ def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
 
 
 def _inference(s: ModelSection, modalities: dict[str, Modality], encoders: dict[str, Encoder]) -> InferenceModel:
-    i, nets, n = s.inference, s.networks, len(modalities)
+    i, n = s.inference, len(modalities)
     aggregation = Aggregation(n, s.family, i.subsets, i.fusion, i.prior_expert, i.learned_weights, i.correlation)
     in_use: PriorExpert = "complete" if i.prior_expert == "full" else i.prior_expert
     pooled = Aggregation(n, s.family, "full", i.fusion, in_use, correlation=i.correlation) if i.pooled else None
     joint = None
     if i.joint:
         trunks: dict[str, nn.Module] = {
-            name: Mixed(make_trunk(m, JOINT_FEATURES, _width(nets, m), nets.patch, nets.residual, _plain(nets)))
-            for name, m in modalities.items()
+            name: Mixed(make_trunk(m, JOINT_FEATURES, networks_of(s.networks, m))) for name, m in modalities.items()
         }
         joint = JointEncoder(trunks, JOINT_FEATURES, s.shared, s.scale_map)
     return InferenceModel(encoders, s.family, aggregation, pooled, joint)
 
 
-def _plain(nets: NetworkSection) -> int:
-    """Return the units of the linear layer of plain convolutions, 0 for ResNets."""
-    return nets.linear if nets.kind == "conv" else 0
-
-
-def _width(nets: NetworkSection, modality: Modality) -> int:
-    return nets.width if modality.kind == "picture" else nets.hidden
+def networks_of(s: NetworkSection, modality: Modality) -> Networks:
+    """Return the sizes of a part's encoder and decoder."""
+    if modality.kind == "vector":
+        return Networks(s.hidden)
+    return Networks(s.width, s.patch, s.residual, s.activated, s.linear if s.kind == "conv" else None)
 
 
 def _prior(s: ModelSection) -> Prior:

@@ -15,17 +15,28 @@ from pydantic import ValidationError
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.experiments.baselines import baselines
 from multiebm.experiments.build import TrainingStep
-from multiebm.experiments.data import build_dataset
+from multiebm.experiments.data import build_dataset, find_device
 from multiebm.experiments.folder import read_run, write_json
-from multiebm.experiments.load import COMMON, load_experiment, preset_names, read_source, to_dict
+from multiebm.experiments.load import (
+    COMMON,
+    CONFIG,
+    differences,
+    load_experiment,
+    preset_names,
+    read_source,
+    say,
+    to_dict,
+)
 from multiebm.experiments.measure import measure_model
-from multiebm.experiments.run import fresh_state, run_experiment
+from multiebm.experiments.run import fresh_state, run_experiment, take_average
 from multiebm.experiments.schema import Experiment
 from multiebm.models.pretrained import replace_file
 
 COMBINED = "combined"  # the row that is the preset of the data itself
 TIMED_STEPS, TIMED_SECONDS, FEWEST_STEPS = 40, 15.0, 5  # whose median is the time of a step; fewer where they are slow
-SHARE = 0.95  # of the budget that the planned steps should take; the budget itself ends training in any case
+PLANNED = {f"training.warmup.{key}" for key in ("steps", "prior_after", "tilt_after")}
+PLANNED |= {f"training.cooperative.{key}" for key in ("steps", "energy_first")}
+SHARE = 0.95  # of the budget that steps and settling should take; the budget itself ends training in any case
 
 
 class Column(NamedTuple):
@@ -51,7 +62,7 @@ COLUMNS = (
 
 
 class Cell(NamedTuple):
-    """One row with one seed: steps and seconds of training, and every metric by name."""
+    """One row with one seed: steps, seconds of training with the settling of priors, and every metric by name."""
 
     row: str
     seed: int
@@ -71,14 +82,15 @@ def compare(
     seeds: int,
     out: str | Path,
     overrides: Sequence[str] = (),
-    say: Callable[[str], None] = print,
+    tell: Callable[[str], None] = print,
+    device: str = "auto",
 ) -> list[Cell]:
     """Train and measure every row with seeds 0 to `seeds` - 1 for `budget` seconds each, one at a time, in `out`.
 
     `data` is a preset; a row is one of `baselines()`, "combined", the preset itself, or the end of a preset's name,
     DATA-ROW. Steps are planned from the time of a few, so that rates fall to their end within the budget. What `out`
     holds is not made again, and a run that was killed goes on from its last checkpoint. ConfigError names unknown rows
-    before anything is trained.
+    before anything is trained; DataError a cell or a run in `out` that has other settings.
     """
     sources = {row: source_of(row, data) for row in rows}
     plans = {
@@ -91,11 +103,11 @@ def compare(
         path = folder / "cells" / f"{row}-{seed}.json"
         cell = read_cell(path, experiment)
         if cell is None:
-            say(f"{row}, seed {seed}: training for {budget:.0f} s")
-            cell = _make_cell(row, experiment, folder / "runs" / f"{row}-{seed}", sources[row])
+            tell(f"{row}, seed {seed}: training for {budget:.0f} s")
+            cell = _make_cell(row, experiment, run_of(path), sources[row], find_device(device))
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, {**cell._asdict(), "settings": to_dict(experiment)})
-        say(f"{row}, seed {seed}: {cell.steps} steps in {cell.seconds:.0f} s")
+        tell(f"{row}, seed {seed}: {cell.steps} steps in {cell.seconds:.0f} s")
         cells.append(cell)
         write_tables(cells, folder)
     return cells
@@ -122,9 +134,15 @@ def read_cell(path: Path, experiment: Experiment) -> Cell | None:
     stored = json.loads(path.read_text())
     if not _same_settings(stored.pop("settings"), experiment):
         raise DataError(
-            f"{path}: got a cell of other settings, expected those asked for; give another --out, or delete the cell"
+            f"{path}: got a cell of other settings, expected those asked for; give another --out, or delete the cell "
+            f"and its run {run_of(path)}"
         )
     return Cell(**stored)
+
+
+def run_of(cell: Path) -> Path:
+    """Return the run folder of a cell's file."""
+    return cell.parent.parent / "runs" / cell.stem
 
 
 def _same_settings(stored: dict[str, Any], experiment: Experiment) -> bool:
@@ -135,10 +153,11 @@ def _same_settings(stored: dict[str, Any], experiment: Experiment) -> bool:
         return False
 
 
-def planned(experiment: Experiment) -> Experiment:
-    """Return the experiment with as many steps as the budget allows on this machine, timed on a fresh state.
+def planned(experiment: Experiment, device: torch.device) -> Experiment:
+    """Return the experiment with as many steps as the budget allows on this device, timed on a fresh state.
 
-    Both phases, the steps from which a tilt learns and those of the energy alone keep their shares of the preset's.
+    Both phases, the steps from which a tilt learns and those of the energy alone keep their shares of the preset's, and
+    what priors take to settle at the end is left for them.
     """
     t = experiment.training
     if t.seconds is None:
@@ -149,19 +168,20 @@ def planned(experiment: Experiment) -> Experiment:
         (tilted, f"warmup.steps={10**6}", "warmup.prior_after=0"),
         (t.cooperative.steps, "warmup.steps=0", "cooperative.energy_first=0"),
     ]
-    whole = sum(steps * _time_of_step(experiment, changes) for steps, *changes in each if steps)
+    whole = sum(steps * _time_of_step(experiment, changes, device) for steps, *changes in each if steps)
     now = {"warmup.steps": t.warmup.steps, "cooperative.steps": t.cooperative.steps}
     now |= {"cooperative.energy_first": t.cooperative.energy_first} if t.cooperative.steps else {}
     if experiment.model.prior.kind == "energy":
         now |= {"warmup.prior_after": t.warmup.prior_after, "warmup.tilt_after": t.warmup.tilt_after}
-    scaled = {name: max(1, round(SHARE * t.seconds / whole * steps)) for name, steps in now.items() if steps > 0}
+    share = (SHARE * t.seconds - _time_to_settle(experiment, device)) / whole
+    scaled = {name: max(1, round(share * steps)) for name, steps in now.items() if steps > 0}
     return load_experiment(experiment, [f"training.{name}={steps}" for name, steps in scaled.items()])
 
 
-def _time_of_step(experiment: Experiment, changes: Sequence[str]) -> float:
+def _time_of_step(experiment: Experiment, changes: Sequence[str], device: torch.device) -> float:
     """Return the median seconds of a step under these changes of training, on a fresh state."""
     timed = load_experiment(experiment, [f"training.{change}" for change in changes])
-    state = fresh_state(timed, build_dataset(timed.data), torch.device("cpu"))
+    state = fresh_state(timed, build_dataset(timed.data), device)
     step = TrainingStep(timed)
     took: list[float] = []
     while len(took) < TIMED_STEPS and (len(took) < FEWEST_STEPS or sum(took) < TIMED_SECONDS):
@@ -172,16 +192,30 @@ def _time_of_step(experiment: Experiment, changes: Sequence[str]) -> float:
     return statistics.median(took)
 
 
-def _make_cell(row: str, experiment: Experiment, run: Path, preset: str) -> Cell:
-    begun = (run / "config.yaml").is_file()
-    plan = load_experiment(run) if begun else planned(experiment)
-    result = run_experiment(plan, run, resume=begun, preset=preset)
+def _time_to_settle(experiment: Experiment, device: torch.device) -> float:
+    """Return the seconds that the priors of a fresh state take to settle."""
+    state = fresh_state(experiment, build_dataset(experiment.data), device)
+    began = time.perf_counter()
+    take_average(state, experiment)
+    return time.perf_counter() - began
+
+
+def _make_cell(row: str, experiment: Experiment, run: Path, preset: str, device: torch.device) -> Cell:
+    begun = (run / CONFIG).is_file()
+    plan = load_experiment(run) if begun else planned(experiment, device)
+    other = [say(change) for change in differences(experiment, plan) if change.key not in PLANNED]
+    if other:
+        raise DataError(
+            f"{run}: got a run begun with other settings (asked -> begun: {'; '.join(other)}), expected those asked "
+            "for; give another --out, or delete the run"
+        )
+    result = run_experiment(plan, run, resume=begun, preset=preset, device=str(device))
     if result.fit.reason == "interrupted":
         raise KeyboardInterrupt(result.fit.message())
     measured = measure_model(result.model, build_dataset(plan.data), plan.evaluation, plan.seed).results
     session = read_run(run)["sessions"][-1]
     values = {name: found.value for name, found in measured.items()}
-    return Cell(row, experiment.seed, session["to_step"], session["seconds"], values)
+    return Cell(row, experiment.seed, session["to_step"], session["seconds"] + session["settling"], values)
 
 
 def summary(cells: Sequence[Cell]) -> tuple[list[Column], dict[str, list[list[float]]]]:

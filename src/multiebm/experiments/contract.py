@@ -24,6 +24,7 @@ from multiebm.experiments.load import merge
 from multiebm.experiments.pretrained import from_pretrained
 from multiebm.experiments.schema import Experiment
 from multiebm.models.energy_prior import EnergyPrior
+from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.training.cooperative import bound_of_batch
 
@@ -122,11 +123,44 @@ class BaselineContract:
             assert torch.equal(view, model.impute(spoilt, present=present, seed=2)[name]), name
         assert torch.equal(model.encode(clean, present), model.encode(spoilt, present))
 
-    def test_an_item_with_nothing_given_is_a_sample_of_the_prior(self) -> None:
-        """Its code is the mean of the standard density, 0."""
-        model = self.model()
+    def test_a_part_that_is_hidden_in_every_item_is_a_part_that_was_not_given(self) -> None:
+        """Completions, codes and likelihoods, for each part in turn."""
+        model, views = self.model(), raw_views()
+        for i, name in enumerate(PARTS):
+            present = torch.ones(ITEMS, len(PARTS), dtype=torch.bool)
+            present[:, i] = False
+            rest = {other: view for other, view in views.items() if other != name}
+            masked, dropped = model.impute(views, present=present, seed=2), model.impute(rest, seed=2)
+            assert all(torch.equal(masked[part], dropped[part]) for part in PARTS), name
+            assert torch.equal(model.encode(views, present), model.encode(rest)), name
+            found = [model.log_likelihood(views, present=present, samples=5), model.log_likelihood(rest, samples=5)]
+            assert torch.equal(*found), name
+
+    def test_an_item_with_nothing_given_gets_a_draw_of_the_prior(self) -> None:
+        """Its z is what the prior's `sample` returned; its code is the mean of the standard density, 0."""
+        model, drawn = self.model(), []
+        prior = model.generator.prior
+        own = prior.sample
+
+        def sample(*arguments: object) -> Tensor:
+            drawn.append(own(*arguments))  # type: ignore[arg-type]
+            return drawn[-1]
+
+        prior.sample = sample  # type: ignore[method-assign,assignment]
+        latents = model.infer_latents(self.batch(self.holes()), make_generator(2))
+        assert torch.equal(latents[SHARED][4], drawn[-1][0])
         code = model.encode(raw_views(), self.holes())
         torch.testing.assert_close(code[4], torch.zeros_like(code[4]))
+
+    def test_an_item_with_nothing_given_teaches_nothing(self) -> None:
+        """The loss of a batch of such items is 0, and so is every gradient, that of a learned prior too."""
+        model = self.model()
+        if self.experiment().model.inference.joint:
+            return
+        loss = self.loss(model, self.batch(torch.zeros(ITEMS, len(PARTS), dtype=torch.bool)))
+        loss.backward()
+        assert loss.item() == 0
+        assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
     def test_gradients_reach_every_parameter_of_the_row(self) -> None:
         """One backward pass of the loss on complete items, and of a tilt's own; none is left out, all are finite."""

@@ -67,6 +67,16 @@ def differences(one: Experiment, other: Experiment) -> list[Difference]:
     return list(_differences(to_dict(one), to_dict(other), ""))
 
 
+def cells_of(row: str) -> dict[str, Any]:
+    """Return the settings that make a row of `baselines()`, nested: its cells over the neutral ones."""
+    return merge(dict(NEUTRAL), dict(baselines()[row].cells))
+
+
+def differences_of_rows(one: str, other: str) -> list[Difference]:
+    """Return the cells in which two rows of `baselines()` differ."""
+    return list(_differences(cells_of(one), cells_of(other), ""))
+
+
 def say(change: Difference) -> str:
     """Return "key: one -> other" with the values as YAML."""
     return f"{change.key}: {_plain(change.one)} -> {_plain(change.other)}"
@@ -105,8 +115,7 @@ def _laid_on_base(raw: dict[str, Any], path: Path, depth: int) -> dict[str, Any]
     base, baseline = raw.pop("base", None), raw.pop("baseline", None)
     under: dict[str, Any] = {} if base is None else _read_base(base, path, depth)
     if baseline is not None:
-        for cells in (NEUTRAL, baselines()[baseline].cells):
-            under = merge(under, dict(cells))
+        under = merge(merge(under, dict(NEUTRAL)), dict(baselines()[baseline].cells))
     return merge(under, raw)
 
 

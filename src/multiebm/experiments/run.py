@@ -1,5 +1,6 @@
 """One experiment, from data to a saved model, in a run folder that says how to repeat it."""
 
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,7 +85,10 @@ def run_experiment(
         seconds = round(state.numbers.get(ELAPSED, 0.0), 1)  # of training, since step 0
         session |= {"to_step": state.step, "seconds": seconds, "reason": ended}
         write_run(folder, run)
+    began = time.perf_counter()
     take_average(state, experiment)
+    session["settling"] = round(time.perf_counter() - began, 1)  # seconds more
+    write_run(folder, run)
     save_pretrained(state.model, folder / MODEL)
     return RunResult(state.model, folder, fitted)
 

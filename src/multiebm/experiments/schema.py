@@ -83,11 +83,15 @@ class NetworkSection(_Section):
     """Encoders and decoders: ResNets or plain convolutions for pictures, MLPs for vectors."""
 
     kind: Literal["resnet", "conv"] = Field("resnet", description="networks of pictures: MMVAE+'s, or MoPoE's")
-    linear: PositiveInt = Field(512, description="units of the encoders' linear layer of conv")
+    linear: Annotated[int, Field(ge=0)] = Field(512, description="units of the encoders' linear layer of conv; 0: none")
     width: PositiveInt = Field(16, description="channels of the first stage of picture networks")
     hidden: PositiveInt = Field(128, description="units of a hidden layer of vector networks")
     patch: Literal[1, 2, 4] = Field(1, description="pixels folded into channels, per side")
     residual: PositiveFloat = Field(0.7, description="factor on the residual branch; MMVAE+ has 0.1")
+    activated: bool = Field(
+        True,
+        description="ResNets have an activation before the heads and after the decoder's linear layer; MMVAE+ none",
+    )
     separate_trunks: bool = Field(False, description="private latents get an encoder trunk of their own (MMVAE+)")
     bounded: bool = Field(True, description="picture decoders end in tanh")
 
@@ -262,6 +266,21 @@ def _contradictions_of_bound(experiment: Experiment) -> list[str]:
         problems.append(
             f"training.bound.divergence: got analytic with kind {bound.kind} and a prior of kind {model.prior.kind}, "
             "expected the ELBO with a prior of the experts' family; set training.bound.divergence=sampled"
+        )
+    if bound.divergence == "analytic" and bound.denominator == "mixture":
+        problems.append(
+            "training.bound.divergence: got analytic with denominator mixture, expected component: the divergence of a "
+            "mixture has no closed form; set training.bound.denominator=component, or divergence=sampled"
+        )
+    if bound.kind == "iwae_inside" and bound.penalty != "none":
+        problems.append(
+            f"training.bound.penalty: got {bound.penalty} with kind iwae_inside, expected none: a penalty is of each "
+            "component's bound, and here components are joined in one estimate; set training.bound.penalty=none"
+        )
+    if bound.penalty == "jensen_shannon" and (model.prior.kind == "clusters" or model.prior.learned_scale):
+        problems.append(
+            "training.bound.penalty: got jensen_shannon with a prior that the bound has to teach, expected a fixed "
+            "one: its dynamic prior has N(0, I) in it; set model.prior.kind=normal and model.prior.learned_scale=false"
         )
     if bound.kind == "iwae_inside" and bound.weights == "sum":
         problems.append(

@@ -12,25 +12,18 @@ from multiebm.distributions.likelihoods import Likelihood
 from multiebm.distributions.priors import RIDGE, MixturePrior, Prior, StandardPrior
 from multiebm.models.inference import SHARED, Latents
 from multiebm.nn.blocks import mlp
-from multiebm.nn.pictures import ConvDecoder, PictureDecoder
+from multiebm.nn.pictures import ConvDecoder, Networks, PictureDecoder
 from multiebm.nn.precision import Mixed
 
 
-def make_decoder(
-    modality: Modality,
-    n_in: int,
-    width: int,
-    patch: int = 1,
-    residual: float = 0.1,
-    bounded: bool = True,
-    plain: bool = False,
-) -> nn.Module:
-    """Return a network [B, n_in] -> [B, *shape]: an MLP for vectors, for pictures a ResNet or `plain` convolutions."""
+def make_decoder(modality: Modality, n_in: int, networks: Networks, bounded: bool = True) -> nn.Module:
+    """Return a network [B, n_in] -> [B, *shape]: an MLP for vectors, a ResNet or plain convolutions for pictures."""
+    width, patch, residual, activated, linear = networks
     if modality.kind == "vector":
         return Mixed(mlp([n_in, width, width, modality.size], nn.ReLU()))
-    if plain:
-        return Mixed(ConvDecoder(n_in, modality.shape, width, bounded))
-    return Mixed(PictureDecoder(n_in, modality.shape, width, patch, residual, bounded))
+    if linear is None:
+        return Mixed(PictureDecoder(n_in, modality.shape, width, patch, residual, bounded, activated))
+    return Mixed(ConvDecoder(n_in, modality.shape, width, bounded))
 
 
 class Generator(nn.Module):

@@ -17,8 +17,8 @@ from multiebm.core.tree import per_item
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.mixture import Diagonal, Mixture
 from multiebm.models.aggregation import Aggregation
-from multiebm.nn.blocks import mlp
-from multiebm.nn.pictures import ConvEncoder, PictureEncoder
+from multiebm.nn.blocks import SLOPE, mlp
+from multiebm.nn.pictures import ConvEncoder, Networks, PictureEncoder
 from multiebm.nn.precision import Mixed
 
 SHARED = "shared"  # key of the shared latent in a `Latents`; the other keys are modality names (private latents)
@@ -75,17 +75,14 @@ class Encoder(nn.Module):
         modality: Modality,
         shared: int,
         private: int,
-        width: int,
-        patch: int = 1,
-        residual: float = 0.1,
+        networks: Networks,
         separate: bool = False,
         scale_map: str = "exp",
-        plain: int = 0,
     ) -> None:
         super().__init__()
         self.sizes, self.scale_of = (shared, private), SCALES[scale_map]
         outputs = [2 * (shared + private)] if not separate or not private else [2 * shared, 2 * private]
-        self.branches = nn.ModuleList(Mixed(make_trunk(modality, n, width, patch, residual, plain)) for n in outputs)
+        self.branches = nn.ModuleList(Mixed(make_trunk(modality, n, networks)) for n in outputs)
 
     def forward(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return ((loc, scale) shared, (loc, scale) private), each [B, D] or [B, P]."""
@@ -121,17 +118,16 @@ SCALES = Table(
 )
 
 
-def make_trunk(modality: Modality, n_out: int, width: int, patch: int, residual: float, plain: int = 0) -> nn.Module:
-    """Return a network [B, ...] -> [B, n_out]: an MLP for vectors, a ResNet for pictures or, where `plain` names the
-    units of its linear layer, plain convolutions.
-    """
+def make_trunk(modality: Modality, n_out: int, networks: Networks) -> nn.Module:
+    """Return a network [B, ...] -> [B, n_out]: an MLP for vectors, a ResNet or plain convolutions for pictures."""
+    width, patch, residual, activated, linear = networks
     if modality.kind == "vector":
         return mlp([modality.size, width, width, n_out], nn.ReLU())
-    if plain:
-        convolutions = ConvEncoder(modality.shape, width, plain)
-        return nn.Sequential(convolutions, nn.ReLU(), nn.Linear(plain, n_out))
+    if linear is not None:
+        plain = ConvEncoder(modality.shape, width, linear)
+        return nn.Sequential(plain, nn.ReLU(), nn.Linear(plain.n_features, n_out))
     trunk = PictureEncoder(modality.shape, width, patch, residual)
-    return nn.Sequential(trunk, nn.LeakyReLU(0.2), nn.Linear(trunk.n_features, n_out))
+    return nn.Sequential(trunk, nn.LeakyReLU(SLOPE) if activated else nn.Identity(), nn.Linear(trunk.n_features, n_out))
 
 
 class JointEncoder(nn.Module):

@@ -1,10 +1,13 @@
 """Picture encoders and decoders: the ResNets of MMVAE+ (Palumbo et al. 2023) and the plain convolutions of MoPoE.
 
 The published ResNets are `width` 64, `patch` 1 at 28 pixels (channels 64-64-128-256, maps 28-14-7); `patch` 2 folds 2x2
-pixels into channels first, which costs a quarter of the arithmetic per channel. An activation more than in the
-published ones stands before the encoder's heads and after the decoder's first linear layer. The published plain ones
-(Sutter et al. 2021, arXiv 2105.02470) are `width` 32, `hidden` 512 (channels 32-64-128, maps 14-7-4).
+pixels into channels first, which costs a quarter of the arithmetic per channel. Published, nothing stands between the
+last map and the encoder's heads, nor after the decoder's first linear layer; `activated` puts an activation there.
+The published plain ones (Sutter et al. 2021, arXiv 2105.02470) are `width` 32, `linear` 512 (channels 32-64-128, maps
+14-7-4).
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +16,18 @@ from torch.nn import functional as F
 from multiebm.nn.blocks import SLOPE, ResidualBlock
 
 STAGES = 3
+
+
+class Networks(NamedTuple):
+    """Sizes of a part's networks: ResNets of `width` channels, or plain convolutions where `linear` names the units of
+    their linear layer (0: none). Networks of vectors have `width` units and nothing else.
+    """
+
+    width: int
+    patch: int = 1
+    residual: float = 0.1
+    activated: bool = True
+    linear: int | None = None
 
 
 def _plan(size: int, width: int, patch: int) -> tuple[list[int], list[int]]:
@@ -45,11 +60,18 @@ class PictureDecoder(nn.Module):
     """Latent [B, n_in] -> pictures [B, C, S, S]; `bounded` ends in tanh, the range of the state."""
 
     def __init__(
-        self, n_in: int, shape: tuple[int, ...], width: int, patch: int, residual: float, bounded: bool
+        self,
+        n_in: int,
+        shape: tuple[int, ...],
+        width: int,
+        patch: int,
+        residual: float,
+        bounded: bool,
+        activated: bool = True,
     ) -> None:
         super().__init__()
         channels, sizes = _plan(shape[1], width, patch)
-        self.bounded = bounded
+        self.bounded, self.activated = bounded, activated
         self.first = (channels[-1], sizes[-1], sizes[-1])
         self.linear = nn.Linear(n_in, channels[-1] * sizes[-1] ** 2)
         layers: list[nn.Module] = [ResidualBlock(channels[-1], channels[-2], residual)]
@@ -68,24 +90,29 @@ class PictureDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Map latents [B, n_in] to pictures [B, C, S, S]."""
         x = self.linear(z).unflatten(1, self.first)
-        x = self.net(F.leaky_relu(x, SLOPE).contiguous(memory_format=torch.channels_last))
+        x = F.leaky_relu(x, SLOPE) if self.activated else x
+        x = self.net(x.contiguous(memory_format=torch.channels_last))
         return x.tanh() if self.bounded else x
 
 
 class ConvEncoder(nn.Module):
-    """[B, C, S, S] -> features [B, hidden]: three convolutions of stride 2, a linear layer; heads are the caller's."""
+    """[B, C, S, S] -> features [B, n_features]: three convolutions of stride 2 and a layer of `linear` units; with 0
+    there is none, and features are the last map. Heads are the caller's.
+    """
 
-    def __init__(self, shape: tuple[int, ...], width: int, hidden: int) -> None:
+    def __init__(self, shape: tuple[int, ...], width: int, linear: int) -> None:
         super().__init__()
-        self.n_features = hidden
         channels, sizes = _halved(shape, width)
+        n_map = channels[-1] * sizes[-1] ** 2
+        self.n_features = linear or n_map
         layers: list[nn.Module] = []
         for n_in, n_out in zip(channels, channels[1:], strict=False):
             layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), nn.ReLU()]
-        self.net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * sizes[-1] ** 2, hidden))
+        layers += [nn.Flatten(), *([nn.Linear(n_map, linear)] if linear else [])]
+        self.net = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures [B, C, S, S] to features [B, hidden], before an activation."""
+        """Map pictures [B, C, S, S] to features [B, n_features], before an activation."""
         return self.net(x)
 
 

@@ -123,14 +123,17 @@ def _of_part(model: Generator, latents: Latents, views: Views, name: str, rows: 
 def bound_loss(
     log_px: Tensor, drawn: Draw, prior: Prior, posterior: Posterior, present: Tensor, s: BoundSettings, beta: float
 ) -> Tensor:
-    """Return minus the bound, mean over the batch, in nats per item; `log_px` [N, C, B, M] of `log_likelihoods`."""
+    """Return minus the bound, mean over the batch, in nats per item; `log_px` [N, C, B, M] of `log_likelihoods`.
+
+    An item of which nothing is present adds 0 and no gradient: its posterior is the prior, whatever that has learned.
+    """
     terms = PENALTIES[s.penalty](posterior, present, s.alpha)
     log_l = terms.reconstruction * log_px.sum(-1) + beta * terms.divergence * drawn.log_ratio  # [N, C, B]
     weight = drawn.log_weight.exp()
     if s.weights == "sum":
         weight = weight * (posterior.shared.log_weight > -torch.inf).sum(0)
     if s.kind == "iwae_inside":
-        return -((log_l + drawn.log_weight).flatten(0, 1).logsumexp(0) - log(len(log_l))).mean()
+        return _mean_loss((log_l + drawn.log_weight).flatten(0, 1).logsumexp(0) - log(len(log_l)), present)
     if s.kind == "elbo":
         each = log_l.mean(0)
     elif s.kind == "iwae":
@@ -150,7 +153,11 @@ def bound_loss(
         q = posterior.shared
         shares = q.log_weight.exp() * ((q.log_weight > -torch.inf).sum(0) if s.weights == "sum" else 1)
         bound = bound - beta * terms.divergence * (shares * prior.kl(q.loc, q.scale)).sum(0)
-    return -(bound - beta * terms.scaled - terms.plain).mean()
+    return _mean_loss(bound - beta * terms.scaled - terms.plain, present)
+
+
+def _mean_loss(bound: Tensor, present: Tensor) -> Tensor:
+    return -torch.where(present.any(1), bound, 0.0).mean()
 
 
 def vae_loss(

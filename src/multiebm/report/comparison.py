@@ -11,9 +11,11 @@ from multiebm.report.markup import cell, join, paragraph, row_head, section, tab
 from multiebm.report.page import TEMPLATE
 
 PAGE = "comparison.html"
-READ_WITH = (
-    "One mark a run; the upper left is best. A run whose label entropy is low draws few classes, which agree easily: "
-    "its joint coherence says nothing."
+DRAWS_FEW = 0.5  # label entropy below which joint coherence says nothing
+READ_WITH = "One mark a run; the upper left is best."
+LEFT_OUT = (
+    "Left out, as their label entropy is below {bound:g}: {runs}. Parts that draw few classes agree easily, and their "
+    "joint coherence says nothing."
 )
 
 
@@ -31,14 +33,18 @@ def write_comparison(cells: Sequence[Cell], folder: Path, data: str) -> Path:
     seconds = max(c.seconds for c in cells)
     lead = f"Mean ± standard deviation over seeds; at most {seconds:.0f} s of training each, one at a time."
     parts = [section("table", "Table", lead, body)]
-    joint = [(c, c.measured["gen/fcd"], c.measured["gen/joint_coherence"]) for c in cells if "gen/fcd" in c.measured]
-    if joint:
+    drawn = [c for c in cells if "gen/fcd" in c.measured]
+    few = [c for c in drawn if c.measured.get("gen/label_entropy", 1.0) < DRAWS_FEW]
+    points = [Point(c.row, c.measured["gen/fcd"], c.measured["gen/joint_coherence"]) for c in drawn if c not in few]
+    if drawn:
         chart = draw_points(
             "Joint coherence against Frechet distance",
-            [Point(c.row, fcd, coherence) for c, fcd, coherence in joint],
+            points,
             ("Frechet distance on judges' features (lower is better)", "joint coherence (higher is better)"),
         )
-        parts.append(section("scatter", "Coherence and quality", READ_WITH, chart))
+        runs = ", ".join(f"{c.row} (seed {c.seed})" for c in few)
+        note = paragraph(LEFT_OUT.format(bound=DRAWS_FEW, runs=runs)) if few else ""
+        parts.append(section("scatter", "Coherence and quality", READ_WITH, join([chart if points else "", note])))
     page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=text(f"Comparison on {data}"), links="", body=join(parts), foot=paragraph(f"Data: {data}")
     )

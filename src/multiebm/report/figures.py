@@ -14,12 +14,14 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from multiebm.report.markup import text
 
 Values = Sequence[float] | npt.NDArray[np.floating]
 
 _MARKERS = ("o", "s", "^")
+_PLACES = (((6, 4), "left"), ((6, -10), "left"), ((-6, 4), "right"), ((-6, -10), "right"))  # of labels, points
 INK, LINE = "#010203", "#040506"  # stand-ins that no palette uses, replaced by variables of the page
 # Okabe and Ito's colours, told apart with any colour vision; black left out, it vanishes in dark mode
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -111,18 +113,36 @@ class Point(NamedTuple):
 
 
 def draw_points(title: str, points: Sequence[Point], axes_titles: tuple[str, str]) -> str:
-    """Return a scatter as inline SVG, every label written beside the mean of its marks."""
+    """Return a scatter as inline SVG, every label written beside the first of its marks, clear of other labels."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.4, 4.6), layout="constrained")
         axes = figure.add_subplot()
+        marks: dict[str, tuple[float, float]] = {}
         for i, label in enumerate(dict.fromkeys(p.label for p in points)):
             own = np.array([[p.x, p.y] for p in points if p.label == label])
             colour, marker = PALETTE[i % len(PALETTE)], _MARKERS[i // len(PALETTE) % len(_MARKERS)]
             axes.scatter(own[:, 0], own[:, 1], s=26, color=colour, marker=marker)
-            axes.annotate(label, own.mean(0).tolist(), xytext=(6, 4), textcoords="offset points", fontsize=8.5)
+            marks[label] = (own[0, 0], own[0, 1])
         axes.set(xlabel=axes_titles[0], ylabel=axes_titles[1])
         axes.margins(0.08)
+        figure.draw_without_rendering()  # fixes where things lie
+        _label(axes, marks)
         return _svg(figure, title)
+
+
+def _label(axes: Axes, marks: dict[str, tuple[float, float]]) -> None:
+    """Write labels beside their marks, each at that of a few places where it covers the fewest labels so far."""
+    taken: list[Bbox] = []
+    for label, xy in marks.items():
+        notes = [
+            axes.annotate(label, xy, offset, textcoords="offset points", ha=side, fontsize=8.5)
+            for offset, side in _PLACES
+        ]
+        best = min(notes, key=lambda note: sum(note.get_window_extent().overlaps(box) for box in taken))
+        for note in notes:
+            if note is not best:
+                note.remove()
+        taken.append(best.get_window_extent())
 
 
 def draw_panel(panel: Panel) -> str:
