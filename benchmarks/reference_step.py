@@ -67,11 +67,12 @@ class PlainDecoder(nn.Module):
 
     def __init__(self, decoder: PictureDecoder) -> None:
         super().__init__()
-        self.first, self.bounded = decoder.first, decoder.bounded
+        self.first, self.bounded, self.activated = decoder.first, decoder.bounded, decoder.activated
         self.linear, self.net = decoder.linear, decoder.net
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.net(F.leaky_relu(self.linear(z).unflatten(1, self.first), SLOPE))
+        x = self.linear(z).unflatten(1, self.first)
+        x = self.net(F.leaky_relu(x, SLOPE) if self.activated else x)
         return x.tanh() if self.bounded else x
 
 
