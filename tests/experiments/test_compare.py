@@ -120,7 +120,7 @@ def test_an_unknown_row_or_data_is_refused_before_anything_is_made(tmp_path, mea
 
 def test_a_cell_of_other_settings_is_not_passed_off(tmp_path, measured):
     run(tmp_path, ("mvae",), 1)
-    with pytest.raises(DataError, match="got a cell of other settings"):
+    with pytest.raises(DataError, match=r"got a cell of other settings \(asked -> stored: model.shared: 4 -> 3\)"):
         run(tmp_path, ("mvae",), 1, ["model.shared=4"])
 
 

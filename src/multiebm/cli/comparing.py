@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from multiebm.cli.training import INTERRUPTED
+
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -33,7 +35,11 @@ def compare(
     import multiebm
     from multiebm.experiments.compare import compare as run
 
-    cells = run(rows, data, seconds, seeds, out, settings or [], typer.echo, device)
+    try:
+        cells = run(rows, data, seconds, seeds, out, settings or [], typer.echo, device)
+    except KeyboardInterrupt as interrupted:
+        typer.echo("interrupted; the same command goes on where it was")
+        raise typer.Exit(INTERRUPTED) from interrupted
     typer.echo(f"tables: {out / 'table.md'}, .csv, .tex; page: {multiebm.write_comparison(cells, out, data)}")
 
 

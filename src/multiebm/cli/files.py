@@ -32,7 +32,8 @@ def check_target(out: Path, endings: Sequence[str] = (".png", ".npz")) -> None:
 def read_parts(path: Path, modalities: dict[str, Modality]) -> tuple[Views, Tensor | None]:
     """Return raw views [B, ...] and, where the file has one, the presence mask bool [B, M].
 
-    An .npz holds an array per modality, and perhaps `present` [B, M] or `present_<modality>` [B]; a folder holds
+    An .npz holds an array per modality (channels of pictures first or last), and perhaps `present` [B, M] or
+    `present_<modality>` [B]; a folder holds
     <modality>.png, or the pictures <modality>/*.png in the order of their names. DataError for anything else.
     """
     if path.is_dir():
@@ -43,6 +44,13 @@ def read_parts(path: Path, modalities: dict[str, Modality]) -> tuple[Views, Tens
     masks = {key: arrays.pop(key) for key in list(arrays) if key == "present" or key.startswith("present_")}
     arrays.pop("labels", None)
     views = {name: _tensor(name, array) for name, array in arrays.items()}
+    for name, view in views.items():
+        if name in modalities and modalities[name].kind == "picture" and view.ndim == 4:
+            channels, *size = modalities[name].shape
+            if (
+                tuple(view.shape[1:]) == (*size, channels) != modalities[name].shape
+            ):  # channels last, as cameras have them
+                views[name] = view.movedim(-1, 1)
     return views, _presence(masks, modalities, views)
 
 

@@ -98,5 +98,6 @@ def show(
             typer.echo(dump_experiment(experiment), nl=False)
             return
         changes = differences(load_experiment(against), experiment)
+    typer.echo(f"# {against} -> {preset}")
     for change in changes:
         typer.echo(say(change))

@@ -39,7 +39,8 @@ def train(
         again = shlex.join(["multiebm", "train", preset, *(overrides or []), "--out", str(out), "--resume"])
         typer.echo(f"to go on: {again}")
         raise typer.Exit(INTERRUPTED)
-    typer.echo(f"model: {result.folder / 'model'}; look at it: multiebm sample {out} --out samples.png")
+    ending = "png" if any(m.kind == "picture" for m in result.model.modalities.values()) else "npz"
+    typer.echo(f"model: {result.folder / 'model'}; look at it: multiebm sample {out} --out samples.{ending}")
 
 
 def fit_prior(

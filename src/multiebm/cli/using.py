@@ -7,7 +7,11 @@ import typer
 
 Run = Annotated[Path, typer.Argument(help="A run folder, or a folder written by save_pretrained.", show_default=False)]
 Parts = Annotated[
-    Path, typer.Option(help="An .npz with one array per modality, or a folder of <modality>.png or <modality>/*.png.")
+    Path,
+    typer.Option(
+        help="An .npz with one array per modality (pictures [N, C, H, W] or [N, H, W, C]) and perhaps present [N, M], "
+        "or a folder of <modality>.png or <modality>/*.png."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed; item i depends on it and on i alone.", min=0)]
 TABLES = (".csv", ".jsonl")
@@ -89,7 +93,10 @@ def likelihood(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Estimate log p(parts), or log p(the other parts | those given), in nats an item, by importance sampling."""
+    """Estimate log p(parts), or log p(the other parts | those given), in nats an item, by importance sampling.
+
+    Estimates are too low, by nats where latents are many, and grow with --samples: raise it until they stay.
+    """
     from multiebm.cli.files import check_target, read_parts, write_scores
     from multiebm.experiments.data import find_device
     from multiebm.experiments.pretrained import from_pretrained

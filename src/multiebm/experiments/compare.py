@@ -107,6 +107,8 @@ def compare(
             cell = _make_cell(row, experiment, run_of(path), sources[row], find_device(device))
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, {**cell._asdict(), "settings": to_dict(experiment)})
+        else:
+            tell(f"{row}, seed {seed}: here already")
         tell(f"{row}, seed {seed}: {cell.steps} steps in {cell.seconds:.0f} s")
         cells.append(cell)
         write_tables(cells, folder)
@@ -132,10 +134,10 @@ def read_cell(path: Path, experiment: Experiment) -> Cell | None:
     if not path.is_file():
         return None
     stored = json.loads(path.read_text())
-    if not _same_settings(stored.pop("settings"), experiment):
+    if other := _other_settings(experiment, stored.pop("settings")):
         raise DataError(
-            f"{path}: got a cell of other settings, expected those asked for; give another --out, or delete the cell "
-            f"and its run {run_of(path)}"
+            f"{path}: got a cell of other settings (asked -> stored: {'; '.join(other)}), expected those asked for; "
+            f"give another --out, or delete the cell and its run {run_of(path)}"
         )
     return Cell(**stored)
 
@@ -145,12 +147,12 @@ def run_of(cell: Path) -> Path:
     return cell.parent.parent / "runs" / cell.stem
 
 
-def _same_settings(stored: dict[str, Any], experiment: Experiment) -> bool:
-    """Whether these are the experiment's settings; those younger than what is stored count as their defaults."""
+def _other_settings(experiment: Experiment, stored: dict[str, Any]) -> list[str]:
+    """Return a line for each difference; settings younger than what is stored count as their defaults."""
     try:
-        return Experiment.model_validate(stored) == experiment
-    except ValidationError:  # a setting that no longer exists
-        return False
+        return [say(change) for change in differences(experiment, Experiment.model_validate(stored))]
+    except ValidationError:
+        return ["settings that there are no longer"]
 
 
 def planned(experiment: Experiment, device: torch.device) -> Experiment:

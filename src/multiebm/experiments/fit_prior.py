@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from multiebm.core.errors import ConfigError
+from multiebm.core.errors import ConfigError, OutputError
 from multiebm.core.random import make_generator
 from multiebm.data import BatchStream, MultimodalDataset
 from multiebm.experiments.build import build_model
@@ -87,6 +87,10 @@ def fit_prior_of_run(
     # the bound that trained it may have had the divergence to the old prior in closed form; it is not used again
     sampled = ["training.bound.divergence=sampled"] if before.training.bound.divergence == "analytic" else []
     experiment = load_experiment(before, [*(f"model.prior.{text}" for text in standard), *sampled, *overrides])
+    if (out / CONFIG).exists():
+        raise OutputError(
+            f"{out}: got a folder with a run in it, expected a new one; give another folder for the new model"
+        )
     check_folder(out, experiment, resume=False, overwrite=False)
     model = from_pretrained(run, device)
     dataset = build_dataset(before.data)

@@ -139,6 +139,8 @@ def split_row(source: str | Path) -> tuple[str, str] | None:
 def find_config(source: str | Path) -> Path:
     """Return the file meant by a preset's name, a path to a YAML file, or a run folder; ConfigError if none is."""
     path = Path(source)
+    if source in preset_names():  # also where a folder here has its name
+        return PRESETS / f"{source}.yaml"
     if path.is_dir() and (path / CONFIG).is_file():
         return path / CONFIG
     looks_like_a_path = isinstance(source, Path) or path.suffix in (".yaml", ".yml") or len(path.parts) > 1
@@ -187,11 +189,17 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:
 
 def _preset_path(name: str) -> Path:
     known = preset_names()
-    if name not in known:
-        raise ConfigError(
-            f"preset: got {name!r}, expected a .yaml file or one of {', '.join(known)}.{nearest(name, known)}"
-        )
-    return PRESETS / f"{name}.yaml"
+    if name in known:
+        return PRESETS / f"{name}.yaml"
+    data, rows = [x.removesuffix(COMMON) for x in known if x.endswith(COMMON)], list(baselines())
+    if name in rows:
+        named = ", ".join(f"{x}-{name}" for x in data)
+        raise ConfigError(f"preset: got {name!r}, a row of the baselines, expected it with its data: {named}")
+    hint = nearest(name, [*known, *(f"{x}-{row}" for x in data for row in rows)])
+    raise ConfigError(
+        f"preset: got {name!r}, expected a .yaml file, one of {', '.join(known)}, or DATA-ROW with a row of "
+        f"`multiebm baselines`.{hint}"
+    )
 
 
 def _differences(one: Any, other: Any, prefix: str) -> Iterator[Difference]:

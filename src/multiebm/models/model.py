@@ -252,7 +252,7 @@ class MultimodalModel(nn.Module):
         Of densities over states (pictures in [-1, 1]), estimated by `samples` draws from q(z | parts), in expectation
         from below; the conditional is the difference of two. `log_z`: that of an energy prior, estimated by
         `log_normalizer` unless given (seconds; in expectation below log Z, hence from above). An item with nothing
-        present has log p = 0.
+        present, or nothing left to predict, has log p = 0. With many latents it takes many samples: watch it grow.
         """
         batch = make_batch(self.modalities, parts, present, self.device)
         constant = self.log_normalizer().value if log_z is None else log_z
@@ -266,8 +266,14 @@ class MultimodalModel(nn.Module):
             if given is None:
                 return total
             names = check_names(self.modalities, given, "given")
+            if absent := [name for name in names if name not in parts]:
+                raise ModalityError(
+                    f"given: got {', '.join(absent)}, which parts has not (it has {', '.join(parts)}), expected parts "
+                    "that are there; hand them over too"
+                )
             known = batch.present & torch.tensor([name in names for name in self.modalities], device=self.device)
-            return total - log_prob(Batch(mask_views(batch.views, known), known), seed + 1)
+            rest = total - log_prob(Batch(mask_views(batch.views, known), known), seed + 1)
+            return torch.where((known == batch.present).all(1), 0.0, rest)
 
     def log_normalizer(self, samples: int = 1000, stages: int = 500, seed: int = 0) -> LogNormalizer:
         """Return log Z of the prior over z in nats and its standard error, by annealing `samples` draws of the base.

@@ -21,6 +21,7 @@ from multiebm.report.markup import text
 Values = Sequence[float] | npt.NDArray[np.floating]
 
 _MARKERS = ("o", "s", "^")
+_REACH = 4  # of a mark, pixels of the drawing
 _PLACES = (((6, 4), "left"), ((6, -10), "left"), ((-6, 4), "right"), ((-6, -10), "right"))  # of labels, points
 INK, LINE = "#010203", "#040506"  # stand-ins that no palette uses, replaced by variables of the page
 # Okabe and Ito's colours, told apart with any colour vision; black left out, it vanishes in dark mode
@@ -131,8 +132,9 @@ def draw_points(title: str, points: Sequence[Point], axes_titles: tuple[str, str
 
 
 def _label(axes: Axes, marks: dict[str, tuple[float, float]]) -> None:
-    """Write labels beside their marks, each at that of a few places where it covers the fewest labels so far."""
-    taken: list[Bbox] = []
+    """Write labels beside their marks, each at that of a few places where it covers the fewest marks and labels."""
+    places = axes.transData.transform(list(marks.values()))
+    taken = [Bbox.from_extents(x - _REACH, y - _REACH, x + _REACH, y + _REACH) for x, y in places]
     for label, xy in marks.items():
         notes = [
             axes.annotate(label, xy, offset, textcoords="offset points", ha=side, fontsize=8.5)
