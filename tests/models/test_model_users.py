@@ -162,18 +162,6 @@ def test_step_counts_names_and_masks_out_of_range_are_refused():
         model.impute(parts, refine_steps=10_001)
     with pytest.raises(ModalityError, match=r"given: got 'lefd'.*Did you mean 'left'\?"):
         small_model(MODALITIES, energy=None).log_likelihood(parts, given=["lefd"])
-
-
-def test_a_likelihood_is_given_parts_that_are_there_and_of_something():
-    model, parts = small_model(MODALITIES, energy=None), model_and_parts(3)[1]
-    first, *others = parts
-    with pytest.raises(ModalityError, match=f"given: got {first}, which parts has not"):
-        model.log_likelihood({name: parts[name] for name in others}, given=[first])
-    assert torch.equal(model.log_likelihood(parts, given=list(parts), samples=3), torch.zeros(3))
-    present = torch.ones(3, len(parts), dtype=torch.bool)
-    present[1, 1:] = False
-    found = model.log_likelihood(parts, given=[first], samples=3, present=present)
-    assert (found != 0).tolist() == [True, False, True]
     with pytest.raises(DataError, match=r"present: got torch.bool of shape \(4, 2\).*\(4, 3\)"):
         model.impute(parts, present=torch.ones(4, 2, dtype=torch.bool))
     with pytest.raises(ConfigError, match="this model has no energy"):
@@ -205,3 +193,15 @@ def test_parts_match_by_the_distance_of_their_codes():
     two = {name: parts[name] for name in names[:2]}
     torch.testing.assert_close(model.match(two), -(codes[0] - codes[1]).square().sum(1), rtol=1e-4, atol=1e-5)
     assert model.match({names[0]: parts[names[0]]}).abs().max() == 0
+
+
+def test_a_likelihood_is_given_parts_that_are_there_and_of_something():
+    model, parts = small_model(MODALITIES, energy=None), model_and_parts(3)[1]
+    first, *others = parts
+    with pytest.raises(ModalityError, match=f"given: got {first}, which parts has not"):
+        model.log_likelihood({name: parts[name] for name in others}, given=[first])
+    assert torch.equal(model.log_likelihood(parts, given=list(parts), samples=3), torch.zeros(3))
+    present = torch.ones(3, len(parts), dtype=torch.bool)
+    present[1, 1:] = False
+    found = model.log_likelihood(parts, given=[first], samples=3, present=present)
+    assert (found != 0).tolist() == [True, False, True]
