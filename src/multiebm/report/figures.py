@@ -127,13 +127,13 @@ def draw_points(title: str, points: Sequence[Point], axes_titles: tuple[str, str
         axes.set(xlabel=axes_titles[0], ylabel=axes_titles[1])
         axes.margins(0.08)
         figure.draw_without_rendering()  # fixes where things lie
-        _label(axes, marks)
+        _label(axes, marks, [(p.x, p.y) for p in points])
         return _svg(figure, title)
 
 
-def _label(axes: Axes, marks: dict[str, tuple[float, float]]) -> None:
-    """Write labels beside their marks, each at that of a few places where it covers the fewest marks and labels."""
-    places = axes.transData.transform(list(marks.values()))
+def _label(axes: Axes, marks: dict[str, tuple[float, float]], points: Sequence[tuple[float, float]]) -> None:
+    """Write labels beside their marks, each at that of a few places where it covers the fewest points and labels."""
+    places = axes.transData.transform(list(points))
     taken = [Bbox.from_extents(x - _REACH, y - _REACH, x + _REACH, y + _REACH) for x, y in places]
     for label, xy in marks.items():
         notes = [
