@@ -239,7 +239,10 @@ def chain_claims(cells: Cells) -> list[tuple[str, bool, str]]:
     farther = mean(cells, "no-chains", "distance_gen") / mean(cells, "no-energy", "distance_gen") - 1
     text = "without the latent chain the largest class has about 0.4 of the prior samples instead of 0.25"
     said = f"{share:.2f}, with the chain {usual:.2f}"
-    return [(text, share > 0.32, said), ("and the distance is larger (the reference: by about 40 %)", farther > 0.15, f"{farther:+.0%}")]
+    return [
+        (text, share > 0.32, said),
+        ("and the distance is larger (the reference: by about 40 %)", farther > 0.15, f"{farther:+.0%}"),
+    ]
 
 
 def noise_claim(cells: Cells) -> list[tuple[str, bool, str]]:
