@@ -23,9 +23,9 @@ COLUMNS = 16  # items side by side; more items go into bands below
 _MODES = {1: "L", 3: "RGB"}
 
 
-def check_target(out: Path, endings: Sequence[str] = (".png", ".npz")) -> None:
-    """Raise ConfigError unless `out` has one of these endings, before anything is computed for it."""
-    if out.suffix not in endings:
+def check_target(out: Path | None, endings: Sequence[str] = (".png", ".npz")) -> None:
+    """Raise ConfigError unless `out` is None (the screen) or has one of these endings, before anything is computed."""
+    if out is not None and out.suffix not in endings:
         raise ConfigError(f"--out: got {out}, expected a name that ends in {' or '.join(endings)}")
 
 
@@ -33,8 +33,8 @@ def read_parts(path: Path, modalities: dict[str, Modality]) -> tuple[Views, Tens
     """Return raw views [B, ...] and, where the file has one, the presence mask bool [B, M].
 
     An .npz holds an array per modality (channels of pictures first or last), and perhaps `present` [B, M] or
-    `present_<modality>` [B]; a folder holds
-    <modality>.png, or the pictures <modality>/*.png in the order of their names. DataError for anything else.
+    `present_<modality>` [B]; a folder holds <modality>.png, or the pictures <modality>/*.png in the order of their
+    names. DataError for anything else.
     """
     if path.is_dir():
         return _read_pictures(path, modalities), None
@@ -43,14 +43,7 @@ def read_parts(path: Path, modalities: dict[str, Modality]) -> tuple[Views, Tens
     arrays = read_npz(path)
     masks = {key: arrays.pop(key) for key in list(arrays) if key == "present" or key.startswith("present_")}
     arrays.pop("labels", None)
-    views = {name: _tensor(name, array) for name, array in arrays.items()}
-    for name, view in views.items():
-        if name in modalities and modalities[name].kind == "picture" and view.ndim == 4:
-            channels, *size = modalities[name].shape
-            if (
-                tuple(view.shape[1:]) == (*size, channels) != modalities[name].shape
-            ):  # channels last, as cameras have them
-                views[name] = view.movedim(-1, 1)
+    views = {name: _channels_first(_tensor(name, array), modalities.get(name)) for name, array in arrays.items()}
     return views, _presence(masks, modalities, views)
 
 
@@ -135,6 +128,14 @@ def _tensor(name: str, array: NDArray[np.generic]) -> Tensor:
     if array.dtype.kind not in "uif":
         raise DataError(f"modality {name!r}: got an array of {array.dtype}, expected numbers; convert it")
     return torch.from_numpy(array.astype(np.float32) if array.dtype.kind == "f" else array)
+
+
+def _channels_first(view: Tensor, modality: Modality | None) -> Tensor:
+    """Return pictures [B, H, W, C] of this modality as [B, C, H, W], and anything else as it is."""
+    if modality is None or modality.kind != "picture" or tuple(view.shape[1:]) == modality.shape:
+        return view
+    channels, *size = modality.shape
+    return view.movedim(-1, 1) if tuple(view.shape[1:]) == (*size, channels) else view
 
 
 def _presence(masks: dict[str, NDArray[np.generic]], modalities: dict[str, Modality], views: Views) -> Tensor | None:

@@ -101,8 +101,7 @@ def likelihood(
     from multiebm.experiments.data import find_device
     from multiebm.experiments.pretrained import from_pretrained
 
-    if out is not None:
-        check_target(out, TABLES)
+    check_target(out, TABLES)
     model = from_pretrained(run, find_device(device))
     views, present = read_parts(parts, model.modalities)
     found = model.log_likelihood(views, _names(given), samples, seed, present)
@@ -118,8 +117,7 @@ def score(run: Run, parts: Parts, out: Table = None, device: Device = "auto") ->
     from multiebm.experiments.data import find_device
     from multiebm.experiments.pretrained import from_pretrained
 
-    if out is not None:
-        check_target(out, TABLES)
+    check_target(out, TABLES)
     model = from_pretrained(run, find_device(device))
     views, present = read_parts(parts, model.modalities)
     write_scores(out, model.score(views, present).tolist())
