@@ -14,7 +14,7 @@ from cells import processor
 from multiebm.experiments.compare import Column, compare, entry, summary
 
 GRID = {  # D, L, S
-    "no tilt": ("model.prior.kind=laplace", "training.warmup.tilt_after=-1"),
+    "no tilt": ("model.prior.kind=laplace",),
     **{
         f"D {d}, L {layers}, S {s}": (
             f"model.prior.width={d}",
@@ -24,7 +24,6 @@ GRID = {  # D, L, S
         for d, layers, s in ((200, 4, 50), (200, 6, 50), (400, 4, 30), (400, 4, 50))
     },
 }
-SHARED = ("model.prior.step_size=0.4",)
 PUBLISHED = {  # joint and cross coherence on PolyMNIST at 28 pixels, for comparison of the order
     "no tilt": (0.232, 0.844),
     "D 200, L 4, S 50": (0.574, 0.842),
@@ -44,7 +43,7 @@ def main() -> None:
     lines: list[str] = []
     for name, changes in GRID.items():
         folder = args.out / name.replace(", ", "-").replace(" ", "")
-        cells = compare(["mvebm"], args.data, args.budget, args.seeds, folder, [*SHARED, *changes])
+        cells = compare(["mvebm"], args.data, args.budget, args.seeds, folder, changes)
         columns, rows = summary(cells)
         lines = lines or _head(columns)
         values = [entry(v, c.digits) for v, c in zip(rows["mvebm"], columns, strict=True)]

@@ -197,7 +197,9 @@ def test_a_prior_is_fitted_to_a_trained_row_whose_divergence_was_in_closed_form(
     assert run("train", "arrays-mopoe", *data, *small, "--out", str(old)) == 0
     command = ["fit-prior", str(old), "--out", str(new), "--steps", "3"]
     assert run(*command, "model.prior.width=8", "model.prior.steps=2") == 0
-    assert f"multiebm evaluate {new}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert [line.split(":")[0] for line in said.splitlines()[-4:-1]] == [f"step {n} of 3" for n in (1, 2, 3)]
+    assert f"multiebm evaluate {new}" in said
     assert run("evaluate", str(new)) == 0
     fitted = json.loads((new / "run.json").read_text())
     assert fitted["prior_fit"]["steps"] == 3

@@ -58,5 +58,5 @@ def fit_prior(
     from multiebm.experiments.data import find_device
     from multiebm.experiments.fit_prior import fit_prior_of_run
 
-    fit_prior_of_run(run, out, overrides or [], steps, rate, str(find_device(device)))
+    fit_prior_of_run(run, out, overrides or [], steps, rate, str(find_device(device)), typer.echo)
     typer.echo(f"model: {out / 'model'}; measure it: multiebm evaluate {out}")

@@ -1,6 +1,7 @@
 """An energy prior for a model that is trained already and stays as it is (the CUB experiment of MVEBM, ECCV 2024)."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -30,6 +31,8 @@ from multiebm.training.priors import codes_of, settle_tilt
 CODES_BATCHES, CODES_BATCH = 128, 64  # items whose codes the prior is fitted to, twice each
 PRIOR = "generator.prior."
 
+logger = logging.getLogger(__name__)
+
 
 def fit_prior(
     model: MultimodalModel,
@@ -39,13 +42,14 @@ def fit_prior(
     rate: float = 1e-3,
     seed: int = 0,
     missing: float = 0.0,
+    tell: Callable[[str], None] = logger.info,
 ) -> MultimodalModel:
     """Return a copy of `model` whose prior over z is an energy prior fitted to its codes; nothing else is changed.
 
     The base is the standard density of the model's family (with the scales it had learned), or a mixture fitted to the
     codes first (`prior.components`); the tilt is contrasted with its chain for `steps` steps of Adam at `rate`. What is
-    minimised is KL(codes || prior) over the training split, of which a share `missing` of parts is hidden. ConfigError
-    where `prior.kind` is not energy.
+    minimised is KL(codes || prior) over the training split, of which a share `missing` of parts is hidden. `tell` hears
+    how far it is. ConfigError where `prior.kind` is not energy.
     """
     if prior.kind != "energy":
         raise ConfigError(f"model.prior.kind: got {prior.kind}, expected energy: other priors learn with their model")
@@ -67,12 +71,18 @@ def fit_prior(
     assert isinstance(tilted, EnergyPrior)
     if SHARED in (mixtures := fitted.generator.mixtures()):
         mixtures[SHARED].refit(codes)
-    settle_tilt(tilted, codes, generator, steps, prior.spread, rate)
+    settle_tilt(tilted, codes, generator, steps, prior.spread, rate, tell)
     return fitted
 
 
 def fit_prior_of_run(
-    run: Path, out: Path, overrides: Sequence[str] = (), steps: int = 3000, rate: float = 1e-3, device: str = "cpu"
+    run: Path,
+    out: Path,
+    overrides: Sequence[str] = (),
+    steps: int = 3000,
+    rate: float = 1e-3,
+    device: str = "cpu",
+    tell: Callable[[str], None] = logger.info,
 ) -> MultimodalModel:
     """Fit an energy prior to the model of the run in `run`; write a run folder `out` with it.
 
@@ -96,7 +106,7 @@ def fit_prior_of_run(
     dataset = build_dataset(before.data)
     check_same_data(read_run(run), dataset, run)
     prior, missing = experiment.model.prior, before.data.missing
-    fitted = fit_prior(model, dataset, prior, steps, rate, experiment.seed, missing)
+    fitted = fit_prior(model, dataset, prior, steps, rate, experiment.seed, missing, tell)
     open_folder(out, experiment, resume=False)
     fit = {"of": str(run), "steps": steps, "rate": rate, "trained_with": before.model.prior.model_dump()}
     write_run(out, read_run(run) | {"parameters": parameter_counts(fitted), "prior_fit": fit})

@@ -1,7 +1,7 @@
 """How priors learn: mixtures follow the codes, a tilt is contrasted with its own chain, and both settle at the end."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from math import log
 
@@ -133,22 +133,34 @@ def prune_clusters(prior: ClusterPrior, experts: Sequence[tuple[Diagonal, Tensor
 
 
 def settle_tilt(
-    prior: EnergyPrior, codes: Tensor, generator: torch.Generator, steps: int, spread: float, rate: float
+    prior: EnergyPrior,
+    codes: Tensor,
+    generator: torch.Generator,
+    steps: int,
+    spread: float,
+    rate: float,
+    tell: Callable[[str], None] = logger.debug,
 ) -> None:
     """Let the tilt learn on for `steps` steps of Adam at `rate`, on batches of SETTLE_BATCH of the codes [N, D], N > 0.
 
     Its chain then has the fitted base, widened by `spread`: the tilt learns the ratio of the codes to something wider,
     and on the base as it is counts them twice within a mode, so the prior is sharper than the codes. At spread 1 this
-    is maximum likelihood, eq. (10) of MVEBM, up to the penalty and the shortness of the chain.
+    is maximum likelihood, eq. (10) of MVEBM, up to the penalty and the shortness of the chain. `tell` hears of every
+    tenth of the way.
     """
     before = {name: value.clone() for name, value in prior.net.state_dict().items()}
     optimiser = torch.optim.Adam(prior.parameters(), rate, betas=PRIOR_BETAS)
     with prior.base.widened(spread) if isinstance(prior.base, MixturePrior) else nullcontext():
-        for _ in range(steps):
+        for step in range(1, steps + 1):
             rows = rand(generator, (SETTLE_BATCH,), codes).mul(len(codes)).long()
+            samples = prior.sample(SETTLE_BATCH, generator)
             optimiser.zero_grad(set_to_none=True)
-            prior.loss(codes[rows], prior.sample(SETTLE_BATCH, generator)).backward()
+            prior.loss(codes[rows], samples).backward()
             optimiser.step()
+            if step % -(-steps // 10) == 0:
+                with torch.no_grad():
+                    gap = (prior.tilt(codes[rows]).mean() - prior.tilt(samples).mean()).item()
+                tell(f"step {step} of {steps}: f(codes) - f(samples) is {gap:.2f} nats")
     if not all(value.isfinite().all() for value in prior.net.state_dict().values()):
         prior.net.load_state_dict(before)
         logger.warning("the tilt of the prior diverged while it settled and is as before; lower model.prior.spread")
