@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from multiebm.cli.comparing import seconds_of
-from multiebm.core.errors import ConfigError, DataError
+from multiebm.core.errors import ConfigError, DataError, DivergenceError
 from multiebm.evaluation.base import Result
 from multiebm.evaluation.record import Evaluation
 from multiebm.experiments import compare as module
@@ -96,6 +96,35 @@ def test_a_comparison_killed_in_mid_training_ends_as_if_it_had_not_been(tmp_path
     assert (part.steps, part.measured) == (whole.steps, whole.measured)
     one, other = (next((tmp_path / x / "runs/mvae-0/model").glob("*.safetensors")) for x in ("whole", "part"))
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_row_that_diverges_is_said_to_have_and_the_others_go_on(tmp_path, measured, monkeypatch):
+    real = module.run_experiment
+
+    def diverging(plan, folder, **rest):
+        result = real(plan, folder, **rest)
+        if folder.name == "mvae-0":
+            raise DivergenceError("training diverged at step 3: prior/gap is 218.2, expected within +-200")
+        return result
+
+    monkeypatch.setattr(module, "run_experiment", diverging)
+    cells = run(tmp_path)
+    assert [(c.row, c.seed, bool(c.measured)) for c in cells] == [
+        ("mvae", 0, False),
+        ("helvae", 0, True),
+        ("mvae", 1, True),
+        ("helvae", 1, True),
+    ]
+    assert (cells[0].steps, cells[0].values()) == (3, {})
+    table = (tmp_path / "table.md").read_text().splitlines()
+    assert table[2:] == [
+        "| mvae | 3 | 41.0 |",
+        "| helvae | 3 ± 0 | 40.5 ± 0.7 |",
+        "",
+        "mvae, seed 0: training diverged at step 3: prior/gap is 218.2, expected within +-200",
+    ]
+    assert "mvae, seed 0: training diverged at step 3" in write_comparison(cells, tmp_path, "polydigits").read_text()
+    assert run(tmp_path) == cells  # nor is it tried again
 
 
 def test_a_run_begun_with_other_settings_is_not_gone_on_with(tmp_path, measured):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import ValidationError
 
-from multiebm.core.errors import ConfigError, DataError
+from multiebm.core.errors import ConfigError, DataError, DivergenceError
 from multiebm.experiments.baselines import baselines
 from multiebm.experiments.build import TrainingStep
 from multiebm.experiments.data import build_dataset, find_device
@@ -62,17 +62,25 @@ COLUMNS = (
 
 
 class Cell(NamedTuple):
-    """One row with one seed: steps, seconds of training with the settling of priors, and every metric by name."""
+    """One row with one seed: steps, seconds of training with the settling of priors, and every metric by name.
+
+    A run that diverged has nothing measured, and `diverged` says where it was.
+    """
 
     row: str
     seed: int
     steps: int
     seconds: float
     measured: dict[str, float]
+    diverged: str = ""
 
     def values(self) -> dict[str, float]:
         """Return what a table may show of it, by the columns' names."""
-        return {"steps": float(self.steps), **self.measured}
+        return {} if self.diverged else {"steps": float(self.steps), **self.measured}
+
+    def message(self) -> str:
+        """Return how its training ended, as a line."""
+        return f"{self.row}, seed {self.seed}: {self.diverged or f'{self.steps} steps in {self.seconds:.0f} s'}"
 
 
 def compare(
@@ -89,8 +97,9 @@ def compare(
 
     `data` is a preset; a row is one of `baselines()`, "combined", the preset itself, or the end of a preset's name,
     DATA-ROW. Steps are planned from the time of a few, so that rates fall to their end within the budget. What `out`
-    holds is not made again, and a run that was killed goes on from its last checkpoint. ConfigError names unknown rows
-    before anything is trained; DataError a cell or a run in `out` that has other settings.
+    holds is not made again, and a run that was killed goes on from its last checkpoint; one that diverged is a cell that
+    says so. ConfigError names unknown rows before anything is trained; DataError a cell or a run in `out` that has other
+    settings.
     """
     sources = {row: source_of(row, data) for row in rows}
     plans = {
@@ -109,7 +118,7 @@ def compare(
             write_json(path, {**cell._asdict(), "settings": to_dict(experiment)})
         else:
             tell(f"{row}, seed {seed}: here already")
-        tell(f"{row}, seed {seed}: {cell.steps} steps in {cell.seconds:.0f} s")
+        tell(cell.message())
         cells.append(cell)
         write_tables(cells, folder)
     return cells
@@ -211,7 +220,11 @@ def _make_cell(row: str, experiment: Experiment, run: Path, preset: str, device:
             f"{run}: got a run begun with other settings (asked -> begun: {'; '.join(other)}), expected those asked "
             "for; give another --out, or delete the run"
         )
-    result = run_experiment(plan, run, resume=begun, preset=preset, device=str(device))
+    try:
+        result = run_experiment(plan, run, resume=begun, preset=preset, device=str(device))
+    except DivergenceError as error:
+        session = read_run(run)["sessions"][-1]
+        return Cell(row, experiment.seed, session["to_step"], session["seconds"], {}, str(error))
     if result.fit.reason == "interrupted":
         raise KeyboardInterrupt(result.fit.message())
     measured = measure_model(result.model, build_dataset(plan.data), plan.evaluation, plan.seed).results
@@ -241,21 +254,25 @@ def entry(values: Sequence[float], digits: int = 3) -> str:
 
 
 def write_tables(cells: Sequence[Cell], folder: Path) -> None:
-    """Write table.md, table.csv (one line a cell) and table.tex into `folder`, each whole or not at all."""
+    """Write table.md, table.csv (one line a cell) and table.tex into `folder`, each whole or not at all.
+
+    Means are of the runs that did not diverge; table.md names those that did.
+    """
     columns, rows = summary(cells)
     titles = [column.title for column in columns]
     body = [
         [row, *(entry(seeds, column.digits) for seeds, column in zip(values, columns, strict=True))]
         for row, values in rows.items()
     ]
-    _replace(folder / "table.md", _markdown(["row", *titles], body))
+    failed = [f"\n{cell.message()}\n" for cell in cells if cell.diverged]
+    _replace(folder / "table.md", _markdown(["row", *titles], body) + "".join(failed))
     _replace(folder / "table.tex", _latex(["row", *titles], body))
     text = io.StringIO()
     lines = csv.writer(text)
     metrics = [column.metric for column in columns if column.metric != "steps"]
-    lines.writerow(["row", "seed", "steps", "seconds", *metrics])
-    for cell in cells:
-        lines.writerow([cell.row, cell.seed, cell.steps, cell.seconds, *(cell.measured.get(m, "") for m in metrics)])
+    lines.writerow(["row", "seed", "steps", "seconds", *metrics, "diverged"])
+    for c in cells:
+        lines.writerow([c.row, c.seed, c.steps, c.seconds, *(c.measured.get(m, "") for m in metrics), c.diverged])
     _replace(folder / "table.csv", text.getvalue())
 
 

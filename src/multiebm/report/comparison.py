@@ -32,6 +32,7 @@ def write_comparison(cells: Sequence[Cell], folder: Path, data: str) -> Path:
     )
     seconds = max(c.seconds for c in cells)
     lead = f"Mean ± standard deviation over seeds; at most {seconds:.0f} s of training each, one at a time."
+    body += join(paragraph(text(c.message()), "note") for c in cells if c.diverged)
     parts = [section("table", "Table", lead, body)]
     drawn = [c for c in cells if "gen/fcd" in c.measured]
     few = [c for c in drawn if c.measured.get("gen/label_entropy", 1.0) < DRAWS_FEW]
