@@ -22,6 +22,20 @@ class Codes:
         return {"shared": 1 + 0.5 * torch.randn(64, 3, generator=generator)}, torch.zeros(64, dtype=torch.long)
 
 
+class Clusters:
+    """A posterior whose codes lie in four clusters at (+-2, +-2), 0.3 wide."""
+
+    def sample(self, generator):
+        corner = 4.0 * torch.randint(2, (64, 2), generator=generator) - 2
+        return {"shared": corner + 0.3 * torch.randn(64, 2, generator=generator)}, torch.zeros(64, dtype=torch.long)
+
+
+def discrepancy(a, b):
+    """Maximum mean discrepancy of draws [N, D] and [N, D] under a Gaussian kernel of width 1."""
+    inside = [torch.exp(-torch.pdist(x).square() / 2).mean() for x in (a, b)]
+    return (sum(inside) - 2 * torch.exp(-torch.cdist(a, b).square() / 2).mean()).clamp_min(0).sqrt().item()
+
+
 def data():
     values = {n: torch.randn(200, 2, generator=make_generator(i)).numpy() for i, n in enumerate("ab")}
     return from_arrays(values, {name: {"kind": "vector"} for name in values})
@@ -42,6 +56,19 @@ def test_samples_of_the_fitted_prior_reach_the_codes_and_the_model_stays_as_it_w
         assert torch.equal(value, before[name]), name
         if not name.startswith("generator.prior."):
             assert torch.equal(fitted.state_dict()[name], value), name
+
+
+def test_samples_reach_clusters_that_the_plain_prior_misses(monkeypatch):
+    monkeypatch.setattr(InferenceModel, "forward", lambda self, batch: Clusters())
+    model = small_model(vectors(a=2, b=2), shared=2)
+    prior = PriorSection.model_validate(SMALL | {"width": 64, "layers": 2, "steps": 40, "step_size": 0.3})
+    fitted = fit_prior(model, data(), prior, steps=600, rate=3e-3)
+    generator = make_generator(1)
+    codes = torch.cat([Clusters().sample(generator)[0]["shared"] for _ in range(24)])
+    plain, tilted = (m.generator.prior.sample(len(codes), generator) for m in (model, fitted))
+    assert discrepancy(codes, tilted) <= discrepancy(codes, plain) / 3
+    shares = torch.bincount((tilted > 0).long() @ torch.tensor([1, 2]), minlength=4) / len(tilted)
+    assert (shares - 0.25).abs().sum() / 2 < 0.1
 
 
 def test_a_mixture_base_is_fitted_before_the_tilt(monkeypatch):

@@ -98,7 +98,7 @@ def test_a_wrong_value_is_told_the_range_and_the_meaning():
         "training.batch_size: got 0, expected an integer > 0 (items per step)"
     ]
     assert problems_of("toy2d", "data.missing=1.5")[0].startswith(
-        "data.missing: got 1.5, expected a number >= 0 and <= 1 (fraction of parts hidden"
+        "data.missing: got 1.5, expected a number >= 0 and <= 1 (chance of each training part to be hidden"
     )
     assert "got -1, expected a number >= 0 or null" in problems_of("toy2d", "model.latent_chain.noise_scale=-1")[0]
     assert 'got "lat", expected one of early, late, additive' in problems_of("toy2d", "model.energy.fusion=lat")[0]
@@ -155,6 +155,8 @@ def test_all_problems_are_reported_at_once():
             "training.bound.penalty=none",
         ),
         ("mmjsd", ["model.prior.learned_scale=true"], "model.prior.learned_scale=false"),
+        ("mmjsd", ["model.prior.kind=energy", "training.warmup.tilt_after=0"], "training.warmup.tilt_after=-1"),
+        ("mmvae", ["model.prior.kind=energy", "training.warmup.tilt_after=0"], "training.warmup.tilt_after=-1"),
         ("mmjsd", ["model.prior.kind=clusters", "model.prior.components=4"], "model.prior.kind=normal"),
     ],
 )

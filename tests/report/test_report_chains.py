@@ -69,6 +69,15 @@ def test_the_prior_chain_is_the_one_that_draws_samples(temperature):
     assert torch.equal(trace.views[-1]["up"], scene.raw(scene.model.decode(drawn))["up"])
 
 
+def test_the_pictures_of_a_long_prior_chain_are_equally_far_apart():
+    scene = make_scene()
+    prior = scene.model.generator.prior
+    prior.steps = 50  # type: ignore[union-attr,assignment]
+    trace = trace_prior_chain(scene, prior, 2)  # type: ignore[arg-type]
+    assert trace.at == [0, 7, 14, 21, 29, 36, 43, 50]
+    assert len(trace.views) == len(trace.at)
+
+
 def test_a_chains_chart_shows_mean_and_quantiles_and_marks_the_training_length():
     values = torch.rand(9, 50, generator=torch.Generator().manual_seed(0))
     panel = chain_panel("title", "energy", values, 2, GEN, [Level(0.5, "real")])

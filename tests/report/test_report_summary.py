@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 from report_standin import PICTURES, make_evaluation, make_experiment, make_record, make_scene
@@ -100,6 +101,16 @@ def test_every_number_is_in_the_metrics_with_its_count_and_what_is_missing_has_i
         assert f'<th scope="row">{name.replace(">", "&gt;")}</th>' in flat
     assert "2,000" in flat
     assert "no Inception weights" in section
+
+
+def test_the_table_of_joint_samples_has_a_column_for_what_was_measured_only():
+    evaluation = make_evaluation()
+    gen = replace(evaluation, results={k: v for k, v in evaluation.results.items() if not k.startswith("ebm/")})
+    heads = [
+        re.findall(r"<th[^>]*>([^<]+)</th>", metrics_section(make_record(evaluation=e)).split("<tbody>")[0])
+        for e in (evaluation, gen)
+    ]
+    assert heads == [["Gen", "EBM"], ["Gen"]]
 
 
 def test_the_heat_table_shows_each_pair_in_its_place_stronger_where_higher():

@@ -78,6 +78,37 @@ def test_the_warm_ups_bound_without_a_tilt_is_that_of_the_plain_prior_bit_for_bi
     assert all(torch.equal(gradient, found[1][1][name]) for name, gradient in found[0][1].items())
 
 
+@pytest.mark.parametrize("family", ["normal", "laplace"])
+def test_without_a_tilt_every_answer_is_that_of_the_plain_prior(family):
+    """Samples, completions, codes, chains and likelihoods, bit for bit, where nothing is given too; log Z is 0."""
+    batch = whole(random_views(mixed(), 8))
+    some = Batch(mask_views(batch.views, PRESENT), PRESENT)
+    raw = {name: m.to_raw(batch.views[name]) for name, m in mixed().items()}
+    plain, tilted = (
+        {
+            "sample": model.sample(6, seed=1),
+            "impute": model.impute({"left": raw["left"]}, seed=1),
+            "infer_latents": (start := model.infer_latents(some, make_generator(1))),
+            "refine_latents": model.refine_latents(start, some, make_generator(2))[0],
+            "log_joint": {"": model.generator.log_joint(some.views, start, some.present)},
+            "log_likelihood": {"": model.log_likelihood(raw, samples=20)},
+            "score": {"": model.score(raw)},
+        }
+        for model in (state.model.eval() for state in pair(family))
+    )
+    for question, answer in plain.items():
+        for name, value in answer.items():
+            assert torch.equal(value, tilted[question][name]), (question, name)
+
+
+def test_the_anchor_never_teaches_the_tilt(monkeypatch):
+    """Its own step left out, a tilt inside the anchor's bound has no gradient after a whole step."""
+    monkeypatch.setattr(module, "prior_step", lambda *given: {})
+    model, state, batch = setup()
+    cooperative_step(state, batch, replace(DEFAULT, tilt_in_bound=True))
+    assert all(p.grad is None for p in model.generator.prior.parameters())
+
+
 def setup(**sections):
     model = small_model(mixed(), **({"prior": energy_prior()} | sections))
     return model, make_state(model), whole(random_views(model.modalities, 8))

@@ -46,6 +46,16 @@ STEPS = {
     ),
     "single": lambda state, batch: cooperative_step(state, batch, replace(LITERAL, revision="single", anchor=1.0)),
     "balanced": lambda state, batch: cooperative_step(state, batch, replace(LITERAL, synthetic="balance")),
+    "every expert": lambda state, batch: cooperative_step(state, batch, replace(LITERAL, positive_phase="all_experts")),
+    "energy alone": lambda state, batch: cooperative_step(state, batch, CooperativeSettings(energy_first=5)),
+    "refreshed": lambda state, batch: cooperative_step(state, batch, replace(LITERAL, negatives="refresh")),
+    "no energy": lambda state, batch: cooperative_step(state, batch, MCMC),
+    "mixtures": lambda state, batch: cooperative_step(state, batch, CooperativeSettings(energy_first=0)),
+}
+MCMC = replace(LITERAL, encoder_loss="elbo", anchor=1.0, synthetic=0.0, inference_synthetic=0.0)
+SECTIONS = {
+    "no energy": {"energy": None},
+    "mixtures": {"prior": energy_prior(components=2), "private_components": 2},
 }
 
 
@@ -53,7 +63,7 @@ STEPS = {
 def test_nan_infinity_or_anything_behind_the_mask_gives_the_same_step_bit_for_bit(step):
     results = []
     for filling in (0.0, torch.nan, torch.inf, 0.7):
-        model = small_model(MODALITIES, prior=energy_prior())
+        model = small_model(MODALITIES, **({"prior": energy_prior()} | SECTIONS.get(step, {})))
         state = make_state(model)
         metrics = [STEPS[step](state, dataset_with(filling).batch("train", torch.arange(8))) for _ in range(2)]
         results.append((metrics, model.state_dict()))

@@ -75,10 +75,17 @@ def test_at_the_end_the_base_is_as_wide_as_the_codes_whatever_the_spread(model):
     assert base.whiten.item() == pytest.approx(1 / math.sqrt(expected.item()))
 
 
-def test_a_tilt_that_diverges_is_as_before_with_a_warning(model, caplog):
+@pytest.mark.parametrize("rate", [math.inf, 100.0])
+def test_a_tilt_that_diverges_is_as_before_with_a_warning(rate, model, caplog):
     with caplog.at_level(logging.WARNING, "multiebm"):
-        assert settle(model, steps=2, rate=math.inf) == 0
+        assert settle(model, steps=2, rate=rate) == 0
     assert "diverged while it settled" in caplog.text
+    assert "prior/" in caplog.text
+
+
+def test_a_tilt_that_has_settled_flat_is_called_dead(model, caplog):
+    assert settle(model, steps=2, rate=0.0) == 0
+    assert "the prior is its base" in caplog.text
 
 
 def tilt_of(std: float):
@@ -99,7 +106,7 @@ def test_a_flat_tilt_is_called_dead_and_a_steep_one_is_not(caplog):
         metrics = prior_step(state, state.model.generator.prior, z, z + torch.tensor([2.0, 0.0, 0.0]))
         assert metrics["prior/gap"] == pytest.approx(-2 * std, rel=1e-3)
         assert metrics["prior/tilt_std"] == pytest.approx(std * (1 + 8 / 9) ** 0.5, rel=0.1)  # means 0, 2, 0
-        warn_if_dead(state)
+        warn_if_dead(state.numbers["prior/tilt_std"])
     assert caplog.text.count("the prior is its base") == 1
 
 
@@ -108,7 +115,10 @@ def test_escape_is_how_far_the_chain_ends_beyond_codes_and_base():
     codes, samples = torch.full((4, 3), 6.0), torch.full((4, 3), 30.0)
     metrics = prior_step(state, state.model.generator.prior, codes, samples)
     assert metrics["prior/escape"] == pytest.approx(5.0)
-    assert metrics["prior/negative_max"] == 30
+    assert (metrics["prior/positive_max"], metrics["prior/negative_max"]) == (6, 30)
+    assert (metrics["prior/positive_mean"], metrics["prior/negative_mean"]) == (6, 30)
+    steepness = ((0.1 - 30) ** 2 + 2 * 30**2) ** 0.5  # of f + log N(0, I) at (30, 30, 30)
+    assert metrics["prior/grad_norm"] == pytest.approx(steepness, rel=1e-5)
     before = state.generator.get_state()
     prior_step(state, state.model.generator.prior, codes, samples)
     assert torch.equal(before, state.generator.get_state())  # what is logged draws from no stream of training

@@ -95,7 +95,8 @@ def likelihood(
 ) -> None:
     """Estimate log p(parts), or log p(the other parts | those given), in nats an item, by importance sampling.
 
-    Estimates are too low, by nats where latents are many, and grow with --samples: raise it until they stay.
+    Estimates are too low, by nats where latents are many, and grow with --samples: raise it until they stay. The
+    normaliser of an energy prior is estimated too, from below, which raises them.
     """
     from multiebm.cli.files import check_target, read_parts, write_scores
     from multiebm.experiments.data import find_device
@@ -104,7 +105,10 @@ def likelihood(
     check_target(out, TABLES)
     model = from_pretrained(run, find_device(device))
     views, present = read_parts(parts, model.modalities)
-    found = model.log_likelihood(views, _names(given), samples, seed, present)
+    constant = model.log_normalizer()
+    if constant.error:
+        typer.echo(f"log Z of the prior, subtracted: {constant.value:.2f} +- {constant.error:.2f} nats", err=True)
+    found = model.log_likelihood(views, _names(given), samples, seed, present, constant.value)
     write_scores(out, found.tolist(), "log_likelihood")
 
 

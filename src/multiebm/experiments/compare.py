@@ -33,7 +33,7 @@ from multiebm.experiments.schema import Experiment
 from multiebm.models.pretrained import replace_file
 
 COMBINED = "combined"  # the row that is the preset of the data itself
-TIMED_STEPS, TIMED_SECONDS, FEWEST_STEPS = 40, 15.0, 5  # whose median is the time of a step; fewer where they are slow
+TIMED_STEPS, TIMED_SECONDS, FEWEST_STEPS = 40, 15.0, 5  # from which a step's time is taken; fewer where they are slow
 PLANNED = {f"training.warmup.{key}" for key in ("steps", "prior_after", "tilt_after")}
 PLANNED |= {f"training.cooperative.{key}" for key in ("steps", "energy_first")}
 SHARE = 0.95  # of the budget that steps and settling should take; the budget itself ends training in any case
@@ -97,9 +97,9 @@ def compare(
 
     `data` is a preset; a row is one of `baselines()`, "combined", the preset itself, or the end of a preset's name,
     DATA-ROW. Steps are planned from the time of a few, so that rates fall to their end within the budget. What `out`
-    holds is not made again, and a run that was killed goes on from its last checkpoint; one that diverged is a cell that
-    says so. ConfigError names unknown rows before anything is trained; DataError a cell or a run in `out` that has other
-    settings.
+    holds is not made again, and a run that was killed goes on from its last checkpoint; one that diverged is a cell
+    that says so. ConfigError names unknown rows before anything is trained; DataError a cell or a run in `out` that has
+    other settings.
     """
     sources = {row: source_of(row, data) for row in rows}
     plans = {
@@ -190,7 +190,10 @@ def planned(experiment: Experiment, device: torch.device) -> Experiment:
 
 
 def _time_of_step(experiment: Experiment, changes: Sequence[str], device: torch.device) -> float:
-    """Return the median seconds of a step under these changes of training, on a fresh state."""
+    """Return the seconds of a step under these changes of training, on a fresh state: the lower quartile of a few.
+
+    What else the machine does in these seconds makes steps slower, never faster, and is not there for the whole run.
+    """
     timed = load_experiment(experiment, [f"training.{change}" for change in changes])
     state = fresh_state(timed, build_dataset(timed.data), device)
     step = TrainingStep(timed)
@@ -200,7 +203,7 @@ def _time_of_step(experiment: Experiment, changes: Sequence[str], device: torch.
         step(state, next(state.stream))
         took.append(time.perf_counter() - began)
         state.step += 1
-    return statistics.median(took)
+    return statistics.quantiles(took, n=4, method="inclusive")[0]
 
 
 def _time_to_settle(experiment: Experiment, device: torch.device) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from multiebm.core.errors import ConfigError, OutputError
+from multiebm.core.errors import ConfigError, DivergenceError, OutputError
 from multiebm.core.random import make_generator
 from multiebm.data import BatchStream, MultimodalDataset
 from multiebm.experiments.build import build_model
@@ -48,8 +48,9 @@ def fit_prior(
 
     The base is the standard density of the model's family (with the scales it had learned), or a mixture fitted to the
     codes first (`prior.components`); the tilt is contrasted with its chain for `steps` steps of Adam at `rate`. What is
-    minimised is KL(codes || prior) over the training split, of which a share `missing` of parts is hidden. `tell` hears
-    how far it is. ConfigError where `prior.kind` is not energy.
+    minimised is KL(codes || prior); of CODES_BATCHES batches of the training split (each part hidden by chance
+    `missing`) two codes an item are drawn once. `tell` hears how far it is. ConfigError where `prior.kind` is not
+    energy, DivergenceError where the tilt runs away.
     """
     if prior.kind != "energy":
         raise ConfigError(f"model.prior.kind: got {prior.kind}, expected energy: other priors learn with their model")
@@ -71,7 +72,8 @@ def fit_prior(
     assert isinstance(tilted, EnergyPrior)
     if SHARED in (mixtures := fitted.generator.mixtures()):
         mixtures[SHARED].refit(codes)
-    settle_tilt(tilted, codes, generator, steps, prior.spread, rate, tell)
+    if problem := settle_tilt(tilted, codes, generator, steps, prior.spread, rate, tell):
+        raise DivergenceError(f"the tilt of the prior diverged: {problem}")
     return fitted
 
 

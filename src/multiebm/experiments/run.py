@@ -30,7 +30,7 @@ from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.guard import Guard
 from multiebm.training.hooks import CheckpointEvery, Hook, MetricsLog, TensorBoard, Validate
 from multiebm.training.loop import Fit, fit
-from multiebm.training.priors import settle_priors, warn_if_dead
+from multiebm.training.priors import TILT_STD, settle_priors, warn_if_dead
 from multiebm.training.state import ELAPSED, TrainState
 
 REFIT_BATCHES = 128  # that fitted mixtures see when training is over
@@ -129,7 +129,7 @@ def take_average(state: TrainState[MultimodalModel], experiment: Experiment) -> 
             if name in state.average:
                 parameter.copy_(state.average[name])
     if not experiment.model.prior.settle:  # or it has yet to learn
-        warn_if_dead(state)
+        warn_if_dead(state.numbers.get(TILT_STD))
     batches = (next(state.stream).to(model.device) for _ in range(REFIT_BATCHES))
     settle_priors(model, batches, state.generator, **settling(experiment))
 

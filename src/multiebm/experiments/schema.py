@@ -21,7 +21,7 @@ class DataSection(_Section):
 
     name: str = Field("polydigits", description="name of a data set: polydigits, polymnist, arrays, toy2d")
     settings: dict[str, JsonValue] = Field(default_factory=dict, description="settings of that data set's loader")
-    missing: Fraction = Field(0.0, description="fraction of parts hidden from training, completely at random")
+    missing: Fraction = Field(0.0, description="chance of each training part to be hidden; an item keeps one")
 
 
 class PriorSection(_Section):
@@ -233,7 +233,7 @@ def contradictions(experiment: Experiment) -> list[str]:
             "model.prior.components: got 0 with model.prior.kind clusters, expected at least 1; set "
             "model.prior.components=40"
         )
-    problems += _contradictions_of_bound(experiment)
+    problems += _contradictions_of_bound(experiment) + _contradictions_of_tilt(experiment)
     settles = model.prior.kind == "energy" and model.prior.components and model.prior.settle
     if model.prior.spread > 1 and not settles:
         problems.append(
@@ -300,6 +300,20 @@ def _contradictions_of_bound(experiment: Experiment) -> list[str]:
             "single experts and the default bound; set training.cooperative.steps=0"
         )
     return problems
+
+
+def _contradictions_of_tilt(experiment: Experiment) -> list[str]:
+    """A tilt inside a bound: neither where nothing sees it, nor where its normaliser would have a gradient."""
+    training, prior, penalty = experiment.training, experiment.model.prior, experiment.training.bound.penalty
+    inside = training.warmup.tilt_after >= 0 or (training.cooperative.steps and training.cooperative.tilt_in_bound)
+    if prior.kind != "energy" or not inside or not (prior.learned_scale or penalty == "jensen_shannon"):
+        return []
+    return [
+        f"training.warmup.tilt_after, training.cooperative.tilt_in_bound: got a tilt inside a bound with penalty "
+        f"{penalty} and model.prior.learned_scale {prior.learned_scale}, expected it outside: a dynamic prior has "
+        "N(0, I) in it, and scales of the base would need log Z; set training.warmup.tilt_after=-1 and "
+        "training.cooperative.tilt_in_bound=false"
+    ]
 
 
 def _contradictions_of_penalty(model: ModelSection, bound: BoundSettings) -> list[str]:

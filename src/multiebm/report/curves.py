@@ -55,6 +55,12 @@ CURVES = (
         "log p(x | z, w) of real items by modality; it should rise, and none should be left behind.",
     ),
     Curve(
+        "Tilt of the energy prior",
+        "f, nats",
+        {"prior/positive": "codes", "prior/negative": "chain", "prior/base": "base"},
+        "The chain's samples should end near the codes, far above the base's draws they start from.",
+    ),
+    Curve(
         "Gap of the energy prior",
         "f(codes) - f(chain), nats",
         {"prior/gap": "gap"},

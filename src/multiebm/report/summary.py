@@ -242,15 +242,17 @@ def _card(title: str, variants: list[tuple[str, str]], told: str) -> str:
 
 
 def _joint_table(evaluation: Evaluation) -> str:
-    keys = list(
-        dict.fromkeys(name.split("/", 1)[1] for name in evaluation.results if name.startswith(("gen/", "ebm/")))
-    )
+    titles = {"gen": "Gen", "ebm": "EBM"}
+    found = [(kind, key) for kind, _, key in (name.partition("/") for name in evaluation.results) if kind in titles]
+    if not found:
+        return paragraph("Not measured.", "omitted")
+    kinds = [kind for kind in titles if kind in dict(found)]
     rows = []
-    for key in keys:
+    for key in dict.fromkeys(key for _, key in found):
         head, _, modality = key.partition("/")
         label = _JOINT.get(head, head) + (f", {modality}" if modality else "")
-        rows.append([row_head(label), *[_value(evaluation, f"{kind}/{key}") for kind in ("gen", "ebm")]])
-    return table(["", "Gen", "EBM"], rows, "numbers") if rows else paragraph("Not measured.", "omitted")
+        rows.append([row_head(label), *[_value(evaluation, f"{kind}/{key}") for kind in kinds]])
+    return table(["", *[titles[kind] for kind in kinds]], rows, "numbers")
 
 
 def _subset_table(evaluation: Evaluation) -> str:

@@ -1,11 +1,12 @@
 """Where chains and losses meet: the warm-up step and the cooperative step (arXiv 2605.00644, eqs. (10) to (12)).
 
 One cooperative step: draw z and revise G(z) by the energy; infer latents of the data and revise them by the generator;
-then the generator and the inference model learn from both revisions, the prior from the revised latents, the energy
-from data against revised samples. Every forward pass is made once and used wherever it is needed.
+then the generator and the inference model learn from both revisions, the prior from the codes, the energy from data
+against revised samples. Every forward pass is made once and used wherever it is needed.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -72,8 +73,7 @@ def bound_of_batch(
     tilt: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return minus the bound (shape [], nats per item) and its log-likelihoods [N, C, B, M]."""
-    with _tilt_fixed(model):
-        prior = _prior_of_bound(model, tilt)
+    with prior_of_bound(model, tilt) as prior:
         return vae_loss(model.generator, prior, posterior, batch, generator, bound, beta)
 
 
@@ -134,11 +134,9 @@ def _generator_inference_update(
 ) -> dict[str, float]:
     """L_omega (11), L_phi (12) and the anchor in one backward pass; their graphs share nothing but the anchor's."""
     model = state.model
-    anchored = settings.anchor > 0
-    prior, drawn = _prior_of_bound(model, settings.tilt_in_bound), None
-    if anchored:
-        with _tilt_fixed(model):
-            drawn = draw(model.generator, prior, posterior, batch, state.generator, STRATIFIED)
+    with prior_of_bound(model, settings.tilt_in_bound) as prior:
+        anchored = settings.anchor > 0
+        drawn = draw(model.generator, prior, posterior, batch, state.generator, STRATIFIED) if anchored else None
     own, crossed = _decode_codes(model, codes.latents, drawn, settings)
     log_px = model.generator.log_likelihood(codes.batch.views, own)
     generator_loss = -settings.reconstruction * torch.where(codes.batch.present, log_px, 0.0).sum(1).mean()
@@ -234,16 +232,17 @@ def energy_step(state: TrainState, data: Views, revised: Views, settings: Cooper
     return metrics
 
 
-def _prior_of_bound(model: MultimodalModel, tilt: bool) -> Prior:
-    """Return the prior of z in a bound: a standard one for a fitted one, and for a tilted one unless `tilt`."""
-    prior = model.generator.prior
-    fitted = isinstance(prior, MixturePrior) or (isinstance(prior, EnergyPrior) and not tilt)
-    return model.generator.base if fitted else prior
+@contextmanager
+def prior_of_bound(model: MultimodalModel, tilt: bool) -> Iterator[Prior]:
+    """Yield the prior of z in a bound: of a tilted one the base unless `tilt`, of a fitted mixture a standard one.
 
-
-def _tilt_fixed(model: MultimodalModel) -> AbstractContextManager[None]:
-    """Inside, a tilt gets no gradient from a bound (learned scales of its base do)."""
-    return frozen(*[model.generator.prior.net] if isinstance(model.generator.prior, EnergyPrior) else [])
+    Inside, a tilt gets no gradient; learned scales and clusters do.
+    """
+    prior: Prior = model.generator.prior
+    with frozen(*[prior.net] if isinstance(prior, EnergyPrior) else []):
+        if isinstance(prior, EnergyPrior) and not tilt:
+            prior = prior.base
+        yield model.generator.base if isinstance(prior, MixturePrior) else prior
 
 
 def _synthetic_weight(

@@ -126,8 +126,8 @@ class Guard:
         )
 
 
-def find_problem(metrics: dict[str, float], limit: float) -> str | None:
-    """Say which metric has diverged, its value and what was expected of it; None where all is well."""
+def find_problem(metrics: dict[str, float], limit: float = 100.0) -> str | None:
+    """Say which metric has diverged, its value and what was expected of it (|energy/gap| <= `limit`); None if none."""
     for name, value in metrics.items():
         if name.startswith(("loss", "grad_norm", GAP)) and not math.isfinite(value):
             return f"{name} is {value}, expected a finite number"

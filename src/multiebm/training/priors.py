@@ -15,6 +15,7 @@ from multiebm.distributions.priors import ClusterPrior, MixturePrior
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents, Posterior
 from multiebm.models.model import MultimodalModel
+from multiebm.training.guard import find_problem
 from multiebm.training.state import TrainState, update
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 MIXTURE_DECAY = 0.98  # of the sums of fitted mixtures; a longer memory adds the drift of codes to their variance
 REFIT_DRAWS = 2  # codes an item that a mixture is fitted anew to: one full covariance a component needs many
 SETTLE_BATCH = 64  # codes and samples of a step in which a tilt settles
+CHECKED = 1000  # codes and samples by which it is judged when it has
 PRIOR_BETAS = (0.5, 0.999)  # of the tilt's Adam
 TILT_STD = "prior/tilt_std"  # metric and number: of the tilt over codes, samples and draws of the base, nats
 DEAD = 0.01  # of it, nats
@@ -45,37 +47,49 @@ def follow_codes(state: TrainState, posterior: Posterior, batch: Batch, wanted: 
 
 
 def prior_step(state: TrainState, prior: EnergyPrior, positive: Tensor, negative: Tensor) -> dict[str, float]:
-    """One update of an energy prior from codes [N, D] and chain samples [N', D]; how they and draws of the base differ.
-
-    `prior/escape`: how many times farther out the chain ends than codes and base reach (a tilt that grows faster than
-    the base falls); `prior/gap` without bound: a chain that cannot follow; `prior/tilt_std` near 0: a dead tilt.
-    """
+    """One update of an energy prior from codes [N, D] and chain samples [N', D]; what `diagnose` says of them."""
     if not len(positive):  # nobody in the batch has a part
         return {}
     metrics = update(state, prior.loss(positive, negative), "prior")
+    metrics |= diagnose(prior, positive, negative, state.step)
+    state.numbers[TILT_STD] = metrics[TILT_STD]
+    return metrics
+
+
+def diagnose(prior: EnergyPrior, positive: Tensor, negative: Tensor, seed: int) -> dict[str, float]:
+    """Return how codes [N, D], chain samples [N', D] and draws of the base differ, in f (nats), moments and reach.
+
+    `prior/escape`: how many times farther out the chain ends than codes and base reach (a tilt that grows faster than
+    the base falls); `prior/gap` without bound: a chain that cannot follow; `prior/tilt_std` near 0: a dead tilt;
+    `prior/grad_norm`: of the log density where the chain ends.
+    """
+    end = negative.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(prior.log_prob(end).sum(), end)
     with torch.no_grad():
         # draws of their own, so that those of training do not depend on what is logged
-        base = prior.base.sample(len(negative), make_generator(state.step, negative.device))
+        base = prior.base.sample(len(negative), make_generator(seed, negative.device))
         tilts = [prior.tilt(z) for z in (positive, negative, base)]
     up, down, still = (f.mean().item() for f in tilts)
     reach = [z.abs().max().item() for z in (positive, negative, base)]
-    state.numbers[TILT_STD] = torch.cat(tilts).std(correction=0).item()
-    return metrics | {
+    return {
         "prior/gap": up - down,
         "prior/positive": up,
         "prior/negative": down,
         "prior/base": still,
-        TILT_STD: state.numbers[TILT_STD],
+        TILT_STD: torch.cat(tilts).std(correction=0).item(),
+        "prior/positive_mean": positive.mean().item(),
+        "prior/negative_mean": negative.mean().item(),
         "prior/positive_square": positive.square().mean().item(),
         "prior/negative_square": negative.square().mean().item(),
+        "prior/positive_max": reach[0],
         "prior/negative_max": reach[1],
         "prior/escape": reach[1] / max(reach[0], reach[2]),
+        "prior/grad_norm": gradient.norm(dim=1).mean().item(),
     }
 
 
-def warn_if_dead(state: TrainState) -> None:
-    """Log a warning where a tilt has stayed flat: the prior is then its base."""
-    std = state.numbers.get(TILT_STD)
+def warn_if_dead(std: float | None) -> None:
+    """Log a warning where the `prior/tilt_std` of a tilt is next to nothing: the prior is then its base."""
     if std is not None and std < DEAD:
         logger.warning(
             "the tilt of the prior has a standard deviation of %.2g nats over codes and samples, so the prior is its "
@@ -107,7 +121,9 @@ def settle_priors(
     for key, mixture in model.generator.mixtures().items():
         mixture.refit(codes[key])
     if isinstance(prior, EnergyPrior) and tilted and len(codes[SHARED]):
-        settle_tilt(prior, codes[SHARED], generator, steps, spread, rate)
+        problem = settle_tilt(prior, codes[SHARED], generator, steps, spread, rate)
+        if problem:
+            logger.warning("the tilt of the prior diverged while it settled and is as before: %s", problem)
 
 
 def prune_clusters(prior: ClusterPrior, experts: Sequence[tuple[Diagonal, Tensor]], beta: float) -> None:
@@ -140,16 +156,16 @@ def settle_tilt(
     spread: float,
     rate: float,
     tell: Callable[[str], None] = logger.debug,
-) -> None:
+) -> str:
     """Let the tilt learn on for `steps` steps of Adam at `rate`, on batches of SETTLE_BATCH of the codes [N, D], N > 0.
 
     Its chain then has the fitted base, widened by `spread`: the tilt learns the ratio of the codes to something wider,
     and on the base as it is counts them twice within a mode, so the prior is sharper than the codes. At spread 1 this
     is maximum likelihood, eq. (10) of MVEBM, up to the penalty and the shortness of the chain. `tell` hears of every
-    tenth of the way.
+    tenth of the way. Where the tilt diverges (limits as in training) it is put back, and what was wrong is returned.
     """
     before = {name: value.clone() for name, value in prior.net.state_dict().items()}
-    optimiser = torch.optim.Adam(prior.parameters(), rate, betas=PRIOR_BETAS)
+    optimiser = torch.optim.Adam(prior.net.parameters(), rate, betas=PRIOR_BETAS)
     with prior.base.widened(spread) if isinstance(prior.base, MixturePrior) else nullcontext():
         for step in range(1, steps + 1):
             rows = rand(generator, (SETTLE_BATCH,), codes).mul(len(codes)).long()
@@ -158,12 +174,15 @@ def settle_tilt(
             prior.loss(codes[rows], samples).backward()
             optimiser.step()
             if step % -(-steps // 10) == 0:
-                with torch.no_grad():
-                    gap = (prior.tilt(codes[rows]).mean() - prior.tilt(samples).mean()).item()
-                tell(f"step {step} of {steps}: f(codes) - f(samples) is {gap:.2f} nats")
-    if not all(value.isfinite().all() for value in prior.net.state_dict().values()):
+                found = diagnose(prior, codes[rows], samples, step)
+                tell(f"step {step} of {steps}: f(codes) - f(samples) is {found['prior/gap']:.2f} nats")
+    some = codes[:CHECKED]
+    found = diagnose(prior, some, prior.sample(len(some), generator), steps)
+    if problem := find_problem(found):
         prior.net.load_state_dict(before)
-        logger.warning("the tilt of the prior diverged while it settled and is as before; lower model.prior.spread")
+        return f"{problem}; use fewer steps, a lower rate, model.prior.spread=1 or a larger model.prior.penalty"
+    warn_if_dead(found[TILT_STD])
+    return ""
 
 
 def codes_of(model: MultimodalModel, batches: Iterable[Batch], generator: torch.Generator, keys: set[str]) -> Latents:
