@@ -101,7 +101,7 @@ def write(
         "",
         "![codes and draws](clouds.png)",
         "",
-        f"{took:.0f} s on one core of {processor()}.",
+        f"`python scripts/prior_reach.py`: {took:.0f} s on one core of {processor()}.",
         "",
     ]
     (args.out / "README.md").write_text("\n".join(text))
