@@ -11,7 +11,7 @@ from multiebm.experiments.compare import entry as spread
 from multiebm.experiments.load import to_dict
 from multiebm.experiments.schema import Experiment
 
-__all__ = ["is_made", "processor", "settings_of", "spread", "write_cell"]
+__all__ = ["is_made", "notes_of", "processor", "settings_of", "spread", "write_cell"]
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
@@ -48,3 +48,9 @@ def processor() -> str:
     info = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
     return f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores"
+
+
+def notes_of(folder: Path) -> list[str]:
+    """Return the text of NOTES.md in a folder of results after an empty line; nothing where there is none."""
+    file = folder / "NOTES.md"
+    return ["", file.read_text().rstrip()] if file.is_file() else []

@@ -4,7 +4,7 @@
 
 Every cell has the same time to train; the same parts are hidden for all methods of a seed, and every item keeps one, so
 that the share that is really hidden is a little lower: the column of that name. What is measured is complete: joint
-samples, and completions of test items from one part. Cells are made once.
+samples, and completions of test items from one part. Cells are made once; NOTES.md in the folder is appended.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 import matplotlib
-from cells import processor
+from cells import notes_of, processor
 
 from multiebm.experiments.compare import Cell, compare, entry
 from multiebm.experiments.data import build_dataset, training_data
@@ -57,20 +57,24 @@ def share_hidden(data: str, chance: float) -> float:
 def write(found: dict[float, list[Cell]], args: argparse.Namespace) -> None:
     """Write README.md and curves.png from the cells by chance of a part to be hidden; runs that diverged are named."""
     hidden = {chance: share_hidden(args.data, chance) for chance in found}
-    titles = ["row", "chance", "hidden", "steps", *SHOWN.values()]
+    titles = ["row", "chance", "hidden", "seconds", "steps", *SHOWN.values()]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in args.rows:
         for chance, cells in found.items():
             values = [cell.values() for cell in cells if cell.row == row]
+            took = entry([cell.seconds for cell in cells if cell.row == row], 0)
             shown = [
                 entry([v[m] for v in values if m in v], 0 if m == "steps" else 1 if m.endswith("fcd") else 3)
                 for m in ("steps", *SHOWN)
             ]
-            lines.append(f"| {row} | {chance:.0%} | {hidden[chance]:.1%} | {' | '.join(shown)} |")
-    text = ["# Training on incomplete items", "", " ".join(__doc__.split("\n\n")[2].split()), "", *lines, ""]
+            lines.append(f"| {row} | {chance:.0%} | {hidden[chance]:.1%} | {took} | {' | '.join(shown)} |")
+    command = f"    python scripts/missing_table.py --budget {args.budget:g} --seeds {args.seeds} --out FOLDER"
+    about = " ".join(__doc__.split("\n\n")[2].split())
+    text = ["# Training on incomplete items", "", command, "", about, "", *lines, ""]
     text += [line for cells in found.values() for cell in cells if cell.diverged for line in (cell.message(), "")]
     text += ["![coherence against the share of hidden parts](curves.png)", ""]
-    text += [f"{args.budget:.0f} s of training each, {args.seeds} seed(s); {processor()}.", ""]
+    text += [f"A budget of {args.budget:.0f} s of training each, {args.seeds} seed(s); {processor()}."]
+    text += [*notes_of(args.out), ""]
     (args.out / "README.md").write_text("\n".join(text))
     draw(found, hidden, args.rows, args.out / "curves.png")
 

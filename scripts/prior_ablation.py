@@ -5,14 +5,14 @@
 The grid of the paper's ablation (ECCV 2024) at reduced size: every cell trains the row mvebm for the same time, so that
 larger tilts make fewer steps; the first line has no tilt. The lines after the grid have D 200, L 4, S 50 with the tilt
 inside the bound, as the paper has it: encoders get its gradient from the step on from which it learns, or from seven
-tenths of training on ("late"). Cells are made once.
+tenths of training on ("late"). Cells are made once; NOTES.md in the folder is appended.
 """
 
 import argparse
 import re
 from pathlib import Path
 
-from cells import processor
+from cells import notes_of, processor
 
 from multiebm.experiments.compare import Cell, compare, entry, summary
 
@@ -69,9 +69,12 @@ def write(found: list[Cell], args: argparse.Namespace) -> None:
     for name, values in rows.items():
         shown = [entry(v, column.digits) for v, column in zip(values, columns, strict=True)]
         lines.append(f"| {' | '.join([name, *shown, PUBLISHED.get(name, '—')])} |")
-    text = ["# Units, layers and steps of the tilt", "", " ".join(__doc__.split("\n\n")[2].split()), "", *lines, ""]
+    command = f"    python scripts/prior_ablation.py --budget {args.budget:g} --seeds {args.seeds} --out FOLDER"
+    about = " ".join(__doc__.split("\n\n")[2].split())
+    text = ["# Units, layers and steps of the tilt", "", command, "", about, "", *lines, ""]
     text += [line for cell in found if cell.diverged for line in (cell.message(), "")]
-    text += [f"{args.budget:.0f} s of training each, {args.seeds} seed(s); {processor()}.", ""]
+    text += [f"A budget of {args.budget:.0f} s of training each, {args.seeds} seed(s); {processor()}."]
+    text += [*notes_of(args.out), ""]
     (args.out / "README.md").write_text("\n".join(text))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from cells import is_made, processor, spread, write_cell
+from cells import is_made, notes_of, processor, spread, write_cell
 
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.folder import METRICS
@@ -98,11 +98,9 @@ def measure(model: MultimodalModel, experiment: Experiment, seed: int) -> dict[s
     """Return every metric as `multiebm evaluate` does, and those of samples at temperature 1 as "itself/..."."""
     dataset, settings = build_dataset(experiment.data), experiment.evaluation
     results = again = measure_model(model, dataset, settings, seed).results
-    if (temperature := model.generator.temperature) != 1:
-        model.generator.temperature = 1.0
-        joint = settings.model_copy(update={"items": 0, "refined_items": 0, "codes": 0})
+    if model.generator.temperature != 1:
+        joint = settings.model_copy(update={"items": 0, "refined_items": 0, "codes": 0, "temperature": 1.0})
         again = measure_model(model, dataset, joint, seed).results
-        model.generator.temperature = temperature
     results = results | {f"itself/{name}": found for name, found in again.items() if name[:4] in ("gen/", "ebm/")}
     return {name: found._asdict() for name, found in results.items()}
 
@@ -143,15 +141,14 @@ def write_table(table: str) -> None:
     lines.append(
         f"| energy gap, means of 20 steps | {' | '.join(f'{min(g):.1f} to {max(g):.1f}' if g else '—' for g in gaps)} |"
     )
-    notes = out / "NOTES.md"
     lines += [
         "",
         "± is the standard deviation over seeds. Variety: variance over samples, of every pixel, as a share of that of",
         "real test pictures (1 = as varied). Commands: `python scripts/run_table.py "
         + table
         + "`, which runs, for every",
-        "row and seed, the commands below and `multiebm evaluate`; at temperature 1, the latter again on the model",
-        "saved with `model.generator.temperature = 1.0`:",
+        "row and seed, the commands below and `multiebm evaluate RUN`; at temperature 1, the latter again with",
+        "`evaluation.temperature=1`:",
         "",
     ]
     lines += [
@@ -162,7 +159,7 @@ def write_table(table: str) -> None:
     lines += [
         "",
         f"Machine: {processor()}; torch {torch.__version__}.",
-        *(["", notes.read_text().rstrip()] if notes.is_file() else []),
+        *notes_of(out),
     ]
     (out / "README.md").write_text("\n".join(lines) + "\n")
 

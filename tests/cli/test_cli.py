@@ -247,6 +247,19 @@ def test_evaluation_writes_its_file_and_says_whether_to_trust_it(
     assert f"Judges' accuracy on real test data: face {accuracy['face']:.3f}, sound {accuracy['sound']:.3f}." in said
     assert ("Coherence can be trusted" in said) == bool(written.trustworthy)
     assert "provisional: 32 samples" in said
+    cooler = ["evaluation.temperature=0.5", "evaluation.items=0"]
+    assert run("evaluate", str(trained / "run"), "--samples", "16", *cooler) == 0
+    assert load_evaluation(trained / "run" / "evaluation.json").settings.temperature == 0.5
+    assert "drawn at temperature 0.5" in capsys.readouterr().out
+
+
+def test_evaluation_does_not_pretend_to_change_the_model(trained: Path, capsys: Capture):
+    before = (trained / "run").stat().st_mtime_ns
+    assert run("evaluate", str(trained / "run"), "model.prior.temperature=0.5", "seed=3") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "'model.prior.temperature=0.5': expected a setting of evaluation or data" in said
+    assert "'seed=3'" in said
+    assert (trained / "run").stat().st_mtime_ns == before
 
 
 def test_a_run_that_was_trained_on_other_data_is_not_evaluated(trained: Path, capsys: Capture):

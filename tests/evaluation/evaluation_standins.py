@@ -73,7 +73,7 @@ class StandIn(nn.Module):
 class Oracle(StandIn):
     """Returns the real tuple of which it was shown a part."""
 
-    def sample_latents(self, n, generator):
+    def sample_latents(self, n, generator, temperature=None):
         return {"shared": (rand(generator, (n, 1), torch.zeros(1)) * len(self.dataset.test)).floor()}
 
     def decode(self, latents):
@@ -93,7 +93,7 @@ def drawn_view(classes: Tensor) -> Tensor:
 class RandomClasses(StandIn):
     """Draws an independent uniform class for every modality, whatever it is shown."""
 
-    def sample_latents(self, n, generator):
+    def sample_latents(self, n, generator, temperature=None):
         return {"shared": rand(generator, (n, len(self.modalities)), torch.zeros(1))}
 
     def infer_latents(self, batch, generator, refine_steps=0):
@@ -120,7 +120,7 @@ class Wobbly(StandIn):
         generator = torch.Generator().manual_seed(3)
         self.weights = {name: torch.randn(8, SIZE, generator=generator) for name in dataset.modalities}
 
-    def sample_latents(self, n, generator):
+    def sample_latents(self, n, generator, temperature=None):
         return {"shared": randn(generator, (n, 8), torch.zeros(1)), "a": randn(generator, (n, 2), torch.zeros(1))}
 
     def infer_latents(self, batch, generator, refine_steps=0):

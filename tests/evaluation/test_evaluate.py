@@ -202,4 +202,6 @@ def test_settings_name_every_bad_count_at_once():
     with pytest.raises(ConfigError) as caught:
         EvaluationSettings(n_samples=1, n_items=-1, batch_size=0)
     assert len(caught.value.problems) == 3
+    with pytest.raises(ConfigError, match=r"evaluation.temperature: got 2, expected 0 < T <= 1"):
+        EvaluationSettings(temperature=2)
     assert "evaluation.n_items: got -1" in str(caught.value)

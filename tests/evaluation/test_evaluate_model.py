@@ -55,6 +55,19 @@ def test_every_metric_is_measured_on_the_items_that_allow_it(measured):
     assert model.training
 
 
+def test_joint_samples_are_drawn_at_the_temperature_asked_for(measured):
+    dataset, model, before = measured
+    judges = Signs(dataset.modalities)
+    asked = evaluate(model, dataset, judges, replace(SETTINGS, temperature=0.25)).results
+    assert model.generator.temperature == 1.0
+    model.generator.temperature = 0.25
+    own = evaluate(model, dataset, judges, SETTINGS).results
+    model.generator.temperature = 1.0
+    assert asked == own
+    changed = {name.split("/")[0] for name in asked if asked[name] != before.results[name]}
+    assert changed == {"gen", "ebm"}
+
+
 def test_no_number_of_a_real_model_depends_on_the_batch_size(measured):
     dataset, model, evaluation = measured
     judges = Signs(dataset.modalities)

@@ -155,10 +155,10 @@ def test_a_cell_of_other_settings_is_not_passed_off(tmp_path, measured):
 
 
 def test_steps_are_planned_from_the_time_of_a_few(monkeypatch):
-    """Steps of 0.2 s, the first of 5 s: 95 % of 100 s are 475 steps. Of steps of 10 s five are enough."""
+    """Steps of 0.2 s, the first of 1.1 s: 95 % of 100 s are 475. Timed for 5 s, or 200 of them, but no fewer than 5."""
     monkeypatch.setattr(module, "_time_to_settle", lambda experiment, device: 0.0)
-    for usual, planned, timed in ((0.2, 475, 40), (10.0, 10, 5)):
-        ends = itertools.accumulate(itertools.chain([5.0], itertools.repeat(usual)))
+    for usual, planned, timed in ((0.2, 475, 21), (0.01, 9500, 200), (10.0, 10, 5)):
+        ends = itertools.accumulate(itertools.chain([1.1], itertools.repeat(usual)))
         clock = itertools.chain([0.0], itertools.chain.from_iterable((end, end) for end in ends))
         calls: list[float] = []
         monkeypatch.setattr(module.time, "perf_counter", lambda c=clock, seen=calls: seen.append(next(c)) or seen[-1])

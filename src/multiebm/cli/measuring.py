@@ -13,7 +13,11 @@ def evaluate(
     samples: Annotated[int | None, typer.Option(help="Joint samples; the run's evaluation.samples by default.")] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Such as evaluation.sizes=[1,2,3,4].", show_default=False),
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Such as evaluation.sizes=[1,2,3,4], evaluation.temperature=1.",
+            show_default=False,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the samples.", min=0)] = 0,
     inception: Annotated[
@@ -22,9 +26,13 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<i>.")] = "auto",
 ) -> None:
     """Measure a trained model on its test data; writes evaluation.json into the run folder."""
+    from multiebm.core.errors import ConfigError
     from multiebm.experiments.load import load_experiment
 
     changes = [*(overrides or []), *([] if samples is None else [f"evaluation.samples={samples}"])]
+    if wrong := [text for text in changes if not text.startswith(("evaluation.", "data."))]:
+        problems = [f"{text!r}: expected a setting of evaluation or data; the model is the run's" for text in wrong]
+        raise ConfigError(problems)
     experiment = load_experiment(_config_of(run), changes)
     from multiebm.cli.tables import print_evaluation
     from multiebm.experiments.data import build_dataset, find_device

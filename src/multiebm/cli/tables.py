@@ -40,6 +40,8 @@ def remarks(evaluation: Evaluation) -> list[str]:
             if evaluation.trustworthy
             else f"Coherence is NOT to be trusted: {below}."
         )
+    if evaluation.settings.temperature is not None:
+        lines.append(f"Joint samples were drawn at temperature {evaluation.settings.temperature:g} of the prior.")
     if evaluation.provisional:
         n = evaluation.settings.n_samples
         lines.append(f"Frechet distances are provisional: {n:,} samples bias them upwards; compare equal numbers only.")

@@ -46,7 +46,9 @@ class ModelUnderTest(Protocol):
 
     def train(self, mode: bool = True) -> Any: ...  # noqa: D102
 
-    def sample_latents(self, n: int, generator: Randomness) -> Latents: ...  # noqa: D102
+    def sample_latents(  # noqa: D102
+        self, n: int, generator: Randomness, temperature: float | None = None
+    ) -> Latents: ...
 
     def decode(self, latents: Latents) -> Views: ...  # noqa: D102
 

@@ -35,13 +35,18 @@ class Conditioning(NamedTuple):
     data_chain: bool = False
 
 
-def joint_samples(model: ModelUnderTest, n: int, plan: Plan, refine: bool) -> Iterator[tuple[Views, Views | None]]:
-    """Yield batches of (decoder means, the same after the training data chain or None), state space [B, ...]."""
+def joint_samples(
+    model: ModelUnderTest, n: int, plan: Plan, refine: bool, temperature: float | None = None
+) -> Iterator[tuple[Views, Views | None]]:
+    """Yield batches of (decoder means, the same after the training data chain or None), state space [B, ...].
+
+    `temperature` T: latents of p(z)^(1/T); None: the model's own.
+    """
     seed = stream_seed(plan.seed, "joint")
     for first in range(0, n, plan.batch_size):
         size = min(plan.batch_size, n - first)
         generator = item_generators(seed, size, first)
-        generated = check_finite(model.decode(model.sample_latents(size, generator)), "Gen samples")
+        generated = check_finite(model.decode(model.sample_latents(size, generator, temperature)), "Gen samples")
         refined = check_finite(model.refine_data(generated, generator)[0], "EBM samples") if refine else None
         yield generated, refined
 

@@ -119,7 +119,8 @@ def _joint(
     if model.energy is None:
         skipped["ebm"] = "the model has no energy, so no data chain"
     collectors = {kind: _Collector(judges, readers) for kind in (("gen",) if model.energy is None else ("gen", "ebm"))}
-    for generated, refined in joint_samples(model, settings.n_samples, plan, refine=model.energy is not None):
+    refine = model.energy is not None
+    for generated, refined in joint_samples(model, settings.n_samples, plan, refine, settings.temperature):
         collectors["gen"].add(generated)
         if refined is not None:
             collectors["ebm"].add(refined)

@@ -25,6 +25,7 @@ class EvaluationSettings:
     clamped_sizes: tuple[int, ...] = (1,)  # of observed subsets in "cond_ebm"
     n_codes: int = 4_000  # training codes the probe is fitted to
     batch_size: int = 500  # items; changes memory and speed, never a number
+    temperature: float | None = None  # of the prior that joint samples are drawn from; None: the model's own
 
     def __post_init__(self) -> None:
         counts = {key: getattr(self, key) for key in ("n_items", "n_refined", "refine_steps", "n_codes")}
@@ -37,6 +38,8 @@ class EvaluationSettings:
             problems.append(f"evaluation.n_samples: got {self.n_samples}, expected at least 2; 1000 is a quick look")
         if self.batch_size < 1:
             problems.append(f"evaluation.batch_size: got {self.batch_size}, expected at least 1; try 500")
+        if self.temperature is not None and not 0 < self.temperature <= 1:
+            problems.append(f"evaluation.temperature: got {self.temperature:g}, expected 0 < T <= 1 (1 = the prior)")
         if problems:
             raise ConfigError(problems)
 

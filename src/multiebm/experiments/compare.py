@@ -33,7 +33,7 @@ from multiebm.experiments.schema import Experiment
 from multiebm.models.pretrained import replace_file
 
 COMBINED = "combined"  # the row that is the preset of the data itself
-TIMED_STEPS, TIMED_SECONDS, FEWEST_STEPS = 40, 15.0, 5  # from which a step's time is taken; fewer where they are slow
+TIMED_STEPS, TIMED_SHARE, FEWEST_STEPS = 200, 0.05, 5  # from which a step's time is taken; fewer beyond that share
 PLANNED = {f"training.warmup.{key}" for key in ("steps", "prior_after", "tilt_after")}
 PLANNED |= {f"training.cooperative.{key}" for key in ("steps", "energy_first")}
 SHARE = 0.95  # of the budget that steps and settling should take; the budget itself ends training in any case
@@ -198,7 +198,8 @@ def _time_of_step(experiment: Experiment, changes: Sequence[str], device: torch.
     state = fresh_state(timed, build_dataset(timed.data), device)
     step = TrainingStep(timed)
     took: list[float] = []
-    while len(took) < TIMED_STEPS and (len(took) < FEWEST_STEPS or sum(took) < TIMED_SECONDS):
+    most = TIMED_SHARE * (timed.training.seconds or 0.0)
+    while len(took) < TIMED_STEPS and (len(took) < FEWEST_STEPS or sum(took) < most):
         began = time.perf_counter()
         step(state, next(state.stream))
         took.append(time.perf_counter() - began)

@@ -52,6 +52,7 @@ def evaluation_settings(section: EvaluationSection) -> EvaluationSettings:
         refine_steps=section.refine_steps,
         clamped_sizes=tuple(section.clamped_sizes),
         n_codes=section.codes,
+        temperature=section.temperature,
     )
 
 

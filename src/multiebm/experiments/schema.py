@@ -188,6 +188,9 @@ class EvaluationSection(_Section):
         default_factory=lambda: [1], description="sizes of subsets held fixed while the data chain completes them"
     )
     codes: Annotated[int, Field(ge=0)] = Field(4000, description="training codes of the latent classifier; 0 = none")
+    temperature: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="T of p(z)^(1/T) that joint samples are drawn from; none = model.prior.temperature"
+    )
 
 
 class Experiment(_Section):
