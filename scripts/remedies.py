@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import torch
-from cells import is_made, processor, settings_of, spread, write_cell
+from cells import is_made, notes_of, processor, settings_of, spread, write_cell
 
 from multiebm.data import load_dataset
 from multiebm.evaluation.evaluate import evaluate
@@ -222,7 +222,6 @@ def write_table(out: Path) -> None:
     for title in SETTLED:
         if made := [{"step": STEPS, "values": c["settled"][title]} for c in rows[STAGES[-1][0]]]:
             lines.append(_line(title, made, ["the same"]))
-    notes = out / "NOTES.md"
     text = [
         "# What fails when taken literally, and what repairs it",
         "",
@@ -237,7 +236,7 @@ def write_table(out: Path) -> None:
         "![curves](curves.png)",
         "",
         f"Machine: {processor()}; torch {torch.__version__}.",
-        *(["", notes.read_text().rstrip()] if notes.is_file() else []),
+        *notes_of(out),
     ]
     (out / "README.md").write_text("\n".join(text) + "\n")
     draw(rows, out / "curves.png")

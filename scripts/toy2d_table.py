@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from cells import is_made, processor, spread, write_cell
+from cells import is_made, notes_of, processor, spread, write_cell
 
 from multiebm.core.batch import Batch
 from multiebm.core.modality import Views
@@ -272,7 +272,6 @@ def write_table(out: Path) -> None:
     cells, stored = read_cells(out)
     seeds = sorted({cell["seed"] for cell in stored})
     seconds = sum(cell["measured"]["cpu_seconds"] for cell in stored)
-    notes = out / "NOTES.md"
     lines = [
         INTRODUCTION,
         *main_table(cells),
@@ -285,7 +284,7 @@ def write_table(out: Path) -> None:
         f"Command: `python scripts/toy2d_table.py`; seeds {', '.join(map(str, seeds))}; {SAMPLES} prior samples and "
         f"2000 test items a cell. Machine: {processor()}, one thread, shared with other work; torch "
         f"{torch.__version__}; {seconds:.0f} s of processor time in all.",
-        *(["", notes.read_text().rstrip()] if notes.is_file() else []),
+        *notes_of(out),
     ]
     (out / "README.md").write_text("\n".join(lines) + "\n")
     names = [*COLUMNS.values(), *DIAGNOSTICS.values(), "responsibility_max"]
