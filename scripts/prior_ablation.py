@@ -5,7 +5,8 @@
 The grid of the paper's ablation (ECCV 2024) at reduced size: every cell trains the row mvebm for the same time, so that
 larger tilts make fewer steps; the first line has no tilt. The lines after the grid have D 200, L 4, S 50 with the tilt
 inside the bound, as the paper has it: encoders get its gradient from the step on from which it learns, or from seven
-tenths of training on ("late"). Cells are made once; NOTES.md in the folder is appended.
+tenths of training on ("late"); the last has it outside as the grid does, with normal experts and base. Cells are made
+once; NOTES.md in the folder is appended.
 """
 
 import argparse

@@ -1,21 +1,19 @@
 """Comparisons: what is made once stays made, a killed one goes on, and the tables say what the cells hold."""
 
 import csv
-import itertools
 import json
 
 import pytest
-import torch
 
 from multiebm.cli.comparing import seconds_of
 from multiebm.core.errors import ConfigError, DataError, DivergenceError
 from multiebm.evaluation.base import Result
 from multiebm.evaluation.record import Evaluation
 from multiebm.experiments import compare as module
+from multiebm.experiments.build import TrainingStep
 from multiebm.experiments.compare import Cell, compare, write_tables
 from multiebm.report.comparison import write_comparison
 
-CPU = torch.device("cpu")
 SMALL = [
     "training.warmup.steps=3",
     "training.batch_size=8",
@@ -41,7 +39,12 @@ def measured(monkeypatch):
 
     monkeypatch.setattr(module, "measure_model", measure)
     monkeypatch.setattr(module, "planned", lambda experiment, device: experiment)
+    monkeypatch.setattr(module, "run_planned", run_as_it_is)
     return calls
+
+
+def run_as_it_is(plan, run, preset, device):
+    return module.run_experiment(plan, run, preset=preset, device=device)
 
 
 def run(out, rows=("mvae", "helvae"), seeds=2, overrides=()):
@@ -78,18 +81,18 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path, measured, monkeypatc
 def test_a_comparison_killed_in_mid_training_ends_as_if_it_had_not_been(tmp_path, measured, monkeypatch):
     settings = ["training.checkpoint_every=1", "training.warmup.steps=6"]
     (whole,) = run(tmp_path / "whole", ("mvae",), 1, settings)
-    step = module.TrainingStep.__call__
+    step = TrainingStep.__call__
 
     def killed(self, state, batch):
         if state.step == 4:
             raise KeyboardInterrupt
         return step(self, state, batch)
 
-    monkeypatch.setattr(module.TrainingStep, "__call__", killed)
+    monkeypatch.setattr(TrainingStep, "__call__", killed)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "part", ("mvae",), 1, settings)
     assert not (tmp_path / "part" / "cells").exists()
-    monkeypatch.setattr(module.TrainingStep, "__call__", step)
+    monkeypatch.setattr(TrainingStep, "__call__", step)
     (part,) = run(tmp_path / "part", ("mvae",), 1, settings)
     sessions = json.loads((tmp_path / "part" / "runs" / "mvae-0" / "run.json").read_text())["sessions"]
     assert [(s["from_step"], s["to_step"]) for s in sessions] == [(0, 4), (4, 6)]
@@ -152,33 +155,6 @@ def test_a_cell_of_other_settings_is_not_passed_off(tmp_path, measured):
     run(tmp_path, ("mvae",), 1)
     with pytest.raises(DataError, match=r"got a cell of other settings \(asked -> stored: model.shared: 4 -> 3\)"):
         run(tmp_path, ("mvae",), 1, ["model.shared=4"])
-
-
-def test_steps_are_planned_from_the_time_of_a_few(monkeypatch):
-    """Steps of 0.2 s, the first of 1.1 s: 95 % of 100 s are 475. Timed for 5 s, or 200 of them, but no fewer than 5."""
-    monkeypatch.setattr(module, "_time_to_settle", lambda experiment, device: 0.0)
-    for usual, planned, timed in ((0.2, 475, 21), (0.01, 9500, 200), (10.0, 10, 5)):
-        ends = itertools.accumulate(itertools.chain([1.1], itertools.repeat(usual)))
-        clock = itertools.chain([0.0], itertools.chain.from_iterable((end, end) for end in ends))
-        calls: list[float] = []
-        monkeypatch.setattr(module.time, "perf_counter", lambda c=clock, seen=calls: seen.append(next(c)) or seen[-1])
-        experiment = module.load_experiment("polydigits-mvae", [*SMALL, "training.seconds=100"])
-        assert module.planned(experiment, CPU).training.warmup.steps == planned
-        assert len(calls) == 2 * timed
-
-
-def test_phases_and_the_start_of_the_tilt_keep_their_shares(monkeypatch):
-    """0.1 s a step before the tilt learns, 0.2 s with it, 0.5 s of a cooperative step: 20 + 16 + 5 s as set, so that
-    95 % of 92 s less 9.5 s of settling are 1.9 times as many of each.
-    """
-    monkeypatch.setattr(module, "_time_to_settle", lambda experiment, device: 9.5)
-    took = {"warmup.prior_after=1000000": 0.1, "warmup.prior_after=0": 0.2, "cooperative.energy_first=0": 0.5}
-    monkeypatch.setattr(module, "_time_of_step", lambda experiment, changes, device: took[changes[1]])
-    steps = ["warmup.steps=280", "warmup.prior_after=200", "cooperative={steps: 10, energy_first: 2}"]
-    experiment = module.load_experiment("polydigits", [*(f"training.{s}" for s in steps), "training.seconds=92"])
-    t = module.planned(experiment, CPU).training
-    assert (t.warmup.steps, t.warmup.prior_after, t.cooperative.steps) == (532, 380, 19)
-    assert t.cooperative.energy_first == 4
 
 
 def test_a_row_may_be_the_end_of_a_presets_name_or_the_preset_itself():

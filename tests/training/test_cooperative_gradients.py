@@ -106,6 +106,16 @@ def test_the_tilt_in_the_bound_moves_the_encoders_gradient():
     assert any(not torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
+def test_the_tilt_in_the_anchor_moves_the_encoders_gradient_and_no_decoders():
+    found = []
+    for tilt in (False, True):
+        model, state, batch = setup()
+        cooperative_step(state, batch, replace(LITERAL, anchor=1.0, tilt_in_bound=tilt))
+        found.append([[p.grad for p in part.parameters()] for part in (model.inference, model.generator.decoders)])
+    assert any(not torch.equal(a, b) for a, b in zip(found[0][0], found[1][0], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
+
+
 def test_the_literal_step_leaves_the_auxiliary_scales_alone_and_the_anchor_does_not():
     for anchor in (0.0, 1.0):
         model, state, batch = setup()

@@ -24,18 +24,6 @@ def setup(present=PRESENT, **sections):
 
 
 @pytest.mark.parametrize("settings", [LITERAL, CooperativeSettings(energy_first=0)], ids=["literal", "anchored"])
-def test_with_nothing_missing_filling_changes_nothing_bit_for_bit(settings):
-    results = []
-    for incomplete in ("fill", "skip"):
-        model, state, batch = setup(torch.ones(8, 3, dtype=torch.bool))
-        metrics = cooperative_step(state, batch, replace(settings, incomplete=incomplete))
-        results.append((metrics, model.state_dict(), state.generator.get_state()))
-    assert results[0][0] == results[1][0]
-    assert all(torch.equal(v, results[1][1][k]) for k, v in results[0][1].items())
-    assert torch.equal(results[0][2], results[1][2])
-
-
-@pytest.mark.parametrize("settings", [LITERAL, CooperativeSettings(energy_first=0)], ids=["literal", "anchored"])
 def test_complete_items_taken_for_incomplete_ones_give_the_same_step_bit_for_bit(settings, monkeypatch):
     """Filled from their codes and revised with every part held fixed, by a generator of its own, they are the data."""
     results = []

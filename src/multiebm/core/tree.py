@@ -40,6 +40,24 @@ def item_size(tree: Tree) -> int:
     return sum(leaf[0].numel() for leaf in leaves(tree))
 
 
+def rows_present(present: Tensor) -> list[Tensor | None]:
+    """Return the rows (int64) that are true in each column of `present` (bool [B, M]), None where all of them are."""
+    counts = present.sum(0).tolist()  # the device is waited for once, and again only where there are gaps
+    return [None if count == len(present) else present[:, i].nonzero()[:, 0] for i, count in enumerate(counts)]
+
+
+def rows_of(x: Tensor, rows: Tensor | None) -> Tensor:
+    """Return these rows of x [B, ...] (None: all), but the first where there are none: networks want one."""
+    return x if rows is None else x[rows] if len(rows) else x[:1]
+
+
+def spread(values: Tensor, rows: Tensor | None, n: int, fill: float = 0.0) -> Tensor:
+    """Undo `rows_of`: put values of `rows` where they came from, [n, ...], with `fill` elsewhere."""
+    if rows is None:
+        return values
+    return values.new_full((n, *values.shape[1:]), fill).index_copy(0, rows, values[: len(rows)])
+
+
 def per_item(values: Tensor, like: Tensor) -> Tensor:
     """Reshape [B] so that it broadcasts over `like` [B, ...]."""
     return values.reshape(-1, *[1] * (like.dim() - 1))

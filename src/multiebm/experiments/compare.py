@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,6 @@ from pydantic import ValidationError
 
 from multiebm.core.errors import ConfigError, DataError, DivergenceError
 from multiebm.experiments.baselines import baselines
-from multiebm.experiments.build import TrainingStep
 from multiebm.experiments.data import build_dataset, find_device
 from multiebm.experiments.folder import read_run, write_json
 from multiebm.experiments.load import (
@@ -28,15 +26,12 @@ from multiebm.experiments.load import (
     to_dict,
 )
 from multiebm.experiments.measure import measure_model
-from multiebm.experiments.run import fresh_state, run_experiment, take_average
+from multiebm.experiments.planning import PLANNED, planned, run_planned
+from multiebm.experiments.run import RunResult, run_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.models.pretrained import replace_file
 
 COMBINED = "combined"  # the row that is the preset of the data itself
-TIMED_STEPS, TIMED_SHARE, FEWEST_STEPS = 200, 0.05, 5  # from which a step's time is taken; fewer beyond that share
-PLANNED = {f"training.warmup.{key}" for key in ("steps", "prior_after", "tilt_after")}
-PLANNED |= {f"training.cooperative.{key}" for key in ("steps", "energy_first")}
-SHARE = 0.95  # of the budget that steps and settling should take; the budget itself ends training in any case
 
 
 class Column(NamedTuple):
@@ -53,6 +48,7 @@ COLUMNS = (
     Column("gen/joint_coherence", "joint coherence", 3, True),
     Column("ebm/joint_coherence", "joint coherence, EBM", 3, True),
     Column("cond/size1", "conditional coherence", 3, True),
+    Column("cond_ebm/size1", "conditional coherence, EBM", 3, True),
     Column("gen/fcd", "fcd", 1, False),
     Column("ebm/fcd", "fcd, EBM", 1, False),
     Column("gen/label_entropy", "label entropy", 3, True),
@@ -164,77 +160,33 @@ def _other_settings(experiment: Experiment, stored: dict[str, Any]) -> list[str]
         return ["settings that there are no longer"]
 
 
-def planned(experiment: Experiment, device: torch.device) -> Experiment:
-    """Return the experiment with as many steps as the budget allows on this device, timed on a fresh state.
-
-    Both phases, the steps from which a tilt learns and those of the energy alone keep their shares of the preset's, and
-    what priors take to settle at the end is left for them.
-    """
-    t = experiment.training
-    if t.seconds is None:
-        return experiment
-    tilted = max(0, t.warmup.steps - t.warmup.prior_after) if experiment.model.prior.kind == "energy" else 0
-    each = [
-        (t.warmup.steps - tilted, f"warmup.steps={10**6}", f"warmup.prior_after={10**6}"),
-        (tilted, f"warmup.steps={10**6}", "warmup.prior_after=0"),
-        (t.cooperative.steps, "warmup.steps=0", "cooperative.energy_first=0"),
-    ]
-    whole = sum(steps * _time_of_step(experiment, changes, device) for steps, *changes in each if steps)
-    now = {"warmup.steps": t.warmup.steps, "cooperative.steps": t.cooperative.steps}
-    now |= {"cooperative.energy_first": t.cooperative.energy_first} if t.cooperative.steps else {}
-    if experiment.model.prior.kind == "energy":
-        now |= {"warmup.prior_after": t.warmup.prior_after, "warmup.tilt_after": t.warmup.tilt_after}
-    share = (SHARE * t.seconds - _time_to_settle(experiment, device)) / whole
-    scaled = {name: max(1, round(share * steps)) for name, steps in now.items() if steps > 0}
-    return load_experiment(experiment, [f"training.{name}={steps}" for name, steps in scaled.items()])
-
-
-def _time_of_step(experiment: Experiment, changes: Sequence[str], device: torch.device) -> float:
-    """Return the seconds of a step under these changes of training, on a fresh state: the lower quartile of a few.
-
-    What else the machine does in these seconds makes steps slower, never faster, and is not there for the whole run.
-    """
-    timed = load_experiment(experiment, [f"training.{change}" for change in changes])
-    state = fresh_state(timed, build_dataset(timed.data), device)
-    step = TrainingStep(timed)
-    took: list[float] = []
-    most = TIMED_SHARE * (timed.training.seconds or 0.0)
-    while len(took) < TIMED_STEPS and (len(took) < FEWEST_STEPS or sum(took) < most):
-        began = time.perf_counter()
-        step(state, next(state.stream))
-        took.append(time.perf_counter() - began)
-        state.step += 1
-    return statistics.quantiles(took, n=4, method="inclusive")[0]
-
-
-def _time_to_settle(experiment: Experiment, device: torch.device) -> float:
-    """Return the seconds that the priors of a fresh state take to settle."""
-    state = fresh_state(experiment, build_dataset(experiment.data), device)
-    began = time.perf_counter()
-    take_average(state, experiment)
-    return time.perf_counter() - began
-
-
 def _make_cell(row: str, experiment: Experiment, run: Path, preset: str, device: torch.device) -> Cell:
-    begun = (run / CONFIG).is_file()
-    plan = load_experiment(run) if begun else planned(experiment, device)
+    try:
+        result = _train(experiment, run, preset, device)
+    except DivergenceError as error:
+        session = read_run(run)["sessions"][-1]
+        return Cell(row, experiment.seed, session["to_step"], session["seconds"], {}, str(error))
+    if result.fit.reason == "interrupted":
+        raise KeyboardInterrupt(result.fit.message())
+    dataset = build_dataset(experiment.data)
+    measured = measure_model(result.model, dataset, experiment.evaluation, experiment.seed).results
+    session = read_run(run)["sessions"][-1]
+    values = {name: found.value for name, found in measured.items()}
+    return Cell(row, experiment.seed, session["to_step"], session["seconds"] + session["settling"], values)
+
+
+def _train(experiment: Experiment, run: Path, preset: str, device: torch.device) -> RunResult:
+    """Train in the folder `run` with as many steps as fit; one that was begun goes on as it was last planned."""
+    if not (run / CONFIG).is_file():
+        return run_planned(planned(experiment, device), run, preset, str(device))
+    plan = load_experiment(run)
     other = [say(change) for change in differences(experiment, plan) if change.key not in PLANNED]
     if other:
         raise DataError(
             f"{run}: got a run begun with other settings (asked -> begun: {'; '.join(other)}), expected those asked "
             "for; give another --out, or delete the run"
         )
-    try:
-        result = run_experiment(plan, run, resume=begun, preset=preset, device=str(device))
-    except DivergenceError as error:
-        session = read_run(run)["sessions"][-1]
-        return Cell(row, experiment.seed, session["to_step"], session["seconds"], {}, str(error))
-    if result.fit.reason == "interrupted":
-        raise KeyboardInterrupt(result.fit.message())
-    measured = measure_model(result.model, build_dataset(plan.data), plan.evaluation, plan.seed).results
-    session = read_run(run)["sessions"][-1]
-    values = {name: found.value for name, found in measured.items()}
-    return Cell(row, experiment.seed, session["to_step"], session["seconds"] + session["settling"], values)
+    return run_experiment(plan, run, resume=True, preset=preset, device=str(device))
 
 
 def summary(cells: Sequence[Cell]) -> tuple[list[Column], dict[str, list[list[float]]]]:

@@ -74,10 +74,13 @@ class BaselineContract:
         """Return a fresh model of the row."""
         return build_model(self.experiment().model, PARTS, seed)
 
-    def batch(self, present: Tensor | None = None) -> Batch:
-        """Return the items as training sees them, `present` [N, M] or all."""
+    def batch(self, present: Tensor | None = None, hidden: float = 0.0) -> Batch:
+        """Return the items as training sees them, `present` [N, M] or all; elsewhere the data hold `hidden`."""
         present = torch.ones(ITEMS, len(PARTS), dtype=torch.bool) if present is None else present
-        return Batch(mask_views({n: PARTS[n].to_state(view) for n, view in raw_views().items()}, present), present)
+        views = {n: PARTS[n].to_state(view) for n, view in raw_views().items()}
+        for i, view in enumerate(views.values()):
+            view[~present[:, i]] = hidden
+        return Batch(mask_views(views, present), present)
 
     def loss(self, model: MultimodalModel, batch: Batch) -> Tensor:
         """Return the training loss, shape []."""
@@ -185,7 +188,9 @@ class BaselineContract:
         assert self.loss(state.model, batch).item() < before
 
     def test_training_with_parts_missing_is_finite_or_refused_with_the_reason(self) -> None:
-        """The loss and its gradients with holes in the batch; a joint encoder says that it needs complete items."""
+        """The loss and its gradients with holes in the batch, the same if these are NaN in the data; a joint encoder
+        says that it needs complete items.
+        """
         model = self.model()
         if self.experiment().model.inference.joint:
             said = ""
@@ -195,10 +200,15 @@ class BaselineContract:
                 said = str(error)
             assert "expected complete items" in said
             return
-        loss = self.loss(model, self.batch(self.holes()))
-        loss.backward()
-        assert loss.isfinite()
-        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+        results = []
+        for hidden in (0.0, torch.nan):
+            model.zero_grad()
+            loss = self.loss(model, self.batch(self.holes(), hidden))
+            loss.backward()
+            assert loss.isfinite()
+            assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+            results.append([loss, *(p.grad for p in model.parameters() if p.grad is not None)])
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
     def test_a_likelihood_is_estimated_for_all_parts_and_given_some(self) -> None:
         """log p(A, B) = log p(A | B) + log p(B), with the estimates' own draws."""

@@ -37,7 +37,9 @@ REFIT_BATCHES = 128  # that fitted mixtures see when training is over
 
 
 class RunResult(NamedTuple):
-    """The trained model (averaged weights, as saved in `folder/model`), its run folder, and how training ended."""
+    """The trained model (averaged weights, as saved in `folder/model`, unless training stopped on the way), its run
+    folder, and how training ended.
+    """
 
     model: MultimodalModel
     folder: Path
@@ -53,9 +55,11 @@ def run_experiment(
     live: Hook | None = None,
     device: str = "auto",
     preset: str | None = None,
+    until: int | None = None,
 ) -> RunResult:
     """Train in the folder `out`; `dataset` replaces the one the experiment names. `live` is told of every step;
-    `preset` is noted in run.json.
+    `preset` is noted in run.json. A run that reaches the step `until` stops there: `fit.reason` is "stopped", no prior
+    settles and no model is saved.
 
     Ctrl-C ends it in order: `fit.reason` is then "interrupted" and `resume` continues. Raises ConfigError, DataError or
     OutputError before anything is written, and DivergenceError.
@@ -79,12 +83,14 @@ def run_experiment(
     write_run(folder, run)
     ended = "failed"
     try:
-        fitted = _fit(experiment, state, hooks, store)
+        fitted = _fit(experiment, state, hooks, store, until)
         ended = fitted.reason
     finally:
         seconds = round(state.numbers.get(ELAPSED, 0.0), 1)  # of training, since step 0
         session |= {"to_step": state.step, "seconds": seconds, "reason": ended}
         write_run(folder, run)
+    if fitted.reason == "stopped":
+        return RunResult(state.model, folder, fitted)
     began = time.perf_counter()
     take_average(state, experiment)
     session["settling"] = round(time.perf_counter() - began, 1)  # seconds more
@@ -134,7 +140,13 @@ def take_average(state: TrainState[MultimodalModel], experiment: Experiment) -> 
     settle_priors(model, batches, state.generator, **settling(experiment))
 
 
-def _fit(experiment: Experiment, state: TrainState[MultimodalModel], hooks: list[Hook], store: CheckpointStore) -> Fit:
+def _fit(
+    experiment: Experiment,
+    state: TrainState[MultimodalModel],
+    hooks: list[Hook],
+    store: CheckpointStore,
+    until: int | None,
+) -> Fit:
     t = experiment.training
     guard = Guard(
         TrainingStep(experiment),
@@ -144,4 +156,5 @@ def _fit(experiment: Experiment, state: TrainState[MultimodalModel], hooks: list
         last_checkpoint=store.latest,
     )
     saving = CheckpointEvery(store, t.checkpoint_every, BEST if t.validate_every else None)
-    return fit(state, guard, t.warmup.steps + t.cooperative.steps, [*hooks, saving], t.seconds)
+    steps = t.warmup.steps + t.cooperative.steps
+    return fit(state, guard, steps, [*hooks, saving], t.seconds, lambda: state.step == until)

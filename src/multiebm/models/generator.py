@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from multiebm.core.modality import Modality, Views
 from multiebm.core.random import Randomness, rand
+from multiebm.core.tree import rows_of, rows_present, spread
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.likelihoods import Likelihood
 from multiebm.distributions.priors import RIDGE, MixturePrior, Prior, StandardPrior
@@ -88,34 +89,48 @@ class Generator(nn.Module):
             )
         return learned or usual
 
-    def decode(self, latents: Latents, modality: str) -> Tensor:
-        """Return the decoder mean of one modality: [B, *shape]."""
+    def decode(self, latents: Latents, modality: str, rows: Tensor | None = None) -> Tensor:
+        """Return the decoder mean of one modality, [B, *shape], or of these `rows` alone (int64 [N]): [N, *shape]."""
         z = torch.cat([latents[SHARED], latents[modality]], 1) if self.private else latents[SHARED]
-        return self.decoders[modality](z)
+        return self.decoders[modality](rows_of(z, rows))
 
-    def forward(self, latents: Latents) -> Views:
-        """Return the decoder means [B, *shape] of all modalities: latents {"shared": [B, D], modality: [B, P]}."""
-        return {name: self.decode(latents, name) for name in self.decoders}
+    def forward(self, latents: Latents, wanted: Tensor | None = None) -> Views:
+        """Return the decoder means [B, *shape] of all modalities: latents {"shared": [B, D], modality: [B, P]}.
+
+        With `wanted` (bool [B, M]) only those are decoded, and the others are 0.
+        """
+        n = len(latents[SHARED])
+        every: list[Tensor | None] = [None] * len(self.decoders)
+        chosen = zip(self.decoders, every if wanted is None else rows_present(wanted), strict=True)
+        return {name: spread(self.decode(latents, name, rows), rows, n) for name, rows in chosen}
 
     def log_likelihood(self, views: Views, means: Views) -> Tensor:
         """Return lambda_m log p(x_m | mean_m), the factors of eq. (4), for every item and modality: [B, M] in nats."""
         return torch.stack([self.likelihoods[name].log_prob(views[name], mean) for name, mean in means.items()], 1)
+
+    def log_likelihood_where(self, views: Views, latents: Latents, wanted: Tensor) -> Tensor:
+        """Return lambda_m log p(x_m | z, w_m) [N, M] in nats where `wanted` (bool [N, M]); elsewhere 0, not decoded.
+
+        Row i of the latents [N, .] has item i mod B of the views [B, ...].
+        """
+        n, found = len(wanted), []
+        for (name, view), rows in zip(views.items(), rows_present(wanted), strict=True):
+            if rows is not None and not len(rows):
+                found.append(torch.zeros_like(latents[SHARED][:, 0]))
+                continue
+            item = torch.arange(n, device=view.device) if rows is None else rows
+            x = view if rows is None and len(view) == n else view[item % len(view)]
+            found.append(spread(self.likelihoods[name].log_prob(x, self.decode(latents, name, rows)), rows, n))
+        return torch.stack(found, 1)
 
     def log_joint(self, views: Views, latents: Latents, present: Tensor) -> Tensor:
         """Return log p(X_S, z, W) [B] in nats with S = `present` [B, M]; only the items that have a part decode it.
 
         Its gradient is that of the subset posterior, eq. (17). The private latent of an absent part meets its prior.
         """
-        total = self.prior.log_prob(latents[SHARED])
-        for i, (name, likelihood) in enumerate(self.likelihoods.items()):
+        total, log_px = self.prior.log_prob(latents[SHARED]), self.log_likelihood_where(views, latents, present)
+        for i, name in enumerate(self.likelihoods):
             if self.private:
                 total = total + self.private_priors[name].log_prob(latents[name])
-            here = present[:, i]
-            if here.all():
-                total = total + likelihood.log_prob(views[name], self.decode(latents, name))
-            elif here.any():
-                some = {key: value[here] for key, value in latents.items()}
-                total = total.index_add(
-                    0, here.nonzero()[:, 0], likelihood.log_prob(views[name][here], self.decode(some, name))
-                )
+            total = total + log_px[:, i]
         return total

@@ -13,7 +13,7 @@ from multiebm.core.errors import DataError
 from multiebm.core.modality import Modality, Views
 from multiebm.core.random import Randomness
 from multiebm.core.table import Table
-from multiebm.core.tree import per_item
+from multiebm.core.tree import rows_of, rows_present, spread
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.mixture import Diagonal, Mixture
 from multiebm.models.aggregation import Aggregation
@@ -169,7 +169,8 @@ class InferenceModel(nn.Module):
     def forward(self, batch: Batch) -> Posterior:
         """Encode views [B, ...] to M experts [M, B, D] and aggregate them as in training.
 
-        Absent experts are the base density; with nothing present so is every component.
+        Encoders see present parts alone; absent experts are the base density, and with nothing present so is every
+        component.
         """
         experts, private = self._experts(batch)
         if self.joint is None:
@@ -194,13 +195,12 @@ class InferenceModel(nn.Module):
         return Posterior(shared, private, experts)
 
     def _experts(self, batch: Batch) -> tuple[Diagonal, dict[str, Diagonal]]:
-        shared, private = [], {}
-        for i, (name, encoder) in enumerate(self.encoders.items()):
-            (loc, scale), (w_loc, w_scale) = encoder(batch.views[name])
-            here = per_item(batch.present[:, i], loc)
-            shared.append((torch.where(here, loc, 0.0), torch.where(here, scale, 1.0)))
+        shared, private, n = [], {}, len(batch.present)
+        for (name, encoder), rows in zip(self.encoders.items(), rows_present(batch.present), strict=True):
+            (loc, scale), (w_loc, w_scale) = encoder(rows_of(batch.views[name], rows))
+            shared.append((spread(loc, rows, n), spread(scale, rows, n, 1.0)))
             if w_loc.shape[1]:
-                private[name] = Diagonal(torch.where(here, w_loc, 0.0), torch.where(here, w_scale, 1.0), self.family)
+                private[name] = Diagonal(spread(w_loc, rows, n), spread(w_scale, rows, n, 1.0), self.family)
         loc, scale = torch.stack([s[0] for s in shared]), torch.stack([s[1] for s in shared])
         return Diagonal(loc, scale, self.family), private
 

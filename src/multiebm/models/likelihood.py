@@ -42,8 +42,8 @@ def _log_weights(
     latents, _ = many.sample(draws)
     z = latents[SHARED]
     total = generator.prior.log_prob(z) - many.shared.log_prob(z)
-    for i, (name, likelihood) in enumerate(generator.likelihoods.items()):
-        log_px = likelihood.log_density(views[name], generator.decode(latents, name))
+    for i, (name, mean) in enumerate(generator(latents, present).items()):
+        log_px = generator.likelihoods[name].log_density(views[name], mean)
         if name in many.private:
             w = latents[name]
             log_px = log_px + generator.private_priors[name].log_prob(w) - many.private[name].log_prob(w)

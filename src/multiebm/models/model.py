@@ -150,16 +150,19 @@ class MultimodalModel(nn.Module):
         with torch.no_grad():
             return self.generator.sample_latents(n, generator, temperature)
 
-    def decode(self, latents: Latents) -> Views:
-        """Return decoder means [B, *shape] of all modalities (no observation noise); `latents` [B, D] and [B, P]."""
+    def decode(self, latents: Latents, wanted: Tensor | None = None) -> Views:
+        """Return decoder means [B, *shape] of all modalities (no observation noise); `latents` [B, D] and [B, P].
+
+        With `wanted` (bool [B, M]) only those are decoded, and the others are 0.
+        """
         with torch.no_grad():
-            return self.generator(latents)
+            return self.generator(latents, wanted)
 
     def fill(self, batch: Batch, latents: Latents) -> Views:
         """Return the views [B, ...] with the means of `latents` ([B, D], [B, P]) where a part is absent."""
         return {
             name: torch.where(per_item(batch.present[:, i], mean), batch.views[name], mean)
-            for i, (name, mean) in enumerate(self.decode(latents).items())
+            for i, (name, mean) in enumerate(self.decode(latents, ~batch.present).items())
         }
 
     def with_private_of_absent(self, latents: Latents, batch: Batch, generator: Randomness) -> Latents:

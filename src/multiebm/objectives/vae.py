@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from multiebm.core.batch import Batch
-from multiebm.core.modality import Views
 from multiebm.core.random import Randomness
 from multiebm.distributions.mixture import Diagonal
 from multiebm.distributions.priors import Prior, StandardPrior
@@ -91,33 +90,17 @@ def log_likelihoods(model: Generator, drawn: Draw, batch: Batch, s: BoundSetting
     With several importance samples each is decoded in a checkpoint of its own: memory as for one, time of one more
     forward pass.
     """
-    wanted = drawn.seen if s.reconstruct == "own" else batch.present.expand(drawn.log_ratio.shape[1], -1, -1)
-    decoded = wanted.any(1).tolist()  # [C][M]: components without the part do not decode it
+    c, b = drawn.log_ratio.shape[1:]
+    wanted = drawn.seen if s.reconstruct == "own" else batch.present.expand(c, -1, -1)
 
     def of_sample(*values: Tensor) -> Tensor:
-        latents = dict(zip(drawn.latents, values, strict=True))
-        return torch.stack([_of_part(model, latents, batch.views, name, rows[name]) for name in batch.views], -1)
+        latents = {key: value.flatten(0, 1) for key, value in zip(drawn.latents, values, strict=True)}  # [C B, .]
+        return model.log_likelihood_where(batch.views, latents, wanted.flatten(0, 1)).view(c, b, len(batch.views))
 
-    rows = {name: torch.tensor([row[i] for row in decoded]) for i, name in enumerate(batch.views)}
     values = list(drawn.latents.values())
     if len(values[0]) == 1:
-        log_px = of_sample(*(value[0] for value in values))[None]
-    else:
-        log_px = torch.stack([checkpoint(of_sample, *each, use_reentrant=False) for each in zip(*values, strict=True)])
-    return torch.where(wanted, log_px, 0.0)
-
-
-def _of_part(model: Generator, latents: Latents, views: Views, name: str, rows: Tensor) -> Tensor:
-    """Return the log-likelihood [C, B] of one part under the components in `rows` (bool [C]), one pass for them all."""
-    c, b = latents[SHARED].shape[:2]
-    out = latents[SHARED].new_zeros(c, b)
-    if not (n := int(rows.sum())):
-        return out
-    some = latents if n == c else {key: value[rows] for key, value in latents.items()}
-    mean = model.decode({key: value.flatten(0, 1) for key, value in some.items()}, name)
-    view = views[name].expand(n, *views[name].shape).flatten(0, 1)
-    log_px = model.likelihoods[name].log_prob(view, mean).view(n, b)
-    return log_px if n == c else out.index_copy(0, rows.nonzero()[:, 0].to(out.device), log_px)
+        return of_sample(*(value[0] for value in values))[None]
+    return torch.stack([checkpoint(of_sample, *each, use_reentrant=False) for each in zip(*values, strict=True)])
 
 
 def bound_loss(

@@ -88,7 +88,8 @@ def cooperative_step(state: TrainState, batch: Batch, settings: CooperativeSetti
     start = state.numbers.setdefault("cooperative_start", float(state.step))
     if state.step - start >= settings.energy_first:
         codes = revise_codes(state, posterior, batch, settings)
-        metrics |= _generator_inference_update(state, batch, posterior, codes, samples, settings)
+        if len(codes.item):  # of `all_experts` there are none where nobody has a part
+            metrics |= _generator_inference_update(state, batch, posterior, codes, samples, settings)
     metrics |= _prior_update(state, posterior, batch, codes, samples, settings)
     if samples is None:
         return metrics
@@ -137,7 +138,7 @@ def _generator_inference_update(
     with prior_of_bound(model, settings.tilt_in_bound) as prior:
         anchored = settings.anchor > 0
         drawn = draw(model.generator, prior, posterior, batch, state.generator, STRATIFIED) if anchored else None
-    own, crossed = _decode_codes(model, codes.latents, drawn, settings)
+    own, crossed = _decode_codes(model, codes, drawn, batch.present, settings)
     log_px = model.generator.log_likelihood(codes.batch.views, own)
     generator_loss = -settings.reconstruction * torch.where(codes.batch.present, log_px, 0.0).sum(1).mean()
     metrics = {}
@@ -164,21 +165,24 @@ def _generator_inference_update(
 
 
 def _decode_codes(
-    model: MultimodalModel, codes: Latents, drawn: Draw | None, settings: CooperativeSettings
+    model: MultimodalModel, codes: RevisedCodes, drawn: Draw | None, present: Tensor, settings: CooperativeSettings
 ) -> tuple[Views, Views]:
-    """Return the means of revised codes and of the anchor's draw: one pass, unless one of them needs no gradient."""
-    learn = settings.reconstruction > 0
+    """Return the means of revised codes and of the anchor's draw, those of present parts: one pass for both, unless one
+    of them needs no gradient.
+    """
+    learn, revised, own = settings.reconstruction > 0, codes.latents, codes.batch.present
     if drawn is None:
-        return (model.generator(codes) if learn else model.decode(codes)), {}
+        return (model.generator(revised, own) if learn else model.decode(revised, own)), {}
     anchored = {key: value[0, 0] for key, value in drawn.latents.items()}
     if not settings.anchor_generator:
         with frozen(model.generator):
-            crossed = model.generator(anchored)
-        return (model.generator(codes) if learn else model.decode(codes)), crossed
+            crossed = model.generator(anchored, present)
+        return (model.generator(revised, own) if learn else model.decode(revised, own)), crossed
     if not learn:
-        return model.decode(codes), model.generator(anchored)
-    n = len(codes[SHARED])
-    means = model.generator({key: torch.cat([codes[key], anchored[key]]) for key in codes})
+        return model.decode(revised, own), model.generator(anchored, present)
+    n = len(own)
+    both = {key: torch.cat([revised[key], anchored[key]]) for key in revised}
+    means = model.generator(both, torch.cat([own, present]))
     return {name: mean[:n] for name, mean in means.items()}, {name: mean[n:] for name, mean in means.items()}
 
 
