@@ -92,10 +92,10 @@ def compare(
     """Train and measure every row with seeds 0 to `seeds` - 1 for `budget` seconds each, one at a time, in `out`.
 
     `data` is a preset; a row is one of `baselines()`, "combined", the preset itself, or the end of a preset's name,
-    DATA-ROW. Steps are planned from the time of a few, so that rates fall to their end within the budget. What `out`
-    holds is not made again, and a run that was killed goes on from its last checkpoint; one that diverged is a cell
-    that says so. ConfigError names unknown rows before anything is trained; DataError a cell or a run in `out` that has
-    other settings.
+    DATA-ROW. Steps are planned from the time of a few, and again on the way (`planning.py`), so that rates fall to
+    their end within the budget and no phase is cut. What `out` holds is not made again, and a run that was killed goes
+    on from its last checkpoint as it was planned then; one that diverged is a cell that says so. ConfigError names
+    unknown rows before anything is trained; DataError a cell or a run in `out` that has other settings.
     """
     sources = {row: source_of(row, data) for row in rows}
     plans = {
