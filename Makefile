@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check nightly clean
+.PHONY: install demo test check nightly clean
 .DEFAULT_GOAL := help
 
 help:
+	@echo "make install  set up .venv and nothing else; the other targets do it, too"
 	@echo "make demo     train a model on PolyDigits and write its report (minutes)"
 	@echo "make test     fast tests"
 	@echo "make check    format, lint, types, import floors, fast tests"
@@ -17,6 +18,8 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
+
+install: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/multiebm train polydigits --out demo --overwrite

@@ -41,7 +41,9 @@ def test_a_terminal_shows_bars_energies_gains_and_likelihoods():
         assert isinstance(view, Screen)
         for step in (1, 2, 3):
             view.on_step(at(step), METRICS)
+        view.on_end(at(3))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "steps are over" in shown
     for text in ("warm-up", "2/2", "cooperative", "1/2", "energy of data", "data chain lowers energy by"):
         assert text in shown
     assert "a -12  b 7" in shown
@@ -66,6 +68,7 @@ def test_elsewhere_lines_come_at_the_start_at_a_change_of_phase_and_at_the_end()
         "warm-up 1/6, 2 s",
         "cooperative 4/6, 6 s",
         "cooperative 6/6, 9 s",
+        "steps are over; fitted priors settle, then the model is saved",
     ]
     assert "energy of data -1; energy of generated 2; energy of refined 1" in lines[0]
 

@@ -14,6 +14,7 @@ from multiebm.training.hooks import Hook
 from multiebm.training.state import ELAPSED, TrainState
 
 LINE_SECONDS = 10.0  # between plain lines
+ENDING = "steps are over; fitted priors settle, then the model is saved"
 SMOOTHING = 0.9  # decay of the running means that are shown
 _PICKED = {  # metric -> what it is called
     "loss/elbo": "-ELBO, nats",
@@ -84,7 +85,7 @@ class Screen:
     """A live view: a bar with its own remaining time for each phase, and the numbers that matter below."""
 
     def __init__(self, experiment: Experiment) -> None:
-        self.watched = Watched(experiment)
+        self.watched, self.ended = Watched(experiment), False
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -106,7 +107,8 @@ class Screen:
             self.progress.update(task, completed=done[name])
 
     def on_end(self, state: TrainState) -> None:
-        """Leave the last picture as it is."""
+        """Say what is still to come below the last picture."""
+        self.ended = True
 
     def __rich__(self) -> Group:
         table = Table.grid(padding=(0, 2))
@@ -115,6 +117,8 @@ class Screen:
         budget = self.watched.seconds
         if budget is not None:
             table.add_row("training time", f"{self.watched.elapsed:.0f} of at most {budget:.0f} s")
+        if self.ended:
+            table.add_row(ENDING)
         return Group(self.progress, table)
 
 
@@ -123,7 +127,7 @@ class Lines:
 
     def __init__(self, experiment: Experiment, console: Console) -> None:
         self.watched = Watched(experiment)
-        self.console = console
+        self.console, self.ended = console, False
         self._last, self._phase, self._shown = -LINE_SECONDS, "", 0
 
     def on_step(self, state: TrainState, metrics: dict[str, float]) -> None:
@@ -133,9 +137,12 @@ class Lines:
             self._print()
 
     def on_end(self, state: TrainState) -> None:
-        """Print the last line, unless it has been."""
+        """Print the last line, unless it has been, and what is still to come."""
         if self.watched.step != self._shown:
             self._print()
+        if not self.ended:
+            self.console.print(ENDING, soft_wrap=True)
+        self.ended = True
 
     def _print(self) -> None:
         self._last, self._phase, self._shown = perf_counter(), self.watched.phase, self.watched.step

@@ -43,6 +43,12 @@ def evaluate(
     model = from_pretrained(run, find_device(device))
     dataset = build_dataset(experiment.data)
     check_same_data(read_run(run), dataset, run)
+    measured = experiment.evaluation
+    typer.echo(
+        f"measuring {measured.samples} joint samples and completions of {measured.items} items; judges of the data are "
+        "trained the first time",
+        err=True,
+    )
     evaluation = measure_model(model, dataset, experiment.evaluation, seed, inception)
     evaluation.save(run / EVALUATION)
     print_evaluation(evaluation)

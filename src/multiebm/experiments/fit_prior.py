@@ -67,6 +67,7 @@ def fit_prior(
     stream = BatchStream(training_data(dataset, missing, seed, model.device), "train", CODES_BATCH, seed)
     generator = make_generator(seed, model.device)
     batches = (next(stream).to(model.device) for _ in range(CODES_BATCHES))
+    tell(f"drawing codes of {CODES_BATCHES} batches of {CODES_BATCH} training items")
     codes = codes_of(fitted.eval(), batches, generator, {SHARED})[SHARED]
     tilted = fitted.generator.prior
     assert isinstance(tilted, EnergyPrior)
