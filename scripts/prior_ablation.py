@@ -1,12 +1,15 @@
 """How large the tilt of an energy prior has to be: units D, layers L and chain steps S of MVEBM on PolyDigits.
 
-    python scripts/prior_ablation.py [--budget 180] [--seeds 1] [--out results/prior-ablation]
+    python scripts/prior_ablation.py [--budget 180] [--seeds 1] [--inside] [--out results/prior-ablation]
 
 The grid of the paper's ablation (ECCV 2024) at reduced size: every cell trains the row mvebm for the same time, so that
-larger tilts make fewer steps; the first line has no tilt. The lines after the grid have D 200, L 4, S 50 with the tilt
-inside the bound, as the paper has it: encoders get its gradient from the step on from which it learns, or from seven
-tenths of training on ("late"); the last has it outside as the grid does, with normal experts and base. Cells are made
-once; NOTES.md in the folder is appended.
+larger tilts make fewer steps; the first line has no tilt.
+
+The lines after the grid (`--inside`) have D 200, L 4, S 50 with the tilt inside the bound, as the paper has it:
+encoders get its gradient from the step on from which it learns, or from seven tenths of training on ("late"); the last
+has it outside as the grid does, with normal experts and base.
+
+Cells are made once; NOTES.md in the folder is appended.
 """
 
 import argparse
@@ -52,10 +55,11 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=180.0, help="seconds of training a cell")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to N - 1")
     parser.add_argument("--data", default="polydigits", help="preset that names the data")
+    parser.add_argument("--inside", action="store_true", help="after the grid, tilts inside the bound")
     parser.add_argument("--out", type=Path, default=Path("results/prior-ablation"))
     args = parser.parse_args()
     found: list[Cell] = []
-    for name, changes in (GRID | VARIANTS).items():
+    for name, changes in (GRID | (VARIANTS if args.inside else {})).items():
         folder = args.out / re.sub(r"\W+", "-", name)
         cells = compare(["mvebm"], args.data, args.budget, args.seeds, folder, changes)
         found += [cell._replace(row=name) for cell in cells]
@@ -70,9 +74,10 @@ def write(found: list[Cell], args: argparse.Namespace) -> None:
     for name, values in rows.items():
         shown = [entry(v, column.digits) for v, column in zip(values, columns, strict=True)]
         lines.append(f"| {' | '.join([name, *shown, PUBLISHED.get(name, '—')])} |")
-    command = f"    python scripts/prior_ablation.py --budget {args.budget:g} --seeds {args.seeds} --out FOLDER"
-    about = " ".join(__doc__.split("\n\n")[2].split())
-    text = ["# Units, layers and steps of the tilt", "", command, "", about, "", *lines, ""]
+    inside = " --inside" if args.inside else ""
+    command = f"    python scripts/prior_ablation.py --budget {args.budget:g} --seeds {args.seeds}{inside} --out FOLDER"
+    about = [" ".join(p.split()) for p in __doc__.split("\n\n")[2 : 4 if args.inside else 3]]
+    text = ["# Units, layers and steps of the tilt", "", command, "", *about, "", *lines, ""]
     text += [line for cell in found if cell.diverged for line in (cell.message(), "")]
     text += [f"A budget of {args.budget:.0f} s of training each, {args.seeds} seed(s); {processor()}."]
     text += [*notes_of(args.out), ""]

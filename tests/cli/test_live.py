@@ -68,7 +68,7 @@ def test_elsewhere_lines_come_at_the_start_at_a_change_of_phase_and_at_the_end()
         "warm-up 1/6, 2 s",
         "cooperative 4/6, 6 s",
         "cooperative 6/6, 9 s",
-        "steps are over; fitted priors settle, then the model is saved",
+        "steps are over; priors that are fitted to codes settle, if any, then the model is saved",
     ]
     assert "energy of data -1; energy of generated 2; energy of refined 1" in lines[0]
 

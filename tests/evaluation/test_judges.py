@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import multiebm.evaluation.judges as module
 from multiebm.core.errors import ConfigError, DataError, ModalityError
 from multiebm.core.modality import Modality
 from multiebm.data.dataset import MultimodalDataset, Split
@@ -68,6 +69,23 @@ def test_the_same_seed_gives_the_same_judges_and_leaves_global_randomness_alone(
     assert not torch.equal(
         trained.networks["vector"].head.weight, train_judges(stripes(), 1, QUICK).networks["vector"].head.weight
     )
+
+
+def test_judges_do_not_depend_on_the_number_of_threads(trained, monkeypatch):
+    """More threads add up in another order, and training makes another judge of that: one thread trains them all."""
+    used, train = [], module._train_judge
+    monkeypatch.setattr(module, "_train_judge", lambda *args: used.append(torch.get_num_threads()) or train(*args))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        again = train_judges(stripes(), 0, QUICK)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert used == [1, 1]
+    for name, network in trained.networks.items():
+        for key, value in network.state_dict().items():
+            assert torch.equal(value, again.networks[name].state_dict()[key]), key
 
 
 def test_absent_rows_are_neither_learned_from_nor_counted():

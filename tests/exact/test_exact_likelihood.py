@@ -114,11 +114,21 @@ def test_with_clusters_the_estimate_is_the_evidence_of_a_mixture():
     torch.testing.assert_close(given, both - alone, atol=0.1, rtol=0)
 
 
+@pytest.mark.parametrize(("stages", "warned"), [(1, True), (500, False)])
+def test_paths_that_do_not_reach_the_tilts_mass_are_warned_of(stages, warned, caplog):
+    """f = b z^2 in two dimensions: of one stage's paths a share (1 - 4 b) / (1 - 2 b)^2 carry the weight, 1 % here."""
+    prior = energy_prior()
+    model = linear_model({"a": 1}, shared=2, private=0, energy=None, prior=prior)
+    model.generator.prior.net = Square(-100.0)
+    model.log_normalizer(samples=1000, stages=stages)
+    assert ("of 1000 paths and may be far above; raise stages" in caplog.text) is warned
+
+
 def test_without_a_tilt_the_normaliser_is_nothing_exactly():
     model = small_model(vectors(a=2), prior=energy_prior(), energy=None)
     torch.nn.init.zeros_(model.generator.prior.net[-1].weight)
-    assert model.log_normalizer(samples=10, stages=3) == (0.0, 0.0)
-    assert small_model(vectors(a=2)).log_normalizer() == (0.0, 0.0)
+    assert model.log_normalizer(samples=10, stages=3) == (0.0, 0.0, 1.0)
+    assert small_model(vectors(a=2)).log_normalizer() == (0.0, 0.0, 1.0)
     with pytest.raises(ConfigError, match=r"got 1 sample\(s\) and 3 stage\(s\), expected at least 2 and 1"):
         model.log_normalizer(samples=1, stages=3)
 

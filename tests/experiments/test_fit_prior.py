@@ -6,7 +6,9 @@ import torch
 from multiebm.core.errors import ConfigError
 from multiebm.core.random import make_generator
 from multiebm.data import from_arrays
-from multiebm.experiments.fit_prior import fit_prior
+from multiebm.experiments.baselines import TILT
+from multiebm.experiments.fit_prior import fit_prior, tilt_on
+from multiebm.experiments.load import load_experiment
 from multiebm.experiments.pretrained import from_pretrained
 from multiebm.experiments.schema import PriorSection
 from multiebm.models.inference import InferenceModel
@@ -94,3 +96,32 @@ def test_the_base_keeps_the_scales_that_the_prior_had_learned(tmp_path):
 def test_another_kind_of_prior_is_refused():
     with pytest.raises(ConfigError, match=r"model\.prior\.kind: got mixture, expected energy"):
         fit_prior(small_model(vectors(a=2)), data(), PriorSection(kind="mixture", components=2))
+
+
+SHORT = {"steps": 20, "step_size": 0.1, "layers": 3}  # a chain for a base that is where the codes are
+
+
+@pytest.mark.parametrize(
+    ("old", "expected"),
+    [
+        ({"kind": "normal", "components": 60, **SHORT}, {"components": 0, **TILT}),
+        ({"kind": "clusters", "components": 40, **SHORT}, {"components": 0, **TILT}),
+        ({"kind": "mixture", "components": 60, "temperature": 0.5, **SHORT}, {"components": 60, **SHORT}),
+        ({"kind": "energy", "components": 60, "spread": 4, **SHORT}, {"components": 60, **SHORT}),
+        ({"kind": "energy", "components": 0, **SHORT}, {"components": 0, **SHORT}),
+    ],
+)
+def test_the_base_is_that_of_training_and_the_chain_one_that_crosses_it(old, expected):
+    found = tilt_on(PriorSection.model_validate(old), 7)
+    assert found["kind"] == "energy"
+    assert [found[key] for key in ("temperature", "spread", "settle")] == [1, 1, 7]
+    settings = PriorSection.model_validate(old | found)
+    assert {key: getattr(settings, key) for key in expected} == expected
+
+
+def test_a_row_that_is_given_a_tilt_has_the_chain_of_the_rows_that_have_one():
+    """Not that of the preset under it, whose base is a fitted mixture: 20 steps of 0.1."""
+    changes = ["model.prior.kind=energy", "training.bound.divergence=sampled"]
+    found = load_experiment("polydigits-mopoe", changes).model.prior
+    assert {key: getattr(found, key) for key in TILT} == TILT
+    assert (found.steps, found.step_size) == (50, 0.2)

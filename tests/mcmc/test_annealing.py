@@ -50,4 +50,10 @@ def test_one_path_of_one_stage_weighs_the_tilt_at_its_start():
     start = torch.tensor([[0.5], [-2.0]])
     found = annealed_log_weights(lambda z: -z.abs().sum(1), lambda z: 3 * z[:, 0], start, 1, 0.1, make_generator(0))
     torch.testing.assert_close(found, torch.tensor([1.5, -6.0]))
-    assert log_normalizer_of(found[:1].repeat(7)) == pytest.approx((1.5, 0.0), abs=1e-6)
+    assert log_normalizer_of(found[:1].repeat(7)) == pytest.approx((1.5, 0.0, 1.0), abs=1e-6)
+
+
+def test_where_one_path_carries_the_weight_the_error_says_at_most_one_and_the_share_of_paths_tells():
+    """Weights 1 and n - 1 times e^-50: the estimate is log(1 / n), its error 1, and n paths are worth one."""
+    found = log_normalizer_of(torch.tensor([0.0, *[-50.0] * 99]))
+    assert found == pytest.approx((-math.log(100), 1.0, 0.01), abs=1e-5)

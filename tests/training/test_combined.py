@@ -14,7 +14,6 @@ from multiebm.training.revision import revise_codes
 from multiebm.training.settings import CooperativeSettings, WarmupSettings
 from small_models import (
     LITERAL,
-    clear_gradients,
     energy_prior,
     make_state,
     mixed,
@@ -240,11 +239,12 @@ def test_before_it_learns_a_tilt_is_in_no_bound():
 
 
 def test_the_positive_phase_of_all_experts_is_the_codes_of_every_expert(monkeypatch):
-    seen = []
-    prior_step = module.prior_step
+    seen, revised, prior_step, revise = [], [], module.prior_step, module.revise_codes
     monkeypatch.setattr(module, "prior_step", lambda s, p, up, down: seen.append(up) or prior_step(s, p, up, down))
-    model, state, batch = setup(energy=None)
+    monkeypatch.setattr(module, "revise_codes", lambda *args: revised.append(revise(*args)) or revised[-1])
+    _, state, batch = setup(energy=None)
     cooperative_step(state, batch, replace(MCMC, positive_phase="all_experts"))
     cooperative_step(state, batch, MCMC)
     assert [codes.shape for codes in seen] == [(24, 3), (8, 3)]
-    clear_gradients(model)
+    assert all(torch.equal(up, codes.latents[SHARED]) for up, codes in zip(seen, revised, strict=True))
+    assert revised[0].item.tolist() == [*range(8)] * 3  # every expert's code of every item

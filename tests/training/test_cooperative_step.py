@@ -195,8 +195,12 @@ def test_the_prior_learns_from_revised_codes_and_reuses_its_own_draws(monkeypatc
     cooperative_step(state, batch, LITERAL)
     assert torch.equal(seen[0][0], codes[0][0]["shared"])
     assert seen[0][1] is drawn[0]["shared"]
+    follow, followed = module.follow_codes, []
+    monkeypatch.setattr(module, "follow_codes", lambda *args: followed.append(follow(*args)) or followed[-1])
     cooperative_step(state, batch, replace(LITERAL, prior_positive="experts"))
-    assert seen[1][0].shape == (8, 3)  # one code per item
+    assert seen[1][0].shape == (8, 3)  # one code per item, before the chain
+    assert torch.equal(seen[1][0], followed[0]["shared"])
+    assert not torch.equal(seen[1][0], codes[1][0]["shared"])
 
 
 def test_the_prior_never_learns_from_codes_of_absent_parts(monkeypatch):
@@ -207,7 +211,8 @@ def test_the_prior_never_learns_from_codes_of_absent_parts(monkeypatch):
     batch = Batch(mask_views(batch.views, present), present)
     warmup_step(state, batch, WarmupSettings(prior_after=0))
     cooperative_step(state, batch, replace(LITERAL, prior_positive="experts"))
-    assert [codes.shape for codes in seen] == [(6, 3), (6, 3)]  # two of the eight items have no part
+    cooperative_step(state, batch, LITERAL)  # revised codes
+    assert [codes.shape for codes in seen] == [(6, 3)] * 3  # two of the eight items have no part
 
 
 def test_with_an_aggregate_start_the_priors_negatives_are_its_own_samples(monkeypatch):

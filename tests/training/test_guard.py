@@ -122,6 +122,14 @@ def test_without_an_energy_optimiser_every_rate_is_lowered():
         ({"prior/gap": 201.0}, "prior/gap is 201, expected within +-200"),
         ({"prior/escape": 5.5}, "prior/escape is 5.5, expected within +-5"),
         ({"prior/escape": math.nan}, "prior/escape is nan, expected within +-5"),
+        (
+            {"loss/generator": math.nan, "prior/negative_max": math.nan, "prior/escape": math.nan},
+            "prior/negative_max is nan, expected a finite number",
+        ),
+        (  # codes that are not finite are no fault of the tilt
+            {"loss/generator": math.nan, "prior/gap": math.nan, "prior/negative_max": 3.0},
+            "loss/generator is nan, expected a finite number",
+        ),
         ({"prior/gap": 199.0, "prior/escape": 4.9}, None),
         ({"energy/gap": 10.0, "loss": 1e9, "energy/data_std": math.nan}, None),  # one item has no standard deviation
     ],

@@ -24,8 +24,8 @@ def setup(present=PRESENT, **sections):
 
 
 @pytest.mark.parametrize("settings", [LITERAL, CooperativeSettings(energy_first=0)], ids=["literal", "anchored"])
-def test_complete_items_taken_for_incomplete_ones_give_the_same_step_bit_for_bit(settings, monkeypatch):
-    """Filled from their codes and revised with every part held fixed, by a generator of its own, they are the data."""
+def test_filled_with_every_part_held_fixed_complete_items_give_the_same_step_bit_for_bit(settings, monkeypatch):
+    """Decoded from their codes and revised, by a generator of its own, they are the data: the clamp leaves none out."""
     results = []
     for general in (False, True):
         model, state, batch = setup(torch.ones(8, 3, dtype=torch.bool))
@@ -60,10 +60,14 @@ def test_filled_items_keep_what_was_seen_and_get_the_rest_from_their_revised_cod
 def test_the_chain_of_a_filled_item_moves_its_absent_parts_alone():
     model, state, batch = setup()
     posterior = model.inference(batch)
-    data = complete_items(state, posterior, batch, revise_codes(state, posterior, batch, LITERAL), LITERAL)
+    codes, started, refine = revise_codes(state, posterior, batch, LITERAL), [], model.refine_data
+    model.refine_data = lambda start, *args, **more: started.append(start) or refine(start, *args, **more)
+    data = complete_items(state, posterior, batch, codes, LITERAL)
     for i, name in enumerate(model.modalities):
         seen = PRESENT[WITH_GAPS, i]
         assert torch.equal(data[name][2:][seen], batch.views[name][WITH_GAPS][seen])
+        moved = (data[name][2:] != started[0][name]).flatten(1).any(1)
+        assert torch.equal(moved, ~seen)
         assert not data[name].requires_grad
         assert data[name].isfinite().all()
 
@@ -80,12 +84,25 @@ def test_rows_with_any_part_train_all_three_models(alone):
     assert parts == ({"energy", "prior"} if alone else {"energy", "prior", "generator", "inference"})
 
 
-def test_all_experts_fill_an_item_once():
-    model, state, batch = setup()
+def test_all_experts_fill_an_item_once_from_one_of_its_own_codes_at_random():
+    """With a data chain of no step an absent part is the mean of that code; in 30 draws every code of an item comes."""
+    model, state, batch = setup(data_chain={"steps": 0}, private=0)
     settings = replace(LITERAL, positive_phase="all_experts")
     posterior = model.inference(batch)
-    data = complete_items(state, posterior, batch, revise_codes(state, posterior, batch, settings), settings)
-    assert {len(view) for view in data.values()} == {7}
+    codes = revise_codes(state, posterior, batch, settings)
+    means = model.decode(codes.latents)
+    taken = set()
+    for _ in range(30):
+        data = complete_items(state, posterior, batch, codes, settings)
+        assert {len(view) for view in data.values()} == {7}
+        for row, item in enumerate(WITH_GAPS):
+            absent = [name for i, name in enumerate(model.modalities) if not PRESENT[item, i]]
+            apart = [(means[name] - data[name][2 + row]).abs().flatten(1).amax(1) for name in absent]
+            match = (torch.stack(apart).amax(0) < 1e-5).nonzero()[:, 0].tolist()
+            assert len(match) == 1
+            assert codes.item[match[0]] == item
+            taken.add(match[0])
+    assert taken == {i for i, item in enumerate(codes.item.tolist()) if item in WITH_GAPS}
 
 
 def test_the_filled_positive_phase_has_the_gradient_of_the_marginal_likelihood():

@@ -59,4 +59,4 @@ def test_pruned_clusters_have_no_mass():
 
 @pytest.mark.parametrize(("preset", "beta"), [("polydigits-cmvae", 1.0), ("polymnist-cmvae", 2.5)])
 def test_the_entropy_weighs_as_the_divergence_did_in_training(preset, beta):
-    assert settling(load_experiment(preset))["prune"] == beta
+    assert settling(load_experiment(preset), {})["prune"] == beta

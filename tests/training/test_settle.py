@@ -8,8 +8,11 @@ import torch
 from torch import nn
 
 from multiebm.core.random import make_generator
+from multiebm.experiments.build import settling
+from multiebm.experiments.load import load_experiment
 from multiebm.models.inference import InferenceModel
-from multiebm.training.priors import prior_step, settle_priors, warn_if_dead
+from multiebm.training.guard import PRIOR_RATE
+from multiebm.training.priors import prior_step, settle_priors, settle_tilt, warn_if_dead
 from small_models import energy_prior, make_state, random_views, small_model, vectors, whole
 
 ITEMS, BATCHES = 100, 20
@@ -81,6 +84,26 @@ def test_a_tilt_that_diverges_is_as_before_with_a_warning(rate, model, caplog):
         assert settle(model, steps=2, rate=rate) == 0
     assert "diverged while it settled" in caplog.text
     assert "prior/" in caplog.text
+    assert "model.prior.settle; --steps of fit-prior" in caplog.text
+    assert "spread" not in caplog.text  # which is 1
+
+
+def test_a_tilt_that_is_not_finite_ends_the_settling_at_the_next_look(model):
+    """Looked at every tenth of the way; nothing is told of it, and every step after it would be in vain."""
+    told, prior = [], model.generator.prior
+    codes = torch.randn(200, 1, generator=make_generator(0))
+    drawn, sample = [], prior.sample
+    prior.sample = lambda *args: drawn.append(1) or sample(*args)
+    problem = settle_tilt(prior, codes, make_generator(0), 100, 2.0, math.inf, told.append)
+    assert problem.endswith("or model.prior.spread=1")
+    assert (told, len(drawn), prior.net.b.item()) == ([], 11, 0.0)  # ten steps and a last look
+
+
+def test_a_prior_slowed_by_the_guard_settles_as_slowly():
+    experiment = load_experiment("polydigits")
+    rate = settling(experiment, {})["rate"]
+    assert rate == experiment.training.optimiser.prior > 0
+    assert settling(experiment, {PRIOR_RATE: 0.25}) == settling(experiment, {}) | {"rate": rate / 4}
 
 
 def test_a_tilt_that_has_settled_flat_is_called_dead(model, caplog):

@@ -14,7 +14,7 @@ from multiebm.training.hooks import Hook
 from multiebm.training.state import ELAPSED, TrainState
 
 LINE_SECONDS = 10.0  # between plain lines
-ENDING = "steps are over; fitted priors settle, then the model is saved"
+ENDING = "steps are over; priors that are fitted to codes settle, if any, then the model is saved"
 SMOOTHING = 0.9  # decay of the running means that are shown
 _PICKED = {  # metric -> what it is called
     "loss/elbo": "-ELBO, nats",

@@ -44,12 +44,10 @@ def evaluate(
     dataset = build_dataset(experiment.data)
     check_same_data(read_run(run), dataset, run)
     measured = experiment.evaluation
-    typer.echo(
-        f"measuring {measured.samples} joint samples and completions of {measured.items} items; judges of the data are "
-        "trained the first time",
-        err=True,
-    )
-    evaluation = measure_model(model, dataset, experiment.evaluation, seed, inception)
+    judges = "" if dataset.n_classes is None else "; judges of the data are trained the first time"
+    what = f"{measured.samples} joint samples and completions of {measured.items} items"
+    typer.echo(f"measuring {what}{judges}", err=True)
+    evaluation = measure_model(model, dataset, measured, seed, inception)
     evaluation.save(run / EVALUATION)
     print_evaluation(evaluation)
     typer.echo(f"all of it: {run / EVALUATION}")

@@ -16,7 +16,7 @@ from multiebm.core.errors import CheckpointError
 from multiebm.data.dataset import MultimodalDataset
 from multiebm.evaluation.judges import Judge, Judges, JudgeSettings, build_judge, train_judges
 
-_FORMAT = 1  # raise it when the networks or their training change
+_FORMAT = 2  # raise it when the networks or their training change
 _log = logging.getLogger(__name__)
 
 

@@ -1,6 +1,7 @@
 """From a configuration to objects: the only place a config meets a class."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from multiebm.nn.pictures import Networks
 from multiebm.nn.precision import Mixed, set_precision
 from multiebm.training import averaging
 from multiebm.training.cooperative import cooperative_step, warmup_step
-from multiebm.training.guard import RATE
+from multiebm.training.guard import PRIOR_RATE, RATE
 from multiebm.training.priors import PRIOR_BETAS
 from multiebm.training.state import Stream, TrainState
 
@@ -121,11 +122,15 @@ def _prior(s: ModelSection) -> Prior:
     return EnergyPrior(base, p.width, p.layers, p.steps, p.step_size, p.bound, p.penalty, p.activation)
 
 
-def settling(experiment: Experiment) -> dict[str, Any]:
-    """Return the settings with which priors settle when training is over, as `settle_priors` takes them."""
+def settling(experiment: Experiment, numbers: Mapping[str, float]) -> dict[str, Any]:
+    """Return how priors settle when training is over, as `settle_priors` takes it; `numbers`: those of its state.
+
+    Where the guard had to lower the rate of the prior, it settles at the lower one.
+    """
     prior, training = experiment.model.prior, experiment.training
     prune = prior.prune * training.warmup.beta
-    return {"steps": prior.settle, "spread": prior.spread, "rate": training.optimiser.prior, "prune": prune}
+    rate = training.optimiser.prior * numbers.get(PRIOR_RATE, 1.0)
+    return {"steps": prior.settle, "spread": prior.spread, "rate": rate, "prune": prune}
 
 
 def build_state(experiment: Experiment, model: MultimodalModel, stream: Stream) -> TrainState[MultimodalModel]:

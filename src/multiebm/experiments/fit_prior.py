@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from multiebm.core.errors import ConfigError, DivergenceError, OutputError
 from multiebm.core.random import make_generator
 from multiebm.data import BatchStream, MultimodalDataset
+from multiebm.experiments.baselines import TILT
 from multiebm.experiments.build import build_model
 from multiebm.experiments.data import build_dataset, training_data
 from multiebm.experiments.folder import (
@@ -89,17 +91,18 @@ def fit_prior_of_run(
 ) -> MultimodalModel:
     """Fit an energy prior to the model of the run in `run`; write a run folder `out` with it.
 
-    `overrides` are settings such as "model.prior.components=60", all of model.prior.
+    Its base is of the kind that the model was trained with (`tilt_on`). `overrides` are settings such as
+    "model.prior.components=60", all of model.prior.
     """
     if not (run / CONFIG).is_file():
         raise ConfigError(f"{run}: got no run folder (it has no {CONFIG}), expected one that training wrote")
     if wrong := [text for text in overrides if not text.startswith("model.prior.")]:
         raise ConfigError([f"{text!r}: expected a setting of model.prior; the rest is the run's" for text in wrong])
     before = load_experiment(run / CONFIG)
-    standard = ["kind=energy", "components=0", "temperature=1", "spread=1", f"settle={steps}", "prune=0"]
     # the bound that trained it may have had the divergence to the old prior in closed form; it is not used again
     sampled = ["training.bound.divergence=sampled"] if before.training.bound.divergence == "analytic" else []
-    experiment = load_experiment(before, [*(f"model.prior.{text}" for text in standard), *sampled, *overrides])
+    tilt = [f"model.prior.{key}={value}" for key, value in tilt_on(before.model.prior, steps).items()]
+    experiment = load_experiment(before, [*tilt, *sampled, *overrides])
     if (out / CONFIG).exists():
         raise OutputError(
             f"{out}: got a folder with a run in it, expected a new one; give another folder for the new model"
@@ -115,3 +118,14 @@ def fit_prior_of_run(
     write_run(out, read_run(run) | {"parameters": parameter_counts(fitted), "prior_fit": fit})
     save_pretrained(fitted, out / MODEL)
     return fitted
+
+
+def tilt_on(old: PriorSection, steps: int) -> dict[str, Any]:
+    """Return the settings of a tilt on the base of the prior `old`: its chain, or that of the rows on a standard base.
+
+    Learned clusters have no tilt of their own; they give way to the standard density.
+    """
+    components = old.components if old.kind in ("mixture", "energy") else 0
+    chain = {} if components or old.kind == "energy" else TILT
+    rest = {"temperature": 1, "spread": 1, "settle": steps, "prune": 0}
+    return {"kind": "energy", "components": components, **rest, **chain}

@@ -74,7 +74,7 @@ def settled(state: TrainState, train: MultimodalDataset, experiment: Experiment)
         order = torch.randperm(len(train.train), generator=torch.Generator().manual_seed(seed))[:SETTLING_ITEMS]
         batches = (train.batch("train", rows).to(model.device) for rows in order.split(BATCH))
         try:
-            settle_priors(model, batches, make_generator(seed, model.device), **settling(experiment))
+            settle_priors(model, batches, make_generator(seed, model.device), **settling(experiment, state.numbers))
             yield
         finally:
             model.generator.load_state_dict(own, strict=False)

@@ -137,7 +137,7 @@ def take_average(state: TrainState[MultimodalModel], experiment: Experiment) -> 
     if not experiment.model.prior.settle:  # or it has yet to learn
         warn_if_dead(state.numbers.get(TILT_STD))
     batches = (next(state.stream).to(model.device) for _ in range(REFIT_BATCHES))
-    settle_priors(model, batches, state.generator, **settling(experiment))
+    settle_priors(model, batches, state.generator, **settling(experiment, state.numbers))
 
 
 def _fit(

@@ -1,7 +1,7 @@
 """Annealed importance sampling (Neal 2001, https://doi.org/10.1023/A:1008923215028): normalisers of tilts."""
 
+import math
 from collections.abc import Callable
-from math import log
 from typing import NamedTuple
 
 import torch
@@ -14,10 +14,14 @@ from multiebm.mcmc.run import run_chain
 
 
 class LogNormalizer(NamedTuple):
-    """An estimate of log Z in nats, in expectation below it, and its standard error (delta method)."""
+    """An estimate of log Z in nats, in expectation below it, and its standard error (delta method), at most 1.
+
+    `effective`: the share of paths that would do as well if all weighed the same; near 0 neither number can be trusted.
+    """
 
     value: float
     error: float
+    effective: float = 1.0
 
 
 def annealed_log_weights(
@@ -48,8 +52,8 @@ def annealed_log_weights(
 
 
 def log_normalizer_of(log_weight: Tensor) -> LogNormalizer:
-    """Return log of the mean weight and its standard error, from log weights [N]."""
+    """Return log of the mean weight, its standard error and the effective share of paths, from log weights [N]."""
     n = len(log_weight)
-    value = log_weight.logsumexp(0) - log(n)
+    value = log_weight.logsumexp(0) - math.log(n)
     share = (log_weight - value).exp()  # mean 1
-    return LogNormalizer(value.item(), (share.var(correction=1) / n).sqrt().item())
+    return LogNormalizer(value.item(), (share.var(correction=1) / n).sqrt().item(), 1 / share.square().mean().item())

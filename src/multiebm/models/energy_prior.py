@@ -3,6 +3,7 @@
 Pang et al. 2020, arXiv 2006.08205; eq. (3) of the MVEBM paper (ECCV 2024), whose numbers the equations here have.
 """
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -20,6 +21,9 @@ from multiebm.nn.blocks import SLOPE, mlp
 ACTIVATIONS: Table[Callable[[], nn.Module]] = Table(
     "model.prior.activation", {"gelu": nn.GELU, "leaky_relu": lambda: nn.LeakyReLU(SLOPE)}
 )
+FEW = 0.02  # of the paths that estimate log Z
+
+logger = logging.getLogger(__name__)
 
 
 class EnergyPrior(nn.Module):
@@ -79,8 +83,9 @@ class EnergyPrior(nn.Module):
     def estimate_log_normalizer(self, n: int, stages: int, generator: Randomness) -> LogNormalizer:
         """Return log Z by annealed importance sampling of n paths, for likelihoods: `log_prob` less it is normalised.
 
-        In expectation below log Z, so likelihoods are above theirs; the more `stages`, the closer. ConfigError where n
-        is below 2, which says nothing of the error, or `stages` below 1.
+        In expectation below log Z, so likelihoods are above theirs; the more `stages`, the closer. A warning is logged
+        where few of the paths carry the weight. ConfigError where n is below 2, which says nothing of the error, or
+        `stages` below 1.
         """
         if n < 2 or stages < 1:
             raise ConfigError(
@@ -89,7 +94,17 @@ class EnergyPrior(nn.Module):
         start = self.base.sample(n, generator)
         with frozen(self):
             weights = annealed_log_weights(self.base.log_prob, self.tilt, start, stages, self.step_size, generator)
-        return log_normalizer_of(weights)
+        found = log_normalizer_of(weights)
+        if found.effective < FEW:
+            logger.warning(
+                "log Z of the prior, estimated as %.2f nats, rests on %.1f of %d paths and may be far above; raise "
+                "stages (%d)",
+                found.value,
+                found.effective * n,
+                n,
+                stages,
+            )
+        return found
 
     def loss(self, positive: Tensor, negative: Tensor) -> Tensor:
         """L_alpha = mean f(z-) - mean f(z+) + penalty * mean f^2 of both, eq. (10) of the MVEBM paper; codes detached.

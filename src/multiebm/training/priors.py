@@ -1,9 +1,9 @@
 """How priors learn: mixtures follow the codes, a tilt is contrasted with its own chain, and both settle at the end."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from math import log
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from multiebm.distributions.priors import ClusterPrior, MixturePrior
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents, Posterior
 from multiebm.models.model import MultimodalModel
-from multiebm.training.guard import find_problem
+from multiebm.training.guard import PRIOR_GAP, find_problem
 from multiebm.training.state import TrainState, update
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,10 @@ CHECKED = 1000  # codes and samples by which it is judged when it has
 PRIOR_BETAS = (0.5, 0.999)  # of the tilt's Adam
 TILT_STD = "prior/tilt_std"  # metric and number: of the tilt over codes, samples and draws of the base, nats
 DEAD = 0.01  # of it, nats
+_ADVICE = (
+    "use fewer steps (model.prior.settle; --steps of fit-prior), a lower rate (training.optimiser.prior; --rate) or a "
+    "larger model.prior.penalty"
+)
 
 
 def follow_codes(state: TrainState, posterior: Posterior, batch: Batch, wanted: bool) -> Latents:
@@ -140,7 +144,7 @@ def prune_clusters(prior: ClusterPrior, experts: Sequence[tuple[Diagonal, Tensor
     for count in range(prior.clusters, 0, -1):
         joint = prior.cluster_log_prob(codes)
         share = joint.softmax(-1)
-        entropy = torch.special.entr(share).sum(-1).mean() / (log(count) if count > 1 else 1.0)
+        entropy = torch.special.entr(share).sum(-1).mean() / (math.log(count) if count > 1 else 1.0)
         score = beta * entropy - joint.logsumexp(-1).mean() / prior.dim
         tried.append((score.item(), prior.kept.clone()))
         mass = torch.where(prior.kept, share.mean(0), torch.inf)
@@ -175,12 +179,14 @@ def settle_tilt(
             optimiser.step()
             if step % -(-steps // 10) == 0:
                 found = diagnose(prior, codes[rows], samples, step)
+                if not math.isfinite(found[PRIOR_GAP]):
+                    break
                 tell(f"step {step} of {steps}: f(codes) - f(samples) is {found['prior/gap']:.2f} nats")
     some = codes[:CHECKED]
     found = diagnose(prior, some, prior.sample(len(some), generator), steps)
     if problem := find_problem(found):
         prior.net.load_state_dict(before)
-        return f"{problem}; use fewer steps, a lower rate, model.prior.spread=1 or a larger model.prior.penalty"
+        return f"{problem}; {_ADVICE}" + (", or model.prior.spread=1" if spread > 1 else "")
     warn_if_dead(found[TILT_STD])
     return ""
 
