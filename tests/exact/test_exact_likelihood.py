@@ -114,14 +114,24 @@ def test_with_clusters_the_estimate_is_the_evidence_of_a_mixture():
     torch.testing.assert_close(given, both - alone, atol=0.1, rtol=0)
 
 
-@pytest.mark.parametrize(("stages", "warned"), [(1, True), (500, False)])
-def test_paths_that_do_not_reach_the_tilts_mass_are_warned_of(stages, warned, caplog):
-    """f = b z^2 in two dimensions: of one stage's paths a share (1 - 4 b) / (1 - 2 b)^2 carry the weight, 1 % here."""
+@pytest.mark.parametrize(
+    ("n", "stages", "b", "warned"), [(1000, 1, -1000.0, True), (20, 1, -1000.0, True), (1000, 500, -100.0, False)]
+)
+def test_paths_that_do_not_reach_the_tilts_mass_are_warned_of(n, stages, b, warned, caplog):
+    """f = b z^2 in two dimensions: of one stage's paths a share (1 - 4 b) / (1 - 2 b)^2 carry the weight."""
     prior = energy_prior()
     model = linear_model({"a": 1}, shared=2, private=0, energy=None, prior=prior)
-    model.generator.prior.net = Square(-100.0)
-    model.log_normalizer(samples=1000, stages=stages)
-    assert ("of 1000 paths and may be far above; raise stages" in caplog.text) is warned
+    model.generator.prior.net = Square(b)
+    model.log_normalizer(samples=n, stages=stages)
+    assert (f"of {n} paths and may be far above; raise stages" in caplog.text) is warned
+
+
+def test_a_tilt_without_a_normaliser_is_warned_of(caplog):
+    """f = |z|^2 grows faster than the base falls: weights overflow on the way, or few carry all."""
+    model = linear_model({"a": 1}, shared=2, private=0, energy=None, prior=energy_prior())
+    model.generator.prior.net = Square(50.0)
+    model.log_normalizer(samples=200, stages=5)
+    assert "may be far above; raise stages" in caplog.text
 
 
 def test_without_a_tilt_the_normaliser_is_nothing_exactly():

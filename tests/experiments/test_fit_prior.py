@@ -6,8 +6,8 @@ import torch
 from multiebm.core.errors import ConfigError
 from multiebm.core.random import make_generator
 from multiebm.data import from_arrays
-from multiebm.experiments.baselines import TILT
-from multiebm.experiments.fit_prior import fit_prior, tilt_on
+from multiebm.experiments.baselines import TILT, TILT_ON_CODES
+from multiebm.experiments.fit_prior import fit_prior, tilted
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.pretrained import from_pretrained
 from multiebm.experiments.schema import PriorSection
@@ -98,25 +98,34 @@ def test_another_kind_of_prior_is_refused():
         fit_prior(small_model(vectors(a=2)), data(), PriorSection(kind="mixture", components=2))
 
 
-SHORT = {"steps": 20, "step_size": 0.1, "layers": 3}  # a chain for a base that is where the codes are
+MIXTURE, PLAIN = (
+    ["components=60", "steps=20", "step_size=0.1"],
+    ["components=0", *(f"{k}={v}" for k, v in TILT.items())],
+)
 
 
 @pytest.mark.parametrize(
-    ("old", "expected"),
+    ("source", "overrides", "expected"),
     [
-        ({"kind": "normal", "components": 60, **SHORT}, {"components": 0, **TILT}),
-        ({"kind": "clusters", "components": 40, **SHORT}, {"components": 0, **TILT}),
-        ({"kind": "mixture", "components": 60, "temperature": 0.5, **SHORT}, {"components": 60, **SHORT}),
-        ({"kind": "energy", "components": 60, "spread": 4, **SHORT}, {"components": 60, **SHORT}),
-        ({"kind": "energy", "components": 0, **SHORT}, {"components": 0, **SHORT}),
+        ("polydigits-mopoe", [], PLAIN),
+        ("polydigits-cooperative", [], PLAIN),
+        ("polydigits-cmvae", [], PLAIN),
+        ("polydigits-mopoe", ["components=60"], MIXTURE),
+        ("polydigits-mixture", [], MIXTURE),
+        ("polydigits-mixture", ["components=0", "steps=7"], ["components=0", "steps=7", "step_size=0.2"]),
+        ("polydigits", [], [*MIXTURE, "layers=3", "penalty=0.003"]),
+        ("polydigits", ["components=0"], PLAIN),
+        ("polydigits-mvebm", ["layers=2"], ["components=0", "layers=2", "steps=50"]),
+        ("polymnist-mvebm", [], ["components=0", "width=400", "step_size=0.4"]),
     ],
 )
-def test_the_base_is_that_of_training_and_the_chain_one_that_crosses_it(old, expected):
-    found = tilt_on(PriorSection.model_validate(old), 7)
-    assert found["kind"] == "energy"
-    assert [found[key] for key in ("temperature", "spread", "settle")] == [1, 1, 7]
-    settings = PriorSection.model_validate(old | found)
-    assert {key: getattr(settings, key) for key in expected} == expected
+def test_the_base_is_that_of_training_and_the_chain_one_for_this_base(source, overrides, expected):
+    """A fitted base is where the codes are; a standard one is wider than twenty steps of 0.1 cross."""
+    found = tilted(load_experiment(source), [f"model.prior.{text}" for text in overrides], 7).model.prior
+    assert (found.kind, found.temperature, found.spread, found.settle) == ("energy", 1, 1, 7)
+    assert {text: f"{getattr(found, text.split('=')[0]):g}" for text in expected} == {
+        text: text.split("=")[1] for text in expected
+    }
 
 
 def test_a_row_that_is_given_a_tilt_has_the_chain_of_the_rows_that_have_one():
@@ -125,3 +134,5 @@ def test_a_row_that_is_given_a_tilt_has_the_chain_of_the_rows_that_have_one():
     found = load_experiment("polydigits-mopoe", changes).model.prior
     assert {key: getattr(found, key) for key in TILT} == TILT
     assert (found.steps, found.step_size) == (50, 0.2)
+    assert TILT_ON_CODES == {"steps": 20, "step_size": 0.1}
+    assert load_experiment("polydigits-mopoe").training.optimiser.prior == 2e-3

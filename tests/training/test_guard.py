@@ -126,6 +126,10 @@ def test_without_an_energy_optimiser_every_rate_is_lowered():
             {"loss/generator": math.nan, "prior/negative_max": math.nan, "prior/escape": math.nan},
             "prior/negative_max is nan, expected a finite number",
         ),
+        (  # nor a learned scale of the base, which the bound takes along
+            {"loss/elbo": math.nan, "prior/negative_max": math.nan, "prior/base_max": math.nan},
+            "loss/elbo is nan, expected a finite number",
+        ),
         (  # codes that are not finite are no fault of the tilt
             {"loss/generator": math.nan, "prior/gap": math.nan, "prior/negative_max": 3.0},
             "loss/generator is nan, expected a finite number",

@@ -132,8 +132,9 @@ def train_judges(
     """Train one judge per modality on the training split; DataError where the data set has no labels.
 
     On the CPU one thread trains them, so that the same seed gives the same weights whatever the number of threads:
-    judges that differ in it alone read blurred pictures by 0.02 differently (docs/findings.md). Real test accuracy also
-    decides when to stop, at most three looks: far less than its standard error.
+    judges that differ in it alone read the conditional coherence of blurred pictures 0.02 to 0.03 apart
+    (docs/findings.md). Real test accuracy also decides when to stop, at most three looks: far less than its standard
+    error.
     """
     if dataset.n_classes is None or dataset.train.labels is None or dataset.test.labels is None:
         raise DataError(

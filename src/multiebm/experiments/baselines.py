@@ -46,8 +46,9 @@ class Baseline(NamedTuple):
     references: tuple[str, ...] = ()
 
 
-# of a tilt on a standard base, which is wider than a chain of small steps crosses
+# of a tilt on a standard base, which is wider than a chain of small steps crosses, and of one on a base fitted to codes
 TILT: dict[str, Any] = {"width": 200, "layers": 4, "steps": 50, "step_size": 0.2, "penalty": 1e-3}
+TILT_ON_CODES: dict[str, Any] = {"steps": 20, "step_size": 0.1}
 # what no multimodal VAE has, and the neutral entry of every axis
 NEUTRAL: Cells = {
     "model": {
@@ -70,14 +71,14 @@ NEUTRAL: Cells = {
         "networks": {"separate_trunks": False},
         "energy": None,
     },
-    "training": {"bound": asdict(BoundSettings()), "cooperative": {"steps": 0}},
+    "training": {"bound": asdict(BoundSettings()), "cooperative": {"steps": 0}, "optimiser": {"prior": 2e-3}},
 }
 _KL: Cells = {"denominator": "component", "divergence": "analytic"}  # closed form to the prior, component by component
 _LAPLACE: dict[str, Any] = {"family": "laplace", "scale_map": "softmax"}
 _PLUS: dict[str, Any] = {**_LAPLACE, "private": 4, "networks": {"separate_trunks": True}, "prior": {"kind": "laplace"}}
 _TILTED: dict[str, Any] = {"kind": "energy"}  # its base is the standard density of the experts' family
 # the bound does not see it: within minutes encoders run up a tilt faster than its chain follows (docs/findings.md)
-_TILT_LEARNS: Cells = {"warmup": {"tilt_after": -1}, "optimiser": {"prior": 2e-3}}
+_TILT_LEARNS: Cells = {"warmup": {"tilt_after": -1}}
 _REVISED_CODES: Cells = {  # the latent chain's half of a cooperative step
     "steps": 4000,
     "anchor": 1,
@@ -282,7 +283,7 @@ ROWS: dict[str, Baseline] = {
         training={
             "warmup": {"tilt_after": -1, "anneal": 0},
             "cooperative": _REVISED_CODES,
-            "optimiser": {"prior": 2e-3, "cooperative": 1, "final": 0.03, "beta1_cooperative": 0.9},
+            "optimiser": {"cooperative": 1, "final": 0.03, "beta1_cooperative": 0.9},
         },
         published=_with_tilt(32, 32, cooperative=65_520),
         latent_chain={"steps": 5, "step_size": 0.02},

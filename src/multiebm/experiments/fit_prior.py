@@ -10,7 +10,7 @@ import torch
 from multiebm.core.errors import ConfigError, DivergenceError, OutputError
 from multiebm.core.random import make_generator
 from multiebm.data import BatchStream, MultimodalDataset
-from multiebm.experiments.baselines import TILT
+from multiebm.experiments.baselines import TILT, TILT_ON_CODES
 from multiebm.experiments.build import build_model
 from multiebm.experiments.data import build_dataset, training_data
 from multiebm.experiments.folder import (
@@ -91,7 +91,7 @@ def fit_prior_of_run(
 ) -> MultimodalModel:
     """Fit an energy prior to the model of the run in `run`; write a run folder `out` with it.
 
-    Its base is of the kind that the model was trained with (`tilt_on`). `overrides` are settings such as
+    Its base is of the kind that the model was trained with (`tilted`). `overrides` are settings such as
     "model.prior.components=60", all of model.prior.
     """
     if not (run / CONFIG).is_file():
@@ -99,10 +99,7 @@ def fit_prior_of_run(
     if wrong := [text for text in overrides if not text.startswith("model.prior.")]:
         raise ConfigError([f"{text!r}: expected a setting of model.prior; the rest is the run's" for text in wrong])
     before = load_experiment(run / CONFIG)
-    # the bound that trained it may have had the divergence to the old prior in closed form; it is not used again
-    sampled = ["training.bound.divergence=sampled"] if before.training.bound.divergence == "analytic" else []
-    tilt = [f"model.prior.{key}={value}" for key, value in tilt_on(before.model.prior, steps).items()]
-    experiment = load_experiment(before, [*tilt, *sampled, *overrides])
+    experiment = tilted(before, overrides, steps)
     if (out / CONFIG).exists():
         raise OutputError(
             f"{out}: got a folder with a run in it, expected a new one; give another folder for the new model"
@@ -120,12 +117,24 @@ def fit_prior_of_run(
     return fitted
 
 
-def tilt_on(old: PriorSection, steps: int) -> dict[str, Any]:
-    """Return the settings of a tilt on the base of the prior `old`: its chain, or that of the rows on a standard base.
+def tilted(before: Experiment, overrides: Sequence[str], steps: int) -> Experiment:
+    """Return the experiment `before` with a tilt: on the base of its prior, or on the one that `overrides` ask for.
 
-    Learned clusters have no tilt of their own; they give way to the standard density.
+    Learned clusters have no tilt of their own and give way to the standard density. A chain that is new to its base is
+    that of the rows with a tilt, or on a fitted base that of the demo.
     """
-    components = old.components if old.kind in ("mixture", "energy") else 0
-    chain = {} if components or old.kind == "energy" else TILT
-    rest = {"temperature": 1, "spread": 1, "settle": steps, "prune": 0}
-    return {"kind": "energy", "components": components, **rest, **chain}
+    old = before.model.prior
+    tilt = {"kind": "energy", "temperature": 1, "spread": 1, "settle": steps, "prune": 0}
+    tilt["components"] = old.components if old.kind in ("mixture", "energy") else 0
+    # the bound that trained it may have had the divergence to the old prior in closed form; it is not used again
+    sampled = ["training.bound.divergence=sampled"] if before.training.bound.divergence == "analytic" else []
+
+    def laid_over(settings: dict[str, Any]) -> Experiment:
+        changes = [f"model.prior.{key}={value}" for key, value in settings.items()]
+        return load_experiment(before, [*changes, *sampled, *overrides])
+
+    after = laid_over(tilt)
+    fitted = after.model.prior.components > 0
+    if old.kind == "energy" and fitted == (old.components > 0):
+        return after
+    return laid_over(tilt | (TILT_ON_CODES if fitted else TILT))

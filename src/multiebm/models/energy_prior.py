@@ -21,7 +21,7 @@ from multiebm.nn.blocks import SLOPE, mlp
 ACTIVATIONS: Table[Callable[[], nn.Module]] = Table(
     "model.prior.activation", {"gelu": nn.GELU, "leaky_relu": lambda: nn.LeakyReLU(SLOPE)}
 )
-FEW = 0.02  # of the paths that estimate log Z
+FEW = 20  # paths that estimate log Z, had they equal weights
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class EnergyPrior(nn.Module):
         with frozen(self):
             weights = annealed_log_weights(self.base.log_prob, self.tilt, start, stages, self.step_size, generator)
         found = log_normalizer_of(weights)
-        if found.effective < FEW:
+        if not found.effective * n >= min(FEW, n / 5):  # nor where it is not a number
             logger.warning(
                 "log Z of the prior, estimated as %.2f nats, rests on %.1f of %d paths and may be far above; raise "
                 "stages (%d)",

@@ -16,7 +16,8 @@ from multiebm.training.state import Snapshot, Step, TrainState
 
 GAP = "energy/gap"  # E(data) - E(revised), the metric held within the limit
 PRIOR_GAP = "prior/gap"  # f(codes) - f(samples) of a tilted prior: without bound where its chain cannot follow
-PRIOR_DRAWS = "prior/negative_max"  # how far out its chain ends, which depends on the tilt and on its base alone
+PRIOR_DRAWS = "prior/negative_max"  # how far out its chain ends
+BASE_DRAWS = "prior/base_max"  # how far out its base reaches
 ESCAPE = "prior/escape"  # how many times farther out its chain ends than codes and base reach
 PRIOR_LIMITS = {PRIOR_GAP: 200.0, ESCAPE: 5.0}  # nats; times
 ROLLED_BACK = "guard/rolled_back_from"  # metric, only of a step made after a roll-back: the step that diverged
@@ -129,9 +130,11 @@ class Guard:
 
 def find_problem(metrics: dict[str, float], limit: float = 100.0) -> str | None:
     """Say which metric has diverged, its value and what was expected of it (|energy/gap| <= `limit`); None if none."""
-    # a tilt that fails takes every loss with it that reads its draws, so it is looked at first
-    for name, value in sorted(metrics.items(), key=lambda pair: pair[0] != PRIOR_DRAWS):
-        if name.startswith((PRIOR_DRAWS, "loss", "grad_norm", GAP)) and not math.isfinite(value):
+    draws, base = metrics.get(PRIOR_DRAWS, 0.0), metrics.get(BASE_DRAWS, 0.0)
+    if math.isfinite(base) and not math.isfinite(draws):  # the tilt takes every loss with it that reads its draws
+        return f"{PRIOR_DRAWS} is {draws}, expected a finite number"
+    for name, value in metrics.items():
+        if name.startswith(("loss", "grad_norm", GAP)) and not math.isfinite(value):
             return f"{name} is {value}, expected a finite number"
     for name, most in {GAP: limit, **PRIOR_LIMITS}.items():
         value = metrics.get(name, 0.0)

@@ -15,7 +15,7 @@ from multiebm.distributions.priors import ClusterPrior, MixturePrior
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents, Posterior
 from multiebm.models.model import MultimodalModel
-from multiebm.training.guard import PRIOR_GAP, find_problem
+from multiebm.training.guard import BASE_DRAWS, PRIOR_DRAWS, PRIOR_GAP, find_problem
 from multiebm.training.state import TrainState, update
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,8 @@ def diagnose(prior: EnergyPrior, positive: Tensor, negative: Tensor, seed: int) 
         "prior/positive_square": positive.square().mean().item(),
         "prior/negative_square": negative.square().mean().item(),
         "prior/positive_max": reach[0],
-        "prior/negative_max": reach[1],
+        PRIOR_DRAWS: reach[1],
+        BASE_DRAWS: reach[2],
         "prior/escape": reach[1] / max(reach[0], reach[2]),
         "prior/grad_norm": gradient.norm(dim=1).mean().item(),
     }
