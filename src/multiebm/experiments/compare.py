@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from multiebm.core.errors import ConfigError, DataError, DivergenceError
+from multiebm.core.files import replace_file
 from multiebm.experiments.baselines import baselines
 from multiebm.experiments.data import build_dataset, find_device
 from multiebm.experiments.folder import read_run, write_json
@@ -29,7 +30,6 @@ from multiebm.experiments.measure import measure_model
 from multiebm.experiments.planning import PLANNED, planned, run_planned
 from multiebm.experiments.run import RunResult, run_experiment
 from multiebm.experiments.schema import Experiment
-from multiebm.models.pretrained import replace_file
 
 COMBINED = "combined"  # the row that is the preset of the data itself
 

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from multiebm.core.errors import ConfigError, OutputError
+from multiebm.core.files import replace_file
 from multiebm.data import MultimodalDataset
 from multiebm.experiments.load import CONFIG, differences, dump_experiment, load_experiment, say
 from multiebm.experiments.pretrained import MODEL
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
-from multiebm.models.pretrained import replace_file
 
 RUN, METRICS, CHECKPOINTS, EVALUATION, REPORT, BOARD = (
     "run.json",

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import torch
 
+from multiebm.core.files import replace_file
 from multiebm.experiments.build import TrainingStep
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.folder import read_run
 from multiebm.experiments.load import CONFIG, dump_experiment, load_experiment
 from multiebm.experiments.run import RunResult, fresh_state, run_experiment, take_average
 from multiebm.experiments.schema import Experiment, TrainingSection
-from multiebm.models.pretrained import replace_file
 
 TIMED_STEPS, TIMED_SHARE, FEWEST_STEPS = 200, 0.05, 5  # from which a step's time is taken; fewer beyond that share
 PLANNED = {f"training.warmup.{key}" for key in ("steps", "prior_after", "tilt_after")}

@@ -4,10 +4,8 @@
 therefore the one moment at which a save happens: before it the folder holds the old model, after it the new one.
 """
 
-import errno
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from multiebm.core.errors import CheckpointError, ConfigError, OutputError
+from multiebm.core.files import replace_file, why_not_written
 from multiebm.core.modality import Modality
 from multiebm.nn.precision import precision_of
 
@@ -23,7 +22,6 @@ FORMAT = "multiebm-model"
 VERSION = 1
 HEADER = "model.json"
 _WEIGHTS = "weights-{}.safetensors"
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Pretrained(NamedTuple):
@@ -66,8 +64,9 @@ def write_pretrained(
             if old != weights:
                 old.unlink()
     except OSError as error:
-        reason = "the disk is full" if error.errno in _FULL else f"cannot be written ({error.strerror})"
-        raise OutputError(f"{folder}: {reason}; free space or choose another folder, then save again") from error
+        raise OutputError(
+            f"{folder}: {why_not_written(error)}; free space or choose another folder, then save again"
+        ) from error
 
 
 def read_pretrained(folder: Path) -> Pretrained:
@@ -113,19 +112,6 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> N
         )
     for name, tensor in own.items():
         tensor.copy_(tensors[name])
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` aside, sync it to the disk and rename it to `path`: there is never half a file of that name."""
-    aside = path.with_name(f".aside-{path.name}")
-    try:
-        with aside.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _read_header(file: Path) -> dict[str, Any]:

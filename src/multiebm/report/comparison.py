@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
+from multiebm.core.files import replace_file
 from multiebm.experiments.compare import Cell, entry, summary
-from multiebm.models.pretrained import replace_file
 from multiebm.report.figures import Point, draw_points
 from multiebm.report.markup import cell, join, paragraph, row_head, section, table, text
 from multiebm.report.page import TEMPLATE
