@@ -55,7 +55,9 @@ def small_model(modalities: dict[str, Modality], seed: int = 0, **sections: Any)
         "data_chain": {"steps": 3, "displaced": True, "noise_scale": 0.001},
         "latent_chain": {"steps": 3, "step_size": 0.1},
     }
-    return build_model(ModelSection.model_validate(base | sections), modalities, seed)
+    model = build_model(ModelSection.model_validate(base | sections), modalities, seed)
+    model.energy_steps.fill_(1)  # as if trained: what is asked of an energy that has learned may be asked of it
+    return model
 
 
 def energy_prior(**settings: Any) -> dict[str, Any]:

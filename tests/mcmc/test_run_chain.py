@@ -3,11 +3,11 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from multiebm.core.random import make_generator
 from multiebm.mcmc.langevin import displaced_langevin, langevin
-from multiebm.mcmc.run import frozen, run_chain
+from multiebm.mcmc.run import run_chain
+from multiebm.nn.spectral import Spectral, frozen
 
 
 def bowl(u):
@@ -79,7 +79,7 @@ def test_a_chain_of_t_steps_takes_t_gradients_and_t_plus_1_values():
 def network() -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return nn.Sequential(spectral_norm(nn.Linear(3, 8)), nn.ReLU(), spectral_norm(nn.Linear(8, 1)), nn.Dropout(0.5))
+        return nn.Sequential(Spectral(nn.Linear(3, 8)), nn.ReLU(), Spectral(nn.Linear(8, 1)), nn.Dropout(0.5))
 
 
 def test_inside_frozen_nothing_asks_for_a_gradient_and_everything_is_in_evaluation_mode():

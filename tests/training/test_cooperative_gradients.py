@@ -7,7 +7,7 @@ import torch
 
 import multiebm.training.cooperative as module
 from multiebm.core.random import make_generator
-from multiebm.mcmc.run import frozen
+from multiebm.nn.spectral import frozen
 from multiebm.training.cooperative import cooperative_step, energy_step, warmup_step
 from multiebm.training.priors import prior_step
 from multiebm.training.revision import RevisedSamples, revise_codes

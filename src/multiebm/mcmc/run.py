@@ -1,12 +1,9 @@
 """Run a kernel for T steps and return where it ended and what happened on the way."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import NamedTuple, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import Tensor
 
 from multiebm.core.random import Randomness
 from multiebm.core.tree import Tree, item_square_norm, tree_map
@@ -47,26 +44,3 @@ def run_chain(
         item_square_norm(tree_map(torch.sub, state.position, start)).sqrt(),
         positions if record else None,
     )
-
-
-@contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Inside: evaluation mode, no parameter asks for a gradient, spectrally normalised weights computed once.
-
-    The parameters cannot change inside, so caching them is exact; leaving restores every flag.
-    """
-    training = [part for m in modules for part in m.modules() if part.training]
-    asking = [p for m in modules for p in m.parameters() if p.requires_grad]
-    with ExitStack() as stack:
-        for module in modules:
-            module.eval()
-        for parameter in asking:
-            parameter.requires_grad_(False)
-        stack.enter_context(parametrize.cached())
-        try:
-            yield
-        finally:
-            for parameter in asking:
-                parameter.requires_grad_(True)
-            for part in training:
-                part.training = True

@@ -15,8 +15,9 @@ from multiebm.core.table import Table
 from multiebm.distributions.priors import MixturePrior, StandardPrior
 from multiebm.mcmc.annealing import LogNormalizer, annealed_log_weights, log_normalizer_of
 from multiebm.mcmc.langevin import langevin
-from multiebm.mcmc.run import ChainInfo, frozen, run_chain
+from multiebm.mcmc.run import ChainInfo, run_chain
 from multiebm.nn.blocks import SLOPE, mlp
+from multiebm.nn.spectral import frozen
 
 ACTIVATIONS: Table[Callable[[], nn.Module]] = Table(
     "model.prior.activation", {"gelu": nn.GELU, "leaky_relu": lambda: nn.LeakyReLU(SLOPE)}

@@ -18,7 +18,7 @@ from multiebm.core.random import ItemGenerators, Randomness, item_generators, ma
 from multiebm.core.tree import per_item
 from multiebm.mcmc.annealing import LogNormalizer
 from multiebm.mcmc.langevin import displaced_langevin, langevin
-from multiebm.mcmc.run import ChainInfo, frozen, run_chain
+from multiebm.mcmc.run import ChainInfo, run_chain
 from multiebm.models.checks import check_names, check_steps, make_batch
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.generator import Generator
@@ -26,6 +26,7 @@ from multiebm.models.inference import SHARED, InferenceModel, Latents
 from multiebm.models.likelihood import importance_log_likelihood
 from multiebm.models.pretrained import write_pretrained
 from multiebm.nn.energies import EnergyNetwork
+from multiebm.nn.spectral import frozen
 
 SCORE_SAMPLES = 64  # importance samples of a score where there is no energy
 
@@ -70,11 +71,18 @@ class MultimodalModel(nn.Module):
         self.blueprint: dict[str, Any] = {}  # plain values its builder made it from; save_pretrained writes them
         self.displacement: Tensor
         self.register_buffer("displacement", torch.tensor(0.004))
+        self.energy_steps: Tensor
+        self.register_buffer("energy_steps", torch.tensor(0))  # updates of the energy; until the first it is random
 
     @property
     def device(self) -> torch.device:
         """Where the parameters live."""
         return next(self.parameters()).device
+
+    @property
+    def energy_learned(self) -> bool:
+        """Whether there is an energy and training has moved it at all; an energy without a step says nothing."""
+        return self.energy is not None and int(self.energy_steps) > 0
 
     def log_density_unnorm(self, views: Views) -> Tensor:
         """Return -E(X) of views [B, ...]: [B], the log of eq. (1) up to the constant log Z, at temperature 1."""

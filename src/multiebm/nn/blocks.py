@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
+
+from multiebm.nn.spectral import Spectral
 
 SLOPE = 0.2  # of every leaky ReLU
 
@@ -77,15 +78,13 @@ def double_conv3(x: Tensor, conv: nn.Conv2d) -> Tensor:
     return F.conv_transpose2d(x, weight.contiguous(memory_format=torch.channels_last), conv.bias, 2, 1)
 
 
-def sn_conv(n_in: int, n_out: int, kernel: int, bias: bool = False) -> nn.Conv2d:
-    """Return a stride-1 convolution [B, n_in, H, W] -> [B, n_out, H, W] (odd `kernel`), Xavier-normal weights.
-
-    Its weight is divided by its spectral norm (Miyato et al. 2018, arXiv 1802.05957).
+def sn_conv(n_in: int, n_out: int, kernel: int, bias: bool = False) -> Spectral:
+    """Return a stride-1 convolution [B, n_in, H, W] -> [B, n_out, H, W] (odd `kernel`), Xavier-normal weights, with
+    spectral norm.
     """
     conv = nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2, bias=bias)
     nn.init.xavier_normal_(conv.weight)
-    spectral_norm(conv)
-    return conv
+    return Spectral(conv)
 
 
 def mlp(sizes: Sequence[int], activation: nn.Module, spectral: bool = False, last_bias: bool = True) -> nn.Sequential:
@@ -94,5 +93,5 @@ def mlp(sizes: Sequence[int], activation: nn.Module, spectral: bool = False, las
     for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
         last = i == len(sizes) - 2
         linear = nn.Linear(n_in, n_out, bias=last_bias or not last)
-        layers += [spectral_norm(linear) if spectral else linear] + ([] if last else [activation])
+        layers += [Spectral(linear) if spectral else linear] + ([] if last else [activation])
     return nn.Sequential(*layers)

@@ -14,10 +14,10 @@ from torch import Tensor
 from multiebm.core.batch import Batch
 from multiebm.core.modality import Views
 from multiebm.distributions.priors import MixturePrior, Prior
-from multiebm.mcmc.run import frozen
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents, Posterior
 from multiebm.models.model import MultimodalModel
+from multiebm.nn.spectral import frozen
 from multiebm.objectives.cooperative import (
     EnergyLoss,
     balanced_weight,
@@ -220,6 +220,7 @@ def energy_step(state: TrainState, data: Views, revised: Views, settings: Cooper
     # data already this much below refined samples: the chain cannot follow yet, so the energy waits for it
     rests = 0 < settings.energy_gate < -loss.gap.item()
     metrics = {} if rests else update(state, loss.total, "energy")
+    model.energy_steps += not rests
     metrics |= {
         "loss/energy": loss.total.item(),
         "energy/data": loss.data.item(),
