@@ -1,7 +1,7 @@
 """From what a user passes to a batch: every mistake is named with modality, what was given, expected, and the fix."""
 
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,30 @@ logger = logging.getLogger("multiebm")
 _SHOWN = 5  # rows named in a message
 
 
+class Given(NamedTuple):
+    """What a user handed over, checked: raw `parts` [B, ...] of some modalities; `present` bool [B, M] says what is
+    there. Its states take four times the memory of pictures of bytes, so they are made of a few rows at a time.
+    """
+
+    parts: Views
+    present: Tensor
+
+    def batch(
+        self, modalities: dict[str, Modality], rows: Tensor | None = None, device: torch.device | None = None
+    ) -> Batch:
+        """Return the states of `rows` (int64 [N], any may come again; None: all); absent entries are zero."""
+        present = self.present if rows is None else self.present[rows]
+        views = {}
+        for name, m in modalities.items():
+            if name in self.parts:
+                part = self.parts[name]
+                views[name] = m.to_state(part if rows is None else part[rows.to(part.device)])
+            else:
+                views[name] = torch.zeros(len(present), *m.shape, dtype=torch.float32)
+        batch = Batch(mask_views(views, present), present)
+        return batch.to(device) if device is not None else batch
+
+
 def make_batch(
     modalities: dict[str, Modality], parts: Views, present: Tensor | None = None, device: torch.device | None = None
 ) -> Batch:
@@ -23,6 +47,11 @@ def make_batch(
 
     `present` [B, M] (columns in the order of `modalities`) hides single entries; what is hidden may be NaN.
     """
+    return check_parts(modalities, parts, present).batch(modalities, device=device)
+
+
+def check_parts(modalities: dict[str, Modality], parts: Views, present: Tensor | None = None) -> Given:
+    """Return `parts` and `present` as `make_batch` takes them, every row of them checked."""
     known = list(modalities)
     parts = {name: as_tensor(name, part) for name, part in parts.items()}
     for name in parts:
@@ -51,14 +80,11 @@ def make_batch(
                 f"{tuple(given.shape)}, columns {', '.join(known)}"
             )
         given &= present.cpu()
-    views = {}
-    for i, (name, m) in enumerate(modalities.items()):
-        views[name] = m.to_state(check_view(m, parts[name], given[:, i])) if name in parts else torch.zeros(n, *m.shape)
+    parts = {n: check_view(m, parts[n], given[:, i]) for i, (n, m) in enumerate(modalities.items()) if n in parts}
     empty = (~given.any(1)).nonzero()[:, 0].tolist()
     if empty:
         logger.warning("%d rows have nothing present and get the prior: rows %s", len(empty), empty[:_SHOWN])
-    batch = Batch(mask_views(views, given), given)
-    return batch.to(device) if device is not None else batch
+    return Given(parts, given)
 
 
 def as_tensor(name: str, part: Any) -> Tensor:
