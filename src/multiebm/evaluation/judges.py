@@ -69,21 +69,25 @@ class Judge(nn.Module):
 
 
 def picture_body(shape: tuple[int, int, int], width: int) -> nn.Sequential:
-    """Return 3x3 convolutions with batch norm, halving pictures (C, H, W) until a side is at most 7, then 128 units."""
-    channels, height, width_pixels = shape
+    """Return 3x3 convolutions with batch norm, halving sides of pictures (C, H, W) above 7, then 128 units."""
+    channels, *sides = shape
     layers: list[nn.Module] = []
     for i, (before, after) in enumerate(((channels, width), (2 * width, 2 * width), (2 * width, 4 * width))):
         layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
         layers += [nn.ReLU() if i else BothSigns()]
-        if min(height, width_pixels) > _SMALL_SIDE:
-            layers += [nn.MaxPool2d(2)]
-            height, width_pixels = height // 2, width_pixels // 2
-    while min(height, width_pixels) > _SMALL_SIDE:
+        sides = _pooled(layers, sides)
+    while max(sides) > _SMALL_SIDE:
         layers += [nn.Conv2d(4 * width, 4 * width, 3, padding=1, bias=False), nn.BatchNorm2d(4 * width), nn.ReLU()]
-        layers += [nn.MaxPool2d(2)]
-        height, width_pixels = height // 2, width_pixels // 2
-    flat = 4 * width * height * width_pixels
+        sides = _pooled(layers, sides)
+    flat = 4 * width * sides[0] * sides[1]
     return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(flat, N_FEATURES), nn.ReLU())
+
+
+def _pooled(layers: list[nn.Module], sides: list[int]) -> list[int]:
+    """Append what halves the sides [H, W] above `_SMALL_SIDE`, if any, and return the sides after it."""
+    windows = [2 if side > _SMALL_SIDE else 1 for side in sides]
+    layers += [nn.MaxPool2d((windows[0], windows[1]))] if max(windows) > 1 else []
+    return [side // window for side, window in zip(sides, windows, strict=True)]
 
 
 def build_judge(modality: Modality, n_classes: int, width: int) -> Judge:
@@ -210,10 +214,15 @@ def _run_cycle(
 
 
 def shifted(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Move a batch [B, C, H, W] by -1, 0 or 1 pixels along each axis, one draw a batch, edges reflected."""
+    """Move a batch [B, C, H, W] by -1, 0 or 1 pixels along each axis, one draw a batch, edges reflected.
+
+    A side of one pixel has nothing to reflect, and stays.
+    """
     height, width = pictures.shape[-2:]
-    down, right = torch.randint(0, 3, (2,), generator=generator).tolist()
-    return pad(pictures, (1, 1, 1, 1), mode="reflect")[..., down : down + height, right : right + width]
+    edge = [int(side > 1) for side in (height, width)]
+    down, right = (torch.randint(0, 3, (2,), generator=generator) * torch.tensor(edge)).tolist()
+    padded = pad(pictures, (edge[1], edge[1], edge[0], edge[0]), mode="reflect")
+    return padded[..., down : down + height, right : right + width]
 
 
 def present_rows(split: Split, name: str) -> tuple[Tensor, Tensor]:

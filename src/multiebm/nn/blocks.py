@@ -11,6 +11,22 @@ from multiebm.nn.spectral import Spectral
 SLOPE = 0.2  # of every leaky ReLU
 
 
+class Fold(nn.Module):
+    """`patch` x `patch` pixels become channels: [B, C, H, W] -> [B, C patch^2, ceil(H / patch), ceil(W / patch)].
+
+    Sides that are no multiple get zeros below and on the right, as convolutions see them beyond an edge.
+    """
+
+    def __init__(self, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fold a map of any sides."""
+        below, right = (-side % self.patch for side in x.shape[2:])
+        return F.pixel_unshuffle(F.pad(x, (0, right, 0, below)) if below or right else x, self.patch)
+
+
 class ResidualBlock(nn.Module):
     """y = shortcut(x) + r c1(lrelu(c0(lrelu(x)))), [B, n_in, H, W] -> [B, n_out, H, W]; MMVAE+ has r = 0.1.
 
@@ -39,8 +55,8 @@ class ResidualBlock(nn.Module):
 class EnergyBlock(nn.Module):
     """Residual block of the energy network, after arXiv 2605.00644: no norm, no bias.
 
-    [B, n_in, H, W] -> [B, n_out, H, W], halved by average pooling if `down`; the first block (`head`) has no leading
-    ReLU, which would discard half of the signal of raw pixels.
+    [B, n_in, H, W] -> [B, n_out, H, W], halved by average pooling if `down`, save for a side of 1; the first block
+    (`head`) has no leading ReLU, which would discard half of the signal of raw pixels.
     """
 
     def __init__(self, n_in: int, n_out: int, down: bool = False, head: bool = False) -> None:
@@ -56,15 +72,17 @@ class EnergyBlock(nn.Module):
         if not self.down:
             return self.c1(a) + self.skip(x)
         # pooling and the 1x1 skip commute; pool first is cheaper
-        return conv3_pool2(a, self.c1.weight) + self.skip(F.avg_pool2d(x, 2))
+        pool = (min(x.shape[2], 2), min(x.shape[3], 2))
+        return conv3_pool(a, self.c1.weight, pool) + self.skip(F.avg_pool2d(x, pool))
 
 
-def conv3_pool2(x: Tensor, weight: Tensor) -> Tensor:
-    """Return avg_pool2d(conv2d(x, weight, padding=1), 2) for `weight` [n_out, n_in, 3, 3]: [B, n_out, H/2, W/2].
+def conv3_pool(x: Tensor, weight: Tensor, pool: tuple[int, int]) -> Tensor:
+    """Return avg_pool2d(conv2d(x, weight, padding=1), pool) for `weight` [n_out, n_in, 3, 3] and windows of 1 or 2.
 
     The mean of four neighbouring 3x3 windows is one 4x4 window: a convolution of stride 2 with 4/9 of the arithmetic.
     """
-    return F.conv2d(x, F.avg_pool2d(weight, 2, stride=1, padding=1), stride=2, padding=1)
+    sums = F.avg_pool2d(weight, pool, stride=1, padding=(pool[0] - 1, pool[1] - 1))
+    return F.conv2d(x, sums, stride=pool, padding=1)
 
 
 def double_conv3(x: Tensor, conv: nn.Conv2d) -> Tensor:

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from multiebm.core.errors import ConfigError
 from multiebm.core.modality import Modality, Views
-from multiebm.nn.blocks import EnergyBlock, mlp, sn_conv
+from multiebm.nn.blocks import EnergyBlock, Fold, mlp, sn_conv
 from multiebm.nn.precision import Mixed
 
 
 class PictureTrunk(nn.Module):
-    """M pictures [B, C, S, S] -> [B, width]: stems if M > 1, block (head, down), block (down), blocks, ReLU, pool.
+    """M pictures [B, C, H, W] -> [B, width]: stems if M > 1, block (head, down), block (down), blocks, ReLU, pool.
 
     With `patch` 2 the first block keeps the size: folding 2x2 pixels into channels has halved it already.
     """
@@ -24,13 +24,13 @@ class PictureTrunk(nn.Module):
     def __init__(self, channels: list[int], width: int, stem: int, patch: int, blocks: int) -> None:
         super().__init__()
         self.stems = nn.ModuleList(sn_conv(c, stem, 3, bias=True) for c in channels if len(channels) > 1)
-        self.unfold = nn.PixelUnshuffle(patch) if patch > 1 else nn.Identity()
+        self.unfold = Fold(patch) if patch > 1 else nn.Identity()
         n_in = (stem * len(channels) if self.stems else channels[0]) * patch**2
         first = [EnergyBlock(n_in, width, down=patch == 1, head=True), EnergyBlock(width, width, down=True)]
         self.blocks = nn.Sequential(*first, *[EnergyBlock(width, width) for _ in range(blocks)])
 
     def forward(self, *pictures: Tensor) -> Tensor:
-        """Map pictures [B, C, S, S] to pooled features [B, width]."""
+        """Map pictures [B, C, H, W] to pooled features [B, width]."""
         mapped = [stem(x) for stem, x in zip(self.stems, pictures, strict=True)] if self.stems else list(pictures)
         return F.relu(self.blocks(self.unfold(torch.cat(mapped, 1)))).mean((2, 3))
 

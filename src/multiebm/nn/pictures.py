@@ -5,17 +5,22 @@ pixels into channels first, which costs a quarter of the arithmetic per channel.
 last map and the encoder's heads, nor after the decoder's first linear layer; `activated` puts an activation there.
 The published plain ones (Sutter et al. 2021, arXiv 2105.02470) are `width` 32, `linear` 512 (channels 32-64-128, maps
 14-7-4).
+
+Pictures [B, C, H, W] may have any sides, from 1 up, not equal to each other. Maps are halved side by side, rounded up;
+a decoder makes the same maps on its way back.
 """
 
+from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from multiebm.nn.blocks import SLOPE, ResidualBlock
+from multiebm.nn.blocks import SLOPE, Fold, ResidualBlock
 
 STAGES = 3
+Size = tuple[int, int]  # height and width of a map
 
 
 class Networks(NamedTuple):
@@ -30,34 +35,56 @@ class Networks(NamedTuple):
     linear: int | None = None
 
 
-def _plan(size: int, width: int, patch: int) -> tuple[list[int], list[int]]:
-    """Return channels and map sizes of the stages, from the picture inwards."""
-    sizes = [size // patch]
-    for _ in range(STAGES - 1):
-        sizes.append((sizes[-1] + 1) // 2)
-    return [width * 2**i for i in range(STAGES)], sizes
+def _plan(shape: tuple[int, ...], width: int, patch: int) -> tuple[list[int], list[Size]]:
+    """Return channels and map sizes of the stages, from the picture inwards; patches at the edge may be cut short."""
+    return [width * 2**i for i in range(STAGES)], _halvings((-(-shape[1] // patch), -(-shape[2] // patch)), STAGES - 1)
+
+
+def _halvings(size: Size, times: int) -> list[Size]:
+    """Return a map's size and what is left of it after each halving: a side of 5 becomes 3, a side of 1 stays."""
+    sizes = [size]
+    for _ in range(times):
+        height, width = sizes[-1]
+        sizes.append(((height + 1) // 2, (width + 1) // 2))
+    return sizes
+
+
+def _is_double(size: Size, small: Size) -> bool:
+    return size == (2 * small[0], 2 * small[1])
+
+
+class Crop(nn.Module):
+    """The first rows and columns of a map, `size` = (H, W) of them."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, at least H, at least W] to [B, C, H, W]."""
+        return x[..., : self.size[0], : self.size[1]]
 
 
 class PictureEncoder(nn.Module):
-    """[B, C, S, S] -> features [B, n_features] (flattened last map); heads are the caller's."""
+    """[B, C, H, W] -> features [B, n_features] (flattened last map); heads are the caller's."""
 
     def __init__(self, shape: tuple[int, ...], width: int, patch: int, residual: float) -> None:
         super().__init__()
-        channels, sizes = _plan(shape[1], width, patch)
-        self.n_features = channels[-1] * sizes[-1] ** 2
-        layers: list[nn.Module] = [nn.PixelUnshuffle(patch)] if patch > 1 else []
+        channels, sizes = _plan(shape, width, patch)
+        self.n_features = channels[-1] * prod(sizes[-1])
+        layers: list[nn.Module] = [Fold(patch)] if patch > 1 else []
         layers += [nn.Conv2d(shape[0] * patch**2, width, 3, padding=1), ResidualBlock(width, channels[0], residual)]
         for n_in, n_out in zip(channels, channels[1:], strict=False):
             layers += [nn.AvgPool2d(3, stride=2, padding=1), ResidualBlock(n_in, n_out, residual)]
         self.net = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures [B, C, S, S] to features [B, n_features]."""
+        """Map pictures [B, C, H, W] to features [B, n_features]."""
         return self.net(x).flatten(1)
 
 
 class PictureDecoder(nn.Module):
-    """Latent [B, n_in] -> pictures [B, C, S, S]; `bounded` ends in tanh, the range of the state."""
+    """Latent [B, n_in] -> pictures [B, C, H, W]; `bounded` ends in tanh, the range of the state."""
 
     def __init__(
         self,
@@ -70,25 +97,26 @@ class PictureDecoder(nn.Module):
         activated: bool = True,
     ) -> None:
         super().__init__()
-        channels, sizes = _plan(shape[1], width, patch)
+        channels, sizes = _plan(shape, width, patch)
         self.bounded, self.activated = bounded, activated
-        self.first = (channels[-1], sizes[-1], sizes[-1])
-        self.linear = nn.Linear(n_in, channels[-1] * sizes[-1] ** 2)
+        self.first = (channels[-1], *sizes[-1])
+        self.linear = nn.Linear(n_in, prod(self.first))
         layers: list[nn.Module] = [ResidualBlock(channels[-1], channels[-2], residual)]
         thin = [*channels[-3::-1], width]
         for n_in, n_out, small, size in zip(channels[-2::-1], thin, sizes[::-1], sizes[-2::-1], strict=False):
-            doubled = size == 2 * small
-            layers += [] if doubled else [nn.Upsample(size=(size, size))]
+            doubled = _is_double(size, small)
+            layers += [] if doubled else [nn.Upsample(size=size)]
             layers += [ResidualBlock(n_in, n_out, residual, up=doubled)]
         layers += [
             nn.LeakyReLU(SLOPE),
             nn.Conv2d(width, shape[0] * patch**2, 3, padding=1),
         ]
         layers += [nn.PixelShuffle(patch)] if patch > 1 else []
+        layers += [Crop((shape[1], shape[2]))] if shape[1] % patch or shape[2] % patch else []
         self.net = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map latents [B, n_in] to pictures [B, C, S, S]."""
+        """Map latents [B, n_in] to pictures [B, C, H, W]."""
         x = self.linear(z).unflatten(1, self.first)
         x = F.leaky_relu(x, SLOPE) if self.activated else x
         x = self.net(x.contiguous(memory_format=torch.channels_last))
@@ -96,14 +124,14 @@ class PictureDecoder(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """[B, C, S, S] -> features [B, n_features]: three convolutions of stride 2 and a layer of `linear` units; with 0
+    """[B, C, H, W] -> features [B, n_features]: three convolutions of stride 2 and a layer of `linear` units; with 0
     there is none, and features are the last map. Heads are the caller's.
     """
 
     def __init__(self, shape: tuple[int, ...], width: int, linear: int) -> None:
         super().__init__()
         channels, sizes = _halved(shape, width)
-        n_map = channels[-1] * sizes[-1] ** 2
+        n_map = channels[-1] * prod(sizes[-1])
         self.n_features = linear or n_map
         layers: list[nn.Module] = []
         for n_in, n_out in zip(channels, channels[1:], strict=False):
@@ -112,47 +140,33 @@ class ConvEncoder(nn.Module):
         self.net = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures [B, C, S, S] to features [B, n_features], before an activation."""
+        """Map pictures [B, C, H, W] to features [B, n_features], before an activation."""
         return self.net(x)
 
 
-class Crop(nn.Module):
-    """The first `size` rows and columns of a map."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, H, W] to [B, C, size, size]."""
-        return x[..., : self.size, : self.size]
-
-
 class ConvDecoder(nn.Module):
-    """Latent [B, n_in] -> pictures [B, C, S, S]: a linear layer, three transposed convolutions."""
+    """Latent [B, n_in] -> pictures [B, C, H, W]: a linear layer, three transposed convolutions."""
 
     def __init__(self, n_in: int, shape: tuple[int, ...], width: int, bounded: bool) -> None:
         super().__init__()
         channels, sizes = _halved(shape, width)
-        self.first, self.bounded = (channels[-1], sizes[-1], sizes[-1]), bounded
-        self.linear = nn.Linear(n_in, channels[-1] * sizes[-1] ** 2)
+        self.first, self.bounded = (channels[-1], *sizes[-1]), bounded
+        self.linear = nn.Linear(n_in, prod(self.first))
         layers: list[nn.Module] = []
         for i in reversed(range(STAGES)):
             up = nn.ConvTranspose2d(channels[i + 1], channels[i], 3, stride=2, padding=1, output_padding=1)
             layers += [nn.ReLU(), up]
-            layers += [Crop(sizes[i])] if sizes[i] % 2 else []  # odd maps made directly take twice the time in bf16
+            # odd maps made directly take twice the time in bf16
+            layers += [] if _is_double(sizes[i], sizes[i + 1]) else [Crop(sizes[i])]
         self.net = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map latents [B, n_in] to pictures [B, C, S, S]."""
+        """Map latents [B, n_in] to pictures [B, C, H, W]."""
         x = self.linear(z).unflatten(1, self.first)
         x = self.net(x.contiguous(memory_format=torch.channels_last))
         return x.tanh() if self.bounded else x
 
 
-def _halved(shape: tuple[int, ...], width: int) -> tuple[list[int], list[int]]:
+def _halved(shape: tuple[int, ...], width: int) -> tuple[list[int], list[Size]]:
     """Return channels and map sizes of the plain networks, from the picture inwards."""
-    sizes = [shape[1]]
-    for _ in range(STAGES):
-        sizes.append((sizes[-1] + 1) // 2)
-    return [shape[0], *(width * 2**i for i in range(STAGES))], sizes
+    return [shape[0], *(width * 2**i for i in range(STAGES))], _halvings((shape[1], shape[2]), STAGES)

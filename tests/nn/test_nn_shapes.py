@@ -1,0 +1,164 @@
+"""Networks of pictures of any sides: shapes, gradients, and that height and width are not mistaken for each other."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from multiebm.core.modality import Modality
+from multiebm.core.random import make_generator
+from multiebm.evaluation.judges import build_judge, shifted
+from multiebm.models.generator import make_decoder
+from multiebm.models.inference import make_trunk
+from multiebm.nn.energies import EnergyNetwork
+from multiebm.nn.pictures import Networks
+
+SIDES = [(1, 1), (2, 2), (3, 3), (1, 16), (16, 1), (5, 7), (16, 8), (8, 16), (16, 15), (17, 17), (28, 20), (9, 9)]
+SIDES += [(33, 64), (2, 1), (4, 31)]
+KINDS = {
+    "resnet": Networks(4),
+    "resnet, patch 2": Networks(4, patch=2),
+    "resnet, patch 4": Networks(4, patch=4),
+    "conv": Networks(4, linear=6),
+    "conv, no linear layer": Networks(4, linear=0),
+}
+
+
+def picture(sides: tuple[int, int], channels: int = 3) -> Modality:
+    return Modality("p", "picture", (channels, *sides))
+
+
+def items(modality: Modality, n: int = 6) -> Tensor:
+    return torch.rand(n, *modality.shape, generator=make_generator(0)) * 2 - 1
+
+
+def seeded(make):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make()
+
+
+def without_gradient(net: nn.Module) -> list[str]:
+    return [name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sides", SIDES, ids=str)
+def test_encoders_and_decoders_fit_every_picture_and_learn_whole(sides, kind):
+    for channels in (1, 2, 3, 4, 5, 13) if sides in ((16, 8), (9, 9)) else (3,):
+        part = picture(sides, channels)
+        encoder = seeded(lambda part=part: make_trunk(part, 5, KINDS[kind]))
+        decoder = seeded(lambda part=part: make_decoder(part, 5, KINDS[kind]))
+        x = items(part)
+        code = encoder(x)
+        shown = decoder(torch.randn(6, 5, generator=make_generator(1)))
+        assert code.shape == (6, 5)
+        assert shown.shape == x.shape
+        assert shown.isfinite().all()
+        assert (shown[0] != shown[1]).float().mean() > 0.9  # the code reaches every pixel
+        (code.square().sum() + (shown - x).square().sum()).backward()
+        assert without_gradient(encoder) == without_gradient(decoder) == []
+
+
+@pytest.mark.parametrize("sides", SIDES, ids=str)
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_energies_fit_every_picture_and_see_every_pixel(sides, patch):
+    for channels in (1, 2, 3, 4, 5, 13) if sides in ((16, 8), (9, 9)) else (3,):
+        parts = {name: Modality(name, "picture", (channels, *sides)) for name in ("a", "b")}
+        for fusion in ("early", "late"):
+            net = seeded(lambda f=fusion, p=parts: EnergyNetwork(p, 16, f, patch=patch))
+            views = {name: items(part).requires_grad_() for name, part in parts.items()}
+            energy = net(views)
+            assert energy.shape == (6,)
+            energy.sum().backward()
+            assert without_gradient(net) == []
+            for view in views.values():
+                assert (view.grad.abs().sum((0, 1)) > 0).all()
+
+
+def turned(net: nn.Module) -> nn.Module:
+    """The network with the kernels of its convolutions turned over: height for width."""
+    with torch.no_grad():
+        for layer in net.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                layer.weight.copy_(layer.weight.mT.clone())
+    return net
+
+
+@pytest.mark.parametrize("kind", ["resnet", "resnet, patch 2", "conv"])
+@pytest.mark.parametrize("sides", [(16, 8), (5, 7), (1, 16), (33, 6)], ids=str)
+def test_a_picture_on_its_side_passes_the_maps_of_the_upright_one_on_their_side(sides, kind):
+    """Turned kernels on the turned picture give turned maps, so that rows and columns are treated alike.
+
+    Pixels that patches fold into channels change their order, which is undone on the first and last weights.
+    """
+    tall, wide = picture(sides), picture(sides[::-1])
+    patch = KINDS[kind].patch
+    order = torch.arange(3 * patch**2).unflatten(0, (3, patch, patch)).mT.flatten()
+    encoders = [seeded(lambda m=m: make_trunk(m, 5, KINDS[kind])) for m in (tall, wide)]
+    decoders = [seeded(lambda m=m: make_decoder(m, 5, KINDS[kind])) for m in (tall, wide)]
+    for group in (encoders, decoders):
+        weights = group[0].state_dict()
+        group[1].load_state_dict({k: v for k, v in weights.items() if v.shape == group[1].state_dict()[k].shape}, False)
+        turned(group[1])
+    with torch.no_grad():
+        convs = [[layer for layer in e[0].modules() if isinstance(layer, nn.Conv2d)] for e in encoders]
+        convs[1][0].weight.copy_(convs[1][0].weight[:, order])
+        maps = [e[0].net(items(tall) if e is encoders[0] else items(tall).mT) for e in encoders if kind != "conv"]
+        if kind == "conv":
+            maps = [e[0].net[:-2](x) for e, x in zip(encoders, (items(tall), items(tall).mT), strict=True)]
+        torch.testing.assert_close(maps[1], maps[0].mT)
+        start = torch.randn(2, *decoders[0].net.first, generator=make_generator(1))
+        last = [layer for layer in decoders[1].modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)][-1]
+        if patch > 1:
+            last.weight.copy_(last.weight[order])
+            last.bias.copy_(last.bias[order])
+        shown = [d.net.net(x) for d, x in zip(decoders, (start, start.mT), strict=True)]
+        torch.testing.assert_close(shown[1], shown[0].mT)
+    assert shown[0].shape[2:] == sides
+
+
+@pytest.mark.parametrize("sides", [(9, 9), (7, 10)], ids=str)
+def test_patches_cut_short_by_an_edge_see_zeros_beyond_it_and_move_no_pixel(sides):
+    """A picture of 9 x 9 in patches of 2 is one of 10 x 10 whose last row and column are 0 and are not shown."""
+    part, padded = picture(sides), picture((-sides[0] % 2 + sides[0], -sides[1] % 2 + sides[1]))
+    nets = Networks(4, patch=2)
+    x = items(part)
+    bigger = torch.zeros(6, *padded.shape)
+    bigger[..., : sides[0], : sides[1]] = x
+    torch.testing.assert_close(
+        *(seeded(lambda m=m: make_trunk(m, 5, nets))(v) for m, v in ((part, x), (padded, bigger)))
+    )
+    z = torch.randn(2, 5, generator=make_generator(1))
+    shown, whole = (seeded(lambda m=m: make_decoder(m, 5, nets))(z) for m in (part, padded))
+    assert torch.equal(shown, whole[..., : sides[0], : sides[1]])
+    energies = [
+        seeded(lambda m=m: EnergyNetwork({"p": m}, 8, "late", patch=2))({"p": v})
+        for m, v in ((part, x), (padded, bigger))
+    ]
+    torch.testing.assert_close(*energies)
+
+
+@pytest.mark.parametrize("sides", SIDES, ids=str)
+def test_judges_fit_every_picture_and_moving_it_keeps_its_sides(sides):
+    part = picture(sides)
+    judge = seeded(lambda: build_judge(part, 4, 2))
+    x = items(part)
+    logits = judge(x)
+    assert logits.shape == (6, 4)
+    logits.square().sum().backward()
+    assert without_gradient(judge) == []
+    for seed in range(9):
+        moved = shifted(x, make_generator(seed))
+        assert moved.shape == x.shape
+        assert torch.isin(moved, x).all()  # no pixel comes from outside
+
+
+def test_a_picture_of_one_pixel_a_side_moves_along_the_other_alone():
+    line = torch.arange(5.0).expand(1, 1, 1, 5)
+    found = {tuple(shifted(line, make_generator(seed)).flatten().tolist()) for seed in range(20)}
+    assert found == {(1, 0, 1, 2, 3), (0, 1, 2, 3, 4), (1, 2, 3, 4, 3)}
+
+
+def test_long_pictures_are_judged_from_maps_of_at_most_seven_a_side():
+    body = build_judge(picture((4, 512)), 3, 2).body
+    assert next(layer for layer in body if isinstance(layer, nn.Linear)).in_features == 8 * 4 * 4
