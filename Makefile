@@ -3,14 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test check nightly clean
+.PHONY: install demo test lint check nightly clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make install  set up .venv and nothing else; the other targets do it, too"
 	@echo "make demo     train a model on PolyDigits and write its report (minutes)"
 	@echo "make test     fast tests"
-	@echo "make check    format, lint, types, import floors, fast tests"
+	@echo "make lint     format, lint, types, import floors"
+	@echo "make check    all of lint, then the fast tests"
 	@echo "make nightly  the slow learning tests as well"
 
 $(STAMP): requirements.lock pyproject.toml
@@ -32,12 +33,13 @@ test check nightly: export OMP_NUM_THREADS := 1
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
-check: $(STAMP)
+lint: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks scripts
 	$(BIN)/ruff check src tests benchmarks scripts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+
+check: lint test
 
 nightly: $(STAMP)
 	$(BIN)/python -m pytest -m "slow or not slow"

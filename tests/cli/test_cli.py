@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import multiebm
 from multiebm.cli.main import main
 from multiebm.evaluation.record import load_evaluation
 from multiebm.experiments.baselines import ROWS
-from multiebm.experiments.load import preset_names
+from multiebm.experiments.explain import annotated
+from multiebm.experiments.load import load_experiment, preset_names, to_dict
+from multiebm.experiments.yaml12 import parse
 
 Capture = pytest.CaptureFixture[str]
 
@@ -283,7 +286,39 @@ def test_presets_are_listed_and_shown_and_compared(capsys: Capture):
         'training.bound.reconstruct: "own" -> "all"',
     ]
     assert run("show", "toy2d", "seed=5") == 0
-    assert "\nseed: 5\n" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert parse(shown, "shown") == to_dict(load_experiment("toy2d", ["seed=5"]))
+    assert "# The prior over the shared latent; `energy` tilts a base by a network" in shown
+    assert "  batch_size: 128                 # items per step\n" in shown
+
+
+def test_every_setting_that_show_prints_says_what_it_means():
+    lines = annotated(to_dict(load_experiment("toy2d")))
+    assert [line for line in lines if ":" in line and "#" not in line and not line.endswith(":")] == []
+
+
+def test_the_version_is_that_of_the_package(capsys: Capture):
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"multiebm {multiebm.__version__}\n"
+
+
+def test_quiet_training_prints_how_it_ended_alone(trained: Path, capsys: Capture):
+    quick = ["training.warmup.steps=2", "training.cooperative.steps=2"]
+    assert run("--quiet", "train", "toy2d", *quick, "--out", str(trained / "quiet")) == 0
+    out, err = capsys.readouterr()
+    assert [line.split(":")[0] for line in out.splitlines()] == ["finished after step 4", "model"]
+    assert err == ""
+
+
+def test_parts_are_matched_as_in_python(trained: Path, capsys: Capture):
+    model = multiebm.from_pretrained(trained / "run")
+    parts = {name: view.numpy() for name, view in model.sample(3).items()}
+    np.savez(trained / "match.npz", **parts)
+    capsys.readouterr()
+    assert run("match", str(trained / "run"), "--parts", str(trained / "match.npz")) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [float(row["match"]) for row in rows] == pytest.approx(model.match(parts).tolist())
+    assert max(float(row["match"]) for row in rows) < 0
 
 
 @pytest.mark.parametrize(
@@ -361,9 +396,9 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(
 ):
     import signal
 
-    from multiebm.cli.live import Lines
+    from multiebm.experiments.live import StepLines
 
-    seen = Lines.on_step
+    seen = StepLines.on_step
 
     def pressed(self, state, metrics):
         seen(self, state, metrics)
@@ -371,7 +406,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Lines, "on_step", pressed)
+        patch.setattr(StepLines, "on_step", pressed)
         assert run("train", str(trained / "run"), "seed=2", "--out", str(trained / "stopped")) == 130
     said = capsys.readouterr().out.splitlines()
     assert said[-2].startswith("interrupted after step 7: saved in ")

@@ -242,7 +242,8 @@ def test_the_python_interface_builds_trains_and_raises_after_ctrl_c(tmp_path: Pa
     assert trained.sample(2)["x"].shape == (2, 3)
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
-        return run_experiment(*args, **kwargs, live=CtrlC(2))
+        experiment, out, dataset, resume, overwrite, _, *rest = args
+        return run_experiment(experiment, out, dataset, resume, overwrite, CtrlC(2), *rest, **kwargs)
 
     monkeypatch.setattr("multiebm.experiments.api.run_experiment", interrupted)
     with pytest.raises(KeyboardInterrupt, match="interrupted after step 2: saved in"):

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -10,19 +10,41 @@ from multiebm.cli.comparing import compare
 from multiebm.cli.measuring import evaluate, presets, report, show
 from multiebm.cli.rows import baselines, cite
 from multiebm.cli.training import fit_prior, train
-from multiebm.cli.using import encode, impute, likelihood, sample, score
+from multiebm.cli.using import encode, impute, likelihood, match, sample, score
 from multiebm.core.errors import ConfigError, MultiebmError
 
 app = typer.Typer(
     name="multiebm",
-    help="Multimodal energy-based models: train, then generate, complete and score data that comes in several parts.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_USE = (sample, impute, encode, likelihood, score)
+_USE = (sample, impute, encode, likelihood, score, match)
 for _command in (train, fit_prior, *_USE, evaluate, report, presets, show, baselines, cite, compare):
     app.command()(_command)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        import multiebm
+
+        typer.echo(f"multiebm {multiebm.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Print the version and exit.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not show how far long work is.")] = False,
+) -> None:
+    """Multimodal energy-based models: train, then generate, complete and score data that comes in several parts."""
+    from multiebm.experiments.progress import showing
+
+    context.obj = quiet
+    context.with_resource(showing(not quiet))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -98,16 +98,19 @@ def show(
         str | None, typer.Option(help="Show only what differs from this preset, file, run or row.")
     ] = None,
 ) -> None:
-    """Show a configuration with every key, or how it differs from another; of two baselines, the cells that differ."""
+    """Show every setting of a configuration and what it means, or how it differs from another; of two baselines, the
+    cells that differ.
+    """
     from multiebm.experiments.baselines import baselines
-    from multiebm.experiments.load import differences, differences_of_rows, dump_experiment, load_experiment, say
+    from multiebm.experiments.explain import annotated
+    from multiebm.experiments.load import differences, differences_of_rows, load_experiment, say, to_dict
 
     if against is not None and {preset, against} <= set(baselines()) and not overrides:
         changes = differences_of_rows(against, preset)
     else:
         experiment = load_experiment(preset, overrides or [])
         if against is None:
-            typer.echo(dump_experiment(experiment), nl=False)
+            typer.echo("\n".join(annotated(to_dict(experiment))).lstrip())
             return
         changes = differences(load_experiment(against), experiment)
     typer.echo(f"# {against} -> {preset}")

@@ -16,6 +16,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<i>.")]
 
 
 def train(
+    context: typer.Context,
     preset: Annotated[str, typer.Argument(help="A preset (see `multiebm presets`), a YAML file, or a run folder.")],
     out: Annotated[Path, typer.Option(help="Run folder: configuration, log, checkpoints, model.", show_default=False)],
     overrides: Overrides = None,
@@ -27,10 +28,10 @@ def train(
     from multiebm.experiments.load import load_experiment
 
     experiment = load_experiment(preset, overrides or [])  # before torch: mistakes are told at once
-    from multiebm.cli.live import live_view
+    from multiebm.experiments.live import live_view
     from multiebm.experiments.run import run_experiment
 
-    with live_view(experiment) as live:
+    with live_view(experiment, progress=not context.obj) as live:
         result = run_experiment(
             experiment, out, resume=resume, overwrite=overwrite, live=live, device=device, preset=preset
         )

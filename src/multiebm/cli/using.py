@@ -1,4 +1,4 @@
-"""`multiebm sample`, `impute`, `encode`, `likelihood` and `score`: a trained model at work on files."""
+"""`multiebm sample`, `impute`, `encode`, `likelihood`, `score` and `match`: a trained model at work on files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -125,6 +125,20 @@ def score(run: Run, parts: Parts, out: Table = None, device: Device = "auto") ->
     model = from_pretrained(run, find_device(device))
     views, present = read_parts(parts, model.modalities)
     write_scores(out, model.score(views, present).tolist())
+
+
+def match(run: Run, parts: Parts, out: Table = None, device: Device = "auto") -> None:
+    """Say how well the parts of items belong together: 0 at best, lower = less.
+
+    Minus the squared distance between the codes that two parts have alone, mean over pairs; needs no energy.
+    """
+    from multiebm.cli.files import check_target, read_parts, write_scores
+    from multiebm.experiments.data import find_device
+    from multiebm.experiments.pretrained import from_pretrained
+
+    check_target(out, TABLES)
+    model = from_pretrained(run, find_device(device))
+    write_scores(out, model.match(*read_parts(parts, model.modalities)).tolist(), "match")
 
 
 def _names(listed: str | None) -> list[str] | None:

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from multiebm.data import MultimodalDataset
 from multiebm.evaluation.record import Evaluation
 from multiebm.experiments.build import build_model
 from multiebm.experiments.data import build_dataset
+from multiebm.experiments.live import live_view
 from multiebm.experiments.load import Source, load_experiment
 from multiebm.experiments.measure import measure_model
+from multiebm.experiments.progress import showing
 from multiebm.experiments.run import run_experiment
 from multiebm.experiments.schema import EvaluationSection, Experiment
 from multiebm.models.model import MultimodalModel
@@ -35,15 +39,18 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     device: str = "auto",
+    progress: bool = True,
 ) -> MultimodalModel:
     """Train in the run folder `out` and return the model, with averaged weights, as saved in `out/model`.
 
     `overrides` are such as "training.batch_size=32"; `dataset` replaces the configuration's. After Ctrl-C everything is
-    saved before KeyboardInterrupt is raised; `resume` continues bit-exactly on the same kind of device.
+    saved before KeyboardInterrupt is raised; `resume` continues bit-exactly on the same kind of device. `progress`
+    shows how far training is, on standard error: bars in terminals and notebooks, lines elsewhere.
     """
     experiment = load_experiment(source, overrides)
     named = None if isinstance(source, Experiment) else str(source)
-    result = run_experiment(experiment, out, dataset, resume, overwrite, device=device, preset=named)
+    with live_view(experiment, Console(stderr=True), progress) as live:
+        result = run_experiment(experiment, out, dataset, resume, overwrite, live, device, named)
     if result.fit.reason == "interrupted":
         raise KeyboardInterrupt(result.fit.message())
     return result.model
@@ -55,10 +62,13 @@ def evaluate(
     settings: EvaluationSection | None = None,
     seed: int = 0,
     inception: str | Path | None = None,
+    progress: bool = True,
 ) -> Evaluation:
     """Return every metric defined for model and data, with standard errors; see `Evaluation.results`.
 
     `inception`: a file with the weights of Inception, for FID too (torchmetrics, TensorFlow-ported weights).
+    `progress` shows how far it is, as in `train`.
     """
     weights = None if inception is None else Path(inception)
-    return measure_model(model, dataset, settings or EvaluationSection(), seed, weights)
+    with showing(progress):
+        return measure_model(model, dataset, settings or EvaluationSection(), seed, weights)

@@ -1,7 +1,7 @@
 """What a configuration may say, in words: every problem as one line of key, what was given, expected, and the fix."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -9,9 +9,11 @@ from pydantic import ValidationError
 
 from multiebm.core.table import nearest
 from multiebm.experiments.schema import Experiment
+from multiebm.experiments.yaml12 import dump
 
 _UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
 _SHOWN = 60  # characters of a value in a message
+_MEANING_AT = 32  # column of the meanings beside settings
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
@@ -73,6 +75,25 @@ def describe(node: dict[str, Any]) -> str:
     }
     bounds = [f"{sign} {node[bound]:g}" for bound, sign in _BOUNDS.items() if bound in node]
     return " ".join([words.get(str(kind), "plain YAML values"), " and ".join(bounds)]).strip()
+
+
+def annotated(values: dict[str, Any], path: Sequence[str] = ()) -> list[str]:
+    """Return the plain values of an experiment as lines of YAML: a comment above each section, and one beside each
+    key, say what they mean.
+    """
+    lines: list[str] = []
+    for key, value in values.items():
+        node = schema_at([*path, key])
+        meaning = " ".join(node.get("description", "").split())
+        text = dump({key: value}).rstrip()
+        if isinstance(value, dict) and "properties" in node:
+            inside = annotated(value, [*path, key])
+            lines += ["", f"# {meaning}", f"{key}:", *(f"  {line}".rstrip() for line in inside)]
+        elif "\n" in text:
+            lines += [f"# {meaning}", *text.splitlines()]
+        else:
+            lines.append(f"{text:<{_MEANING_AT - 2 * len(path)}}  # {meaning}".rstrip(" #"))
+    return lines
 
 
 def all_keys() -> list[str]:

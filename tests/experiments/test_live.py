@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from multiebm.cli.live import Lines, Screen, Watched, live_view
+from multiebm.experiments.live import Screen, StepLines, Watched, live_view
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.training.state import ELAPSED
@@ -58,7 +58,7 @@ def test_phases_without_steps_have_no_bar():
 def test_elsewhere_lines_come_at_the_start_at_a_change_of_phase_and_at_the_end():
     console = Console(file=StringIO(), width=40)
     with live_view(experiment(warmup=3, cooperative=3), console) as view:
-        assert isinstance(view, Lines)
+        assert isinstance(view, StepLines)
         for step in range(1, 7):
             view.on_step(at(step), METRICS)
         view.on_end(at(6))

@@ -6,14 +6,14 @@ from time import perf_counter
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from multiebm.core.progress import listening
+from multiebm.experiments.progress import LINE_SECONDS, Bars, draws_bars, make_bars, showing
 from multiebm.experiments.schema import Experiment
 from multiebm.training.hooks import Hook
 from multiebm.training.state import ELAPSED, TrainState
 
-LINE_SECONDS = 10.0  # between plain lines
 ENDING = "steps are over; priors that are fitted to codes settle, if any, then the model is saved"
 SMOOTHING = 0.9  # decay of the running means that are shown
 _PICKED = {  # metric -> what it is called
@@ -86,14 +86,7 @@ class Screen:
 
     def __init__(self, experiment: Experiment) -> None:
         self.watched, self.ended = Watched(experiment), False
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
+        self.progress = make_bars()
         phases = self.watched.phases.items()
         self.tasks = {name: self.progress.add_task(name, total=n, start=False) for name, n in phases if n}
 
@@ -122,7 +115,7 @@ class Screen:
         return Group(self.progress, table)
 
 
-class Lines:
+class StepLines:
     """A line at the first step, then every ten seconds, at the change of phase and at the end."""
 
     def __init__(self, experiment: Experiment, console: Console) -> None:
@@ -155,12 +148,17 @@ class Lines:
 
 
 @contextmanager
-def live_view(experiment: Experiment, console: Console | None = None) -> Iterator[Hook]:
-    """Give the hook that shows a run: a live view in a terminal, lines elsewhere."""
+def live_view(experiment: Experiment, console: Console | None = None, progress: bool = True) -> Iterator[Hook | None]:
+    """Give the hook that shows a run, tasks beside its steps included: a live view in terminals and notebooks, lines
+    elsewhere, None where `progress` is False.
+    """
     console = console or Console()
-    if not console.is_terminal:
-        yield Lines(experiment, console)
-        return
-    screen = Screen(experiment)
-    with Live(screen, console=console, refresh_per_second=4):
-        yield screen
+    if not progress:
+        yield None
+    elif draws_bars(console):
+        screen = Screen(experiment)
+        with Live(screen, console=console, refresh_per_second=4), listening(Bars(screen.progress, alone=False)):
+            yield screen
+    else:
+        with showing(console=console):
+            yield StepLines(experiment, console)
