@@ -111,9 +111,11 @@ def test_resuming_with_another_configuration_is_refused_and_every_difference_nam
     assert "training.cooperative.steps" not in str(raised.value)
 
 
-def test_resuming_where_no_run_is_or_on_other_data_is_refused(tmp_path: Path):
+def test_resuming_what_is_no_run_or_on_other_data_is_refused(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=f"got no {CONFIG}, expected the folder of a run to resume"):
         run_experiment(tiny(), tmp_path, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     run_experiment(tiny("training.cooperative.steps=1"), tmp_path / "run")
     other = replace(tiny_data(), fingerprint="0" * 64)
     with pytest.raises(ConfigError, match="fingerprint 000000000000, expected 'toy2d'"):

@@ -22,6 +22,7 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, bit-exactly.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the folder first.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Take over the folder's lock of another, ended host.")] = False,
     device: Device = "auto",
 ) -> None:
     """Train a model; Ctrl-C saves, and --resume continues."""
@@ -33,7 +34,7 @@ def train(
 
     with live_view(experiment, progress=not context.obj) as live:
         result = run_experiment(
-            experiment, out, resume=resume, overwrite=overwrite, live=live, device=device, preset=preset
+            experiment, out, resume=resume, overwrite=overwrite, live=live, device=device, preset=preset, force=force
         )
     typer.echo(result.fit.message())
     if result.fit.reason == "interrupted":

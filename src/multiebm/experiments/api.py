@@ -40,17 +40,19 @@ def train(
     overwrite: bool = False,
     device: str = "auto",
     progress: bool = True,
+    force: bool = False,
 ) -> MultimodalModel:
     """Train in the run folder `out` and return the model, with averaged weights, as saved in `out/model`.
 
     `overrides` are such as "training.batch_size=32"; `dataset` replaces the configuration's. After Ctrl-C everything is
     saved before KeyboardInterrupt is raised; `resume` continues bit-exactly on the same kind of device. `progress`
-    shows how far training is, on standard error: bars in terminals and notebooks, lines elsewhere.
+    shows how far training is, on standard error: bars in terminals and notebooks, lines elsewhere. `force` takes over
+    the lock of a folder that a process on another host has left.
     """
     experiment = load_experiment(source, overrides)
     named = None if isinstance(source, Experiment) else str(source)
     with live_view(experiment, Console(stderr=True), progress) as live:
-        result = run_experiment(experiment, out, dataset, resume, overwrite, live, device, named)
+        result = run_experiment(experiment, out, dataset, resume, overwrite, live, device, named, force=force)
     if result.fit.reason == "interrupted":
         raise KeyboardInterrupt(result.fit.message())
     return result.model

@@ -1,8 +1,10 @@
 """The folder of a run: made, checked before anything is overwritten, and told what happened in it."""
 
 import json
+import logging
+import os
 import platform
-import shutil
+import re
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -12,12 +14,14 @@ from typing import Any
 import torch
 
 from multiebm.core.errors import ConfigError, OutputError
-from multiebm.core.files import replace_file
+from multiebm.core.files import ASIDE, remove, replace_file, why_not_written, write_output
+from multiebm.core.lock import LOCK
 from multiebm.data import MultimodalDataset
 from multiebm.experiments.load import CONFIG, differences, dump_experiment, load_experiment, say
 from multiebm.experiments.pretrained import MODEL
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
+from multiebm.training.hooks import check_log
 
 RUN, METRICS, CHECKPOINTS, EVALUATION, REPORT, BOARD = (
     "run.json",
@@ -27,7 +31,15 @@ RUN, METRICS, CHECKPOINTS, EVALUATION, REPORT, BOARD = (
     "report.html",
     "tensorboard",
 )
-_OURS = (CONFIG, RUN, METRICS, CHECKPOINTS, MODEL, EVALUATION, REPORT, BOARD)
+_FILES = (CONFIG, RUN, METRICS, EVALUATION, REPORT)
+_FOLDERS = {  # and what a run writes into them
+    CHECKPOINTS: re.compile(r"step-\d+"),
+    MODEL: re.compile(r"model\.json|weights-\w+\.safetensors"),
+    BOARD: re.compile(r"events\.out\.tfevents\..*"),
+}
+_LEFT = re.compile(  # what a kill leaves of a write, now and in releases before
+    rf"{re.escape(ASIDE)}.*|(evaluation\.json|report\.html)\.\d+\.tmp|metrics\.jsonl\.aside"
+)
 _LIBRARIES = ("multiebm", "torch", "numpy", "scikit-learn", "pydantic", "safetensors")
 _MAY_CHANGE = {  # what leaves the steps made so far as they are
     "training.cooperative.steps",
@@ -38,31 +50,62 @@ _MAY_CHANGE = {  # what leaves the steps made so far as they are
     "training.tensorboard",
 }
 
+logger = logging.getLogger(__name__)
 
-def check_folder(folder: Path, experiment: Experiment, resume: bool, overwrite: bool) -> None:
-    """Raise what would stop a run in `folder`, before anything is loaded, built or deleted.
 
-    OutputError where it is not empty (and neither `resume` nor `overwrite`) or was not written by a run; ConfigError
-    where a run to resume had another configuration.
+def check_folder(folder: Path, experiment: Experiment, resume: bool, overwrite: bool) -> bool:
+    """Raise what would stop a run in `folder`, before anything is loaded, built or deleted; whether one goes on there.
+
+    OutputError where it is not empty (and neither `resume` nor `overwrite`), was not written by a run, or holds what a
+    run cannot write over; ConfigError where a run to resume had another configuration. There is nothing to resume
+    where nothing is but what a kill left before the first file: then a run begins, with a warning.
     """
-    if resume and overwrite:
-        raise ConfigError("resume, overwrite: got both, expected one; resume continues a run, overwrite deletes it")
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: got a file, expected a folder for the run; choose another name")
-    # a file that a kill left half-written does not fill a folder
-    filled = folder.is_dir() and any(not path.name.startswith(".aside-") for path in folder.iterdir())
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if all(name == LOCK or _LEFT.fullmatch(name) for name in names):
+        if resume:
+            logger.warning("%s: no run is here yet, so there is nothing to resume: training starts anew", folder)
+        return False
     if resume:
         check_same(folder, experiment)
-    elif filled and not (folder / CONFIG).is_file():
+        check_log(folder / METRICS)
+    elif not (folder / CONFIG).is_file():
         raise OutputError(
             f"{folder}: got a folder that is not empty and holds no run (no {CONFIG}), expected a new one; choose "
             "another with --out"
         )
-    elif filled and not overwrite:
+    elif not overwrite:
         raise OutputError(
             f"{folder}: got a folder that is not empty, expected a new one; choose another with --out, continue the "
             "run in it with --resume, or replace it with --overwrite"
         )
+    if problems := _in_the_way(folder, overwrite):
+        raise OutputError("\n".join(problems))
+    return resume
+
+
+def _in_the_way(folder: Path, overwrite: bool) -> list[str]:
+    """Return a line for all that a run would write over and that is none of a run's; with `overwrite` or delete."""
+    problems = []
+    for name in (*_FILES, *_FOLDERS):
+        path, file = folder / name, name in _FILES
+        if path.exists() and not path.is_symlink() and path.is_dir() == file:
+            what, expected = ("a folder", "a file") if file else ("a file", "a folder")
+            problems.append(f"{path}: got {what}, expected {expected} that a run wrote; move it away")
+        elif not file and path.is_dir():
+            problems += _in_folder(path, _FOLDERS[name], overwrite)
+    return problems
+
+
+def _in_folder(path: Path, ours: re.Pattern[str], overwrite: bool) -> list[str]:
+    if not os.access(path, os.W_OK | os.X_OK):
+        return [f"{path}: cannot be written; repair its permissions, or choose another folder with --out"]
+    if not overwrite or path.is_symlink():  # of a link the link is deleted, not what is behind it
+        return []
+    others = [child.name for child in path.iterdir() if not (ours.fullmatch(child.name) or _LEFT.fullmatch(child.name))]
+    if not others:
+        return []
+    named = ", ".join(sorted(others)[:5])
+    return [f"{path}: got {named} in it, which no run wrote, expected nothing that is to be kept; move it away"]
 
 
 def open_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
@@ -72,20 +115,23 @@ def open_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            clear(folder)
+        clear(folder, everything=not resume)
         replace_file(folder / CONFIG, dump_experiment(experiment).encode())
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another with --out") from error
+        raise OutputError(f"{folder}: {why_not_written(error)}; choose another with --out") from error
 
 
-def clear(folder: Path) -> None:
-    """Delete what a run writes, and only that."""
-    for name in _OURS:
-        if (folder / name).is_dir():
-            shutil.rmtree(folder / name)
-        else:
-            (folder / name).unlink(missing_ok=True)
+def clear(folder: Path, everything: bool) -> None:
+    """Delete what kills have left half-written, and, if asked for, all that a run writes; of a link the link alone.
+
+    The configuration stays until it is written over: it says that this is the folder of a run, should this fail.
+    """
+    for path in list(folder.iterdir()):
+        written = path.name in (*_FILES, *_FOLDERS) and path.name != CONFIG
+        if (everything and written) or _LEFT.fullmatch(path.name):
+            if path.is_symlink() and written:
+                logger.warning("%s: a link to %s; the link is deleted, what it leads to stays", path, os.readlink(path))
+            remove(path)
 
 
 def check_same(folder: Path, experiment: Experiment) -> None:
@@ -94,7 +140,11 @@ def check_same(folder: Path, experiment: Experiment) -> None:
         raise ConfigError(
             f"{folder}: got no {CONFIG}, expected the folder of a run to resume; start it without --resume"
         )
-    before = load_experiment(folder / CONFIG)
+    try:
+        before = load_experiment(folder / CONFIG)
+    except ConfigError as error:
+        advice = f"{folder / CONFIG}: damaged, or of another release; restore it, or start anew with --overwrite"
+        raise ConfigError([*error.problems, advice]) from error
     allowed = set(_MAY_CHANGE)
     if not before.training.cooperative.steps and not experiment.training.cooperative.steps:
         allowed.add("training.warmup.steps")  # the length of a run that is all warm-up
@@ -166,9 +216,27 @@ def read_run(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        return json.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        run = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"{file}: got a file that cannot be read ({error}); delete it, or restore it") from error
+    if problem := _problem_of_run(run):
+        raise OutputError(f"{file}: damaged: {problem}; delete it, or restore it")
+    return run
+
+
+def _problem_of_run(run: Any) -> str | None:
+    """Say what of run.json is not as `describe_run` and `new_session` write it; None where all is."""
+    if not isinstance(run, dict):
+        return f"got {type(run).__name__}, expected an object"
+    kinds: dict[str, type] = {"versions": dict, "hardware": dict, "data": dict, "parameters": dict, "sessions": list}
+    for key, kind in kinds.items():
+        if not isinstance(run.get(key, kind()), kind):
+            return f"{key}: got {type(run[key]).__name__}, expected {'an object' if kind is dict else 'a list'}"
+    numbers = ("from_step", "to_step", "seconds", "settling")
+    for session in run.get("sessions", []):
+        if not isinstance(session, dict) or not all(isinstance(session.get(n, 0), int | float) for n in numbers):
+            return f"sessions: got {session!r:.80}, expected an object with numbers {', '.join(numbers)}"
+    return None
 
 
 def write_run(folder: Path, run: dict[str, Any]) -> None:
@@ -178,10 +246,7 @@ def write_run(folder: Path, run: dict[str, Any]) -> None:
 
 def write_json(file: Path, values: dict[str, Any]) -> None:
     """Write a JSON file atomically; OutputError when it cannot be written."""
-    try:
-        replace_file(file, (json.dumps(values, indent=1) + "\n").encode())
-    except OSError as error:
-        raise OutputError(f"{file}: cannot be written ({error.strerror}); free space or repair the folder") from error
+    write_output(file, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def new_session(from_step: int) -> dict[str, Any]:

@@ -1,12 +1,17 @@
 """One experiment, from data to a saved model, in a run folder that says how to repeat it."""
 
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from multiebm.core.errors import ConfigError
+from multiebm.core.errors import ConfigError, DataError
+from multiebm.core.interrupts import interruptible
+from multiebm.core.lock import locked
 from multiebm.data import BatchStream, MultimodalDataset
 from multiebm.experiments.build import TrainingStep, build_model, build_state, settling
 from multiebm.experiments.data import build_dataset, find_device, training_data
@@ -22,6 +27,7 @@ from multiebm.experiments.folder import (
     read_run,
     write_run,
 )
+from multiebm.experiments.load import CONFIG, preset_names
 from multiebm.experiments.measure import BEST, validation
 from multiebm.experiments.pretrained import MODEL, save_pretrained
 from multiebm.experiments.schema import Experiment, contradictions
@@ -34,6 +40,8 @@ from multiebm.training.priors import TILT_STD, settle_priors, warn_if_dead
 from multiebm.training.state import ELAPSED, TrainState
 
 REFIT_BATCHES = 128  # that fitted mixtures see when training is over
+
+logger = logging.getLogger(__name__)
 
 
 class RunResult(NamedTuple):
@@ -56,32 +64,54 @@ def run_experiment(
     device: str = "auto",
     preset: str | None = None,
     until: int | None = None,
+    force: bool = False,
 ) -> RunResult:
     """Train in the folder `out`; `dataset` replaces the one the experiment names. `live` is told of every step;
     `preset` is noted in run.json. A run that reaches the step `until` stops there: `fit.reason` is "stopped", no prior
-    settles and no model is saved.
+    settles and no model is saved. `force` takes over a lock of a process that may have ended on another host.
 
-    Ctrl-C ends it in order: `fit.reason` is then "interrupted" and `resume` continues. Raises ConfigError, DataError or
-    OutputError before anything is written, and DivergenceError.
+    Ctrl-C and SIGTERM end it in order: `fit.reason` is then "interrupted" and `resume` continues; before the first step
+    KeyboardInterrupt is raised. Raises ConfigError, DataError or OutputError before anything is written, and
+    DivergenceError.
     """
     if problems := contradictions(experiment):
         raise ConfigError(problems)
+    if resume and overwrite:
+        raise ConfigError("resume, overwrite: got both, expected one; resume continues a run, overwrite deletes it")
     folder, target = Path(out), find_device(device)
-    check_folder(folder, experiment, resume, overwrite)
-    dataset = build_dataset(experiment.data) if dataset is None else dataset
-    state = fresh_state(experiment, dataset, target)
-    run = read_run(folder) if resume else {}
-    if run:
-        check_same_data(run, dataset, folder)
-    hooks = make_hooks(experiment, folder, dataset, target, live)
-    store = CheckpointStore(folder / CHECKPOINTS)
-    open_folder(folder, experiment, resume)
-    if resume:
-        store.resume(state)
-    run = run or {"preset": preset} | describe_run(dataset, state.model, experiment)
-    run["sessions"].append(session := new_session(state.step))
-    write_run(folder, run)
-    ended = "failed"
+    with interruptible(), locked(folder, force):
+        with _said("before training began; give the same command again"):
+            resume = check_folder(folder, experiment, resume, overwrite)
+            run = read_run(folder) if resume else {}
+            _say_where_it_begins(preset, folder, resume)
+            dataset = build_dataset(experiment.data) if dataset is None else dataset
+            state = fresh_state(experiment, dataset, target)
+            if run:
+                check_same_data(run, dataset, folder)
+            hooks = make_hooks(experiment, folder, dataset, target, live)
+            store = CheckpointStore(folder / CHECKPOINTS)
+            if resume:
+                store.resume(state)
+        open_folder(folder, experiment, resume)
+        run = run or {"preset": preset} | describe_run(dataset, state.model, experiment)
+        run.setdefault("sessions", []).append(new_session(state.step))
+        write_run(folder, run)
+        with _said("at once; continue from the last checkpoint with --resume"):
+            fitted = _train(experiment, state, hooks, store, run, folder, until)
+        return RunResult(state.model, folder, fitted)
+
+
+def _train(
+    experiment: Experiment,
+    state: TrainState[MultimodalModel],
+    hooks: list[Hook],
+    store: CheckpointStore,
+    run: dict[str, Any],
+    folder: Path,
+    until: int | None,
+) -> Fit:
+    """Make the steps, let the priors settle, save the model, and note it all in the last session of `run`."""
+    session, ended = run["sessions"][-1], "failed"
     try:
         fitted = _fit(experiment, state, hooks, store, until)
         ended = fitted.reason
@@ -90,13 +120,40 @@ def run_experiment(
         session |= {"to_step": state.step, "seconds": seconds, "reason": ended}
         write_run(folder, run)
     if fitted.reason == "stopped":
-        return RunResult(state.model, folder, fitted)
+        return fitted
     began = time.perf_counter()
-    take_average(state, experiment)
-    session["settling"] = round(time.perf_counter() - began, 1)  # seconds more
-    write_run(folder, run)
-    save_pretrained(state.model, folder / MODEL)
-    return RunResult(state.model, folder, fitted)
+    try:
+        take_average(state, experiment)
+        session["settling"] = round(time.perf_counter() - began, 1)  # seconds more
+        write_run(folder, run)
+        save_pretrained(state.model, folder / MODEL)
+    except (
+        KeyboardInterrupt
+    ):  # the last checkpoint is of the last step, so that a resumed run settles as this one would
+        fitted = fitted._replace(reason="interrupted")
+        session["reason"] = fitted.reason
+        write_run(folder, run)
+    return fitted
+
+
+@contextmanager
+def _said(how_to_go_on: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"interrupted {how_to_go_on}") from stop
+
+
+def _say_where_it_begins(preset: str | None, folder: Path, resume: bool) -> None:
+    """Say it where a run folder is given and another folder is written: that run itself does not go on."""
+    if preset is None or resume or preset in preset_names() or not (Path(preset) / CONFIG).is_file():
+        return
+    logger.warning(
+        "configuration of %s taken, training starts anew in %s; to go on with that run use --out %s --resume",
+        preset,
+        folder,
+        preset,
+    )
 
 
 def fresh_state(
@@ -104,6 +161,12 @@ def fresh_state(
 ) -> TrainState[MultimodalModel]:
     """Return the state at step 0, on `device`: data, weights and every draw a function of the configuration's seed."""
     data = training_data(dataset, experiment.data.missing, experiment.seed, device)
+    hidden = int((~data.train.present.all(1)).sum())
+    if experiment.model.inference.joint and hidden:
+        raise DataError(
+            f"model.inference.joint: got {hidden} of {len(data.train)} training items with parts missing, expected "
+            "complete items: a joint encoder reads all parts at once; train on complete items or another baseline"
+        )
     model = build_model(experiment.model, dataset.modalities, experiment.seed).to(device)
     stream = BatchStream(data, "train", experiment.training.batch_size, experiment.seed)
     return build_state(experiment, model, stream)

@@ -1,12 +1,11 @@
 """Checkpoints that are either whole or absent: safetensors and JSON, written aside, synced, then renamed."""
 
-import errno
 import hashlib
 import json
 import logging
 import math
 import os
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +14,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from multiebm.core.errors import CheckpointError, OutputError
+from multiebm.core.files import ASIDE, remove, why_not_written
 from multiebm.training.state import TrainState
 
 FORMAT = "multiebm-checkpoint"
 VERSION = 1
 TENSORS, STATE = "tensors.safetensors", "state.json"
-_STEP, _ASIDE, _OLD = "step-", ".aside-", ".aside-old-"
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_STEP, _OLD = "step-", f"{ASIDE}old-"
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +49,9 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Return the steps of the checkpoints in the folder, oldest first."""
-        names = [path.name.removeprefix(_STEP) for path in self.folder.glob(f"{_STEP}*") if path.is_dir()]
-        return sorted(int(name) for name in names if name.isdigit())
+        named = {path.name: path for path in self.folder.glob(f"{_STEP}*") if path.is_dir()}
+        numbers = [text for text in (name.removeprefix(_STEP) for name in named) if text.isascii() and text.isdigit()]
+        return sorted(step for step in map(int, numbers) if self.path(step).name in named)
 
     def path(self, step: int) -> Path:
         """Return the folder of the checkpoint of `step`."""
@@ -74,7 +74,7 @@ class CheckpointStore:
         Raises OutputError when the folder cannot be written; the previous checkpoint is then untouched.
         """
         target = self.path(state.step)
-        aside = self.folder / f"{_ASIDE}{target.name}"
+        aside = self.folder / f"{ASIDE}{target.name}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._tidy()
@@ -85,7 +85,8 @@ class CheckpointStore:
             _sync_folder(self.folder)
             self._prune(state.step)
         except OSError as error:
-            shutil.rmtree(aside, ignore_errors=True)
+            with suppress(OSError):
+                remove(aside)
             raise self._not_written(error, state.step) from error
         return target
 
@@ -115,8 +116,8 @@ class CheckpointStore:
 
     def _tidy(self) -> None:
         self._put_back()
-        for stale in self.folder.glob(f"{_ASIDE}*"):
-            shutil.rmtree(stale)
+        for stale in self.folder.glob(f"{ASIDE}*"):
+            remove(stale)
 
     def _put_back(self) -> None:
         """Undo a replacement that was killed between its two renames."""
@@ -137,14 +138,13 @@ class CheckpointStore:
         self._tidy()
 
     def _drop(self, step: int) -> None:
-        os.replace(self.path(step), self.folder / f"{_ASIDE}{self.path(step).name}")  # never half a checkpoint
+        os.replace(self.path(step), self.folder / f"{ASIDE}{self.path(step).name}")  # never half a checkpoint
 
     def _not_written(self, error: OSError, step: int) -> OutputError:
-        reason = "the disk is full" if error.errno in _FULL else f"cannot be written ({error.strerror})"
         steps = self.steps()
         before = f"The previous checkpoint, step {steps[-1]}, is intact" if steps else "There is no earlier checkpoint"
         return OutputError(
-            f"{self.folder}: {reason} while saving the checkpoint of step {step}. {before}. "
+            f"{self.folder}: {why_not_written(error)} while saving the checkpoint of step {step}. {before}. "
             "Free space or repair the folder, then run again with --resume."
         )
 

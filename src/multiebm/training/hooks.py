@@ -5,18 +5,25 @@ Order in a run: `Validate` first (its results join the step's metrics), then log
 """
 
 import json
+import logging
 import math
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from multiebm.core.errors import ConfigError, OutputError
+from multiebm.core.files import replace_file
 from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.guard import RETRIES, ROLLED_BACK
 from multiebm.training.state import ELAPSED, TrainState
 
-_SUM, _COUNT = "log/sum/", "log/count/"
+_SUM, _COUNT, _LINES = "log/sum/", "log/count/", "log/lines"
+# never through a link into a file of somebody else's, nor waiting for the reader of a pipe
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+logger = logging.getLogger(__name__)
 
 
 class Hook(Protocol):
@@ -36,7 +43,8 @@ class MetricsLog:
 
     The file always describes the steps that led to the present state: on resume and after a roll-back, later lines
     are removed; a roll-back leaves a line `{"step", "event": "rollback", "from_step", "retries"}`. The running sums
-    lie in `state.numbers`, so a checkpoint between two lines loses nothing. A mean that is not finite is null.
+    lie in `state.numbers`, so a checkpoint between two lines loses nothing. A mean that is not finite is null. Lines
+    that are damaged or missing when a run goes on are warned of. OutputError where the file is a link or no file.
     """
 
     def __init__(self, path: str | Path, every: int = 10) -> None:
@@ -48,7 +56,7 @@ class MetricsLog:
         """Count the metrics of this step; append a line when one is due."""
         if not self._started or ROLLED_BACK in metrics:
             self._rewind(state)
-            self._started = True
+        self._started = True
         if ROLLED_BACK in metrics:
             event = {"step": state.step - 1, "event": "rollback", "from_step": int(metrics[ROLLED_BACK])}
             self._append(event | {"retries": int(state.numbers[RETRIES])})
@@ -56,35 +64,47 @@ class MetricsLog:
         if state.step % self.every == 0:
             seconds = round(state.numbers.get(ELAPSED, 0.0), 3)
             self._append({"step": state.step, "seconds": seconds} | _take_means(state.numbers))
+            state.numbers[_LINES] += 1
 
     def on_end(self, state: TrainState) -> None:
         """Leave steps after the last line uncounted in the file; they wait in the state for the run to go on."""
 
     def _rewind(self, state: TrainState) -> None:
         """Drop lines of steps that a resumed or rolled-back state has not made, and a line torn by a kill."""
-        if not self.path.exists():
-            return
+        check_log(self.path)
         retries = state.numbers.get(RETRIES, 0)
-        text = self.path.read_text()
-        lines = [(line, _parse(line)) for line in text.splitlines()]
-        kept = [line for line, v in lines if v and v["step"] < state.step and v.get("retries", 0) <= retries]
-        whole = "".join(f"{line}\n" for line in kept)
-        if whole != text:
-            aside = self.path.with_name(f"{self.path.name}.aside")
-            aside.write_text(whole)
-            os.replace(aside, self.path)
+        log = read_log(self.path)
+        kept = [line for line in log.lines if line.step < state.step and line.values.get("retries", 0) <= retries]
+        found = sum("event" not in line.values for line in kept)
+        if not self._started:
+            log.warn_of_damage()
+            if found < (written := state.numbers.get(_LINES, found)):
+                message = "%s: got %d of the %d lines up to step %d; the others are lost, and curves have gaps there"
+                logger.warning(message, self.path, found, written, state.step - 1)
+        state.numbers[_LINES] = float(found)
+        whole = "".join(f"{line.text}\n" for line in kept).encode()
+        try:
+            if log.data != whole:
+                replace_file(self.path, whole)
+        except OSError as error:
+            raise self._not_written(error, state.step) from error
 
     def _append(self, values: dict[str, Any]) -> None:
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as stream:
+            with open(os.open(self.path, _APPEND, 0o666), "a") as stream:
+                if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                    raise OSError(0, "not a regular file")
                 stream.write(json.dumps(plain) + "\n")
         except OSError as error:
-            raise OutputError(
-                f"{self.path}: cannot write the line of step {values['step']} ({error.strerror}). "
-                "Earlier checkpoints are intact: free space or repair the folder, then run again with --resume."
-            ) from error
+            raise self._not_written(error, values["step"]) from error
+
+    def _not_written(self, error: OSError, step: int) -> OutputError:
+        return OutputError(
+            f"{self.path}: cannot write the line of step {step} ({error.strerror}). "
+            "Earlier checkpoints are intact: free space or repair the folder, then run again with --resume."
+        )
 
 
 class CheckpointEvery:
@@ -172,9 +192,69 @@ def _take_means(numbers: dict[str, float]) -> dict[str, float]:
     return {name: numbers.pop(_SUM + name) / numbers.pop(_COUNT + name) for name in names}
 
 
-def _parse(line: str) -> dict[str, Any] | None:
+class LogLine(NamedTuple):
+    """A line of metrics.jsonl: its text, its step, and its values by name."""
+
+    text: str
+    step: int
+    values: dict[str, Any]
+
+
+class Log(NamedTuple):
+    """What metrics.jsonl holds: its bytes, the lines that can be read, the numbers (from 1) of those that cannot.
+
+    A last line without an end is none of either: a kill tore it.
+    """
+
+    path: Path
+    data: bytes
+    lines: list[LogLine]
+    damaged: list[int]
+
+    def warn_of_damage(self) -> None:
+        """Say which lines are damaged; they are left out."""
+        if self.damaged:
+            logger.warning(
+                "%s: lines that are no JSON object with a step, or out of order, left out: %s; restore the file if you "
+                "have a copy of it",
+                self.path,
+                ", ".join(map(str, self.damaged[:10])) + ("..." if len(self.damaged) > 10 else ""),
+            )
+
+
+def read_log(path: Path) -> Log:
+    """Read metrics.jsonl as far as it can be read, nothing where it is not there; OutputError where it is no file."""
+    if not path.exists():
+        return Log(path, b"", [], [])
     try:
-        values = json.loads(line)
-    except json.JSONDecodeError:
+        data = path.read_bytes()
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror}); delete it, or restore it") from error
+    lines: list[LogLine] = []
+    damaged = []
+    texts = data.decode(errors="replace").split("\n")
+    for number, text in enumerate(texts, 1):
+        values = _parse(text)
+        if values is not None and (not lines or values["step"] >= lines[-1].step):
+            lines.append(LogLine(text, values["step"], values))
+        elif number < len(texts):
+            damaged.append(number)
+    return Log(path, data, lines, damaged)
+
+
+def check_log(path: Path) -> None:
+    """Raise OutputError where metrics.jsonl is a link or no file: nothing is written through it."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        what = f"a link to {os.readlink(path)}" if path.is_symlink() else "what is no file"
+        raise OutputError(f"{path}: got {what}, expected a file; move it away, or put the file itself in its place")
+
+
+def _parse(text: str) -> dict[str, Any] | None:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
         return None
-    return values if isinstance(values, dict) and "step" in values else None
+    numbers = [values.get("step"), values.get("retries", 0)] if isinstance(values, dict) else [None]
+    event = isinstance(values, dict) and "event" in values
+    numbers += [values.get("from_step")] if event else []
+    return values if all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers) else None

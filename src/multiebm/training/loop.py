@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from types import FrameType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from multiebm.core.interrupts import SIGNALS
 from multiebm.training.hooks import CheckpointEvery, Hook
 from multiebm.training.state import ELAPSED, Step, TrainState
 
@@ -31,15 +32,19 @@ class Fit(NamedTuple):
 
 
 class _Interrupt:
-    """Signal handler: the first signal is remembered, the second one raises KeyboardInterrupt."""
+    """Signal handler: the first signal is remembered, the next ones are for the handler that was there before."""
 
     def __init__(self) -> None:
         self.requested = False
+        self.before: dict[int, Any] = {}
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if not self.requested:
+            self.requested = True
+        elif callable(handler := self.before[number]):
+            handler(number, frame)
+        else:
             raise KeyboardInterrupt
-        self.requested = True
 
 
 def fit(
@@ -96,9 +101,10 @@ def _interruptible() -> Iterator[_Interrupt]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in SIGNALS:
+        interrupt.before[number] = signal.signal(number, interrupt)
     try:
         yield interrupt
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+        for caught, handler in interrupt.before.items():
+            signal.signal(caught, handler or signal.SIG_DFL)
