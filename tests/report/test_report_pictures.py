@@ -3,7 +3,7 @@ import torch
 from report_standin import PICTURES, VECTORS, data_uris, make_dataset, make_evaluation, make_scene, pixels
 
 from multiebm.data.dataset import Split
-from multiebm.report.grids import common_cell, enlargement, strip
+from multiebm.report.grids import common_cell, strip
 from multiebm.report.pictures import (
     NO_ENERGY,
     amplified_change,
@@ -16,7 +16,7 @@ from multiebm.report.scene import SHOWN, pick_items
 
 
 def sheet(views, name):
-    return strip(views[name], enlargement(PICTURES[name]), common_cell(PICTURES))
+    return strip(views[name], common_cell(PICTURES))
 
 
 def test_gen_ebm_and_real_pictures_are_those_of_the_model_and_the_test_set():
@@ -46,6 +46,16 @@ def test_the_change_is_amplified_by_a_whole_factor_around_grey():
     assert list(change) == ["up"]
     assert torch.allclose(change["up"], torch.tensor(0.98))
     assert amplified_change(before, before)[1] == 1
+
+
+def test_the_change_of_large_pictures_is_amplified_by_what_99_percent_of_their_pixels_stay_below():
+    """17 million values: more than torch.quantile takes."""
+    after = torch.zeros(17, 1, 1000, 1000)
+    after[:, :, :11], after[:, :, 11:40] = 1.0, 0.25  # 1.1 % and 2.9 % of the rows
+    before = torch.zeros(1).expand_as(after)
+    assert amplified_change({"up": before}, {"up": after})[1] == 1
+    after[:, :, 9:11] = 0.25
+    assert amplified_change({"up": before}, {"up": after})[1] == 2
 
 
 def test_the_cross_table_has_the_given_pictures_and_every_pair_with_its_coherence():

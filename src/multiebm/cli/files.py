@@ -15,9 +15,9 @@ from torch import Tensor
 
 from multiebm.core.errors import ConfigError, DataError, OutputError
 from multiebm.core.modality import Modality, Views
+from multiebm.core.tiles import tiles
 from multiebm.data.arrays import read_npz
 
-CELL = 64  # pixels of the longer side of an enlarged picture, about
 GAP = 2  # white pixels between pictures
 COLUMNS = 16  # items side by side; more items go into bands below
 _MODES = {1: "L", 3: "RGB"}
@@ -79,25 +79,17 @@ def grid(views: Views, modalities: dict[str, Modality]) -> NDArray[np.uint8]:
     names = [name for name in views if modalities[name].kind == "picture"]
     if not names:
         raise ConfigError(f"--out: got a .png for {', '.join(views)}, which are vectors; write an .npz instead")
-    tiles = {name: _tiles(views[name], modalities[name]) for name in names}
-    height, width = (max(tile.shape[axis] for tile in tiles.values()) + GAP for axis in (1, 2))
-    n = len(tiles[names[0]])
+    shown = {name: tiles(views[name])[..., :3] for name in names}
+    height, width = (max(tile.shape[axis] for tile in shown.values()) + GAP for axis in (1, 2))
+    n = len(shown[names[0]])
     columns, bands = min(n, COLUMNS), -(-n // COLUMNS)
     sheet = np.full((bands * (len(names) * height + GAP), columns * width, 3), 255, np.uint8)
     for row, name in enumerate(names):
-        for i, tile in enumerate(tiles[name]):
+        for i, tile in enumerate(shown[name]):
             top = i // COLUMNS * (len(names) * height + GAP) + row * height
             left = i % COLUMNS * width
             sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     return sheet
-
-
-def _tiles(pictures: Tensor, modality: Modality) -> NDArray[np.uint8]:
-    """Enlarge [B, C, H, W] in [0, 1] by a whole factor, without interpolation: uint8 [B, h, w, 3]."""
-    factor = max(1, round(CELL / max(modality.shape[1:])))
-    values = pictures.detach().cpu().mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    colours = np.broadcast_to(values, (*values.shape[:3], 3)) if values.shape[3] == 1 else values[..., :3]
-    return colours.repeat(factor, 1).repeat(factor, 2)
 
 
 def _read_pictures(folder: Path, modalities: dict[str, Modality]) -> Views:

@@ -5,48 +5,28 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from multiebm.core.errors import DataError
 from multiebm.core.modality import Modality
+from multiebm.core.tiles import Pixels, tile_size, tiles
 from multiebm.report.markup import image, text
 
-Pixels = npt.NDArray[np.uint8]
-TILE = 64  # CSS pixels of the longer side of an enlarged picture, about
 PADDING = 1  # transparent pixels around every tile, so that columns of a strip are equally wide
-
-
-def enlargement(modality: Modality) -> int:
-    """Return the whole factor that brings a picture nearest to `TILE`: 4 for 16 x 16, 2 for 28 x 28."""
-    return max(1, round(TILE / max(modality.shape[1:])))
 
 
 def common_cell(modalities: Mapping[str, Modality]) -> tuple[int, int]:
     """Return height and width of a cell that holds an enlarged picture of every picture modality."""
-    sizes = [[side * enlargement(m) for side in m.shape[1:]] for m in modalities.values() if m.kind == "picture"]
+    sizes = [tile_size(m.shape) for m in modalities.values() if m.kind == "picture"]
     return max(h for h, _ in sizes) + 2 * PADDING, max(w for _, w in sizes) + 2 * PADDING
 
 
-def to_rgba(pictures: Tensor) -> Pixels:
-    """Map raw pictures [N, C, H, W] in [0, 1] (C = 1 or 3) to opaque [N, H, W, 4] bytes."""
-    n, channels, height, width = pictures.shape
-    if channels not in (1, 3):
-        raise DataError(f"pictures to show: got {channels} channels, expected 1 (grey) or 3 (red, green, blue)")
-    values = pictures.detach().cpu().float().nan_to_num(0.0).clamp(0, 1).mul(255).round().byte().numpy()
-    out = np.full((n, height, width, 4), 255, np.uint8)
-    out[..., :3] = values.transpose(0, 2, 3, 1)
-    return out
-
-
-def strip(pictures: Tensor, factor: int, cell: tuple[int, int], per_row: int | None = None) -> Pixels:
+def strip(pictures: Tensor, cell: tuple[int, int], per_row: int | None = None) -> Pixels:
     """Lay raw pictures [N, C, H, W] out in rows of `per_row` (all in one by default): [rows * h, per_row * w, 4] bytes.
 
-    Every pixel becomes a square of `factor` x `factor`; pictures are centred in transparent cells of size `cell`.
+    They are enlarged, and centred in transparent cells of size `cell`.
     """
-    small = to_rgba(pictures)
-    big = small.repeat(factor, 1).repeat(factor, 2)
+    big = tiles(pictures)
     n, height, width = big.shape[:3]
     per_row = per_row or n
     rows = -(-n // per_row)
@@ -81,8 +61,8 @@ def picture_rows(
     rows = []
     if heads:
         rows.append("<span></span><div class='heads'>" + "".join(f"<b>{text(head)}</b>" for head in heads) + "</div>")
-    for name, modality in shown.items():
-        uri = png_uri(strip(views[name], enlargement(modality), cell))
+    for name in shown:
+        uri = png_uri(strip(views[name], cell))
         rows.append(f"<span>{text(name)}</span>{image(uri, f'{name}: {what}')}")
     return f'<div class="rows" style="--width:{n * cell[1]}px">{"".join(rows)}</div>'
 
@@ -90,4 +70,4 @@ def picture_rows(
 def picture_cell(modality: Modality, pictures: Tensor, per_row: int, what: str) -> str:
     """Return a few raw pictures [N, C, H, W] of one modality as one small image, `per_row` side by side."""
     cell = common_cell({modality.name: modality})
-    return image(png_uri(strip(pictures, enlargement(modality), cell, per_row)), what, per_row * cell[1])
+    return image(png_uri(strip(pictures, cell, per_row)), what, per_row * cell[1])
