@@ -10,7 +10,7 @@ Parts = Annotated[
     Path,
     typer.Option(
         help="An .npz with one array per modality (pictures [N, C, H, W] or [N, H, W, C]) and perhaps present [N, M], "
-        "or a folder of <modality>.png or <modality>/*.png."
+        "or a folder of <modality>.png or <modality>/*.png (or jpg, bmp, tif, webp), one item by one name."
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed; item i depends on it and on i alone.", min=0)]
@@ -31,12 +31,13 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw joint samples of all modalities."""
-    from multiebm.cli.files import check_target, write_views
+    from multiebm.cli.files import check_pictures, check_target, write_views
     from multiebm.experiments.data import find_device
     from multiebm.experiments.pretrained import from_pretrained
 
     check_target(out)
     model = from_pretrained(run, find_device(device))
+    check_pictures(out, model.modalities)
     write_views(out, model.sample(n, None if refine else 0, seed, temperature), model.modalities)
     typer.echo(f"{n} samples: {out}")
 
@@ -54,14 +55,18 @@ def impute(
     device: Device = "auto",
 ) -> None:
     """Complete items of which some modalities are given."""
-    from multiebm.cli.files import check_target, read_parts, write_views
+    from multiebm.cli.files import check_pictures, check_target, write_views
+    from multiebm.data import read_parts
     from multiebm.experiments.data import find_device
     from multiebm.experiments.pretrained import from_pretrained
+    from multiebm.models.checks import check_names
 
     check_target(out)
     model = from_pretrained(run, find_device(device))
     views, present = read_parts(parts, model.modalities)
-    completed = model.impute(views, _names(want), refine_steps, None if refine else 0, seed, present)
+    wanted = check_names(model.modalities, _names(want), "want")
+    check_pictures(out, {name: model.modalities[name] for name in wanted})
+    completed = model.impute(views, wanted, refine_steps, None if refine else 0, seed, present)
     write_views(out, completed, {name: model.modalities[name] for name in completed})
     typer.echo(f"{len(next(iter(completed.values())))} items, {', '.join(completed)}: {out}")
 
@@ -73,7 +78,8 @@ def encode(
     device: Device = "auto",
 ) -> None:
     """Encode items to the mean of q(z | parts), whichever modalities are given."""
-    from multiebm.cli.files import check_target, read_parts, write_views
+    from multiebm.cli.files import check_target, write_views
+    from multiebm.data import read_parts
     from multiebm.experiments.data import find_device
     from multiebm.experiments.pretrained import from_pretrained
 
@@ -98,7 +104,8 @@ def likelihood(
     Estimates are too low, by nats where latents are many, and grow with --samples: raise it until they stay. The
     normaliser of an energy prior is estimated too, from below, which raises them.
     """
-    from multiebm.cli.files import check_target, read_parts, write_scores
+    from multiebm.cli.files import check_target, write_scores
+    from multiebm.data import read_parts
     from multiebm.experiments.data import find_device
     from multiebm.experiments.pretrained import from_pretrained
 
@@ -117,7 +124,8 @@ def score(run: Run, parts: Parts, out: Table = None, device: Device = "auto") ->
 
     A log density up to a constant; what is like neither data nor samples an energy was never shown.
     """
-    from multiebm.cli.files import check_target, read_parts, write_scores
+    from multiebm.cli.files import check_target, write_scores
+    from multiebm.data import read_parts
     from multiebm.experiments.data import find_device
     from multiebm.experiments.pretrained import from_pretrained
 
@@ -132,7 +140,8 @@ def match(run: Run, parts: Parts, out: Table = None, device: Device = "auto") ->
 
     Minus the squared distance between the codes that two parts have alone, mean over pairs; needs no energy.
     """
-    from multiebm.cli.files import check_target, read_parts, write_scores
+    from multiebm.cli.files import check_target, write_scores
+    from multiebm.data import read_parts
     from multiebm.experiments.data import find_device
     from multiebm.experiments.pretrained import from_pretrained
 

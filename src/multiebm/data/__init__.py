@@ -11,6 +11,7 @@ from multiebm.core.table import Table, nearest
 from multiebm.data.arrays import Rows, from_arrays, load_arrays
 from multiebm.data.cache import cache_root
 from multiebm.data.dataset import MultimodalDataset, Split, SplitName
+from multiebm.data.parts import read_parts
 from multiebm.data.polydigits import load_polydigits
 from multiebm.data.polymnist import load_polymnist
 from multiebm.data.stream import BatchStream
@@ -27,6 +28,7 @@ __all__ = [
     "cache_root",
     "from_arrays",
     "load_dataset",
+    "read_parts",
     "toy2d_classes",
     "toy2d_distances",
 ]

@@ -1,7 +1,6 @@
 """The user's own data: arrays by modality, from Python or from an .npz file."""
 
 import logging
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.modality import Modality, Views
 from multiebm.core.table import nearest
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint
+from multiebm.data.files import RESERVED, TEST, read_npz, sorted_content
 from multiebm.data.validate import (
     Array,
     check_labels,
@@ -28,8 +28,6 @@ from multiebm.data.validate import (
 logger = logging.getLogger(__name__)
 
 Declared = Mapping[str, Mapping[str, str]]  # name -> {"kind": "picture", "layout": "chw" | "hwc"} or {"kind": "vector"}
-_RESERVED = ("labels", "present")
-_TEST = "test_"
 _SHOWN = 5
 
 
@@ -90,31 +88,13 @@ def load_arrays(
         given = "neither" if path is None else "both"
         raise ConfigError(f"arrays: got {given} of path and arrays, expected exactly one; set path to an .npz file")
     what = "arrays" if path is None else Path(path).name
-    content = (
-        read_npz(Path(path)) if path is not None else {key: np.asarray(value) for key, value in (arrays or {}).items()}
-    )
+    content = read_npz(path) if path is not None else {key: np.asarray(value) for key, value in (arrays or {}).items()}
     check_declarations(modalities)
-    parts = {key: content[key] for key in content if not key.startswith(_TEST)}
-    held_out = {key.removeprefix(_TEST): content[key] for key in content if key.startswith(_TEST)}
-    train, test = _rows(parts, what), _rows(held_out, f"{what} (test)") if held_out else None
+    parts = {key: content[key] for key in content if not key.startswith(TEST)}
+    held_out = {key.removeprefix(TEST): content[key] for key in content if key.startswith(TEST)}
+    train = Rows(*sorted_content(parts, what))
+    test = Rows(*sorted_content(held_out, f"{what} (test)")) if held_out else None
     return from_arrays(train.views, modalities, train.labels, train.present, test_fraction, test, seed, what)
-
-
-def read_npz(path: Path) -> dict[str, Array]:
-    """Return the arrays of an .npz file; DataError when it is missing, damaged, or holds Python objects."""
-    if not path.is_file():
-        raise DataError(f"{path}: got no such file, expected an .npz; correct the path, or write one by numpy.savez")
-    try:
-        with path.open("rb") as stored:  # opened here, because numpy leaves a damaged file open
-            content = np.load(stored, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                raise ValueError("one bare array without names")
-            return {key: content[key] for key in content.files}
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(
-            f"{path}: got a file that cannot be read ({error}), expected an .npz of plain arrays; "
-            f"write it by numpy.savez"
-        ) from error
 
 
 def check_declarations(modalities: Declared) -> None:
@@ -122,7 +102,7 @@ def check_declarations(modalities: Declared) -> None:
     problems = [] if modalities else ["arrays.modalities: got none, expected at least one; declare name: {kind: ...}"]
     for name, declared in modalities.items():
         where, kind = f"arrays.modalities.{name}", declared.get("kind")
-        if name in _RESERVED or name.startswith((_TEST, "present_")):
+        if name in RESERVED or name.startswith((TEST, "present_")):
             problems.append(
                 f"{where}: got a reserved name, expected none of labels, present, test_*; rename the modality"
             )
@@ -202,13 +182,3 @@ def _check_same_kind(train: Split, test: Split, what: str) -> None:
         raise DataError(
             f"{what}, labels: got them for {given} only, expected them for {missing} too; supply or drop them"
         )
-
-
-def _rows(content: dict[str, Array], what: str) -> Rows:
-    masks = {key.removeprefix("present_"): content[key] for key in content if key.startswith("present_")}
-    if masks and "present" in content:
-        raise DataError(
-            f"{what}: got both present and present_{next(iter(masks))}, expected one form; drop one of them"
-        )
-    views = {key: value for key, value in content.items() if key not in _RESERVED and not key.startswith("present_")}
-    return Rows(views, content.get("labels"), masks or content.get("present"))
