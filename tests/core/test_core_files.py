@@ -1,13 +1,20 @@
+import os
 import resource
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from multiebm.core.errors import OutputError
 from multiebm.core.files import (
+    STALE_SECONDS,
+    read_json,
+    read_sealed,
     remove,
+    remove_stale,
     replace_file,
+    sealed,
     sha256_of_json,
     try_output,
     why_not_written,
@@ -103,3 +110,54 @@ def test_removing_a_link_leaves_what_it_leads_to(tmp_path: Path):
     assert [path.name for path in tmp_path.rglob("*")] == ["folder", "x"]
     remove(tmp_path / "folder")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_left_behind_is_removed_once_it_is_old(tmp_path: Path):
+    for name in ("young", "old", "folder/x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"half")
+    for name in ("old", "folder"):
+        os.utime(tmp_path / name, (time.time() - STALE_SECONDS - 60,) * 2)
+    remove_stale(list(tmp_path.iterdir()) + [tmp_path / "gone"])
+    assert [path.name for path in tmp_path.iterdir()] == ["young"]
+
+
+def test_a_sealed_file_comes_back_and_says_whether_it_is_unchanged(tmp_path: Path):
+    values = {"a": [1, 2.5, 0.1 + 0.2], "b": {"c": "d\u00e9", "e": None}}
+    file = tmp_path / "x.json"
+    file.write_bytes(sealed(values))
+    assert read_sealed(file) == (values, True)
+    text = file.read_text()
+    for old, new in [("2.5", "2.6"), ("0.30000000000000004", "0.30000000000000005"), ('"c"', '"C"'), ("null", "false")]:
+        assert old in text
+        file.write_text(text.replace(old, new))
+        assert not read_sealed(file)[1]
+    file.write_text('{"a": 1}')
+    assert read_sealed(file) == ({"a": 1}, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[" * 200_000, "nested more than 100 deep"),
+        ('{"a":' * 200_000, "nested more than 100 deep"),
+        ('["' + "[" * 2000 + '\\"", 1', "Expecting"),  # brackets in a text are none
+        ("9" * 5000, "an integer of 5000 digits"),
+        ("[" + "9" * 100 + "]", "an integer of 100 digits"),
+        ('"' + '\\"' * 500_000, "Unterminated string"),
+        (" " * 2_000, "larger than 1000 bytes"),
+        ("\xff", "can't decode"),
+        ("", "Expecting value"),
+    ],
+)
+def test_json_is_bounded_before_it_is_parsed(text: str, reason: str, tmp_path: Path):
+    file = tmp_path / "x.json"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=reason):
+        read_json(file, largest=1000) if reason.startswith("larger") else read_json(file)
+
+
+def test_a_pipe_is_no_json_file(tmp_path: Path):
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(ValueError, match="not a file"):
+        read_json(tmp_path / "x.json")

@@ -1,12 +1,17 @@
-"""Files are written whole or not at all: aside, synced to the disk, then renamed. Checksums say that they stayed so."""
+"""Files are written whole or not at all: aside, synced to the disk, then renamed. Checksums say that they stayed so.
+
+What is read may have been made by anybody: it is bounded before it is parsed.
+"""
 
 import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +19,13 @@ from typing import Any, NamedTuple
 from multiebm.core.errors import OutputError
 
 ASIDE = ".aside-"  # begins the name of what is not whole yet; what a kill leaves of it is ours to remove
+STALE_SECONDS = 3600.0  # what is not whole and was not touched for this long belongs to a process that was killed
+LARGEST_JSON = 16 * 2**20  # bytes; a parser makes twenty times as much of them in memory
+SEAL = "sha256"  # key of the checksum of a sealed file
+_LONGEST_INTEGER = 40  # digits, enough for 128 bits
+_DEEPEST = 100  # brackets in brackets
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+("|\\?\Z)', re.DOTALL)  # one without an end goes on to the end: no second look
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LOCKS = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL}  # of this file system
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -125,6 +137,14 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_stale(leftovers: Iterable[Path]) -> None:
+    """Remove the files and folders among `leftovers` that nobody touched for STALE_SECONDS, where that is allowed."""
+    for left in leftovers:
+        with suppress(OSError):
+            if time.time() - left.lstat().st_mtime > STALE_SECONDS:
+                remove(left)
+
+
 def why_not_written(error: OSError) -> str:
     """Return what to tell the user of a write that failed: "the disk is full" or "cannot be written (...)"."""
     return "the disk is full" if error.errno in _FULL else f"cannot be written ({error.strerror or error})"
@@ -133,3 +153,64 @@ def why_not_written(error: OSError) -> str:
 def sha256_of_json(values: Any) -> str:
     """Return the sha256 of plain values (what JSON can hold), independent of the order of keys."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def read_json(file: Path, largest: int = LARGEST_JSON) -> Any:
+    """Return what a JSON file holds.
+
+    OSError where it cannot be read; ValueError says why it is refused: no JSON, above `largest` bytes, nested too deep,
+    or with an integer of more digits than anything here has.
+    """
+    return _parse(_read(file, largest))
+
+
+def sealed(values: dict[str, Any]) -> bytes:
+    """Return `values` as JSON whose last entry is a checksum of all others, for `read_sealed`."""
+    seal = _seal(json.dumps(values).encode())
+    return (json.dumps(values | {SEAL: seal}, indent=1) + "\n").encode()
+
+
+def read_sealed(file: Path, largest: int = LARGEST_JSON) -> tuple[dict[str, Any], bool]:
+    """Return what `sealed` was given, and whether it is unchanged: every key, and every number digit by digit.
+
+    OSError and ValueError as `read_json`; the latter also where it is no JSON object.
+    """
+    data = _read(file, largest)
+    values = _parse(data)
+    if not isinstance(values, dict):
+        raise ValueError(f"got {type(values).__name__}, expected an object")
+    return values, values.pop(SEAL, None) == _seal(data)
+
+
+def _seal(data: bytes) -> str:
+    def as_written(text: str) -> list[str]:  # two texts of one number are two contents
+        return ["number", text]
+
+    values = _parse(data, as_written)
+    values.pop(SEAL, None)
+    return sha256_of_json(values)
+
+
+def _read(file: Path, largest: int) -> bytes:
+    if file.exists() and not file.is_file():
+        raise ValueError("not a file")  # a pipe would never end
+    with file.open("rb") as stream:
+        data = stream.read(largest + 1)
+    if len(data) > largest:
+        raise ValueError(f"larger than {largest} bytes")
+    return data
+
+
+def _parse(data: bytes, number: Callable[[str], Any] | None = None) -> Any:
+    depth = 0
+    for bracket in _STRING.sub(b"", data).translate(None, delete=_NO_BRACKETS):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > _DEEPEST:  # far below where parsers, and what walks their results, give up
+            raise ValueError(f"nested more than {_DEEPEST} deep")
+    return json.loads(data, parse_int=number or _integer, parse_float=number, parse_constant=number)
+
+
+def _integer(text: str) -> int:
+    if len(text) > _LONGEST_INTEGER:
+        raise ValueError(f"an integer of {len(text)} digits")
+    return int(text)

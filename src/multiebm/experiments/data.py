@@ -36,14 +36,15 @@ def hide_at_random(rows: Split, share: float, seed: int) -> Split:
     return replace(rows, present=rows.present & ~hidden)
 
 
-def find_device(name: str = "auto") -> torch.device:
-    """Return the device called `name`: auto (the first GPU if there is one), cpu, cuda or cuda:<i>."""
+def find_device(device: str | torch.device = "auto") -> torch.device:
+    """Return the device: auto (the first GPU if there is one), cpu, cuda or cuda:<i>, as text or torch.device."""
+    name = str(device)  # of a torch.device that which names it
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     known = ["auto", "cpu", *(["cuda"] if available else []), *[f"cuda:{i}" for i in range(available)]]
-    if name not in known:
+    if name not in known or not isinstance(device, str | torch.device):
         what = f"{available} CUDA device(s)" if available else "no CUDA device"
         raise ConfigError(
-            f"device: got {name!r}, expected one of {', '.join(known)}; torch {torch.__version__} finds {what} "
+            f"device: got {device!r}, expected one of {', '.join(known)}; torch {torch.__version__} finds {what} "
             "here: use --device auto, or install a torch build and driver for the device"
         )
     if name == "auto":

@@ -1,20 +1,26 @@
 """Saving a model in a folder and building it again from there, alone: no run, preset or data is needed."""
 
 import json
+from collections.abc import Callable, Collection, Sequence
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch.overrides import TorchFunctionMode
 
-from multiebm.core.errors import CheckpointError
+from multiebm.core.errors import CheckpointError, MultiebmError
 from multiebm.experiments.build import build_model
+from multiebm.experiments.data import find_device
 from multiebm.experiments.schema import ModelSection
 from multiebm.models import pretrained
 from multiebm.models.model import MultimodalModel
-from multiebm.models.pretrained import HEADER
+from multiebm.models.pretrained import HEADER, Description
 from multiebm.nn.precision import set_precision
 
 MODEL = "model"  # folder of a run
+_MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye, torch.Tensor.expand}
 
 
 def save_pretrained(model: MultimodalModel, folder: str | Path) -> None:
@@ -23,30 +29,30 @@ def save_pretrained(model: MultimodalModel, folder: str | Path) -> None:
 
 
 def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> MultimodalModel:
-    """Return the model saved in `folder` (of `save_pretrained`, or a run folder), its outputs those of the one saved.
+    """Return the model saved in `folder` (of `save_pretrained`, or a run folder), in evaluation mode, its outputs those
+    of the one saved.
 
-    CheckpointError when the folder is no such folder, its files are damaged, or of another version or architecture.
+    `device` is auto, cpu, cuda, cuda:<i> or a torch.device; ConfigError when there is no such device. CheckpointError
+    when the folder is no such folder, its files are damaged, or of another version or architecture.
     """
-    where = find_model(folder)
-    content = pretrained.read_pretrained(where)
+    target, where = find_device(device), find_model(folder)
+    description = pretrained.read_description(where)
     try:
-        section = ModelSection.model_validate_json(json.dumps(content.blueprint), strict=True)
+        section = ModelSection.model_validate_json(json.dumps(description.blueprint), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
         raise CheckpointError(
-            f"{where / HEADER}: got a description this release does not know (model.{key}: {first['msg']}), expected "
-            "one of its own; load it with the multiebm release that wrote it"
+            f"{where / HEADER}: got a description this release does not know (model.{pretrained.said(error)}); load it "
+            "with the multiebm release that wrote it"
         ) from error
-    model = build_model(section, content.modalities, seed=0)
-    pretrained.load_weights(model, content.tensors, where)
-    set_precision(model, content.precision)
-    return model.to(device)
+    model = _build(section, description, where)
+    pretrained.load_weights(model, pretrained.read_weights(description), where)
+    set_precision(model, description.precision)
+    return model.to(target).eval()
 
 
 def find_model(folder: str | Path) -> Path:
     """Return the folder with the saved model, given it or the run folder around it."""
-    path = Path(folder)
+    path = Path(folder).expanduser()
     for candidate in (path / MODEL, path):
         if (candidate / HEADER).is_file():
             return candidate
@@ -57,3 +63,41 @@ def find_model(folder: str | Path) -> Path:
         )
     what = "a folder without a model" if path.is_dir() else "no such folder"
     raise CheckpointError(f"{path}: got {what}, expected a run folder or one that save_pretrained wrote")
+
+
+class _Bounded(TorchFunctionMode):
+    """Inside: networks that have much more tensors or numbers than `shapes` raise ValueError before they have them."""
+
+    def __init__(self, shapes: Collection[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.tensors = 2 * len(shapes) + 16  # not all that is made is kept
+        self.numbers = 2 * sum(map(prod, shapes)) + 10_000
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[Any], args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Call `func`, unless it makes too much."""
+        if func in _MAKERS:
+            sizes = [size for arg in args for size in (arg if isinstance(arg, Sequence) else [arg])]
+            whole = [size for size in sizes if isinstance(size, int)]
+            self.tensors -= 1
+            self.numbers -= abs(prod(whole)) ** (2 if func is torch.eye else 1)
+            if self.tensors < 0 or self.numbers < 0:
+                raise ValueError("it is larger than they are")
+        return func(*args, **(kwargs or {}))
+
+
+def _build(section: ModelSection, description: Description, where: Path) -> MultimodalModel:
+    """Return the described model with fresh weights; CheckpointError where it is much larger than those beside it."""
+    deepest = max(section.prior.layers, section.energy.blocks if section.energy else 0)
+    try:
+        if deepest > len(description.shapes):  # each has a tensor of its own
+            raise ValueError(f"it has {deepest} layers in a row")
+        with _Bounded(description.shapes.values()):
+            return build_model(section, description.modalities, seed=0)
+    except (MultiebmError, RuntimeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{where / HEADER}: got a model that is not that of the weights in {description.weights.name} ({reason}), "
+            "expected the one they were saved with; restore the model.json that was saved with them"
+        ) from error

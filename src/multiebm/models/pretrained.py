@@ -2,66 +2,125 @@
 
 `model.json` names its weights file, whose name contains a part of its checksum. Renaming `model.json` into place is
 therefore the one moment at which a save happens: before it the folder holds the old model, after it the new one.
+A checksum over the description, which has that of the weights in it, is verified at every load. Whoever makes a folder
+by hand can get that right too, so nothing in it is believed: types and sizes are checked before anything is built.
 """
 
 import hashlib
 import json
+import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import safetensors.torch
-from safetensors import SafetensorError
+import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from multiebm.core.errors import CheckpointError, ConfigError, OutputError
-from multiebm.core.files import replace_file, why_not_written
+from multiebm.core.errors import CheckpointError, ConfigError, DivergenceError, MultiebmError, OutputError
+from multiebm.core.files import ASIDE, read_sealed, replace_file, sealed, why_not_written
 from multiebm.core.modality import Modality
 from multiebm.nn.precision import precision_of
 
 FORMAT = "multiebm-model"
-VERSION = 1
+VERSION = 2
 HEADER = "model.json"
+LARGEST_HEADER = 64 * 2**20  # bytes; vectors of a million columns have two numbers for each
 _WEIGHTS = "weights-{}.safetensors"
+_NAME = r"weights-[0-9a-f]{12}\.safetensors"
+_OURS = re.compile(rf"({re.escape(ASIDE)}.*)?({_NAME}|{re.escape(HEADER)})")
+_AGAIN = "copy it again or save it again"
+_DIMENSIONS = {"picture": 3, "vector": 1}
+_SHOWN = 60  # characters of a value in a message
 
 
-class Pretrained(NamedTuple):
-    """The verified content of a folder. `blueprint` is what the builder of the model was given, as plain values."""
+class _WeightsFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    file: Annotated[str, Field(pattern=rf"^{_NAME}$")]
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    format: Literal["multiebm-model"]
+    version: Literal[2]
+    model: dict[str, Any]
+    precision: Literal["fp32", "bf16"]
+    modalities: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    weights: _WeightsFile
+
+
+class Description(NamedTuple):
+    """What a folder says of its model. `blueprint` is what the builder of the model was given, as plain values;
+    `shapes` are those of the tensors in the file `weights`, which has `size` bytes and this `sha256`.
+    """
 
     blueprint: dict[str, Any]
     modalities: dict[str, Modality]
     precision: str
-    tensors: dict[str, Tensor]
+    weights: Path
+    size: int
+    sha256: str
+    shapes: dict[str, tuple[int, ...]]
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raise OutputError where `write_pretrained` would not write: into a file, or a folder with other things in it.
+
+    What a save that was killed left there is none of those.
+    """
+    if folder.is_dir():
+        names = [path.name for path in folder.iterdir()]
+        foreign = [] if HEADER in names else [name for name in names if not _OURS.fullmatch(name)]
+    else:
+        foreign = [folder.name] if folder.exists() or folder.is_symlink() else []
+    if foreign:
+        raise OutputError(
+            f"{folder}: got a folder with other files, expected a new or empty one, or one with a model (it has "
+            f"{foreign[0]!a}); choose another name"
+        )
 
 
 def write_pretrained(
     model: nn.Module, modalities: dict[str, Modality], blueprint: dict[str, Any], folder: Path
 ) -> None:
-    """Write `model` so that `read_pretrained` returns these very tensors; a kill at any moment leaves a whole model.
+    """Write `model` so that reading it gives these very tensors; a kill at any moment leaves a whole model.
 
-    OutputError when the folder holds other things, or cannot be written (what it held before is then intact).
+    OutputError when the folder holds other things, or cannot be written (what it held before is then intact);
+    DivergenceError where weights are not finite, which no reader would take.
     """
     if not blueprint:
         raise ConfigError("save_pretrained: got a model put together by hand, expected one from multiebm.build")
-    if folder.exists() and not (folder / HEADER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder}: got a folder with other files, expected a new or empty one; choose another name")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if bad := _not_finite(state):
+        raise DivergenceError(
+            f"{folder}: got weights that are not finite (in {', '.join(bad)}), expected finite ones; nothing was "
+            "saved: go back to a checkpoint from before, or train again with a lower learning rate"
+        )
     data = safetensors.torch.save(state)
     digest = hashlib.sha256(data).hexdigest()
     weights = folder / _WEIGHTS.format(digest[:12])
-    header = {
-        "format": FORMAT,
-        "version": VERSION,
-        "model": blueprint,
-        "precision": precision_of(model),
-        "modalities": [m.to_json() for m in modalities.values()],
-        "weights": {"file": weights.name, "bytes": len(data), "sha256": digest},
-    }
+    header = sealed(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": blueprint,
+            "precision": precision_of(model),
+            "modalities": [m.to_json() for m in modalities.values()],
+            "weights": {"file": weights.name, "bytes": len(data), "sha256": digest},
+        }
+    )
+    if len(header) > LARGEST_HEADER:
+        raise OutputError(f"{folder}: got a description of {len(header)} bytes, expected {LARGEST_HEADER} at most")
     try:
+        check_model_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(weights, data)
-        replace_file(folder / HEADER, json.dumps(header, indent=1).encode())
-        for old in folder.glob(_WEIGHTS.format("*")):
-            if old != weights:
+        replace_file(folder / HEADER, header)
+        for old in folder.iterdir():
+            if _OURS.fullmatch(old.name) and old.name not in (weights.name, HEADER):
                 old.unlink()
     except OSError as error:
         raise OutputError(
@@ -69,41 +128,51 @@ def write_pretrained(
         ) from error
 
 
-def read_pretrained(folder: Path) -> Pretrained:
-    """Read and verify a folder; CheckpointError names the file, what it holds, what was expected, and the fix."""
-    header = _read_header(folder / HEADER)
-    expected = header["weights"]
-    file = folder / Path(expected["file"]).name  # a name only: a header cannot point outside its folder
+def read_description(folder: Path) -> Description:
+    """Read and verify what a folder says of its model, and the names and shapes of its weights, not yet these.
+
+    CheckpointError names the file, what it holds, what was expected, and the fix.
+    """
+    file = folder / HEADER
+    header = _read_header(file)
+    modalities = [_modality(file, i, values) for i, values in enumerate(header.modalities)]
+    named = {m.name: m for m in modalities}
+    if len(named) < len(modalities):
+        raise CheckpointError(f"{file}: got two modalities of one name, expected a name each; save it again")
+    w = header.weights
+    weights = folder / w.file
+    return Description(
+        header.model, named, header.precision, weights, w.bytes, w.sha256, _shapes(weights, expected_bytes=w.bytes)
+    )
+
+
+def read_weights(description: Description) -> dict[str, Tensor]:
+    """Return the tensors of a described model; CheckpointError where they are damaged or not finite."""
+    file = description.weights
     data = _read_bytes(file)
-    if len(data) != expected["bytes"]:
-        what = "truncated" if len(data) < expected["bytes"] else "too long"
-        raise CheckpointError(
-            f"{file}: {what}: got {len(data)} bytes, expected {expected['bytes']}; copy it again or save it again"
-        )
     digest = hashlib.sha256(data).hexdigest()
-    if digest != expected["sha256"]:
+    if digest != description.sha256:
         raise CheckpointError(
-            f"{file}: damaged: got sha256 {digest[:16]}, expected {expected['sha256'][:16]}; "
-            "copy it again or save it again"
+            f"{file}: damaged: got sha256 {digest[:16]}, expected {description.sha256[:16]}; {_AGAIN}"
         )
-    try:
-        tensors = safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise CheckpointError(f"{file}: not readable as safetensors ({error}); save it again") from error
-    modalities = [Modality.from_json(values) for values in header["modalities"]]
-    return Pretrained(header["model"], {m.name: m for m in modalities}, header["precision"], tensors)
+    tensors = safetensors.torch.load(data)
+    if bad := _not_finite(tensors):
+        raise CheckpointError(
+            f"{file}: got weights that are not finite (in {', '.join(bad)}), expected finite ones; train again"
+        )
+    return tensors
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
-    """Copy `tensors` into `model`, layouts kept; CheckpointError lists misfit names and shapes, nothing changed."""
+    """Copy `tensors` into `model`, layouts kept; CheckpointError lists misfit names, shapes and types, with nothing
+    changed.
+    """
     own = model.state_dict()
     problems = [f"{name}: missing" for name in own if name not in tensors]
     problems += [f"{name}: unexpected" for name in tensors if name not in own]
-    problems += [
-        f"{name}: got {list(tensors[name].shape)}, expected {list(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
+    both = [(name, tensors[name], tensor) for name, tensor in own.items() if name in tensors]
+    problems += [f"{n}: got {list(a.shape)}, expected {list(b.shape)}" for n, a, b in both if a.shape != b.shape]
+    problems += [f"{n}: got {a.dtype}, expected {b.dtype}" for n, a, b in both if a.dtype != b.dtype]
     if problems:
         listed = "\n  ".join(problems[:8] + ([f"... and {len(problems) - 8} more"] if len(problems) > 8 else []))
         raise CheckpointError(
@@ -114,28 +183,98 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> N
         tensor.copy_(tensors[name])
 
 
-def _read_header(file: Path) -> dict[str, Any]:
+def said(error: ValidationError) -> str:
+    """Return the first problem pydantic found, as key, what was given and what was expected."""
+    first = error.errors(include_url=False)[0]
+    got = "nothing" if first["type"] == "missing" else _shown(first["input"])
+    return f"{'.'.join(map(str, first['loc']))}: got {got}, expected: {first['msg'].removeprefix('Input should be ')}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def _read_header(file: Path) -> _Header:
     try:
-        header = json.loads(_read_bytes(file))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file}: not readable as JSON ({error}); copy it again or save it again") from error
-    kind = header.get("format") if isinstance(header, dict) else None
-    if kind != FORMAT:
+        values, whole = read_sealed(file, LARGEST_HEADER)
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not readable as JSON ({error}); {_AGAIN}") from error
+    if (kind := values.get("format")) != FORMAT:
         raise CheckpointError(f"{file}: got format {kind!r}, expected {FORMAT!r}; this is not a saved model")
-    if header.get("version") != VERSION:
+    if (version := values.get("version")) != VERSION:
         raise CheckpointError(
-            f"{file}: got model version {header.get('version')!r}, expected {VERSION}; load it with the multiebm "
-            "release that wrote it, or train again"
+            f"{file}: got model version {version!r}, expected {VERSION}; load it with the multiebm release that wrote "
+            "it, or train again"
         )
-    if missing := [key for key in ("model", "precision", "modalities", "weights") if key not in header]:
-        raise CheckpointError(f"{file}: damaged: {', '.join(missing)} missing; copy it again or save it again")
-    return header
+    if not whole:
+        raise CheckpointError(f"{file}: damaged: its values do not match its sha256; {_AGAIN}")
+    try:
+        json.dumps(values, allow_nan=False)
+        return _Header.model_validate(values)
+    except ValidationError as error:
+        raise CheckpointError(f"{file}: {said(error)}; {_AGAIN}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file}: got numbers that are not finite, expected finite ones; {_AGAIN}") from error
+
+
+def _modality(file: Path, index: int, values: dict[str, Any]) -> Modality:
+    """Return the modality that `values` describe, every field of the type and in the range that it must have."""
+    fields = set(Modality.__dataclass_fields__)
+    where = f"{file}: modalities.{index}"
+    if set(values) != fields:
+        odd = ", ".join(map(ascii, sorted(set(values) ^ fields)))
+        raise CheckpointError(f"{where}: got other keys than {', '.join(sorted(fields))} (see {odd}); {_AGAIN}")
+    try:
+        TypeAdapter(Modality).validate_json(json.dumps(values), strict=True)
+        m = Modality.from_json(values)
+    except ValidationError as error:
+        raise CheckpointError(f"{where}.{said(error)}; {_AGAIN}") from error
+    except MultiebmError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    checks = {
+        "name": (bool(m.name), "a text that is not empty"),
+        "shape": (
+            len(m.shape) == _DIMENSIONS[m.kind] and min(m.shape) > 0,
+            f"{_DIMENSIONS[m.kind]} sizes above 0 for a {m.kind}",
+        ),
+        "loc": (len(m.loc) in (0, m.size), f"{m.size} numbers or none"),
+        "scale": (len(m.scale) == len(m.loc) and min(m.scale, default=1) > 0, "a number above 0 for every one in loc"),
+    }
+    for key, (is_right, expected) in checks.items():
+        if not is_right:
+            raise CheckpointError(f"{where}.{key}: got {_shown(values[key])}, expected {expected}; {_AGAIN}")
+    return m
+
+
+def _shapes(file: Path, expected_bytes: int) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of the tensors in `file`, without reading these."""
+    try:
+        size = file.stat().st_size
+        if size != expected_bytes:
+            what = "truncated" if size < expected_bytes else "too long"
+            raise CheckpointError(f"{file}: {what}: got {size} bytes, expected {expected_bytes}; {_AGAIN}")
+        with safe_open(file, framework="pt") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{file}: not readable as safetensors ({error}); save it again") from error
+
+
+def _not_finite(tensors: dict[str, Tensor]) -> list[str]:
+    """Return the names of the first few tensors with NaN or infinite values."""
+    return [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()][:3]
 
 
 def _read_bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise CheckpointError(
-            f"{file}: cannot be read ({error.strerror}); expected a folder that save_pretrained wrote"
-        ) from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{file}: cannot be read ({error.strerror}); expected a folder that save_pretrained wrote")
