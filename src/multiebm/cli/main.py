@@ -2,19 +2,37 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from multiebm.cli.comparing import compare
 from multiebm.cli.measuring import evaluate, presets, report, show
 from multiebm.cli.rows import baselines, cite
-from multiebm.cli.training import fit_prior, train
+from multiebm.cli.training import INTERRUPTED, fit_prior, train
 from multiebm.cli.using import encode, impute, likelihood, match, sample, score
 from multiebm.core.errors import ConfigError, MultiebmError
+from multiebm.core.interrupts import interruptible
+
+
+class Commands(TyperGroup):
+    """Commands that Ctrl-C and SIGTERM end in order and with a word, wherever they are."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that the context names."""
+        with interruptible() as interrupts:
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt as stop:
+                interrupts.ignore()
+                typer.echo(str(stop) or "interrupted; what was there before is whole", err=True)
+                raise typer.Exit(INTERRUPTED) from stop
+
 
 app = typer.Typer(
     name="multiebm",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -48,12 +66,15 @@ def options(
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0, 1 for an error, 2 for a configuration or usage that cannot be, 130 after Ctrl-C.
+    """Run one command and exit: 0, 1 for an error, 2 for a configuration or usage that cannot be, 130 after Ctrl-C or
+    SIGTERM.
 
-    Errors raised on purpose are printed without a traceback.
+    Errors raised on purpose are printed without a traceback. Without `arguments` this is the program itself, which
+    still minds a signal while the interpreter ends.
     """
     try:
-        app(arguments, prog_name="multiebm")
+        with interruptible(restore=arguments is not None):
+            app(arguments, prog_name="multiebm")
     except MultiebmError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)

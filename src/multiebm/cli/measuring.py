@@ -24,9 +24,11 @@ def evaluate(
         Path | None, typer.Option(help="Weights of Inception (pt_inception-2015-12-05-6726825d.pth), for FID too.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<i>.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="File to write; the run's evaluation.json by default.")] = None,
 ) -> None:
     """Measure a trained model on its test data; writes evaluation.json into the run folder."""
     from multiebm.core.errors import ConfigError
+    from multiebm.core.files import try_output
     from multiebm.experiments.load import load_experiment
 
     changes = [*(overrides or []), *([] if samples is None else [f"evaluation.samples={samples}"])]
@@ -40,6 +42,8 @@ def evaluate(
     from multiebm.experiments.measure import measure_model
     from multiebm.experiments.pretrained import from_pretrained
 
+    out = run / EVALUATION if out is None else out
+    try_output(out, "give another file with --out")
     model = from_pretrained(run, find_device(device))
     dataset = build_dataset(experiment.data)
     check_same_data(read_run(run), dataset, run)
@@ -48,23 +52,28 @@ def evaluate(
     what = f"{measured.samples} joint samples and completions of {measured.items} items"
     typer.echo(f"measuring {what}{judges}", err=True)
     evaluation = measure_model(model, dataset, measured, seed, inception)
-    evaluation.save(run / EVALUATION)
+    evaluation.save(out)
     print_evaluation(evaluation)
-    typer.echo(f"all of it: {run / EVALUATION}")
+    typer.echo(f"all of it: {out}")
 
 
-def report(run: Run) -> None:
+def report(
+    run: Run,
+    out: Annotated[Path | None, typer.Option(help="File to write; the run's report.html by default.")] = None,
+) -> None:
     """Write report.html, one self-contained page about a run."""
     import multiebm
+    from multiebm.core.files import try_output
     from multiebm.experiments.data import build_dataset
-    from multiebm.experiments.folder import EVALUATION
+    from multiebm.experiments.folder import EVALUATION, REPORT
     from multiebm.experiments.load import load_experiment
     from multiebm.experiments.measure import judges_of
 
     config, judges = _config_of(run), None
+    try_output(run / REPORT if out is None else out, "give another file with --out")
     if (run / EVALUATION).is_file():  # then they are trained and cached, and the page may use them
         judges = judges_of(build_dataset(load_experiment(config).data), "cpu")
-    typer.echo(f"report: {multiebm.write_report(run, judges)}")
+    typer.echo(f"report: {multiebm.write_report(run, judges, out=out)}")
 
 
 def _config_of(run: Path) -> Path:

@@ -1,12 +1,12 @@
 """What was measured, how, and what was left out and why: the content of evaluation.json."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from multiebm.core.errors import CheckpointError, ConfigError
+from multiebm.core.files import write_output
 from multiebm.evaluation.base import Result, is_trustworthy
 
 FORMAT = 1
@@ -104,15 +104,13 @@ class Evaluation:
         )
 
     def save(self, file: Path) -> None:
-        """Write the JSON file whole or not at all."""
-        temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, file)
+        """Write the JSON file whole or not at all; OutputError when it cannot be written."""
+        write_output(file, (json.dumps(self.to_json(), indent=2) + "\n").encode(), "free space, or give another file")
 
 
 def load_evaluation(file: Path) -> Evaluation:
     """Read what `Evaluation.save` wrote; CheckpointError naming the file where it is damaged."""
     try:
         return Evaluation.from_json(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{file}: not an evaluation ({error!r}); evaluate the run again") from error

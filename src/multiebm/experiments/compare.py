@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from multiebm.core.errors import ConfigError, DataError, DivergenceError
-from multiebm.core.files import replace_file
+from multiebm.core.files import try_output, write_output
+from multiebm.core.lock import locked
 from multiebm.experiments.baselines import baselines
 from multiebm.experiments.data import build_dataset, find_device
-from multiebm.experiments.folder import read_run, write_json
+from multiebm.experiments.folder import check_folder, read_config, read_run, write_json
 from multiebm.experiments.load import (
     COMMON,
     CONFIG,
@@ -28,7 +29,7 @@ from multiebm.experiments.load import (
 )
 from multiebm.experiments.measure import measure_model
 from multiebm.experiments.planning import PLANNED, planned, run_planned
-from multiebm.experiments.run import RunResult, run_experiment
+from multiebm.experiments.run import RunResult, fresh_state, run_experiment
 from multiebm.experiments.schema import Experiment
 
 COMBINED = "combined"  # the row that is the preset of the data itself
@@ -94,8 +95,10 @@ def compare(
     `data` is a preset; a row is one of `baselines()`, "combined", the preset itself, or the end of a preset's name,
     DATA-ROW. Steps are planned from the time of a few, and again on the way (`planning.py`), so that rates fall to
     their end within the budget and no phase is cut. What `out` holds is not made again, and a run that was killed goes
-    on from its last checkpoint as it was planned then; one that diverged is a cell that says so. ConfigError names
-    unknown rows before anything is trained; DataError a cell or a run in `out` that has other settings.
+    on from its last checkpoint as it was planned then; one that diverged is a cell that says so.
+
+    Before anything is trained ConfigError names unknown rows; DataError the rows that the data does not suit, and cells
+    or runs in `out` that are damaged or have other settings; OutputError an `out` that is in use or cannot be written.
     """
     sources = {row: source_of(row, data) for row in rows}
     plans = {
@@ -103,21 +106,47 @@ def compare(
         for seed in range(seeds)
         for row, source in sources.items()
     }
-    folder, cells = Path(out), []
-    for (row, seed), experiment in plans.items():
-        path = folder / "cells" / f"{row}-{seed}.json"
-        cell = read_cell(path, experiment)
-        if cell is None:
-            tell(f"{row}, seed {seed}: training for {budget:.0f} s")
-            cell = _make_cell(row, experiment, run_of(path), sources[row], find_device(device))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {**cell._asdict(), "settings": to_dict(experiment)})
-        else:
-            tell(f"{row}, seed {seed}: here already")
-        tell(cell.message())
-        cells.append(cell)
-        write_tables(cells, folder)
+    folder, target, cells = Path(out), find_device(device), []
+    paths = {key: folder / "cells" / "{}-{}.json".format(*key) for key in plans}
+    with locked(folder):
+        stored = {key: read_cell(paths[key], experiment) for key, experiment in plans.items()}
+        _check({key: experiment for key, experiment in plans.items() if stored[key] is None}, paths)
+        for (row, seed), experiment in plans.items():
+            path, cell = paths[row, seed], stored[row, seed]
+            if cell is None:
+                tell(f"{row}, seed {seed}: training for {budget:.0f} s")
+                cell = _make_cell(row, experiment, run_of(path), sources[row], target)
+                write_json(path, {**cell._asdict(), "settings": to_dict(experiment)})
+            else:
+                tell(f"{row}, seed {seed}: here already")
+            tell(cell.message())
+            cells.append(cell)
+            write_tables(cells, folder)
     return cells
+
+
+def _check(plans: dict[tuple[str, int], Experiment], paths: dict[tuple[str, int], Path]) -> None:
+    """Raise what would stop any of these cells: where it is written, what it was begun as, whether it suits the data.
+
+    Every row is built once on its data, with its first seed, as training does.
+    """
+    problems: dict[str, str] = {}
+    for (row, seed), experiment in plans.items():
+        path = paths[row, seed]
+        try_output(path, "free space, or give another --out")
+        if (run_of(path) / CONFIG).is_file():
+            _begun(run_of(path), experiment)
+            read_run(run_of(path))
+        else:
+            check_folder(run_of(path), experiment, resume=False, overwrite=False)
+        if row not in problems:
+            try:
+                problems[row] = ""
+                fresh_state(experiment, build_dataset(experiment.data), torch.device("cpu"))
+            except (ConfigError, DataError) as error:
+                problems[row] = f"{row}: {error}"
+    if found := [problem for problem in problems.values() if problem]:
+        raise DataError("\n".join(["rows that cannot be trained on this data; leave them out:", *found]))
 
 
 def source_of(row: str, data: str) -> str:
@@ -135,16 +164,24 @@ def source_of(row: str, data: str) -> str:
 
 
 def read_cell(path: Path, experiment: Experiment) -> Cell | None:
-    """Return the stored cell, None where there is none; DataError where it is of other settings."""
+    """Return the stored cell, None where there is none; DataError where it is damaged or of other settings."""
     if not path.is_file():
         return None
-    stored = json.loads(path.read_text())
-    if other := _other_settings(experiment, stored.pop("settings")):
+    try:
+        stored = json.loads(path.read_text())
+        settings = stored.pop("settings")
+        cell = TypeAdapter(Cell).validate_python(stored, strict=True)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = "; ".join(str(error).split("\n")[:3])
+        raise DataError(
+            f"{path}: damaged ({reason}); restore it, or delete it: its run {run_of(path)} is then measured again"
+        ) from error
+    if other := _other_settings(experiment, settings):
         raise DataError(
             f"{path}: got a cell of other settings (asked -> stored: {'; '.join(other)}), expected those asked for; "
             f"give another --out, or delete the cell and its run {run_of(path)}"
         )
-    return Cell(**stored)
+    return cell
 
 
 def run_of(cell: Path) -> Path:
@@ -179,14 +216,19 @@ def _train(experiment: Experiment, run: Path, preset: str, device: torch.device)
     """Train in the folder `run` with as many steps as fit; one that was begun goes on as it was last planned."""
     if not (run / CONFIG).is_file():
         return run_planned(planned(experiment, device), run, preset, str(device))
-    plan = load_experiment(run)
+    return run_experiment(_begun(run, experiment), run, resume=True, preset=preset, device=str(device))
+
+
+def _begun(run: Path, experiment: Experiment) -> Experiment:
+    """Return the experiment as the run in the folder `run` was last planned; DataError where it is another one."""
+    plan = read_config(run)
     other = [say(change) for change in differences(experiment, plan) if change.key not in PLANNED]
     if other:
         raise DataError(
             f"{run}: got a run begun with other settings (asked -> begun: {'; '.join(other)}), expected those asked "
             "for; give another --out, or delete the run"
         )
-    return run_experiment(plan, run, resume=True, preset=preset, device=str(device))
+    return plan
 
 
 def summary(cells: Sequence[Cell]) -> tuple[list[Column], dict[str, list[list[float]]]]:
@@ -221,15 +263,15 @@ def write_tables(cells: Sequence[Cell], folder: Path) -> None:
         for row, values in rows.items()
     ]
     failed = [f"\n{cell.message()}\n" for cell in cells if cell.diverged]
-    _replace(folder / "table.md", _markdown(["row", *titles], body) + "".join(failed))
-    _replace(folder / "table.tex", _latex(["row", *titles], body))
+    write_output(folder / "table.md", (_markdown(["row", *titles], body) + "".join(failed)).encode())
+    write_output(folder / "table.tex", _latex(["row", *titles], body).encode())
     text = io.StringIO()
     lines = csv.writer(text)
     metrics = [column.metric for column in columns if column.metric != "steps"]
     lines.writerow(["row", "seed", "steps", "seconds", *metrics, "diverged"])
     for c in cells:
         lines.writerow([c.row, c.seed, c.steps, c.seconds, *(c.measured.get(m, "") for m in metrics), c.diverged])
-    _replace(folder / "table.csv", text.getvalue())
+    write_output(folder / "table.csv", text.getvalue().encode())
 
 
 def _markdown(head: list[str], body: list[list[str]]) -> str:
@@ -242,8 +284,3 @@ def _latex(head: list[str], body: list[list[str]]) -> str:
     rule = r"\hline"
     top = [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", rule, " & ".join(head) + r" \\", rule]
     return "\n".join([*top, *lines, rule, r"\end{tabular}"]) + "\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, text.encode())

@@ -1,13 +1,15 @@
 """An energy prior for a model that is trained already and stays as it is (the CUB experiment of MVEBM, ECCV 2024)."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from multiebm.core.errors import ConfigError, DivergenceError, OutputError
+from multiebm.core.errors import ConfigError, DivergenceError
+from multiebm.core.lock import locked
 from multiebm.core.random import make_generator
 from multiebm.data import BatchStream, MultimodalDataset
 from multiebm.experiments.baselines import TILT, TILT_ON_CODES
@@ -52,8 +54,9 @@ def fit_prior(
     codes first (`prior.components`); the tilt is contrasted with its chain for `steps` steps of Adam at `rate`. What is
     minimised is KL(codes || prior); of CODES_BATCHES batches of the training split (each part hidden by chance
     `missing`) two codes an item are drawn once. `tell` hears how far it is. ConfigError where `prior.kind` is not
-    energy, DivergenceError where the tilt runs away.
+    energy, or `steps` or `rate` teach nothing; DivergenceError where the tilt runs away.
     """
+    check_fit(steps, rate)
     if prior.kind != "energy":
         raise ConfigError(f"model.prior.kind: got {prior.kind}, expected energy: other priors learn with their model")
     section = Experiment.model_validate({"model": model.blueprint | {"prior": prior.model_dump()}}).model
@@ -89,32 +92,41 @@ def fit_prior_of_run(
     device: str = "cpu",
     tell: Callable[[str], None] = logger.info,
 ) -> MultimodalModel:
-    """Fit an energy prior to the model of the run in `run`; write a run folder `out` with it.
+    """Fit an energy prior to the model of the run in `run`; write a run folder `out` with it, a new one or empty.
 
     Its base is of the kind that the model was trained with (`tilted`). `overrides` are settings such as
     "model.prior.components=60", all of model.prior.
     """
     if not (run / CONFIG).is_file():
         raise ConfigError(f"{run}: got no run folder (it has no {CONFIG}), expected one that training wrote")
+    check_fit(steps, rate)
     if wrong := [text for text in overrides if not text.startswith("model.prior.")]:
         raise ConfigError([f"{text!r}: expected a setting of model.prior; the rest is the run's" for text in wrong])
     before = load_experiment(run / CONFIG)
     experiment = tilted(before, overrides, steps)
-    if (out / CONFIG).exists():
-        raise OutputError(
-            f"{out}: got a folder with a run in it, expected a new one; give another folder for the new model"
-        )
-    check_folder(out, experiment, resume=False, overwrite=False)
-    model = from_pretrained(run, device)
-    dataset = build_dataset(before.data)
-    check_same_data(read_run(run), dataset, run)
-    prior, missing = experiment.model.prior, before.data.missing
-    fitted = fit_prior(model, dataset, prior, steps, rate, experiment.seed, missing, tell)
-    open_folder(out, experiment, resume=False)
-    fit = {"of": str(run), "steps": steps, "rate": rate, "trained_with": before.model.prior.model_dump()}
-    write_run(out, read_run(run) | {"parameters": parameter_counts(fitted), "prior_fit": fit})
-    save_pretrained(fitted, out / MODEL)
+    if out.resolve() == run.resolve():
+        raise ConfigError(f"--out: got {out}, the folder of the run itself, which stays as it is; give another folder")
+    with locked(out):
+        check_folder(out, experiment, resume=False, overwrite=False)
+        model = from_pretrained(run, device)
+        dataset = build_dataset(before.data)
+        check_same_data(read_run(run), dataset, run)
+        prior, missing = experiment.model.prior, before.data.missing
+        fitted = fit_prior(model, dataset, prior, steps, rate, experiment.seed, missing, tell)
+        open_folder(out, experiment, resume=False)
+        fit = {"of": str(run), "steps": steps, "rate": rate, "trained_with": before.model.prior.model_dump()}
+        write_run(out, read_run(run) | {"parameters": parameter_counts(fitted), "prior_fit": fit})
+        save_pretrained(fitted, out / MODEL)
     return fitted
+
+
+def check_fit(steps: int, rate: float) -> None:
+    """Raise ConfigError unless `steps` steps at `rate` can teach a tilt."""
+    problems = [f"steps: got {steps}, expected at least 1; try 3000"] if steps < 1 else []
+    if not 0 < rate < math.inf:
+        problems.append(f"rate: got {rate}, expected a number above 0; try 1e-3")
+    if problems:
+        raise ConfigError(problems)
 
 
 def tilted(before: Experiment, overrides: Sequence[str], steps: int) -> Experiment:

@@ -134,17 +134,22 @@ def clear(folder: Path, everything: bool) -> None:
             remove(path)
 
 
+def read_config(folder: Path) -> Experiment:
+    """Return the configuration of a run; ConfigError says which file is damaged."""
+    try:
+        return load_experiment(folder / CONFIG)
+    except ConfigError as error:
+        advice = f"{folder / CONFIG}: damaged, or of another release; restore it, or start anew in another folder"
+        raise ConfigError([*error.problems, advice]) from error
+
+
 def check_same(folder: Path, experiment: Experiment) -> None:
     """Raise ConfigError unless the run in `folder` has this configuration, save for its length and its notes."""
     if not (folder / CONFIG).is_file():
         raise ConfigError(
             f"{folder}: got no {CONFIG}, expected the folder of a run to resume; start it without --resume"
         )
-    try:
-        before = load_experiment(folder / CONFIG)
-    except ConfigError as error:
-        advice = f"{folder / CONFIG}: damaged, or of another release; restore it, or start anew with --overwrite"
-        raise ConfigError([*error.problems, advice]) from error
+    before = read_config(folder)
     allowed = set(_MAY_CHANGE)
     if not before.training.cooperative.steps and not experiment.training.cooperative.steps:
         allowed.add("training.warmup.steps")  # the length of a run that is all warm-up

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
-from multiebm.core.files import replace_file
+from multiebm.core.files import write_output
 from multiebm.experiments.compare import Cell, entry, summary
 from multiebm.report.figures import Point, draw_points
 from multiebm.report.markup import cell, join, paragraph, row_head, section, table, text
@@ -50,5 +50,5 @@ def write_comparison(cells: Sequence[Cell], folder: Path, data: str) -> Path:
         title=text(f"Comparison on {data}"), links="", body=join(parts), foot=paragraph(f"Data: {data}")
     )
     file = folder / PAGE
-    replace_file(file, page.encode())
+    write_output(file, page.encode())
     return file

@@ -1,9 +1,9 @@
 """One self-contained HTML page about a run: pictures, chains, curves, numbers. Nothing is fetched from anywhere."""
 
-import os
 from pathlib import Path
 from string import Template
 
+from multiebm.core.files import try_output, write_output
 from multiebm.data import MultimodalDataset
 from multiebm.evaluation.base import JudgesLike, evaluation_mode
 from multiebm.experiments.data import build_dataset
@@ -29,23 +29,29 @@ _LINKS = {
 }
 
 
-def write_report(run_folder: Path, judges: JudgesLike | None = None, dataset: MultimodalDataset | None = None) -> Path:
-    """Write `report.html` into a run folder and return its path; the file is replaced whole or not at all.
+def write_report(
+    run_folder: Path,
+    judges: JudgesLike | None = None,
+    dataset: MultimodalDataset | None = None,
+    out: Path | None = None,
+) -> Path:
+    """Write `report.html` into a run folder, or the file `out`, and return its path; it is written whole or not at all.
 
     Reads config.yaml and model/, and run.json, metrics.jsonl and evaluation.json where they exist. `judges` add how
     often the data chain changes a class; `dataset` replaces the configuration's. OutputError or CheckpointError name
-    what the folder lacks; ConfigError where the data is not what the run was trained on.
+    what the folder lacks; ConfigError where the data is not what the run was trained on. That the file can be written
+    is tried first.
     """
     folder = Path(run_folder)
     record = read_record(folder)
+    file = folder / REPORT if out is None else Path(out)
+    way_out = "free space, or give another file with --out (in Python out=)"
+    try_output(file, way_out)
     data = build_dataset(record.experiment.data) if dataset is None else dataset
     if record.origin:
         check_same_data(record.origin, data, folder)
     scene = Scene(record, from_pretrained(folder), data, judges)
-    file = folder / REPORT
-    aside = file.with_name(f"{REPORT}.{os.getpid()}.tmp")
-    aside.write_text(render(scene), encoding="utf-8")
-    os.replace(aside, file)
+    write_output(file, render(scene).encode(), way_out)
     return file
 
 

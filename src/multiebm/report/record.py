@@ -1,6 +1,5 @@
 """What a run folder says about its run, read once: configuration, origin, curves, roll-backs, evaluation."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from multiebm.evaluation.record import Evaluation, load_evaluation
 from multiebm.experiments.folder import EVALUATION, METRICS, read_run
 from multiebm.experiments.load import CONFIG, load_experiment
 from multiebm.experiments.schema import Experiment
+from multiebm.training.hooks import read_log
 
 CONFIDENCE = 1.96  # standard errors on either side of a value, for an interval of 95 %
 _PAIR, _SELF = re.compile(r"([^/]+)/size1/(.+)->(.+)"), re.compile(r"([^/]+)/self/(.+)")
@@ -58,18 +58,18 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def read_metrics(file: Path) -> tuple[list[dict[str, float | None]], list[RollBack]]:
-    """Return the lines of metrics and the guard's roll-backs; a last line torn by a kill is passed over."""
-    lines: list[dict[str, float | None]] = []
-    rollbacks = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if values.get("event") == "rollback":
-            rollbacks.append(RollBack(int(values["from_step"]), int(values["step"])))
-        elif "event" not in values:
-            lines.append(values)
+    """Return the lines of metrics and the guard's roll-backs; a last line torn by a kill is passed over, and damaged
+    ones with a warning. Of a line what is no number is left out.
+    """
+    log = read_log(file)
+    log.warn_of_damage()
+    events = [line.values for line in log.lines if "event" in line.values]
+    lines = [
+        {name: value for name, value in line.values.items() if value is None or isinstance(value, int | float)}
+        for line in log.lines
+        if "event" not in line.values
+    ]
+    rollbacks = [RollBack(e["from_step"], e["step"]) for e in events if e["event"] == "rollback"]
     return lines, rollbacks
 
 
