@@ -175,16 +175,104 @@ def test_the_result_of_a_faster_process_is_used(tmp_path):
     assert [path.name for path in only_folder(tmp_path).iterdir() if path.suffix == ".json"] == ["manifest.json"]
 
 
-def test_a_full_disk_is_reported_with_the_fix_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_with_the_fix_and_the_data_is_built_in_memory(tmp_path, monkeypatch, caplog):
     def no_space(file):
         raise OSError(28, "No space left on device")
 
+    whole = open_cache(tmp_path / "whole", Counted())[1]
     monkeypatch.setattr(cache, "_flush", no_space)
-    with pytest.raises(
-        DataError, match="got No space left on device while writing, expected a writable folder.*free space"
-    ):
-        open_cache(tmp_path, Counted())
-    assert list(tmp_path.iterdir()) == []
+    arrays, sums = open_cache(tmp_path / "full", Counted())
+    assert_whole(arrays)
+    assert sums == whole  # the fingerprint of the data does not depend on where it is
+    assert "the disk is full; the data is built in memory" in caplog.text
+    assert "free space, or choose another folder by cache_folder, or set MULTIEBM_CACHE" in caplog.text
+    assert list((tmp_path / "full").iterdir()) == []
+
+
+def read_only(root):
+    root.mkdir()
+    return root
+
+
+def a_file(root):
+    root.write_text("mine")
+    return root
+
+
+def below_a_file(root):
+    root.write_text("mine")
+    return root / "deeper"
+
+
+@pytest.mark.parametrize("place", [read_only, a_file, below_a_file])
+def test_a_place_that_cannot_be_written_is_reported_once_and_gone_without(tmp_path, monkeypatch, caplog, place):
+    root = place(tmp_path / "cache")
+    if place is read_only:  # permissions do not bind those who run tests as root
+
+        def refused(*arguments, **named):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(cache.tempfile, "mkdtemp", refused)
+    before = [path.read_bytes() for path in tmp_path.iterdir() if path.is_file()]
+    assert_whole(open_cache(root, Counted())[0])
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert str(root) in record.getMessage()
+    assert "cannot be written" in record.getMessage()
+    assert [path.read_bytes() for path in tmp_path.iterdir() if path.is_file()] == before
+
+
+def test_a_cache_that_is_read_only_but_filled_is_read(tmp_path, monkeypatch, caplog):
+    open_cache(tmp_path, Counted())
+
+    def refused(*arguments, **named):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(cache.tempfile, "mkdtemp", refused)
+    build = Counted()
+    assert_whole(open_cache(tmp_path, build)[0])
+    assert build.calls == 0
+    assert not caplog.records
+    truncate(only_folder(tmp_path))  # nor does damage stop it
+    assert_whole(open_cache(tmp_path, build)[0])
+    assert "building it again" in caplog.text
+    assert "built in memory" in caplog.text
+
+
+def test_a_source_that_cannot_be_read_is_an_error_of_the_data(tmp_path):
+    def build():
+        yield "first", ARRAYS["first"]
+        raise FileNotFoundError(2, "No such file or directory", "images.gz")
+
+    with pytest.raises(DataError, match="cannot be built.*images.gz"):
+        open_cache(tmp_path, build)
+
+
+def test_old_leftovers_of_any_build_are_removed_and_nothing_else(tmp_path):
+    names = ["digits-0123456789abcdef.building-x1_y", "digits-0123456789abcdef.damaged-x1_y", "my-notes.building-x"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "first.npy").write_bytes(b"half")
+        os.utime(tmp_path / name, (0, 0))
+    open_cache(tmp_path, Counted())
+    open_cache(tmp_path, Counted())
+    assert sorted(path.name.partition("-")[0] for path in tmp_path.iterdir()) == ["my", "things"]
+
+
+def test_a_user_without_a_home_has_a_cache_for_the_process_and_is_told(tmp_path, monkeypatch, caplog):
+    def lost(*arguments):
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in ("MULTIEBM_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(cache.Path, "home", lost)
+    folder = cache_root()
+    assert folder.is_dir()
+    assert cache_root() == folder
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "set MULTIEBM_CACHE to a folder that can be written" in caplog.text
+    shutil.rmtree(folder)
+    cache._homeless.cache_clear()
 
 
 def test_the_environment_chooses_the_folder(monkeypatch, tmp_path):

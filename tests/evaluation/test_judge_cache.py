@@ -1,4 +1,7 @@
 import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -66,8 +69,19 @@ def test_the_second_call_reads_what_the_first_one_stored(cache, judges):
         lambda folder: entry(folder, ".json").write_text("[]"),
         lambda folder: entry(folder, ".json").write_text(json.dumps({"accuracy": {"picture": 1.0}, "sha256": "0"})),
         lambda folder: flip_one_bit(entry(folder, ".safetensors")),
+        lambda folder: better(entry(folder, ".json")),
+        lambda folder: entry(folder, ".json").write_text("[" * 100_000),
     ],
-    ids=["truncated", "weights missing", "JSON cut", "JSON of another kind", "JSON of other weights", "one bit"],
+    ids=[
+        "truncated",
+        "weights missing",
+        "JSON cut",
+        "JSON of another kind",
+        "JSON of other weights",
+        "one bit",
+        "accuracy",
+        "deep JSON",
+    ],
 )
 def test_a_damaged_entry_is_reported_trained_again_and_healed(cache, judges, damage, caplog):
     folder, trainings = cache
@@ -83,6 +97,73 @@ def flip_one_bit(file):
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
     file.write_bytes(content)
+
+
+def better(file):
+    record = json.loads(file.read_text())
+    record["accuracy"] = {name: value - 0.001 for name, value in record["accuracy"].items()}
+    file.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file", "read-only"])
+def test_a_folder_that_cannot_be_written_is_reported_and_judges_are_had_all_the_same(
+    place, tmp_path, judges, monkeypatch, caplog
+):
+    (tmp_path / "file").write_text("mine")
+    folder = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "judges", "read-only": tmp_path}[place]
+    if place == "read-only":  # permissions do not bind those who run tests as root
+
+        def refused(*arguments):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(judge_cache, "replace_file", refused)
+    monkeypatch.setattr(judge_cache, "train_judges", lambda *arguments: judges)
+    assert same_weights(load_judges(DATASET, folder, 0, QUICK), judges)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert str(folder) in record.getMessage()
+    assert "set MULTIEBM_CACHE" in record.getMessage()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_full_read_only_folder_is_read(cache, judges, monkeypatch, caplog):
+    folder, trainings = cache
+
+    def refused(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(judge_cache, "replace_file", refused)
+    assert same_weights(load_judges(DATASET, folder, 0, QUICK), judges)
+    assert len(trainings) == 1
+    assert not caplog.records
+
+
+def test_what_killed_writers_left_is_removed_once_it_is_old(cache):
+    folder, _ = cache
+    before = sorted(path.name for path in folder.iterdir())
+    for name in ("judges-0123.safetensors.4711.tmp", ".aside-judges-0123.json", "mine.tmp"):
+        (folder / name).write_bytes(b"half")
+        os.utime(folder / name, (0, 0))
+    (folder / ".aside-judges-4567.json").write_bytes(b"half, but young")
+    load_judges(DATASET, folder, 0, QUICK)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*before, "mine.tmp", ".aside-judges-4567.json"])
+
+
+def test_two_that_train_at_once_both_have_judges_and_leave_a_whole_entry(tmp_path, judges, monkeypatch):
+    both = threading.Barrier(2)
+
+    def train(*arguments):
+        both.wait(timeout=60)
+        return judges
+
+    monkeypatch.setattr(judge_cache, "train_judges", train)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: load_judges(DATASET, tmp_path, 0, QUICK), range(2)))
+    assert all(same_weights(each, judges) for each in found)
+    monkeypatch.setattr(judge_cache, "train_judges", None)
+    assert same_weights(load_judges(DATASET, tmp_path, 0, QUICK), judges)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".safetensors"]
 
 
 def test_an_entry_without_its_json_is_not_complete(cache):

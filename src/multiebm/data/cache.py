@@ -2,16 +2,20 @@
 
 A cache is built in a temporary folder and renamed into place, so it is there whole or not at all. It is verified, sizes
 and sha256, whenever it is opened; one that fails is set aside, built again, and the reason is logged as a warning.
+Where nothing can be written, a warning says so and the arrays are built in memory, to the same checksums.
 """
 
+import atexit
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,21 +23,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multiebm.core.errors import DataError
+from multiebm.core.files import read_json, remove_stale, why_not_written
 
 logger = logging.getLogger(__name__)
 
 Builder = Callable[[], Iterator[tuple[str, NDArray[Any]]]]
 
 FORMAT = 1
-STALE_SECONDS = 3600.0  # a temporary folder this old belongs to a build that was killed
+CHOOSE = "set MULTIEBM_CACHE to a folder that can be written"  # the way out of a cache that cannot be
 _HASH_BLOCK = 1 << 20
+_LEFTOVER = re.compile(r".+-[0-9a-f]{16}\.(building|damaged)-\w+")
 
 
 def cache_root() -> Path:
-    """Return the folder of everything cached: $MULTIEBM_CACHE, else multiebm/ in the user's cache directory."""
-    if chosen := os.environ.get("MULTIEBM_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "multiebm"
+    """Return the folder of everything cached: $MULTIEBM_CACHE, else multiebm/ in the user's cache directory.
+
+    A user without a home has a warning and a folder that is removed at the end of the process.
+    """
+    chosen, folder = os.environ.get("MULTIEBM_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        if chosen:
+            return Path(chosen).expanduser()
+        return Path(folder or Path.home() / ".cache").expanduser() / "multiebm"
+    except RuntimeError as error:
+        return _homeless(str(error))
+
+
+@cache
+def _homeless(problem: str) -> Path:
+    logger.warning("no cache is kept beyond this process (%s); %s", problem, CHOOSE)
+    folder = tempfile.mkdtemp(prefix="multiebm-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def cached_arrays(
@@ -42,22 +63,28 @@ def cached_arrays(
     """Return arrays `want`, memory-mapped copy-on-write, and their sha256, by name.
 
     `identity` is JSON that says what the arrays were made from; `build` yields (name, array) one at a time and is
-    called when there is no whole cache of that identity under `root`. DataError when the disk refuses the cache.
+    called when there is no whole cache of that identity under `root`. Where none can be written a warning is logged,
+    and the arrays are in memory.
     """
     folder = root / f"{name}-{_text_sha256(_canonical(identity))[:16]}"
-    if folder.exists():
-        try:
-            return _open(folder, identity, want)
-        except DataError as problem:
-            logger.warning("%s; building it again", problem)
-            _set_aside(folder)
     try:
+        remove_stale(path for path in root.glob("*-*.*-*") if _LEFTOVER.fullmatch(path.name))
+        if folder.exists():
+            try:
+                return _open(folder, identity, want)
+            except (DataError, OSError) as problem:
+                logger.warning("%s; building it again", problem)
+                _set_aside(folder)
         _build(folder, identity, build)
     except OSError as error:
-        raise DataError(
-            f"cache {folder}: got {error.strerror or error} while writing, expected a writable folder with room for "
-            f"the data; free space, or choose another folder by cache_folder or the MULTIEBM_CACHE variable"
-        ) from error
+        logger.warning(
+            "cache %s: %s; the data is built in memory, in every process anew: free space, or choose another folder by "
+            "cache_folder, or %s",
+            folder,
+            why_not_written(error),
+            CHOOSE,
+        )
+        return _in_memory(build, want)
     return _open(folder, identity, want)
 
 
@@ -93,13 +120,38 @@ def _open(
     return arrays, sums
 
 
+def _in_memory(build: Builder, want: Sequence[str]) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Return what `_open` would, had the arrays been written."""
+    arrays, sums = {}, {}
+    try:
+        for name, array in build():
+            if name in want:
+                arrays[name], written = array, _Hashed()
+                np.save(written, array, allow_pickle=False)
+                sums[name] = written.digest.hexdigest()
+    except OSError as error:
+        raise DataError(f"the data cannot be built: {error}; repair what it is built from") from error
+    return arrays, sums
+
+
+class _Hashed:
+    """A file of which the checksum is all that is kept."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        self.digest.update(data)
+
+
 def _read_manifest(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
         named = (manifest["format"], manifest["identity"])
-        if not all({"bytes", "sha256"} <= set(entry) for entry in manifest["files"].values()):
-            raise KeyError("bytes, sha256")
+        for entry in manifest["files"].values():
+            if not (isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str)):
+                raise TypeError("bytes, sha256")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"cache {path}: got no readable manifest ({error}), expected format {FORMAT}") from error
     if named != (FORMAT, json.loads(_canonical(identity))):
@@ -109,7 +161,6 @@ def _read_manifest(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
 def _build(folder: Path, identity: dict[str, Any], build: Builder) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder)
     building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.building-", dir=folder.parent))
     try:
         files = {}
@@ -139,14 +190,9 @@ def _rename(building: Path, folder: Path) -> None:
 def _set_aside(folder: Path) -> None:
     """Remove a damaged cache, by a rename first, so that no other process finds it half removed."""
     aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.damaged-", dir=folder.parent))
-    folder.rename(aside / folder.name)
+    with suppress(FileNotFoundError):  # another process was faster
+        folder.rename(aside / folder.name)
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    for left in folder.parent.glob(f"{folder.name}.*-*"):
-        if time.time() - left.stat().st_mtime > STALE_SECONDS:
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _flush(file: BinaryIO) -> None:

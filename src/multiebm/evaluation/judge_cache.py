@@ -1,22 +1,27 @@
-"""Judges are trained once per data set: weights in safetensors, accuracies in JSON, each written whole."""
+"""Judges are trained once per data set: weights in safetensors, accuracies in JSON, each written whole.
+
+The JSON has a checksum of itself, and in it that of the weights. Where nothing can be written, a warning says so, and
+judges are trained whenever they are asked for.
+"""
 
 import hashlib
 import json
 import logging
-import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from multiebm.core.errors import CheckpointError
+from multiebm.core.files import ASIDE, read_sealed, remove_stale, replace_file, sealed, why_not_written
+from multiebm.data.cache import CHOOSE
 from multiebm.data.dataset import MultimodalDataset
 from multiebm.evaluation.judges import Judge, Judges, JudgeSettings, build_judge, train_judges
 
-_FORMAT = 2  # raise it when the networks or their training change
+_FORMAT = 3  # raise it when the networks, their training or the files change
+_LEFTOVERS = (f"{ASIDE}judges-*", "judges-*.tmp")  # of writers that were killed, now and in releases before
 _log = logging.getLogger(__name__)
 
 
@@ -30,17 +35,26 @@ def load_judges(
     """Return the judges of `dataset` from `cache_folder`, or train them and store them there.
 
     The key is the data set's fingerprint, the settings and the seed. A damaged or half-written entry is reported in the
-    log and replaced.
+    log and replaced; a folder that cannot be written is reported too, and the judges are returned all the same.
     """
     settings = settings or JudgeSettings()
     stem = cache_folder / f"judges-{cache_key(dataset, seed, settings)}"
-    if stem.with_suffix(".json").exists():
-        try:
+    try:
+        remove_stale(path for pattern in _LEFTOVERS for path in cache_folder.glob(pattern))
+        if stem.with_suffix(".json").exists():
             return read_judges(stem, dataset, settings, device)
-        except CheckpointError as error:
-            _log.warning("judges are trained again: %s", error)
+    except (CheckpointError, OSError) as error:
+        _log.warning("judges are trained again: %s", error)
     judges = train_judges(dataset, seed, settings, device)
-    write_judges(stem, judges)
+    try:
+        write_judges(stem, judges)
+    except OSError as error:
+        _log.warning(
+            "judges are not kept for the next time: %s: %s; free space, or %s",
+            cache_folder,
+            why_not_written(error),
+            CHOOSE,
+        )
     return judges
 
 
@@ -59,21 +73,25 @@ def write_judges(stem: Path, judges: Judges) -> None:
         for key, value in network.state_dict().items()
     }
     weights = save(tensors)
-    record = {"accuracy": judges.accuracy, "sha256": hashlib.sha256(weights).hexdigest()}
-    _replace(stem.with_suffix(".safetensors"), weights)
-    _replace(stem.with_suffix(".json"), json.dumps(record, indent=2).encode())
+    record = {"accuracy": judges.accuracy, "weights": hashlib.sha256(weights).hexdigest()}
+    replace_file(stem.with_suffix(".safetensors"), weights)
+    replace_file(stem.with_suffix(".json"), sealed(record))
 
 
 def read_judges(stem: Path, dataset: MultimodalDataset, settings: JudgeSettings, device: str) -> Judges:
     """Read what `write_judges` wrote; CheckpointError naming the file where anything does not fit."""
     file = stem.with_suffix(".safetensors")
     try:
-        record: dict[str, Any] = json.loads(stem.with_suffix(".json").read_bytes())
+        record, whole = read_sealed(stem.with_suffix(".json"))
+        if not whole:
+            raise CheckpointError(f"{stem}.json: damaged: its values do not match its sha256")
         weights = file.read_bytes()
-        if hashlib.sha256(weights).hexdigest() != record["sha256"]:
-            raise CheckpointError(f"{file}: the checksum differs from the one in {stem.name}.json; the file is damaged")
+        if hashlib.sha256(weights).hexdigest() != record["weights"]:
+            raise CheckpointError(f"{file}: damaged: the checksum differs from the one in {stem.name}.json")
         tensors = load(weights)
         accuracy = {name: float(record["accuracy"][name]) for name in dataset.modalities}
+        if not all(0 <= share <= 1 for share in accuracy.values()):
+            raise ValueError("an accuracy is no share")
         networks = {
             name: _restored(tensors, f"{i}.", dataset, name, settings).to(device)
             for i, name in enumerate(dataset.modalities)
@@ -90,12 +108,3 @@ def _restored(
     network = build_judge(dataset.modalities[name], dataset.n_classes, settings.width)
     network.load_state_dict({key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)})
     return network.eval().requires_grad_(False)
-
-
-def _replace(file: Path, content: bytes) -> None:
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)
