@@ -1,9 +1,11 @@
 """Priors: values, moments, normalisation, what their parameters learn."""
 
+import math
+
 import pytest
 import torch
 
-from multiebm.core.errors import ConfigError
+from multiebm.core.errors import ConfigError, DivergenceError
 from multiebm.core.random import item_generators, make_generator
 from multiebm.distributions.priors import RIDGE, MixturePrior, StandardPrior, ridge_for
 from multiebm.mcmc.langevin import langevin
@@ -263,3 +265,14 @@ def test_the_divergence_pulls_a_learned_scale_towards_the_second_moment_of_the_p
         prior = prior_of_learned_scale(family)
         slope = torch.autograd.grad(prior.kl(loc, scale).sum(), prior.log_scale)[0]
         torch.testing.assert_close(slope, expected[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e6, 1e25, math.nan, math.inf])
+@pytest.mark.parametrize("components", [1, 5])
+def test_codes_without_a_covariance_are_a_divergence_and_no_other_error(scale, components):
+    """Codes on a line: squares beside which the ridge is lost, squares that overflow, and no numbers at all."""
+    draws = make_generator(0)
+    codes = torch.randn(64, 1, generator=draws) * torch.randn(1, 8, generator=draws) * scale
+    for learn in (MixturePrior(8, components).refit, lambda seen: MixturePrior(8, components).fit(seen, 0.0)):
+        with pytest.raises(DivergenceError, match="cannot be fitted to codes"):
+            learn(codes)

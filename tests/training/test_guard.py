@@ -7,6 +7,7 @@ import torch
 from training_standin import assert_same_state, hooks, log_lines, make_state, step
 
 from multiebm.core.errors import DivergenceError
+from multiebm.distributions.priors import MixturePrior
 from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.guard import Guard, find_problem
 from multiebm.training.hooks import CheckpointEvery, MetricsLog
@@ -39,6 +40,7 @@ def energy_rate(state: TrainState) -> float:
 def without_counts(state: TrainState) -> TrainState:
     for key in [key for key in state.numbers if key.startswith("guard/")]:
         del state.numbers[key]
+    state.good = None
     return state
 
 
@@ -207,13 +209,14 @@ def test_a_healthy_stretch_with_a_newer_snapshot_makes_the_retries_count_anew():
 def test_retries_and_the_lowered_rate_survive_a_resume(tmp_path: Path):
     """Two roll-backs in a row before the checkpoint; after it a third is allowed and the fourth is one too many."""
     first = make_state()
-    fit(first, Guard(Diverging({2: RUNAWAY, 3: RUNAWAY}), limit=100.0, retries=3), 5, hooks(tmp_path))
+    guarded = {"limit": 100.0, "retries": 3, "snapshot_every": 5}
+    fit(first, Guard(Diverging({2: RUNAWAY, 3: RUNAWAY}), **guarded), 5, hooks(tmp_path))
     resumed = make_state()
     CheckpointStore(tmp_path / "checkpoints").resume(resumed)
     assert resumed.numbers["guard/in_a_row"] == 2
     assert energy_rate(resumed) == 0.0025
     with pytest.raises(DivergenceError, match=r"diverged at step 6"):
-        fit(resumed, Guard(Diverging({1: RUNAWAY, 2: RUNAWAY}), limit=100.0, retries=3), 9)
+        fit(resumed, Guard(Diverging({1: RUNAWAY, 2: RUNAWAY}), **guarded), 9)
     assert energy_rate(resumed) == 0.00125
     assert resumed.numbers["guard/retries"] == 3
 
@@ -251,3 +254,93 @@ def test_a_roll_back_gives_no_training_time_back(monkeypatch):
     state = make_state()
     fit(state, Guard(Diverging({4: RUNAWAY}), limit=100.0), 4)
     assert state.numbers[ELAPSED] == 3 + 1 + 3  # three steps, one call that fell back and made step 1, three more
+
+
+def rates_of(state: TrainState) -> dict[str, float]:
+    return {name: optimiser.param_groups[0]["lr"] for name, optimiser in state.optimisers.items()}
+
+
+def lowered(metrics: dict[str, float], *, energy: bool = True) -> dict[str, float]:
+    """The factors on the rates after one roll-back because of these metrics."""
+    state, calls = make_state(), iter([metrics])
+    for name in ("inference", "prior"):
+        state.optimisers[name] = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    if not energy:
+        state.optimisers["other"] = state.optimisers.pop("energy")
+    before = rates_of(state)
+    good = state.snapshot()
+    fit(state, Guard(lambda s, batch: next(calls, {}), limit=100.0), 1)
+    assert state.numbers["guard/retries"] == 1
+    assert good.numbers["step"] == 0
+    return {name: rate / before[name] for name, rate in rates_of(state).items() if rate != before[name]}
+
+
+HALF = 0.5
+NETWORKS = {"generator": HALF, "inference": HALF}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "factors"),
+    [
+        (RUNAWAY, {"energy": HALF}),
+        ({"energy/gap": 0.0, "grad_norm/energy": math.inf}, {"energy": HALF}),
+        ({"loss/elbo": math.nan}, NETWORKS),  # a warm-up step has no energy that could be at fault
+        ({"grad_norm/inference": math.inf}, NETWORKS),
+        ({"loss/generator": math.nan, "energy/gap": 0.0}, {"energy": HALF, **NETWORKS}),  # whose samples it learns from
+        ({"prior/gap": 1e4, "prior/positive_max": 4.0, "prior/base_max": 3.0}, {"prior": HALF}),
+        ({"prior/gap": 1e4, "prior/positive_max": 4e5, "prior/base_max": 3.0}, {"prior": HALF, **NETWORKS}),
+    ],
+)
+def test_the_rates_of_what_is_at_fault_are_lowered(metrics, factors):
+    assert lowered(metrics) == factors
+
+
+def test_without_an_energy_a_loss_that_is_not_finite_lowers_every_rate():
+    assert lowered({"loss/elbo": math.nan}, energy=False) == {"other": HALF, "prior": HALF, **NETWORKS}
+
+
+def on_a_line(scale: float) -> torch.Tensor:
+    draws = torch.Generator().manual_seed(0)
+    return torch.randn(64, 1, generator=draws) * torch.randn(1, 8, generator=draws) * scale
+
+
+def test_a_mixture_that_cannot_be_fitted_is_answered_like_any_other_divergence(caplog):
+    """The second call's codes lie on a line as far out as 1e6, where single precision has no room for the ridge."""
+    mixture, calls = MixturePrior(8, 4), []
+
+    def follow(state, batch):
+        calls.append(state.step)
+        mixture.fit(on_a_line(1e6) if len(calls) == 2 else torch.randn(64, 8, generator=state.generator), 0.0)
+        return {"loss": 0.0}
+
+    state = make_state()
+    with caplog.at_level(logging.WARNING):
+        fit(state, Guard(follow, limit=100.0), 3)
+    assert calls == [0, 1, 0, 1, 2]
+    assert "step 2 diverged (a mixture of 4 Gaussian(s) in 8 dimensions cannot be fitted to codes" in caplog.text
+
+
+def test_advice_names_an_energy_only_where_there_is_one():
+    state = make_state()
+    state.optimisers["inference"] = state.optimisers.pop("energy")
+    with pytest.raises(DivergenceError) as caught:
+        fit(state, Guard(lambda s, batch: {"loss": math.nan}, limit=100.0, retries=2), 3)
+    message = str(caught.value)
+    assert "each with every learning rate multiplied by 0.5" in message
+    assert "training.optimiser.generator" in message
+    assert "energy" not in message
+
+
+def test_a_part_that_diverges_when_it_begins_to_learn_is_retried_from_there():
+    """Not from step 0: the steps before it were made without it."""
+    diverging, state = Diverging({7: {"prior/gap": 1e4}}), make_state()
+    fit(state, Guard(diverging, limit=100.0, snapshot_every=200, starts=[5]), 8)
+    assert [s.step for s in diverging.before] == [0, 1, 2, 3, 4, 5, 6, 5, 6, 7]
+
+
+def test_where_a_state_is_near_a_limit_the_first_that_is_not_is_kept():
+    """Due at 2, but steps 2 and 3 are near the limit: the copy is of 4, and the next one of 6 again."""
+    near = {"energy/gap": 60.0}
+    diverging, state = Diverging({2: near, 3: near, 6: RUNAWAY, 9: RUNAWAY}), make_state()
+    fit(state, Guard(diverging, limit=100.0, snapshot_every=2), 7)
+    assert [s.step for s in diverging.before] == [0, 1, 2, 3, 4, 5, 4, 5, 6, 6]

@@ -4,8 +4,9 @@ import pytest
 import torch
 from training_standin import assert_same_state, hooks, log_lines, make_state, step
 
-from multiebm.training.checkpoint import CheckpointStore
+from multiebm.training.checkpoint import CheckpointStore, read_checkpoint
 from multiebm.training.guard import Guard
+from multiebm.training.hooks import CheckpointEvery
 from multiebm.training.loop import fit
 
 
@@ -92,3 +93,60 @@ def test_a_run_with_roll_backs_resumes_bit_exactly_from_before_and_from_after_th
         {"step": 10, "event": "rollback", "from_step": 14, "retries": 1},
         {"step": 10, "event": "rollback", "from_step": 14, "retries": 2},
     ]
+
+
+class KillError(Exception):
+    """The end of the process, as a hook that no other hook outlives."""
+
+
+class Killed:
+    """A hook that lets `steps` steps pass, however often the guard makes them again, and then kills."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def on_step(self, state, metrics):
+        self.left -= 1
+        if self.left < 0:
+            raise KillError
+
+    def on_end(self, state):
+        pass
+
+
+def restless(state, batch):
+    """The stand-in's step, which diverges by chance in a fifth of all steps and is near the limit in a third."""
+    metrics, chance = step(state, batch), torch.rand((), generator=state.generator).item()
+    return metrics | {"energy/gap": 1e6 if chance > 0.8 else 60.0 if chance > 0.45 else 0.0}
+
+
+def test_a_run_of_many_roll_backs_equals_the_uninterrupted_one_wherever_it_is_killed(tmp_path: Path):
+    """Checkpoints every 4 steps and after every roll-back; the state to go back to is often none of them."""
+
+    def run(folder: Path, *more):
+        state = make_state()
+        CheckpointStore(folder / "checkpoints").resume(state)
+        guard = Guard(restless, limit=100.0, snapshot_every=6, retries=1000, factor=0.9, starts=[9])
+        fit(state, guard, 40, [*hooks(folder), *more])
+        return state
+
+    whole = run(tmp_path / "whole")
+    assert whole.numbers["guard/retries"] >= 8
+    for kill in range(1, 45, 4):
+        folder = tmp_path / f"killed-{kill}"
+        with pytest.raises(KillError):
+            run(folder, Killed(kill))
+        assert_same_state(run(folder), whole)
+        assert log_lines(folder) == log_lines(tmp_path / "whole")
+
+
+def test_a_checkpoint_holds_the_good_state_only_where_that_is_another_one(tmp_path: Path):
+    """Copied at 0, 4 and 8: the checkpoints of 4 and 8 are the copies themselves, that of 6 goes back to 4."""
+    state, store = make_state(), CheckpointStore(tmp_path, keep_last=9)
+    fit(state, Guard(step, limit=100.0, snapshot_every=4), 9, [CheckpointEvery(store, 2)])
+    held = {}
+    for at in store.steps():
+        saved = read_checkpoint(store.path(at))
+        held[at] = saved.numbers.get("good", {}).get("step")
+        assert any(name.startswith("good.") for name in saved.tensors) == (held[at] is not None)
+    assert held == {2: 0, 4: None, 6: 4, 8: None, 9: 8}

@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from multiebm.core.errors import DivergenceError
+from multiebm.core.progress import track
 from multiebm.core.random import Randomness, rand, randn
 from multiebm.distributions.families import FAMILIES
 
@@ -142,14 +144,24 @@ class MixturePrior(torch.nn.Module):
         return [self.get_buffer(name) for name in names]
 
     def _derive(self) -> None:
-        """Set weights and factors from the sums."""
+        """Set weights and factors from the sums; DivergenceError where a covariance has none."""
         count, scatter, log_weight, tril, whiten = self._buffers_of(
             "count", "scatter", "log_weight", "scale_tril", "whiten"
         )
         eye = torch.eye(self.dim, device=count.device)
         log_weight.copy_((count / count.sum()).log())
-        tril.copy_(torch.linalg.cholesky(scatter / count[:, None, None] + self.ridge * eye))
+        factors, failed = torch.linalg.cholesky_ex(scatter / count[:, None, None] + self.ridge * eye)
+        if failed.any():  # nor has a covariance that is not finite any
+            raise DivergenceError(self._unfit())
+        tril.copy_(factors)
         whiten.copy_(torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False))
+
+    def _unfit(self) -> str:
+        reach = self.get_buffer("mean").abs().max().item()
+        return (
+            f"a mixture of {self.components} Gaussian(s) in {self.dim} dimensions cannot be fitted to codes whose "
+            f"means reach {reach:.3g}: a covariance is not finite or not positive definite, expected codes nearer to 0"
+        )
 
     def component_log_prob(self, z: Tensor) -> Tensor:
         """Return log weight + log density of every component in nats: [..., D] -> [..., K]."""
@@ -202,6 +214,8 @@ class MixturePrior(torch.nn.Module):
         """Make two of the heaviest component along its longest axis; together they keep its mass, mean and scatter."""
         count, mean, scatter = self._buffers_of("count", "mean", "scatter")
         heavy = int(count.argmax())
+        if not scatter[heavy].isfinite().all():
+            raise DivergenceError(self._unfit())
         variances, axes = torch.linalg.eigh(scatter[heavy] / count[heavy])
         off = 0.5 * variances[-1].clamp_min(0).sqrt() * axes[:, -1]
         count[heavy] /= 2
@@ -237,5 +251,5 @@ class MixturePrior(torch.nn.Module):
         spread = torch.cov(codes.T, correction=0).reshape(self.dim, self.dim) * (0.1 if k > 1 else 1.0)
         scatter.copy_(spread.expand(k, -1, -1) / k)
         self._derive()
-        for left in reversed(range(steps)):
+        for left in track(reversed(range(steps)), "a mixture is fitted to the codes", steps):
             self.fit(codes, 0.0, split=left > 0)  # halves of the last step would never part

@@ -25,7 +25,7 @@ from multiebm.nn.pictures import Networks
 from multiebm.nn.precision import Mixed, set_precision
 from multiebm.training import averaging
 from multiebm.training.cooperative import cooperative_step, warmup_step
-from multiebm.training.guard import PRIOR_RATE, RATE
+from multiebm.training.guard import NETWORK_RATE, PRIOR_RATE, RATE
 from multiebm.training.priors import PRIOR_BETAS
 from multiebm.training.state import Stream, TrainState
 
@@ -183,9 +183,9 @@ def set_rates(state: TrainState[MultimodalModel], training: TrainingSection, war
     """Set the rates of generator, inference and energy: phase, guard's factor, decay by epoch."""
     o = training.optimiser
     decay = 1.0 if o.decay == 1 else o.decay ** state.stream.state_dict()["epoch"]
-    guarded = decay * state.numbers.get(RATE, 1.0)  # the guard lowers the energy's rate; without an energy, every rate
+    guarded = decay * state.numbers.get(RATE, 1.0)
     has_energy = "energy" in state.optimisers
-    factor = (decay if has_energy else guarded) * annealed(state.step, training)
+    factor = (decay * state.numbers.get(NETWORK_RATE, 1.0) if has_energy else guarded) * annealed(state.step, training)
     for name, rate in (("generator", o.generator), ("inference", o.inference)):
         for group in state.optimisers[name].param_groups:
             group["lr"] = rate * factor

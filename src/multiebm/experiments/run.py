@@ -217,6 +217,7 @@ def _fit(
         snapshot_every=t.checkpoint_every,  # so that a resumed run can go back exactly as far as an uninterrupted one
         retries=t.retries,
         last_checkpoint=store.latest,
+        starts=(t.warmup.prior_after, t.warmup.steps, t.warmup.steps + t.cooperative.energy_first),
     )
     saving = CheckpointEvery(store, t.checkpoint_every, BEST if t.validate_every else None)
     steps = t.warmup.steps + t.cooperative.steps

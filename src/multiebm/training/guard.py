@@ -2,9 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from multiebm.training.state import Snapshot, Step, TrainState
 
 GAP = "energy/gap"  # E(data) - E(revised), the metric held within the limit
 PRIOR_GAP = "prior/gap"  # f(codes) - f(samples) of a tilted prior: without bound where its chain cannot follow
+PRIOR_CODES = "prior/positive_max"  # how far out codes lie
 PRIOR_DRAWS = "prior/negative_max"  # how far out its chain ends
 BASE_DRAWS = "prior/base_max"  # how far out its base reaches
 ESCAPE = "prior/escape"  # how many times farther out its chain ends than codes and base reach
@@ -24,32 +24,37 @@ ROLLED_BACK = "guard/rolled_back_from"  # metric, only of a step made after a ro
 RETRIES = "guard/retries"  # numbers: roll-backs so far
 IN_A_ROW = "guard/in_a_row"  # numbers: roll-backs without a healthy stretch between them
 HEALTHY = "guard/healthy_steps"  # numbers: steps since the last roll-back
-RATE = "guard/rate"  # numbers: product of the factors on the learning rate; a schedule that sets rates multiplies by it
-PRIOR_RATE = "guard/prior_rate"  # numbers: the same of the prior's rate
+RATE = "guard/rate"  # numbers: product of the factors on the energy's rate, without an energy on every rate
+NETWORK_RATE = "guard/network_rate"  # numbers: beside an energy, the same of generator and inference model
+PRIOR_RATE = "guard/prior_rate"  # numbers: the same of the prior's rate; schedules that set rates multiply by these
 CALM = "guard/calm"  # numbers: 1 where the last step was far from every limit
 CALM_SHARE = 0.5  # of the limit: a state nearer to it than this is not worth returning to
+_WHOSE = {PRIOR_RATE: "the prior's", RATE: "the energy's", NETWORK_RATE: "the generator's and the inference model's"}
+_ADVICE = {
+    PRIOR_RATE: "Try a lower training.optimiser.prior, more model.prior.steps, a larger model.prior.penalty, or a "
+    "model.prior.bound.",
+    RATE: "Try a lower learning rate of the energy (training.optimiser.energy), more data-chain steps, or a larger "
+    "energy penalty.",
+    NETWORK_RATE: "Try lower rates of the generator and the inference model (training.optimiser.generator, "
+    "training.optimiser.inference), or a larger model.likelihood.scale.",
+}
 
 logger = logging.getLogger(__name__)
-
-
-class _Good(NamedTuple):
-    snapshot: Snapshot
-    batch: Batch  # already drawn when the snapshot was taken; the retry begins with it
 
 
 class Guard:
     """A step that returns to its last good state when the one it wraps diverges (arXiv 2312.02469 aborts instead).
 
-    Diverged: a loss or gradient norm that is not finite, |energy/gap| > `limit`, or a tilted prior beyond PRIOR_LIMITS.
-    The state as a whole goes back, its `step`, data order and numbers included, so the steps since are made again: with
-    the energy's learning rate (every rate where no optimiser is called "energy"), or the prior's where it was the
-    prior, times `factor`, and with noise reseeded from the restored
-    generator and the count of roll-backs, hence deterministic but not the same again. More than `retries` roll-backs
-    without `healthy_steps` steps between them raise DivergenceError.
+    Diverged: a loss or gradient norm that is not finite, codes that no mixture can be fitted to, |energy/gap| >
+    `limit`, or a tilted prior beyond PRIOR_LIMITS. The state as a whole goes back, its `step`, data order and numbers
+    included, so the steps since are made again: with the learning rates of the parts at fault (`_at_fault`) times
+    `factor`, and with noise reseeded from the restored generator and the count of roll-backs, hence deterministic but
+    not the same again. More than `retries` roll-backs without `healthy_steps` steps between them raise DivergenceError.
 
-    Good states are copied in memory at multiples of `snapshot_every` steps, and at the first call. Counts and rates
-    are part of a checkpoint, the copy is not: a resumed run can go back no further than where it resumed. Resumed
-    at a multiple of `snapshot_every`, it therefore equals the uninterrupted run even in its roll-backs.
+    Good states are copied at the first call, and when `snapshot_every` steps are full or a step of `starts` is reached,
+    at which another part begins to learn; where that state is near a limit, at the first after it that is not. The copy
+    is `state.good` and, like counts and rates, part of a checkpoint: a resumed run equals the uninterrupted one even in
+    its roll-backs. Where the next call will copy anew there is none, so most checkpoints hold one state, not two.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Guard:
         factor: float = 0.5,
         healthy_steps: int = 200,
         last_checkpoint: Callable[[], Path | None] = lambda: None,  # named in the error
+        starts: Collection[int] = (),
     ) -> None:
         self.step = step
         self.limit = limit
@@ -69,63 +75,88 @@ class Guard:
         self.factor = factor
         self.healthy_steps = healthy_steps
         self.last_checkpoint = last_checkpoint
-        self._good: _Good | None = None
+        self.starts = starts
 
     def __call__(self, state: TrainState, batch: Batch) -> dict[str, float]:
         """Make one healthy step, after as many roll-backs as it takes; `state.step` may be lower afterwards."""
-        good = self._remember(state, batch)
+        good = state.good = state.good or self._remember(state)
         diverged_at: int | None = None
         while True:
-            metrics = self.step(state, batch)
-            problem = find_problem(metrics, self.limit)
+            metrics, problem = self._try(state, batch)
             if problem is None:
                 break
             diverged_at = diverged_at or state.step + 1
-            self._roll_back(state, good, problem)
-            batch = good.batch
+            self._roll_back(state, good, problem, metrics)
+            batch = state.draw()
         state.numbers[HEALTHY] = state.numbers.get(HEALTHY, 0.0) + 1
         limits = {GAP: self.limit, **PRIOR_LIMITS}
         state.numbers[CALM] = float(all(abs(metrics.get(k, 0.0)) <= CALM_SHARE * most for k, most in limits.items()))
+        if self._is_due(state, good) and _all_finite(state.model.state_dict().values()):
+            state.good = None
         event = {} if diverged_at is None else {ROLLED_BACK: float(diverged_at)}
         return metrics | event | {RETRIES: state.numbers.get(RETRIES, 0.0)}
 
-    def _remember(self, state: TrainState, batch: Batch) -> _Good:
-        due = state.step % self.snapshot_every == 0 and state.numbers.get(CALM, 1.0) == 1.0
-        if self._good is None or (due and _all_finite(state.model.state_dict().values())):
-            if state.numbers.get(HEALTHY, 0.0) >= self.healthy_steps:
-                state.numbers[IN_A_ROW] = 0.0  # only with a newer state to return to, so that the retries are bounded
-            self._good = _Good(state.snapshot(), batch)
-        return self._good
+    def _try(self, state: TrainState, batch: Batch) -> tuple[dict[str, float], str | None]:
+        try:
+            metrics = self.step(state, batch)
+        except DivergenceError as error:  # a mixture without a covariance: no loss says so
+            return {}, str(error)
+        return metrics, find_problem(metrics, self.limit)
 
-    def _roll_back(self, state: TrainState, good: _Good, problem: str) -> None:
+    def _remember(self, state: TrainState) -> Snapshot:
+        """Copy the state as it was before this call's batch was drawn."""
+        if state.numbers.get(HEALTHY, 0.0) >= self.healthy_steps:
+            state.numbers[IN_A_ROW] = 0.0  # only with a newer state to return to, so that the retries are bounded
+        copy = state.snapshot()
+        copy.numbers["stream"] = state.drawn_at
+        return copy
+
+    def _is_due(self, state: TrainState, good: Snapshot) -> bool:
+        """Return whether to copy the state after this step: one at which it is due has come, and no limit is near."""
+        old, new = good.numbers["step"], state.step + 1
+        passed = new // self.snapshot_every > old // self.snapshot_every or any(old < at <= new for at in self.starts)
+        return passed and state.numbers[CALM] == 1.0
+
+    def _roll_back(self, state: TrainState, good: Snapshot, problem: str, metrics: dict[str, float]) -> None:
         before = state.numbers
         total, in_a_row = before.get(RETRIES, 0.0) + 1, before.get(IN_A_ROW, 0.0) + 1
-        key, whose = (PRIOR_RATE, "prior") if "prior" in problem.split()[0] else (RATE, "energy")
-        rate = before.get(key, 1.0) * self.factor
-        rates = {k: before[k] for k in (RATE, PRIOR_RATE) if k in before} | {key: rate}
+        has_energy = "energy" in state.optimisers
+        lower = _at_fault(problem, metrics, has_energy)
+        rates = {k: before[k] for k in _WHOSE if k in before} | {k: before.get(k, 1.0) * self.factor for k in lower}
+        whose = _WHOSE if has_energy else _WHOSE | {RATE: "every"}
         failed = state.step + 1
         if in_a_row > self.retries:
-            raise self._give_up(failed, problem, whose)
-        state.restore(good.snapshot)
+            advice = " ".join(_ADVICE[k if has_energy or k != RATE else NETWORK_RATE] for k in lower)
+            raise self._give_up(failed, problem, " and ".join(whose[k] for k in lower), advice)
+        state.restore(good)
         for k, value in rates.items():
             _scale_rate(state.optimisers, k, value / state.numbers.get(k, 1.0))
         state.numbers.update({RETRIES: total, IN_A_ROW: in_a_row, HEALTHY: 0.0, **rates})
         _reseed(state.generator, int(total))
-        message = "step %d diverged (%s): back to step %d, the %s's learning rate is now %g of its setting"
-        logger.warning(message, failed, problem, state.step, whose, rate)
+        now = ", ".join(f"{whose[k]} learning rate is now {rates[k]:g} of its setting" for k in lower)
+        logger.warning("step %d diverged (%s): back to step %d, %s", failed, problem, state.step, now)
 
-    def _give_up(self, failed: int, problem: str, whose: str) -> DivergenceError:
+    def _give_up(self, failed: int, problem: str, whose: str, advice: str) -> DivergenceError:
         checkpoint = self.last_checkpoint()
-        advice = {
-            "energy": "Try a lower learning rate of the energy, more data-chain steps, or a larger energy penalty.",
-            "prior": "Try a lower training.optimiser.prior, more model.prior.steps, a larger model.prior.penalty, or a "
-            "model.prior.bound.",
-        }
         return DivergenceError(
-            f"training diverged at step {failed}: {problem}. {self.retries} roll-backs in a row, each with the "
-            f"{whose}'s learning rate multiplied by {self.factor:g}, did not help. "
-            f"Last good checkpoint: {checkpoint or 'none'}. {advice[whose]}"
+            f"training diverged at step {failed}: {problem}. {self.retries} roll-backs in a row, each with "
+            f"{whose} learning rate multiplied by {self.factor:g}, did not help. "
+            f"Last good checkpoint: {checkpoint or 'none'}. {advice}"
         )
+
+
+def _at_fault(problem: str, metrics: dict[str, float], has_energy: bool) -> list[str]:
+    """Return the rates to lower. A tilt is not alone at fault where codes ran away from its base, nor an energy where
+    another loss than its own is not finite.
+    """
+    name = problem.split()[0]
+    networks = [NETWORK_RATE] if has_energy else [RATE]
+    if "prior" in name:
+        codes, base = metrics.get(PRIOR_CODES, 0.0), metrics.get(BASE_DRAWS, math.inf)
+        return [PRIOR_RATE, *(networks if codes > PRIOR_LIMITS[ESCAPE] * base else [])]
+    if not has_energy or name in (GAP, "loss/energy", "grad_norm/energy"):
+        return [RATE]
+    return [*([RATE] if GAP in metrics else []), *networks]
 
 
 def find_problem(metrics: dict[str, float], limit: float = 100.0) -> str | None:
@@ -148,9 +179,8 @@ def _all_finite(tensors: Iterable[Tensor]) -> bool:
 
 
 def _scale_rate(optimisers: dict[str, Optimizer], key: str, factor: float) -> None:
-    one = "prior" if key == PRIOR_RATE else "energy"
-    chosen = [optimisers[one]] if one in optimisers else list(optimisers.values())
-    for optimiser in chosen:
+    names = {PRIOR_RATE: ["prior"], RATE: ["energy"], NETWORK_RATE: ["generator", "inference"]}[key]
+    for optimiser in [optimisers[name] for name in names if name in optimisers] or optimisers.values():
         for group in optimiser.param_groups:
             group["lr"] *= factor
 

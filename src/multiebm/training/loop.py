@@ -66,7 +66,7 @@ def fit(
     with _interruptible() as interrupt:
         while (reason := _reason(state.step >= steps, elapsed, seconds, interrupt, should_stop)) is None:
             started = perf_counter()
-            metrics = step(state, next(state.stream))
+            metrics = step(state, state.draw())
             state.step += 1
             elapsed += perf_counter() - started
             state.numbers[ELAPSED] = elapsed  # after the step: a roll-back gives no time back

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from multiebm.core.batch import Batch
+from multiebm.core.errors import DivergenceError
+from multiebm.core.progress import track
 from multiebm.core.random import make_generator, rand
 from multiebm.distributions.mixture import Diagonal
 from multiebm.distributions.priors import ClusterPrior, MixturePrior
@@ -31,12 +33,17 @@ _ADVICE = (
     "use fewer steps (model.prior.settle; --steps of fit-prior), a lower rate (training.optimiser.prior; --rate) or a "
     "larger model.prior.penalty"
 )
+_CODES_ADVICE = (
+    "Train again with lower rates of the generator and the inference model (training.optimiser.generator, "
+    "training.optimiser.inference), or for fewer steps."
+)
 
 
 def follow_codes(state: TrainState, posterior: Posterior, batch: Batch, wanted: bool) -> Latents:
     """Draw detached codes of this batch, move every fitted mixture towards them and return them.
 
-    Without a mixture nothing is drawn unless the codes are `wanted`.
+    Without a mixture nothing is drawn unless the codes are `wanted`. DivergenceError, which the guard answers, where a
+    mixture cannot be fitted to them.
     """
     mixtures = state.model.generator.mixtures()
     if not mixtures and not wanted:
@@ -114,7 +121,8 @@ def settle_priors(
 ) -> None:
     """Fit every fitted mixture anew to the codes of these batches, then let an energy prior's tilt settle on them.
 
-    Learned clusters are pruned instead, where `prune` > 0.
+    Learned clusters are pruned instead, where `prune` > 0. DivergenceError where the codes are so far out that no
+    mixture can be fitted to them.
     """
     prior = model.generator.prior
     if isinstance(prior, ClusterPrior) and prune:
@@ -123,8 +131,13 @@ def settle_priors(
         return
     tilted = isinstance(prior, EnergyPrior) and steps > 0
     codes = codes_of(model, batches, generator, {*model.generator.mixtures(), *([SHARED] if tilted else [])})
+    if astray := [key for key, found in codes.items() if not found.isfinite().all()]:
+        raise DivergenceError(f"priors cannot settle: codes of {', '.join(astray)} are not finite. {_CODES_ADVICE}")
     for key, mixture in model.generator.mixtures().items():
-        mixture.refit(codes[key])
+        try:
+            mixture.refit(codes[key])
+        except DivergenceError as error:
+            raise DivergenceError(f"priors cannot settle: {key}: {error}. {_CODES_ADVICE}") from error
     if isinstance(prior, EnergyPrior) and tilted and len(codes[SHARED]):
         problem = settle_tilt(prior, codes[SHARED], generator, steps, spread, rate)
         if problem:
@@ -172,7 +185,7 @@ def settle_tilt(
     before = {name: value.clone() for name, value in prior.net.state_dict().items()}
     optimiser = torch.optim.Adam(prior.net.parameters(), rate, betas=PRIOR_BETAS)
     with prior.base.widened(spread) if isinstance(prior.base, MixturePrior) else nullcontext():
-        for step in range(1, steps + 1):
+        for step in track(range(1, steps + 1), "the prior settles"):
             rows = rand(generator, (SETTLE_BATCH,), codes).mul(len(codes)).long()
             samples = prior.sample(SETTLE_BATCH, generator)
             optimiser.zero_grad(set_to_none=True)
@@ -199,7 +212,7 @@ def codes_of(model: MultimodalModel, batches: Iterable[Batch], generator: torch.
     """
     seen: dict[str, list[list[Tensor]]] = {key: [[] for _ in range(REFIT_DRAWS)] for key in keys}
     with torch.no_grad():
-        for batch in batches if keys else ():
+        for batch in track(batches if keys else (), "codes are drawn"):
             posterior = model.inference(batch)
             for draw in range(REFIT_DRAWS):
                 codes, _ = posterior.sample(generator)

@@ -14,6 +14,7 @@ from multiebm.core.errors import CheckpointError
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 ELAPSED = "elapsed_seconds"  # key of `numbers`: seconds spent in steps so far, hooks not counted
+_GOOD = "good."  # before the names of the tensors of the good state
 _LISTED = 8  # names shown per kind of mismatch; the rest is counted
 
 
@@ -45,7 +46,8 @@ class TrainState(Generic[ModelT]):
     """A model, its optimisers by name, one random generator, the data stream, and how far they are.
 
     `step` counts completed steps and is advanced by the loop, not by a step function. `numbers` holds the adaptive
-    scalars (floats) of steps, guard and hooks. `average` holds the moving average of the parameters, or nothing.
+    scalars (floats) of steps, guard and hooks. `average` holds the moving average of the parameters, or nothing;
+    `good` the earlier state that the guard would return to, where that is another one.
     """
 
     model: ModelT
@@ -55,9 +57,21 @@ class TrainState(Generic[ModelT]):
     step: int = 0
     numbers: dict[str, float] = field(default_factory=dict)
     average: dict[str, Tensor] = field(default_factory=dict)
+    good: Snapshot | None = None
+    drawn_at: dict[str, int] = field(default_factory=dict)  # the stream's position before `draw`
+
+    def draw(self) -> Batch:
+        """Return the stream's next batch, and note in `drawn_at` where it was."""
+        self.drawn_at = self.stream.state_dict()
+        return next(self.stream)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors, not copied: `model.*`, `optimiser.<name>.<index>.<key>`, `average.*`, `generator`."""
+        """Return all tensors, not copied: `model.*`, `optimiser.<name>.<index>.<key>`, `average.*`, `generator`, and
+        the same of the good state, `good.*`.
+        """
+        return self._tensors() | ({f"{_GOOD}{k}": v for k, v in self.good.tensors.items()} if self.good else {})
+
+    def _tensors(self) -> dict[str, Tensor]:
         found = {f"model.{name}": tensor.detach() for name, tensor in self.model.state_dict().items()}
         for name, optimiser in self.optimisers.items():
             for index, moments in optimiser.state_dict()["state"].items():
@@ -66,7 +80,12 @@ class TrainState(Generic[ModelT]):
         return found | {"generator": self.generator.get_state()}
 
     def numbers_json(self) -> dict[str, Any]:
-        """Return what is not a tensor as JSON values: step, numbers, learning rates and the stream's position."""
+        """Return what is not a tensor as JSON values: step, numbers, learning rates and the stream's position; `good`,
+        the same of the good state.
+        """
+        return self._numbers() | ({"good": self.good.numbers} if self.good else {})
+
+    def _numbers(self) -> dict[str, Any]:
         groups = {name: [_settings(group) for group in o.param_groups] for name, o in self.optimisers.items()}
         numbers = {name: float(value) for name, value in self.numbers.items()}
         return {"step": self.step, "numbers": numbers, "optimisers": groups, "stream": self.stream.state_dict()}
@@ -76,7 +95,21 @@ class TrainState(Generic[ModelT]):
 
         Raises CheckpointError, with nothing changed, when names, shapes or types do not fit this state.
         """
-        self._check(tensors, numbers)
+        good = Snapshot(_below(tensors, _GOOD), numbers["good"]) if "good" in numbers else None
+        own = Snapshot({name: t for name, t in tensors.items() if not name.startswith(_GOOD)}, numbers)
+        for saved in (own, *([good] if good else [])):
+            self._check(*saved)
+        self.restore(own)
+        self.good = good
+
+    def snapshot(self) -> Snapshot:
+        """Copy everything `restore` restores, that is, all but `good`; on the devices where it lies."""
+        tensors = {name: tensor.clone() for name, tensor in self._tensors().items()}
+        return Snapshot(tensors, deepcopy(self._numbers()))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Return to a snapshot of this state, exactly; the snapshot stays usable."""
+        tensors, numbers = snapshot
         with torch.no_grad():
             for name, own in self.model.state_dict().items():
                 own.copy_(tensors[f"model.{name}"])
@@ -91,15 +124,6 @@ class TrainState(Generic[ModelT]):
         self.numbers.clear()
         self.numbers.update(numbers["numbers"])
         self.step = int(numbers["step"])
-
-    def snapshot(self) -> Snapshot:
-        """Copy everything `load` restores; on the devices where it lies."""
-        tensors = {name: tensor.clone() for name, tensor in self.tensors().items()}
-        return Snapshot(tensors, deepcopy(self.numbers_json()))
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Return to a snapshot of this state, exactly; the snapshot stays usable."""
-        self.load(snapshot.tensors, snapshot.numbers)
 
     def _check(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         expected = {f"model.{name}": _describe(tensor) for name, tensor in self.model.state_dict().items()}
