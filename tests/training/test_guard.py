@@ -288,7 +288,8 @@ NETWORKS = {"generator": HALF, "inference": HALF}
         ({"grad_norm/inference": math.inf}, NETWORKS),
         ({"loss/generator": math.nan, "energy/gap": 0.0}, {"energy": HALF, **NETWORKS}),  # whose samples it learns from
         ({"prior/gap": 1e4, "prior/positive_max": 4.0, "prior/base_max": 3.0}, {"prior": HALF}),
-        ({"prior/gap": 1e4, "prior/positive_max": 4e5, "prior/base_max": 3.0}, {"prior": HALF, **NETWORKS}),
+        ({"prior/gap": 1e4, "prior/positive_max": 16.0, "prior/base_max": 3.0}, {"prior": HALF, **NETWORKS}),
+        ({"prior/gap": 1e4, "prior/positive_max": 4e5, "prior/base_max": 3e5}, {"prior": HALF, **NETWORKS}),
     ],
 )
 def test_the_rates_of_what_is_at_fault_are_lowered(metrics, factors):

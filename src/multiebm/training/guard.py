@@ -20,6 +20,7 @@ PRIOR_DRAWS = "prior/negative_max"  # how far out its chain ends
 BASE_DRAWS = "prior/base_max"  # how far out its base reaches
 ESCAPE = "prior/escape"  # how many times farther out its chain ends than codes and base reach
 PRIOR_LIMITS = {PRIOR_GAP: 200.0, ESCAPE: 5.0}  # nats; times
+FAR = 100.0  # latent units: a fitted base may follow codes that far, but the bound's N(0, I) is 100 scales away
 ROLLED_BACK = "guard/rolled_back_from"  # metric, only of a step made after a roll-back: the step that diverged
 RETRIES = "guard/retries"  # numbers: roll-backs so far
 IN_A_ROW = "guard/in_a_row"  # numbers: roll-backs without a healthy stretch between them
@@ -146,14 +147,14 @@ class Guard:
 
 
 def _at_fault(problem: str, metrics: dict[str, float], has_energy: bool) -> list[str]:
-    """Return the rates to lower. A tilt is not alone at fault where codes ran away from its base, nor an energy where
-    another loss than its own is not finite.
+    """Return the rates to lower. A tilt is not alone at fault where codes ran away, with its base or from it, nor an
+    energy where another loss than its own is not finite.
     """
     name = problem.split()[0]
     networks = [NETWORK_RATE] if has_energy else [RATE]
     if "prior" in name:
         codes, base = metrics.get(PRIOR_CODES, 0.0), metrics.get(BASE_DRAWS, math.inf)
-        return [PRIOR_RATE, *(networks if codes > PRIOR_LIMITS[ESCAPE] * base else [])]
+        return [PRIOR_RATE, *(networks if codes > min(FAR, PRIOR_LIMITS[ESCAPE] * base) else [])]
     if not has_energy or name in (GAP, "loss/energy", "grad_norm/energy"):
         return [RATE]
     return [*([RATE] if GAP in metrics else []), *networks]
