@@ -56,11 +56,12 @@ def find_model(folder: str | Path) -> Path:
     for candidate in (path / MODEL, path):
         if (candidate / HEADER).is_file():
             return candidate
-    if (path / "checkpoints").is_dir():
-        raise CheckpointError(
-            f"{path}: got a run that has not ended in order, so no {MODEL}/{HEADER}; continue it with "
-            f"`multiebm train ... --out {path} --resume`"
-        )
+    for run in (path, path.parent):
+        if (run / "checkpoints").is_dir() and path in (run, run / MODEL):
+            raise CheckpointError(
+                f"{path}: got a run that has not ended in order, so no {MODEL}/{HEADER}; continue it with "
+                f"`multiebm train ... --out {run} --resume`"
+            )
     what = "a folder without a model" if path.is_dir() else "no such folder"
     raise CheckpointError(f"{path}: got {what}, expected a run folder or one that save_pretrained wrote")
 

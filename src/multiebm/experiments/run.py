@@ -61,7 +61,7 @@ def run_experiment(
     resume: bool = False,
     overwrite: bool = False,
     live: Hook | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     preset: str | None = None,
     until: int | None = None,
     force: bool = False,
