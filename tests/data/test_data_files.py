@@ -115,10 +115,9 @@ def test_an_archive_with_anything_but_arrays_in_it_is_refused(tmp_path):
     assert "'notes.txt' in it, which is no .npy" in refused(
         archive(tmp_path / "a.npz", {"x.npy": good, "notes.txt": b""})
     )
-    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(tmp_path / "b.npz", "w") as stored:
-        stored.writestr("x.npy", good)
-        stored.writestr("x.npy", good)
-    assert "two arrays called 'x' in it" in refused(tmp_path / "b.npz")
+    twice = archive(tmp_path / "b.npz", {"x.npy": good, "y.npy": good})
+    twice.write_bytes(twice.read_bytes().replace(b"y.npy", b"x.npy"))
+    assert "two arrays called 'x' in it" in refused(twice)
     assert "compressed by a method" in refused(archive(tmp_path / "c.npz", {"x.npy": good}, zipfile.ZIP_LZMA))
 
 
