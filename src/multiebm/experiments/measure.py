@@ -11,7 +11,7 @@ from multiebm.data import MultimodalDataset, cache_root
 from multiebm.evaluation.evaluate import evaluate
 from multiebm.evaluation.inception import load_inception
 from multiebm.evaluation.judge_cache import load_judges
-from multiebm.evaluation.judges import Judges
+from multiebm.evaluation.judges import Judges, readable
 from multiebm.evaluation.record import Evaluation, EvaluationSettings, quick_settings
 from multiebm.experiments.build import settling
 from multiebm.experiments.schema import EvaluationSection, Experiment
@@ -57,8 +57,11 @@ def evaluation_settings(section: EvaluationSection) -> EvaluationSettings:
 
 
 def judges_of(dataset: MultimodalDataset, device: str, folder: Path | None = None) -> Judges | None:
-    """Return the classifiers that read generated parts, cached in `folder` (None: the user's); None without labels."""
-    if dataset.n_classes is None:
+    """Return the classifiers that read generated parts, cached in `folder` (None: the user's).
+
+    None where none can be trained: without labels, or with one class only.
+    """
+    if not readable(dataset):
         return None
     return load_judges(dataset, folder or cache_root() / "judges", device=device)
 
