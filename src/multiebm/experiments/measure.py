@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from multiebm.core.progress import listening
 from multiebm.core.random import make_generator
 from multiebm.data import MultimodalDataset, cache_root
 from multiebm.evaluation.evaluate import evaluate
@@ -93,7 +94,7 @@ def validation(
     judges = judges_of(dataset, device)
 
     def measure(state: TrainState) -> dict[str, float]:
-        with settled(state, train, experiment):
+        with listening(None), settled(state, train, experiment):  # training shows its own progress
             results = evaluate(state.model, dataset, judges, quick_settings(), experiment.seed).results
         return {f"validate/{name}": results[name].value for name in _WATCHED if name in results}
 
