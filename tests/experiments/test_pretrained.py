@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import os
+import re
 import resource
 import time
 from collections.abc import Callable
@@ -296,6 +298,28 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(value: float, 
     entry = {"file": file.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     edit(tmp_path, lambda header: header.update(weights=entry))
     assert "not finite (in generator.decoders.left" in refusal(tmp_path)
+
+
+def test_a_weights_file_that_is_none_or_claims_too_much_is_refused_before_it_is_read(tmp_path: Path):
+    saved_model(tmp_path)
+    file = weights_file(tmp_path)
+
+    def claims(size: int) -> None:
+        edit(tmp_path, lambda header: header["weights"].update(bytes=size))
+
+    header = json.dumps({"x": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}).encode()
+    with file.open("wb") as stream:  # four terabytes, none of which are on the disk
+        stream.write(len(header).to_bytes(8, "little") + header)
+        stream.truncate(8 + len(header) + 4 * 10**12)
+    claims(8 + len(header) + 4 * 10**12)
+    assert re.search("x: unexpected|unable to mmap", refusal(tmp_path))  # by how many addresses there are
+    file.write_bytes(b"\xff" * 100)
+    claims(100)
+    assert "not readable as safetensors" in refusal(tmp_path)
+    file.unlink()
+    os.mkfifo(file)
+    claims(0)
+    assert "not a file" in refusal(tmp_path)
 
 
 def test_weights_of_another_type_are_refused(tmp_path: Path):

@@ -45,7 +45,7 @@ def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> M
             "with the multiebm release that wrote it"
         ) from error
     model = _build(section, description, where)
-    pretrained.load_weights(model, pretrained.read_weights(description), where)
+    pretrained.load_weights(model, description)
     set_precision(model, description.precision)
     return model.to(target).eval()
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from multiebm.core.errors import CheckpointError, OutputError
-from multiebm.core.files import ASIDE, read_json, remove, why_not_written
+from multiebm.core.files import ASIDE, read_json, read_verified, remove, why_not_written
 from multiebm.training.state import TrainState
 
 FORMAT = "multiebm-checkpoint"
@@ -169,15 +169,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     folder = Path(path)
     header = _read_header(folder / STATE)
     file, expected = folder / TENSORS, header["tensors"]
-    data = _read_bytes(file)
-    if len(data) != expected["bytes"]:
-        what = "truncated" if len(data) < expected["bytes"] else "too long"
-        raise CheckpointError(f"{file}: {what}: got {len(data)} bytes, expected {expected['bytes']}; use an older one")
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != expected["sha256"]:
-        raise CheckpointError(
-            f"{file}: damaged: got sha256 {digest[:16]}..., expected {expected['sha256'][:16]}...; use an older one"
-        )
+    try:
+        data = read_verified(file, expected["bytes"], expected["sha256"])
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}; use an older checkpoint") from error
     try:
         tensors = safetensors.torch.load(data)
     except SafetensorError as error:
@@ -218,13 +215,6 @@ def _is_complete(header: dict[str, Any]) -> bool:
         and isinstance(entry.get("bytes"), int)
         and isinstance(entry.get("sha256"), str)
     )
-
-
-def _read_bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise _unreadable(file, error) from error
 
 
 def _unreadable(file: Path, error: OSError) -> CheckpointError:
