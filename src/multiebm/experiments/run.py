@@ -143,9 +143,9 @@ def _plan_settling(experiment: Experiment, state: TrainState[MultimodalModel], s
     began = time.perf_counter()
     planned = settling_within(state, experiment)
     if planned.share < 1:
-        session["settling_share"] = round(planned.share, 3)
+        session["settling_share"] = float(f"{planned.share:.2g}")
         logger.warning(
-            "priors settle with %.0f %% of their steps and codes: in full it would take more than %.0f %% of "
+            "priors settle with %.2g %% of their steps and codes: in full it would take more than %.0f %% of "
             "training.seconds %g; raise training.seconds, or lower model.prior.settle or model.prior.components",
             100 * planned.share,
             100 * MOST,
