@@ -177,10 +177,11 @@ def opened_picture(file: Path, fix: str) -> Iterator[Image.Image]:
     """Give a picture of which only the header is read yet; DataError with `fix` for all that goes wrong inside."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Pillow only warns of some pictures made to fill the memory
+            warnings.simplefilter("ignore")  # of odd notes inside a file
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_FORMATS) as picture:
                 yield picture
-    except (OSError, Warning, Image.DecompressionBombError, *BROKEN) as error:
+    except (OSError, Image.DecompressionBombWarning, Image.DecompressionBombError, *BROKEN) as error:
         raise DataError(f"{file}: got {error or type(error).__name__}, {fix}") from error
 
 
