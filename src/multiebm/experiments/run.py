@@ -114,11 +114,15 @@ def _train(
     try:
         fitted = _fit(experiment, state, hooks, store, until, settling.seconds)
         ended = fitted.reason
+    except KeyboardInterrupt:
+        ended = "interrupted"
+        raise
     finally:
         seconds = round(state.numbers.get(ELAPSED, 0.0), 1)  # of training, since step 0
         session |= {"to_step": state.step, "seconds": seconds, "reason": ended}
         write_run(folder, run)
-    if fitted.reason == "stopped":
+    over = state.step == experiment.training.warmup.steps + experiment.training.cooperative.steps
+    if fitted.reason == "stopped" or (over and fitted.reason == "interrupted"):
         return fitted
     began = time.perf_counter()
     try:
