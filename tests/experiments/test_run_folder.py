@@ -17,6 +17,7 @@ from multiebm.core.errors import ConfigError, OutputError
 from multiebm.core.lock import LOCK, locked
 from multiebm.experiments import folder as folder_module
 from multiebm.experiments import run as run_module
+from multiebm.experiments import settle as settle_module
 from multiebm.experiments.folder import BOARD, CHECKPOINTS, CONFIG, METRICS, RUN
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.pretrained import MODEL, from_pretrained
@@ -124,7 +125,7 @@ def test_a_signal_while_priors_settle_ends_in_order_and_resume_settles_as_if_the
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     whole = run_experiment(tiny(), tmp_path / "whole").model.state_dict()
-    settle = run_module.settle_priors
+    settle = settle_module.settle_priors
 
     def interrupted(model, batches, generator, **settings) -> None:
         next(batches)
@@ -133,7 +134,7 @@ def test_a_signal_while_priors_settle_ends_in_order_and_resume_settles_as_if_the
         settle(model, batches, generator, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "settle_priors", interrupted)
+        patch.setattr(settle_module, "settle_priors", interrupted)
         fit = run_experiment(tiny(), tmp_path / "part").fit
     assert fit.reason == "interrupted"
     assert fit.message().endswith("step-000000010; continue with --resume")

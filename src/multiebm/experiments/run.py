@@ -130,9 +130,7 @@ def _train(
         session["settling"] = round(time.perf_counter() - began, 1)  # seconds more
         write_run(folder, run)
         save_pretrained(state.model, folder / MODEL)
-    except (
-        KeyboardInterrupt
-    ):  # the last checkpoint is of the last step, so that a resumed run settles as this one would
+    except KeyboardInterrupt:  # a resumed run begins at the last step, and settles as this one would have
         fitted = fitted._replace(reason="interrupted")
         session["reason"] = fitted.reason
         write_run(folder, run)
