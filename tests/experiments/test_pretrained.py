@@ -381,6 +381,30 @@ def test_a_loaded_model_is_in_evaluation_mode_and_scoring_leaves_it_as_it_was(tm
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("turned", ["half", "double", "bfloat16"])
+def test_weights_turned_into_another_type_are_not_saved(turned: str, tmp_path: Path):
+    saved_model(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    model = getattr(from_pretrained(tmp_path), turned)()
+    with pytest.raises(ConfigError, match=r"expected torch.float32; call model.float\(\)"):
+        save_pretrained(model, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_model_loaded_in_inference_mode_or_under_another_default_is_the_same(tmp_path: Path):
+    saved_model(tmp_path)
+    expected = everything(from_pretrained(tmp_path))
+    with torch.inference_mode():
+        inside = from_pretrained(tmp_path)
+    torch.set_default_dtype(torch.float64)
+    try:
+        wide = from_pretrained(tmp_path)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for model in (inside, wide):
+        assert all(torch.equal(a, b) for a, b in zip(everything(model), expected, strict=True))
+
+
 def test_devices_are_named_alike_everywhere(tmp_path: Path):
     saved_model(tmp_path)
     for device in ("auto", "cpu", torch.device("cpu")):

@@ -44,10 +44,11 @@ def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> M
             f"{where / HEADER}: got a description this release does not know (model.{pretrained.said(error)}); load it "
             "with the multiebm release that wrote it"
         ) from error
-    model = _build(section, description, where)
-    pretrained.load_weights(model, description)
-    set_precision(model, description.precision)
-    return model.to(target).eval()
+    with torch.inference_mode(False):  # weights made in it could never be differentiated through
+        model = _build(section, description, where)
+        pretrained.load_weights(model, description)
+        set_precision(model, description.precision)
+        return model.to(target).eval()
 
 
 def find_model(folder: str | Path) -> Path:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from multiebm.core.errors import CheckpointError, ConfigError, DivergenceError, MultiebmError, OutputError
 from multiebm.core.files import ASIDE, check_size, read_sealed, read_verified, replace_file, sealed, why_not_written
 from multiebm.core.modality import Modality
+from multiebm.models.use import in_use
 from multiebm.nn.precision import precision_of
 
 FORMAT = "multiebm-model"
@@ -89,11 +90,12 @@ def write_pretrained(
     """Write `model` so that reading it gives these very tensors; a kill at any moment leaves a whole model.
 
     OutputError when the folder holds other things, or cannot be written (what it held before is then intact);
-    DivergenceError where weights are not finite, which no reader would take.
+    DivergenceError where weights are not finite, ConfigError where they are not float32, which no reader would take.
     """
     if not blueprint:
         raise ConfigError("save_pretrained: got a model put together by hand, expected one from multiebm.build")
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with in_use(model):
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if bad := _not_finite(state):
         raise DivergenceError(
             f"{folder}: got weights that are not finite (in {', '.join(bad)}), expected finite ones; nothing was "
