@@ -52,6 +52,7 @@ def test_pictures_are_enlarged_by_a_whole_factor_to_about_64_pixels(sides, facto
         assert tile_size((channels, *sides)) == (sides[0] * factor, sides[1] * factor)
 
 
-def test_values_outside_the_range_are_shown_at_its_ends():
+def test_values_outside_the_range_are_shown_at_its_ends_and_nan_as_nothing():
     values = torch.tensor([[[[-0.1, 1.1, torch.nan]]]])
-    assert tiles(values)[0, 0, ::21, 0].tolist()[:3] == [0, 255, 0]
+    shown = tiles(values)[0, 0, ::21][:3]
+    assert shown.tolist() == [[0, 0, 0, 255], [255, 255, 255, 255], [255, 255, 255, 0]]

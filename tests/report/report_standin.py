@@ -68,6 +68,7 @@ def make_scene(modalities: dict[str, Modality] = PICTURES, energy: bool = True, 
     if not energy:
         sections["energy"] = None
     model = small_model(modalities, **sections).eval()
+    model.energy_steps += 1  # as training would have
     return Scene(make_record(**record), model, make_dataset(modalities))
 
 

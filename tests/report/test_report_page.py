@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def test_a_bare_model_gives_a_page_that_says_what_is_missing():
     for sentence in (
         "multiebm evaluate",
         "EBM samples are left out: the model has no energy.",
-        "Left out: the model has no energy, or a data chain of no steps.",
+        "Left out: the model has no energy.",
         "Left out: the prior is not an energy prior",
         "Left out: the run folder has no metrics.jsonl",
     ):
@@ -149,9 +150,29 @@ def test_a_run_folder_gets_its_page_of_what_was_saved(tmp_path: Path):
 
 def test_other_data_than_the_runs_are_refused(tmp_path: Path):
     folder = write_run_folder(tmp_path / "trial")
+    other = replace(make_dataset(PICTURES), fingerprint="e" * 64)
     with pytest.raises(ConfigError, match="fingerprint"):
-        write_report(folder)  # the configuration names polydigits
+        write_report(folder, dataset=other)
     assert not (folder / "report.html").exists()
+
+
+def test_a_run_on_data_of_python_gets_a_page_without_them_that_says_how_to_get_the_rest(tmp_path: Path, caplog):
+    folder = write_run_folder(tmp_path / "trial")
+    page = write_report(folder, progress=False).read_text()  # the configuration names polydigits
+    Tags(page)
+    assert "the report leaves out what needs the run's data" in caplog.text
+    assert "write_report(folder, dataset=...)" in inside(page, "headline")
+    assert "small, up 3 x 8 x 8, down 1 x 8 x 8, 40 training items" in inside(page, "headline")
+    assert "<h1>small: trial</h1>" in page
+    assert "Data: Somebody (2020)" in page
+    for name in ("samples", "cross", "chains"):
+        assert "it needs the run&#x27;s data, which are not at hand" in inside(page, name)
+    whole = render(make_scene())
+    gen = data_uris(inside(whole, "samples"))[:2]
+    assert data_uris(inside(page, "samples"))[:2] == gen
+    assert data_uris(inside(page, "interpolation")) == data_uris(inside(whole, "interpolation"))
+    assert data_uris(inside(page, "cross")) == []
+    assert inside(page, "chains").count("<svg") == 2  # of the data chain and of the prior's
 
 
 def test_a_run_without_a_model_and_a_folder_without_a_run_are_refused(tmp_path: Path):

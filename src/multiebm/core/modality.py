@@ -44,10 +44,6 @@ class Modality:
             return state.add(1).div(2).clamp(0, 1)
         return state * state.new_tensor(self.scale) + state.new_tensor(self.loc) if self.loc else state
 
-    def clamp_state(self, state: Tensor) -> Tensor:
-        """Return the state [B, *shape] as a user would see it: pictures within [-1, 1], vectors as they are."""
-        return state.clamp(-1, 1) if self.kind == "picture" else state
-
     def to_json(self) -> dict[str, Any]:
         """Return plain values, from which `from_json` restores an equal object."""
         return asdict(self)

@@ -27,17 +27,22 @@ def tile_size(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def tiles(pictures: Tensor) -> Pixels:
-    """Map raw pictures [N, C, H, W] in [0, 1] to [N, *tile_size, 4] bytes; white and transparent where nothing is."""
+    """Map raw pictures [N, C, H, W] in [0, 1] to [N, *tile_size, 4] bytes; white and transparent where nothing is.
+
+    NaN is nothing.
+    """
     n, channels, height, width = pictures.shape
     shape = (channels, height, width)
-    values = pictures.detach().cpu().float().nan_to_num(0.0).clamp(0, 1).mul(255).round().byte().numpy()
+    raw = pictures.detach().cpu().float()
+    values = raw.nan_to_num(1.0).clamp(0, 1).mul(255).round().byte().numpy()
+    there = np.where(raw.isnan().numpy(), np.uint8(0), np.uint8(255))
     out = np.full((n, *_sheet_size(shape), 4), (255, 255, 255, 0), np.uint8)
-    shown = [values] if is_colour(shape) else [values[:, i : i + 1] for i in range(channels)]
+    shown = [slice(None)] if is_colour(shape) else [slice(i, i + 1) for i in range(channels)]
     columns = _columns(shape)
     for i, part in enumerate(shown):
         top, left = i // columns * (height + 1), i % columns * (width + 1)
         place = out[:, top : top + height, left : left + width]
-        place[..., :3], place[..., 3] = part.transpose(0, 2, 3, 1), 255
+        place[..., :3], place[..., 3] = values[:, part].transpose(0, 2, 3, 1), there[:, part].min(1)
     factor = _enlargement(shape)
     return out.repeat(factor, 1).repeat(factor, 2)
 

@@ -17,8 +17,6 @@ from multiebm.core.batch import Batch
 from multiebm.core.errors import DataError
 from multiebm.core.modality import Modality, Views
 from multiebm.core.random import Randomness
-from multiebm.models.generator import Generator
-from multiebm.models.inference import InferenceModel
 
 TRUSTED_ACCURACY = 0.95  # a coherence read by a classifier that is worse than this on real test data says little
 RESAMPLES = 5  # as the Frechet distances of the literature are usually reported
@@ -27,10 +25,7 @@ Latents = dict[str, Tensor]
 
 
 class Result(NamedTuple):
-    """A number, its standard error (same unit) and the number of items it was computed from.
-
-    All are finite. One item says nothing of its own error: the standard error of n = 1 is 0, and `n` says why.
-    """
+    """A number, its standard error (same unit) and the number of items it was computed from."""
 
     value: float
     standard_error: float
@@ -38,25 +33,16 @@ class Result(NamedTuple):
 
 
 class ModelUnderTest(Protocol):
-    """State-space methods of a model; see `MultimodalModel` for shapes.
-
-    `energy` is None where there is none; `energy_learned` says whether it made a step. Of `inference` the posterior
-    over the shared latent is asked for, of `generator` the prior.
-    """
+    """State-space methods of a model; see `MultimodalModel` for shapes. `energy` is None where there is none."""
 
     modalities: dict[str, Modality]
     training: bool
-    inference: InferenceModel
-    generator: Generator
 
     @property
     def device(self) -> torch.device: ...  # noqa: D102
 
     @property
     def energy(self) -> object | None: ...  # noqa: D102
-
-    @property
-    def energy_learned(self) -> bool: ...  # noqa: D102
 
     def train(self, mode: bool = True) -> Any: ...  # noqa: D102
 
@@ -80,7 +66,7 @@ class FeatureReader(Protocol):
 
 
 class JudgesLike(FeatureReader, Protocol):
-    """Classifiers, or an exact reader of the class; `accuracy` on real test data, by the modalities they read."""
+    """Classifiers, or an exact reader of the class; `accuracy` by modality is theirs on real test data."""
 
     @property
     def accuracy(self) -> dict[str, float]: ...  # noqa: D102

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from multiebm.data import MultimodalDataset
@@ -39,7 +38,7 @@ def train(
     dataset: MultimodalDataset | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    device: str | torch.device = "auto",
+    device: str = "auto",
     progress: bool = True,
     force: bool = False,
 ) -> MultimodalModel:

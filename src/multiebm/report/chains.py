@@ -18,7 +18,7 @@ from multiebm.nn.spectral import frozen
 from multiebm.report.figures import DATA, EBM, GEN, Cloud, Level, Mark, Panel, Series, draw_clouds, draw_panel
 from multiebm.report.grids import picture_rows
 from multiebm.report.markup import block, columns, join, paragraph, section
-from multiebm.report.scene import POINTS, Scene, cloud_charts
+from multiebm.report.scene import NEEDS_DATA, POINTS, Scene, cloud_charts
 
 ITEMS = 64  # chains whose mean and quantiles are drawn
 FOLLOWED = 2  # chains whose pictures are shown
@@ -39,8 +39,9 @@ class Trace(NamedTuple):
 def chains_section(scene: Scene) -> str:
     """All three chains, each with its curve and pictures; what the model does not have is said."""
     lead = (
-        "What the Markov chains do, at the length used in training (dotted line) and four times longer: the energy "
-        "should fall, the log-likelihood should rise, and neither should run away or spoil the samples afterwards."
+        "What the Markov chains do, at the length used in training (dotted line) and four times longer. A chain that "
+        "works lowers the energy or raises the likelihood, and what it makes stays good beyond that line; whether "
+        "these do is measured below each chart."
     )
     parts = [data_chain_part(scene), latent_chain_part(scene), prior_chain_part(scene)]
     return section("chains", "Chains", lead, join(parts))
@@ -49,23 +50,29 @@ def chains_section(scene: Scene) -> str:
 def data_chain_part(scene: Scene) -> str:
     """Energy along the data chain from generated items, with the pictures it passes through."""
     title = "Data chain: energy of generated items"
-    if scene.model.energy is None or scene.model.data_chain.steps == 0:
-        return _omitted(title, "Left out: the model has no energy, or a data chain of no steps.")
-    trace, start, ends = trace_data_chain(scene)
     length = scene.model.data_chain.steps
-    real = scene.test_batch(ITEMS)
-    complete = {name: view[real.present.all(1)] for name, view in real.views.items()}
-    levels = []
-    if len(next(iter(complete.values()))):
-        with torch.no_grad(), frozen(scene.model):
-            level = -float(scene.model.log_density_unnorm(complete).mean())
-        levels.append(Level(level, "mean of real test items", DATA))
+    if scene.no_energy or length == 0:
+        return _omitted(title, f"Left out: {scene.no_energy or 'the data chain has no steps'}.")
+    trace, start, ends = trace_data_chain(scene)
+    levels = [] if (level := real_energy(scene)) is None else [Level(level, "mean of real test items", DATA)]
     panel = chain_panel(title, "energy", trace.values, length, GEN, levels)
     fell = float((trace.values[length] < trace.values[0]).float().mean())
     words = (
         f"Mean energy {_ends(trace.values, length)}; {fell:.0%} of the items are lower after {length} steps."
     ) + _flips(scene, start, ends)
     return _part(scene, title, panel, words, trace, "data chain")
+
+
+def real_energy(scene: Scene) -> float | None:
+    """Return the mean energy of complete test items; None where there are none, or no data."""
+    if scene.dataset is None:
+        return None
+    real = scene.test_batch(ITEMS)
+    complete = {name: view[real.present.all(1)] for name, view in real.views.items()}
+    if not len(next(iter(complete.values()))):
+        return None
+    with torch.no_grad(), frozen(scene.model):
+        return -float(scene.model.log_density_unnorm(complete).mean())
 
 
 def trace_data_chain(scene: Scene) -> tuple[Trace, Views, list[Views]]:
@@ -89,14 +96,18 @@ def latent_chain_part(scene: Scene) -> str:
     length = scene.model.latent_chain.steps
     if length == 0:
         return _omitted(title, "Left out: the latent chain has no steps.")
+    if scene.dataset is None:
+        return _omitted(title, f"Left out: {NEEDS_DATA}.")
     batch = scene.test_batch(ITEMS)
+    if not batch.present.any():
+        return _omitted(title, "Left out: no test item has a part.")
     trace = trace_latent_chain(scene, batch)
     panel = chain_panel(title, "log p(X | z, W), nats per item", trace.values, length, EBM)
     rose = float((trace.values[length] > trace.values[0]).float().mean())
     words = (
         f"Mean log-likelihood {_ends(trace.values, length)}; {rose:.0%} of the items are higher after {length} steps."
     )
-    return _part(scene, title, panel, words, trace, "reconstruction", scene.raw(batch.views))
+    return _part(scene, title, panel, words, trace, "reconstruction", scene.real(batch))
 
 
 def trace_latent_chain(scene: Scene, batch: Batch) -> Trace:
@@ -130,7 +141,8 @@ def prior_chain_part(scene: Scene) -> str:
         f"Mean log density {_say(first)} at the base and {_say(last)} after {prior.steps} steps; there is no longer "
         "version, because the learned prior is the short chain itself."
     )
-    blocks = [_codes_block(scene, prior), *([] if scene.judges is None else [_coherence_block(scene, prior)])]
+    blocks = [] if scene.dataset is None else [_codes_block(scene, prior)]
+    blocks += [_coherence_block(scene, prior)] if scene.judges and len(scene.judges.accuracy) > 1 else []
     return join([_part(scene, title, panel, words, trace, "prior chain"), columns(blocks, "two")])
 
 
@@ -181,10 +193,9 @@ def _coherence_block(scene: Scene, prior: EnergyPrior) -> str:
 
 def prior_chain_coherence(scene: Scene, prior: EnergyPrior) -> tuple[list[int], list[Result]]:
     """Return the steps shown and the joint coherence of COHERENCE_ITEMS draws decoded at each, private ones fixed."""
-    assert scene.judges is not None
     trace = trace_prior_chain(scene, prior, COHERENCE_ITEMS)
     states = [{n: scene.modalities[n].to_state(v) for n, v in views.items()} for views in trace.views]
-    return trace.at, [joint_coherence(scene.judges.predict(state)) for state in states]
+    return trace.at, [joint_coherence(scene.read(state)) for state in states]
 
 
 def trace_prior_chain(scene: Scene, prior: EnergyPrior, n: int = ITEMS) -> Trace:
@@ -222,7 +233,7 @@ def _part(
     blocks = [block(title, draw_panel(panel), words)]
     heads = (["given"] if given else []) + [str(t) for t in trace.at]
     if scene.has_pictures:
-        for item in range(FOLLOWED):
+        for item in range(min(FOLLOWED, trace.values.shape[1])):
             stages = ([given] if given else []) + trace.views
             rows = {name: torch.stack([stage[name][item] for stage in stages]) for name in scene.modalities}
             pictures = picture_rows(scene.modalities, rows, f"{what}, item {item + 1}", heads)
@@ -248,12 +259,12 @@ def _say(value: float) -> str:
 
 def _flips(scene: Scene, start: Views, ends: Sequence[Views]) -> str:
     """Say how often the judges read another class after the chain; nothing without judges."""
-    if scene.judges is None:
+    if not scene.judges or not scene.judges.accuracy:
         return ""
-    before = scene.judges.predict(start)
+    before = scene.read(start)
     shares = []
     for end in ends:
-        after = scene.judges.predict(end)
+        after = scene.read(end)
         shares.append(torch.stack([after[name] != before[name] for name in before]).float().mean().item())
     return f" The judges read another class for {shares[0]:.1%} of the parts by then, and {shares[1]:.1%} at the end."
 

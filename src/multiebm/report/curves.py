@@ -24,19 +24,22 @@ CURVES = (
         "Bound",
         "negative ELBO, nats per item",
         {"loss/elbo": "warm-up", "loss/anchor": "anchor"},
-        "The warm-up's loss and the anchor that continues it; it should fall and not come back up.",
+        "The warm-up's loss, and the anchor that continues it beside other losses. Lower is better; a rise after the "
+        "warm-up is what the other losses cost.",
     ),
     Curve(
         "Energies",
         "energy",
         {"energy/generated": "Gen", "energy/refined": "EBM", "energy/data": "data"},
-        "Healthy: data no higher than EBM, EBM below Gen, and none of them drifting.",
+        "Only differences count: all may drift together. EBM below Gen: the data chain lowers the energy. Data above "
+        "EBM: the energy prefers what its chain makes to real items.",
     ),
     Curve(
         "Energy gap",
         "energy",
         {"energy/gap": "E(data) - E(EBM)", "loss/energy": "loss, with penalty"},
-        "Should stay near zero; a gap that swings or grows is an energy running away.",
+        "What the energy learns from: at zero it no longer tells data from its chain's samples. One that grows without "
+        "end is an energy running away, which the guard undoes.",
         zero=True,
     ),
     Curve(
@@ -52,13 +55,15 @@ CURVES = (
         "Log-likelihood",
         "nats per item",
         {"log_likelihood/": ""},
-        "log p(x | z, w) of real items by modality; it should rise, and none should be left behind.",
+        "log p(x | z, w) of real items by modality, higher is better. Modalities of other sizes have other scales: "
+        "compare each with its own past; one that falls is being given up for the others.",
     ),
     Curve(
         "Tilt of the energy prior",
         "f, nats",
         {"prior/positive": "codes", "prior/negative": "chain", "prior/base": "base"},
-        "The chain's samples should end near the codes, far above the base's draws they start from.",
+        "How the tilt rates codes, the ends of its chain, and the base's draws that the chain starts from. Chain near "
+        "codes: the chain reaches what the tilt asks for.",
     ),
     Curve(
         "Gap of the energy prior",
@@ -106,7 +111,7 @@ CURVES = (
         "Validation: Frechet distance",
         "FCD",
         {"validate/gen/fcd": "Gen", "validate/ebm/fcd": "EBM"},
-        "On the judges' features, lower is better; EBM should lie below Gen.",
+        "On the judges' features, lower is better; EBM below Gen: the data chain helps.",
     ),
 )
 

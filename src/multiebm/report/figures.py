@@ -97,7 +97,10 @@ class Panel(NamedTuple):
 
 
 class Cloud(NamedTuple):
-    """Points [N, 2], or values [N, 1] shown as a histogram; `classes` [N], if given, colour the points one by one."""
+    """Points [N, 2], or values [N, 1] shown as a histogram; what is not finite is left out.
+
+    `classes` [N], if given, colour the points one by one; a class below 0 is not known.
+    """
 
     title: str
     points: npt.NDArray[np.floating]
@@ -184,14 +187,19 @@ def draw_clouds(title: str, clouds: Sequence[Cloud], reference: npt.NDArray[np.f
 
 def _draw_cloud(axes: Axes, cloud: Cloud, reference: npt.NDArray[np.floating]) -> None:
     colour = PALETTE[cloud.colour]
+    there, shown = np.isfinite(reference).all(1), np.isfinite(cloud.points).all(1)
+    reference, points = reference[there], cloud.points[shown]
     if reference.shape[1] == 1:
-        bins = np.histogram_bin_edges(np.concatenate([reference, cloud.points]), 30).tolist()
-        axes.hist(reference[:, 0], bins, density=True, color=LINE)
-        axes.hist(cloud.points[:, 0], bins, density=True, histtype="step", color=colour, linewidth=1.4)
+        bins = np.histogram_bin_edges(np.concatenate([reference, points]), 30).tolist()
+        if len(reference):  # a density of nothing is none
+            axes.hist(reference[:, 0], bins, density=True, color=LINE)
+        if len(points):
+            axes.hist(points[:, 0], bins, density=True, histtype="step", color=colour, linewidth=1.4)
         return
-    colours = colour if cloud.classes is None else [PALETTE[int(c) % len(PALETTE)] for c in cloud.classes]
+    classes = None if cloud.classes is None else cloud.classes[shown]
+    colours = colour if classes is None else [INK if c < 0 else PALETTE[int(c) % len(PALETTE)] for c in classes]
     axes.scatter(reference[:, 0], reference[:, 1], s=5, color=LINE, linewidths=0)
-    axes.scatter(cloud.points[:, 0], cloud.points[:, 1], s=5, color=colours, linewidths=0)
+    axes.scatter(points[:, 0], points[:, 1], s=5, color=colours, linewidths=0)
 
 
 def _frame(axes: Axes, panel: Panel) -> None:

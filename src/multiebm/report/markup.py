@@ -74,5 +74,11 @@ def definitions(pairs: Iterable[tuple[str, object]]) -> str:
     return f"<dl>{''.join(f'<dt>{text(name)}</dt><dd>{text(value)}</dd>' for name, value in pairs)}</dl>"
 
 
+def bullets(title: str, sentences: Iterable[tuple[bool, str]]) -> str:
+    """Return titled sentences one below the other, each marked as good news or not."""
+    items = "".join(f'<li class="{"good" if good else "bad"}">{text(words)}</li>' for good, words in sentences)
+    return f'<div class="bullets"><h2>{text(title)}</h2><ul>{items}</ul></div>'
+
+
 def _class(kind: str) -> str:
     return f' class="{text(kind)}"' if kind else ""

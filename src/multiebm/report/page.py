@@ -1,23 +1,39 @@
 """One self-contained HTML page about a run: pictures, chains, curves, numbers. Nothing is fetched from anywhere."""
 
+import logging
 from pathlib import Path
 from string import Template
 
+from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.files import try_output, write_output
+from multiebm.core.progress import track
 from multiebm.data import MultimodalDataset
 from multiebm.evaluation.base import JudgesLike, evaluation_mode
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.folder import REPORT, check_same_data
+from multiebm.experiments.measure import judges_of
 from multiebm.experiments.pretrained import from_pretrained
+from multiebm.experiments.progress import showing
 from multiebm.report.chains import chains_section
 from multiebm.report.curves import curves_section
 from multiebm.report.markup import join, text
 from multiebm.report.pictures import cross_section, interpolation_section, joint_section
-from multiebm.report.record import read_record
+from multiebm.report.record import RunRecord, read_record
 from multiebm.report.scene import Scene
 from multiebm.report.summary import headline_section, metrics_section, origin_section
 
+_log = logging.getLogger(__name__)
 TEMPLATE = Path(__file__).with_name("page.html")
+_SECTIONS = (
+    headline_section,
+    joint_section,
+    cross_section,
+    chains_section,
+    interpolation_section,
+    lambda scene: curves_section(scene.record),
+    lambda scene: metrics_section(scene.record),
+    lambda scene: origin_section(scene.record),
+)
 _LINKS = {
     "samples": "Joint samples",
     "cross": "Cross-generation",
@@ -34,43 +50,57 @@ def write_report(
     judges: JudgesLike | None = None,
     dataset: MultimodalDataset | None = None,
     out: Path | None = None,
+    progress: bool = True,
 ) -> Path:
     """Write `report.html` into a run folder, or the file `out`, and return its path; it is written whole or not at all.
 
-    Reads config.yaml and model/, and run.json, metrics.jsonl and evaluation.json where they exist. `judges` add how
-    often the data chain changes a class; `dataset` replaces the configuration's. OutputError or CheckpointError name
-    what the folder lacks; ConfigError where the data is not what the run was trained on. That the file can be written
-    is tried first.
+    Reads config.yaml and model/, and run.json, metrics.jsonl and evaluation.json where they exist. `dataset` replaces
+    the configuration's, and is needed where a run was trained on data of Python; without it the page leaves out what
+    needs data, and says why. `judges` (by default those of the evaluation, if the run has one) add how often the data
+    chain changes a class. `progress` shows how far it is, as in `train`. OutputError or CheckpointError name what the
+    folder lacks; ConfigError where `dataset` is not what the run was trained on. That the file can be written is tried
+    first.
     """
     folder = Path(run_folder)
     record = read_record(folder)
     file = folder / REPORT if out is None else Path(out)
     way_out = "free space, or give another file with --out (in Python out=)"
     try_output(file, way_out)
-    data = build_dataset(record.experiment.data) if dataset is None else dataset
-    if record.origin:
-        check_same_data(record.origin, data, folder)
-    scene = Scene(record, from_pretrained(folder), data, judges)
-    write_output(file, render(scene).encode(), way_out)
+    model = from_pretrained(folder)
+    if dataset is not None and record.origin:
+        check_same_data(record.origin, dataset, folder)
+    data, missing = (dataset, "") if dataset is not None else _own_data(record, folder)
+    with showing(progress):
+        if judges is None and data is not None and record.evaluation is not None and record.evaluation.accuracy:
+            judges = judges_of(data, "cpu")
+        page = render(Scene(record, model, data, judges, missing))
+    write_output(file, page.encode(), way_out)
     return file
+
+
+def _own_data(record: RunRecord, folder: Path) -> tuple[MultimodalDataset | None, str]:
+    """Return the data that the run's configuration names, or why they are not those that it was trained on."""
+    try:
+        data = build_dataset(record.experiment.data)
+        if record.origin:
+            check_same_data(record.origin, data, folder)
+    except (ConfigError, DataError) as error:
+        _log.warning("%s: the report leaves out what needs the run's data: %s", folder, error)
+        return (
+            None,
+            f"{error} A run trained on data of Python gets its whole page by write_report(folder, dataset=...).",
+        )
+    return data, ""
 
 
 def render(scene: Scene) -> str:
     """Return the whole page; the same scene gives the same page."""
     with evaluation_mode(scene.model):
-        body = join(
-            [
-                headline_section(scene),
-                joint_section(scene),
-                cross_section(scene),
-                chains_section(scene),
-                interpolation_section(scene),
-                curves_section(scene.record),
-                metrics_section(scene.record),
-                origin_section(scene.record),
-            ]
-        )
+        body = join(make(scene) for make in track(_SECTIONS, "report"))
     links = join(f'<a href="#{name}">{text(title)}</a>' for name, title in _LINKS.items())
-    title = text(f"{scene.dataset.name}: {scene.record.name}")
-    foot = f"Data: {text(scene.dataset.citation)}"
+    data = scene.record.origin.get("data", {})
+    name, citation = (data.get("name", "a run"), data.get("citation", "not known"))
+    if scene.dataset is not None:
+        name, citation = scene.dataset.name, scene.dataset.citation
+    title, foot = text(f"{name}: {scene.record.name}"), f"Data: {text(citation)}"
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=title, links=links, body=body, foot=foot)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.modality import Modality, Views
+from multiebm.core.tiles import is_colour
 from multiebm.core.tree import per_item
 from multiebm.evaluation.base import Result
 from multiebm.models.inference import SHARED, Latents
@@ -14,13 +15,13 @@ from multiebm.report.figures import DATA, EBM, GEN, Cloud, draw_clouds
 from multiebm.report.grids import picture_cell, picture_rows
 from multiebm.report.markup import block, cell, columns, disclosure, join, paragraph, row_head, section, table
 from multiebm.report.record import pair_tables
-from multiebm.report.scene import POINTS, SHOWN, Scene, cloud_charts, to_points
+from multiebm.report.scene import NEEDS_DATA, POINTS, SHOWN, Scene, cloud_charts, to_points
 
 PER_CELL, PER_ROW = 4, 2  # pictures in a cell of the cross-generation table
 MOST = 8  # rows and columns of that table
 POSITIONS = 8  # points of an interpolation
 PATHS, FINE = 6, 40  # interpolations of vectors, and points of each
-NO_ENERGY = "EBM samples are left out: the model has no energy."
+NO_ENERGY = "EBM samples are left out: {reason}."
 AMPLIFY_TO = 0.5  # the change that fills half the range of a picture
 
 
@@ -29,36 +30,60 @@ def joint_section(scene: Scene) -> str:
     n = SHOWN if all(m.kind == "picture" for m in scene.modalities.values()) else POINTS
     seed = scene.record.experiment.seed
     gen = scene.model.sample(n, refine_steps=0, seed=seed)
-    ebm = scene.model.sample(n, refine_steps=None, seed=seed) if scene.model.energy is not None else None
-    real = scene.raw(scene.test_batch(n).views)
+    ebm = None if scene.no_energy else scene.model.sample(n, refine_steps=None, seed=seed)
     lead = _joint_lead(scene)
     blocks = [block("Gen", _rows(scene, gen, "joint samples, Gen"), "Decoder means of latents from the prior.")]
     if ebm is not None:
         steps = scene.model.data_chain.steps
         note = f"The same, after {steps} Langevin steps on the energy."
         blocks.append(block("EBM", _rows(scene, ebm, "joint samples, EBM"), note))
-    blocks.append(block("Real test items", _rows(scene, real, "real test items"), "Never seen in training."))
+    clouds = [("Gen", gen, GEN)] + ([("EBM", ebm, EBM)] if ebm is not None else [])
+    if scene.dataset is not None:
+        batch = scene.test_batch(n)
+        real = scene.real(batch)
+        note = "Never seen in training." + ("" if batch.present[:SHOWN].all() else " Blank: an item lacks the part.")
+        blocks.append(block("Real test items", _rows(scene, real, "real test items"), note))
+        clouds.insert(0, ("Real test items", real, DATA))
     if ebm is not None:
         change, factor = amplified_change(*({k: v[:SHOWN] for k, v in views.items()} for views in (gen, ebm)))
         note = f"EBM minus Gen, {factor} times as strong, around grey: where the energy disagrees with the decoder."
         blocks.append(block("Change", _rows(scene, change, "change by the data chain"), note))
-    clouds = [("Real test items", real, DATA), ("Gen", gen, GEN)] + ([("EBM", ebm, EBM)] if ebm is not None else [])
     charts = [block(name, chart) for name, chart in cloud_charts(scene, "real and generated", clouds).items()]
-    absent = paragraph(NO_ENERGY, "omitted") if ebm is None else ""
-    body = join([columns(blocks, "two") if scene.has_pictures else "", columns(charts, "two"), absent])
-    return section("samples", "Joint samples", lead, body)
+    told = [NO_ENERGY.format(reason=scene.no_energy)] if ebm is None else []
+    told += _left_out(scene)
+    channels = "".join(paragraph(words, "note") for words in _channel_notes(scene))
+    body = [channels, columns(blocks, "two") if scene.has_pictures else "", columns(charts, "two")]
+    return section("samples", "Joint samples", lead, join([*body, *(paragraph(words, "omitted") for words in told)]))
+
+
+def _left_out(scene: Scene) -> list[str]:
+    """Say which real parts cannot be shown."""
+    if scene.dataset is None:
+        return [f"Real test items are left out: {NEEDS_DATA}."]
+    columns_ = zip(scene.modalities, scene.dataset.test.present.T, strict=True)
+    return [
+        f"{name} has no real items to show: it is in none of the test items." for name, c in columns_ if not c.any()
+    ]
+
+
+def _channel_notes(scene: Scene) -> list[str]:
+    pictures = [m for m in scene.modalities.values() if m.kind == "picture" and not is_colour(m.shape)]
+    return [
+        f"{m.name} has {m.shape[0]} channels: each is shown as a grey picture of its own, from the top left on."
+        for m in pictures
+    ]
 
 
 def _joint_lead(scene: Scene) -> str:
     if not scene.has_pictures:
         return "Values drawn by the model, over real test items in grey: they should lie where the real ones do."
-    if scene.model.energy is None:
+    if scene.no_energy:
         return (
             "Every column is one draw of all modalities together: its pictures should show the same thing in many ways."
         )
     return (
         "Every column is one draw of all modalities together, Gen straight from the decoder and EBM after the data "
-        "chain from the same latents: columns should agree in content, and EBM should look more like real items."
+        "chain from the same latents. In a good model columns agree in content, and EBM looks more like real items."
     )
 
 
@@ -75,7 +100,8 @@ def amplified_change(before: Views, after: Views) -> tuple[Views, int]:
 
 def cross_section(scene: Scene) -> str:
     """Generated pictures for every ordered pair of modalities, amortised and (folded) after the data chain."""
-    names = list(scene.modalities)[:MOST]
+    if scene.dataset is None:
+        return section("cross", "Cross-generation", "", paragraph(f"Left out: {NEEDS_DATA}.", "omitted"))
     lead = (
         "Each row is given the pictures of one modality alone and generates every modality from them: content should "
         "carry over place by place, style should not; the diagonal is a reconstruction."
@@ -85,19 +111,21 @@ def cross_section(scene: Scene) -> str:
             "Each row is given the values of one modality alone and generates every modality from them (grey: real "
             "test values, colours: class of the given item): each colour should land on its own class."
         )
-    batch = scene.test_batch(PER_CELL if scene.has_pictures else POINTS)
+    wanted = PER_CELL if scene.has_pictures else POINTS
+    batches = {name: scene.test_batch(wanted, name) for name in list(scene.modalities)[:MOST]}
+    absent = [name for name, batch in batches.items() if not len(batch.present)]
+    batches = {name: batch for name, batch in batches.items() if name not in absent}
     pairs = pair_tables(scene.record.evaluation)
     caption = pairs.get("cond", {})
-    generated = {source: _cross(scene, batch, source, refine=False) for source in names}
-    body = _cross_table(scene, names, batch, generated, caption)
+    body = _cross_table(scene, batches, False, caption)
+    body += join(paragraph(f"Left out: {name} as what is given; no test item has it.", "omitted") for name in absent)
     if caption:
         n = max(result.n for result in caption.values())
         body += paragraph(f"Below each cell: conditional coherence of the pair, measured on {n:,} test items.", "note")
     elif scene.record.evaluation is None:
         body += paragraph("Run `multiebm evaluate` on this run for the conditional coherence of every pair.", "note")
-    if scene.model.energy is not None:
-        refined = {source: _cross(scene, batch, source, refine=True) for source in names}
-        table_ = _cross_table(scene, names, batch, refined, pairs.get("cond_ebm", {}))
+    if not scene.no_energy:
+        table_ = _cross_table(scene, batches, True, pairs.get("cond_ebm", {}))
         body += disclosure("The same after the data chain, the given modality held fixed", table_)
     return section("cross", "Cross-generation", lead, body)
 
@@ -117,17 +145,15 @@ def _cross(scene: Scene, batch: Batch, source: str, refine: bool) -> Views:
     return scene.raw(views)
 
 
-def _cross_table(
-    scene: Scene, names: list[str], batch: Batch, generated: dict[str, Views], caption: dict[tuple[str, str], Result]
-) -> str:
-    real = scene.raw(batch.views)
-    rows = []
-    for source in names:
+def _cross_table(scene: Scene, batches: dict[str, Batch], refine: bool, caption: dict[tuple[str, str], Result]) -> str:
+    names, rows = list(scene.modalities)[:MOST], []
+    for source, batch in batches.items():
+        real, generated = scene.real(batch), _cross(scene, batch, source, refine)
         given = _show(scene.modalities[source], real[source], real[source], batch.labels, f"given: {source}")
         row = [row_head(source), cell(given, "given")]
         for target in names:
             shown = _show(
-                scene.modalities[target], generated[source][target], real[target], batch.labels, f"{source} to {target}"
+                scene.modalities[target], generated[target], real[target], batch.labels, f"{source} to {target}"
             )
             result = caption.get((source, target))
             row.append(cell(shown + ("" if result is None else paragraph(f"{result.value:.2f}", "figure"))))

@@ -73,6 +73,21 @@ def read_metrics(file: Path) -> tuple[list[dict[str, float | None]], list[RollBa
     return lines, rollbacks
 
 
+def with_interval(result: Result) -> str:
+    """Return the value and half the width of its 95% interval, with digits that fit: "0.712 ± 0.020"."""
+    digits = 1 if abs(result.value) >= 10 else 3
+    return f"{result.value:.{digits}f} ± {CONFIDENCE * result.standard_error:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as "45 s", "5 min 02 s" or "1 h 05 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def pair_tables(evaluation: Evaluation | None) -> dict[str, dict[tuple[str, str], Result]]:
     """Return conditional coherence by (source, target), self-reconstruction on the diagonal, for each way of completing
     that was measured: "cond", "cond_ebm", ...

@@ -10,23 +10,29 @@ from torch import Tensor
 from multiebm.core.batch import Batch
 from multiebm.core.modality import Modality, Views
 from multiebm.core.random import ItemGenerators, item_generators
+from multiebm.core.tree import per_item
 from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.evaluation.base import JudgesLike, stream_seed
 from multiebm.models.model import MultimodalModel
 from multiebm.report.figures import Cloud, draw_clouds
 from multiebm.report.record import RunRecord
 
+NEEDS_DATA = "it needs the run's data, which are not at hand (the reason stands among the facts at the top)"
 SHOWN = 8  # pictures in a row
 POINTS = 300  # items of a scatter chart
 
 
 class Scene(NamedTuple):
-    """A run folder's record, its model in evaluation mode, its data set, and judges where the caller has them."""
+    """A run folder's record, its model in evaluation mode, its data set, and judges where there are any.
+
+    Without the data (`dataset` None) `no_data` says why, and what needs them is left out.
+    """
 
     record: RunRecord
     model: MultimodalModel
-    dataset: MultimodalDataset
+    dataset: MultimodalDataset | None
     judges: JudgesLike | None = None
+    no_data: str = ""
 
     @property
     def modalities(self) -> dict[str, Modality]:
@@ -38,6 +44,13 @@ class Scene(NamedTuple):
         """Whether any modality is a picture."""
         return any(m.kind == "picture" for m in self.modalities.values())
 
+    @property
+    def no_energy(self) -> str:
+        """Why there is nothing to show of the data chain; empty where there is."""
+        if self.model.energy is None:
+            return "the model has no energy"
+        return "" if self.model.energy_learned else "the energy has not had a step of training"
+
     def generators(self, use: str, n: int) -> ItemGenerators:
         """Return one generator per item for the draws called `use`, the same on every call."""
         return item_generators(stream_seed(self.record.experiment.seed, f"report/{use}"), n)
@@ -46,16 +59,42 @@ class Scene(NamedTuple):
         """Map state-space views [B, ...] to raw values of the same shape, as users see them."""
         return {name: self.modalities[name].to_raw(view) for name, view in views.items()}
 
-    def test_batch(self, n: int) -> Batch:
-        """Return `n` test items (or all, if fewer), spread over the classes, on the model's device."""
-        return self.dataset.batch("test", pick_items(self.dataset.test, n)).to(self.model.device)
+    def test_batch(self, n: int, part: str | None = None) -> Batch:
+        """Return `n` test items that have `part` (or any; all, if fewer), spread over the classes, on the model's
+        device.
+        """
+        assert self.dataset is not None
+        rows = pick_items(self.dataset.test, n, None if part is None else list(self.modalities).index(part))
+        return self.dataset.batch("test", rows).to(self.model.device)
+
+    def real(self, batch: Batch) -> Views:
+        """Return the raw values [B, ...] of a batch; NaN, which is shown as nothing, where a part is absent."""
+        shown = zip(self.raw(batch.views).items(), batch.present.T, strict=True)
+        return {name: torch.where(per_item(has, view), view, torch.nan) for (name, view), has in shown}
+
+    def real_points(self, n: int = POINTS) -> Views:
+        """Return raw test items [up to n, ...] as `real` does; none without data."""
+        if self.dataset is None:
+            return {name: torch.empty(0, *m.shape) for name, m in self.modalities.items()}
+        return self.real(self.test_batch(n))
+
+    def read(self, views: Views) -> dict[str, Tensor]:
+        """Return what the judges read in states as users see them, labels int64 [B], by the parts with a judge."""
+        assert self.judges is not None
+        seen = {name: self.modalities[name].to_state(view) for name, view in self.raw(views).items()}
+        return self.judges.predict({name: seen[name] for name in self.judges.accuracy})
 
 
-def pick_items(split: Split, n: int) -> Tensor:
-    """Return the indices int64 [min(n, N)] of items to show: complete ones if they suffice, classes evenly spread."""
+def pick_items(split: Split, n: int, column: int | None = None) -> Tensor:
+    """Return the indices int64 [min(n, N)] of items to show: complete ones if they suffice, classes evenly spread.
+
+    Others have at least one part if any item has, and that of `column` if one is given.
+    """
     complete = split.present.all(1).nonzero()[:, 0]
-    rows = complete if len(complete) >= n else torch.arange(len(split))
-    if split.labels is None:
+    having = split.present.any(1) if column is None else split.present[:, column]
+    having = having | (column is None and not having.any())
+    rows = complete if len(complete) >= n else having.nonzero()[:, 0]
+    if split.labels is None or not len(rows):
         return rows[:n]
     labels = split.labels[rows]
     classes = labels.unique()
@@ -76,7 +115,7 @@ def cloud_charts(
     `classes` [N] colour the points of every panel. Of more than two coordinates the first two are shown.
     """
     charts, shades = {}, None if classes is None else classes.cpu().numpy()
-    real = scene.raw(scene.test_batch(POINTS).views)
+    real = scene.real_points()
     for name, modality in scene.modalities.items():
         if modality.kind == "vector":
             clouds = [Cloud(title, to_points(views[name]), colour, shades) for title, views, colour in titled]

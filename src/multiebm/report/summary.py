@@ -4,13 +4,14 @@ import shlex
 from typing import Any
 
 from multiebm.core.modality import Modality
-from multiebm.evaluation.base import TRUSTED_ACCURACY, Result
+from multiebm.evaluation.base import Result
 from multiebm.evaluation.record import Evaluation
 from multiebm.experiments.folder import parameter_counts
 from multiebm.experiments.load import differences, load_experiment, preset_names
 from multiebm.experiments.schema import Experiment
 from multiebm.report.markup import (
     block,
+    bullets,
     cell,
     columns,
     definitions,
@@ -22,10 +23,10 @@ from multiebm.report.markup import (
     table,
     text,
 )
-from multiebm.report.record import CONFIDENCE, RunRecord, pair_tables
+from multiebm.report.record import CONFIDENCE, RunRecord, duration, pair_tables, with_interval
 from multiebm.report.scene import Scene
+from multiebm.report.verdict import NO_EVALUATION, trust_statement, verdict
 
-NO_EVALUATION = "This run has not been measured: run `multiebm evaluate` on its folder, then `multiebm report` again."
 _JOINT = {
     "joint_coherence": "joint coherence",
     "label_entropy": "label entropy",
@@ -33,23 +34,31 @@ _JOINT = {
     "fid": "FID",
     "variety": "variety",
 }
+_KINDS = {"gen": "Gen", "ebm": "EBM", "real": "Real"}
 _WAYS = {"cond": "amortised", "cond_refined": "latent chain", "cond_ebm": "data chain"}
 _WAYS_NOTE = (
     "Amortised: one draw of the inference model. Latent chain: refined by the posterior of the given parts. "
     "Data chain: the completed item refined by the energy, given parts held fixed."
 )
-_OTHERS = {"latent_classification": "latent classification", "private_leakage": "class read off private latents"}
+_OTHERS = {
+    "latent_classification": "latent classification",
+    "private_leakage": "class read off private latents",
+    "latent/kl": "divergence of codes from the prior, nats an item",
+    "latent/active_units": "latents in use",
+    "latent/units": "latents",
+}
 _NEAR = 6  # different keys up to which a preset is named
 _BACKGROUND = 0.55  # opacity of a heat cell at 1: dark and light text both stay legible on it
 
 
 def headline_section(scene: Scene) -> str:
-    """What was trained on what for how long, the numbers that matter, and whether they can be trusted."""
+    """The verdict and whether it can be trusted, the numbers that matter, what was trained on what for how long."""
     evaluation = scene.record.evaluation
+    top = ['<section id="headline">', bullets("Verdict", verdict(scene))]
     facts = definitions(run_facts(scene))
     if evaluation is None:
         trust = _trust(scene.judges.accuracy) if scene.judges else ""
-        return join(['<section id="headline">', facts, paragraph(NO_EVALUATION, "warning"), trust, "</section>"])
+        return join([*top, trust, facts, "</section>"])
     cards = "".join(_card(*card) for card in headline_cards(evaluation))
     lead = "± is the half-width of a 95% interval for the finite number of samples; it does not cover other seeds."
     if (temperature := scene.model.generator.temperature) < 1:
@@ -57,9 +66,7 @@ def headline_section(scene: Scene) -> str:
     if evaluation.provisional:
         lead += f" FCD from {evaluation.settings.n_samples:,} samples is biased upwards: compare equal numbers only."
     body = f'<div class="cards">{cards}</div>' if cards else ""
-    return join(
-        ['<section id="headline">', facts, body, paragraph(lead, "note"), _trust(evaluation.accuracy), "</section>"]
-    )
+    return join([*top, _trust(evaluation.accuracy), body, paragraph(lead, "note"), facts, "</section>"])
 
 
 def run_facts(scene: Scene) -> list[tuple[str, str]]:
@@ -67,7 +74,13 @@ def run_facts(scene: Scene) -> list[tuple[str, str]]:
     record = scene.record
     last = record.lines[-1] if record.lines else {}
     warmup = record.experiment.training.warmup.steps
-    facts = [("Data set", f"{scene.dataset.name}, {_modalities(scene)}, {len(scene.dataset.train):,} training items")]
+    trained = record.origin.get("data", {})
+    name = scene.dataset.name if scene.dataset else trained.get("name", "not known")
+    items = len(scene.dataset.train) if scene.dataset else trained.get("train_items")
+    counted = f", {items:,} training items" if items is not None else ""
+    facts = [("Data set", f"{name}, {_modalities(scene)}{counted}")]
+    if scene.dataset is None:
+        facts.append(("Without its data", scene.no_data))
     preset = nearest_preset(record.experiment)
     if preset:
         facts.append(("Preset", preset))
@@ -83,7 +96,8 @@ def run_facts(scene: Scene) -> list[tuple[str, str]]:
 def headline_cards(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]], str]]:
     """Return (title, [(variant, value)], what to look for) for each headline number that was measured."""
     told = {
-        "joint_coherence": "all modalities of a sample show the same class",
+        "joint_coherence": "all modalities of a sample show the same class; real items, as the judges read them, "
+        "are the ceiling",
         "label_entropy": "1: all classes equally often; a collapsed model can be coherent",
         "fcd": "Frechet distance on the judges' features, lower is better",
         "fid": "Frechet distance on Inception features, lower is better",
@@ -91,10 +105,7 @@ def headline_cards(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, st
     }
     cards = []
     for key, title in _JOINT.items():
-        variants = [
-            (kind.upper() if kind == "ebm" else "Gen", evaluation.results.get(f"{kind}/{key}"))
-            for kind in ("gen", "ebm")
-        ]
+        variants = [(name, evaluation.results.get(f"{kind}/{key}")) for kind, name in _KINDS.items()]
         found = [(name, with_interval(result)) for name, result in variants if result is not None]
         if found:
             cards.append((title[0].upper() + title[1:], found, told[key]))
@@ -199,38 +210,6 @@ def nearest_preset(experiment: Experiment) -> str:
     return f"{name}, with another {', '.join(keys)}" if keys else name
 
 
-def with_interval(result: Result) -> str:
-    """Return the value and half the width of its 95% interval, with digits that fit: "0.712 ± 0.020"."""
-    digits = 1 if abs(result.value) >= 10 else 3
-    return f"{result.value:.{digits}f} ± {CONFIDENCE * result.standard_error:.{digits}f}"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as "45 s", "5 min 02 s" or "1 h 05 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def trust_statement(accuracy: dict[str, float] | None) -> tuple[bool, str]:
-    """Return whether coherence can be trusted, and the sentence that says so with the judges' accuracy."""
-    if not accuracy:
-        return False, "No judges: coherence and FCD were not measured for this data set."
-    listed = ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items())
-    bad = [name for name, value in accuracy.items() if value < TRUSTED_ACCURACY]
-    if bad:
-        return False, (
-            f"Coherence is not to be trusted: the judges of {', '.join(bad)} read less than {TRUSTED_ACCURACY:.0%} of "
-            f"real test items correctly (accuracy: {listed}). Train better judges before comparing these numbers."
-        )
-    return True, (
-        f"Coherence can be trusted: every judge reads at least {TRUSTED_ACCURACY:.0%} of real test items correctly "
-        f"(accuracy: {listed}). That accuracy is also the ceiling of conditional coherence."
-    )
-
-
 def _trust(accuracy: dict[str, float] | None) -> str:
     trusted, words = trust_statement(accuracy)
     return paragraph(words, "trust" if trusted else "warning")
@@ -242,17 +221,16 @@ def _card(title: str, variants: list[tuple[str, str]], told: str) -> str:
 
 
 def _joint_table(evaluation: Evaluation) -> str:
-    titles = {"gen": "Gen", "ebm": "EBM"}
-    found = [(kind, key) for kind, _, key in (name.partition("/") for name in evaluation.results) if kind in titles]
+    found = [(kind, key) for kind, _, key in (name.partition("/") for name in evaluation.results) if kind in _KINDS]
     if not found:
         return paragraph("Not measured.", "omitted")
-    kinds = [kind for kind in titles if kind in dict(found)]
+    kinds = [kind for kind in _KINDS if kind in dict(found)]
     rows = []
     for key in dict.fromkeys(key for _, key in found):
         head, _, modality = key.partition("/")
         label = _JOINT.get(head, head) + (f", {modality}" if modality else "")
         rows.append([row_head(label), *[_value(evaluation, f"{kind}/{key}") for kind in kinds]])
-    return table(["", *[titles[kind] for kind in kinds]], rows, "numbers")
+    return table(["", *[_KINDS[kind] for kind in kinds]], rows, "numbers")
 
 
 def _subset_table(evaluation: Evaluation) -> str:
@@ -273,7 +251,7 @@ def _other_table(evaluation: Evaluation) -> str:
     rows += [
         [row_head(f"judge of {name.removeprefix('judge/accuracy/')}"), _value(evaluation, name)] for name in judges
     ]
-    return table(["accuracy", ""], rows, "numbers") if rows else paragraph("Not measured.", "omitted")
+    return table(["measured", ""], rows, "numbers") if rows else paragraph("Not measured.", "omitted")
 
 
 def _value(evaluation: Evaluation, name: str) -> str:
