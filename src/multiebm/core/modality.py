@@ -1,28 +1,80 @@
 """What one part of the data is, and how its raw values become the state that networks and chains see.
 
-Pictures: raw is uint8 or float in [0, 1], channels first; the state is float32 in [-1, 1].
-Vectors: raw is float; the state is standardised by the training set's mean and standard deviation.
+Pictures: raw is uint8 or float in [0, 1], or in a declared range, channels first; the state is float32 in [-1, 1].
+Vectors: raw is float64; the state is float32, standardised by the training set's mean and standard deviation.
 """
 
+import math
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from multiebm.core.errors import ModalityError
 
 Views = dict[str, Tensor]
+
+RESERVED = ("labels", "present", "shared")  # keys beside the modalities in files and latents
+PREFIXES = ("test_", "present_")
+NAME_LENGTH = 64
+_TAKEN = "!"  # ends the key of a name that torch's containers use themselves; no name can hold it
+
+
+def name_problem(name: object) -> str | None:
+    """Return what is wrong with `name` for a modality, as "got ..., expected ..."; None if nothing is."""
+    if not isinstance(name, str):
+        return f"got {name!r}, which is no text, expected a name; quote it"
+    if name in RESERVED or name.startswith(PREFIXES):
+        return (
+            f"got a reserved name, expected none of {', '.join(RESERVED)}, {', '.join(f'{p}*' for p in PREFIXES)}; "
+            "rename the modality"
+        )
+    fits = all(c.isalpha() or c.isdecimal() or c in "_- " for c in name) and name.strip() == name
+    if not fits or not 1 <= len(name) <= NAME_LENGTH or name[0] in "_-":
+        return (
+            f"got the name {name[: NAME_LENGTH + 1]!r}, expected 1 to {NAME_LENGTH} letters, digits, '_', '-' and "
+            "spaces, the first a letter or digit; rename the modality"
+        )
+    return None
+
+
+@lru_cache
+def module_key(name: str) -> str:
+    """Return the key of `name` in torch's containers of modules, which refuse the names of their own attributes."""
+    return name + _TAKEN if hasattr(nn.ModuleDict(), name) or hasattr(nn.ParameterDict(), name) else name
+
+
+def name_of_key(key: str) -> str:
+    """Return the name whose `module_key` is `key`."""
+    return key.removesuffix(_TAKEN)
 
 
 @dataclass(frozen=True)
 class Modality:
-    """Name, kind, item shape (`(C, H, W)` or `(D,)`) and, for vectors, the standardisation."""
+    """Name, kind and item shape, `(C, H, W)` or `(D,)`. Vectors: the standardisation, and the names of the columns
+    where training had them. Pictures: the `range` of their raw values where it was declared, black to white.
+    """
 
     name: str
     kind: Literal["picture", "vector"]
     shape: tuple[int, ...]
     loc: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
+    range: tuple[float, float] | None = None
+    columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if problem := name_problem(self.name):
+            raise ModalityError(f"modality: {problem}")
+
+    def __repr__(self) -> str:
+        """Name what is set; fingerprints of data sets are made of it, so that what is not set cannot change them."""
+        usual = f"name={self.name!r}, kind={self.kind!r}, shape={self.shape}, loc={self.loc}, scale={self.scale}"
+        rare = [f", {key}={value}" for key, value in (("range", self.range), ("columns", self.columns)) if value]
+        return f"Modality({usual}{''.join(rare)})"
 
     @property
     def size(self) -> int:
@@ -32,17 +84,43 @@ class Modality:
     def to_state(self, raw: Tensor) -> Tensor:
         """Map raw values [B, *shape] to the float32 state [B, *shape]; NaN passes through, for the caller to mask."""
         if self.kind == "picture":
+            if self.range is not None:
+                return self.shown(raw).mul_(2).sub_(1).to(torch.float32)
             if raw.dtype == torch.uint8:
                 return raw.to(torch.float32).mul_(2 / 255).sub_(1)
             return raw.to(torch.float32) * 2 - 1
-        raw = raw.to(torch.float32)
-        return (raw - raw.new_tensor(self.loc)) / raw.new_tensor(self.scale) if self.loc else raw
+        if not self.loc:
+            return raw.to(torch.float32)
+        # a column of epoch seconds has its spread in digits that float32 does not hold
+        exact = raw.to(torch.float64)
+        return ((exact - exact.new_tensor(self.loc)) / exact.new_tensor(self.scale)).to(torch.float32)
 
     def to_raw(self, state: Tensor) -> Tensor:
-        """Map the state [B, *shape] back: pictures to float in [0, 1] (clamped), vectors to their own units."""
+        """Map the state [B, *shape] back: pictures to float32 in [0, 1] or their range (clamped), vectors to float64 in
+        their own units.
+        """
         if self.kind == "picture":
-            return state.add(1).div(2).clamp(0, 1)
+            unit = state.add(1).div(2).clamp(0, 1)
+            if self.range is None:
+                return unit
+            low, high = self.range
+            return unit.double().mul_(high - low).add_(low).to(torch.float32)
+        state = state.to(torch.float64)
         return state * state.new_tensor(self.scale) + state.new_tensor(self.loc) if self.loc else state
+
+    def as_given(self, raw: Tensor) -> Tensor:
+        """Return observed raw values [B, *shape] in the type and units of `to_raw`: bytes as v / 255, others as is."""
+        if self.kind == "vector":
+            return raw.to(torch.float64)
+        return raw.to(torch.float32) / 255 if raw.dtype == torch.uint8 and not self.range else raw.to(torch.float32)
+
+    def shown(self, raw: Tensor) -> Tensor:
+        """Return the values of `to_raw` as a screen shows them: pictures in [0, 1], vectors as they are."""
+        if self.kind == "vector" or self.range is None:
+            return raw
+        low, high = self.range
+        return raw.to(torch.float64, copy=True).sub_(low).div_(high - low)
+
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, from which `from_json` restores an equal object."""
@@ -50,6 +128,60 @@ class Modality:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Modality":
-        """Rebuild from `to_json`, which a JSON file turned tuples into lists of."""
-        loc, scale = tuple(values["loc"]), tuple(values["scale"])
-        return cls(values["name"], values["kind"], tuple(values["shape"]), loc, scale)
+        """Rebuild from `to_json`, which a JSON file turned tuples into lists of; ModalityError where it does not fit.
+
+        `range` and `columns` may be missing: files written before these existed have neither.
+        """
+        if problem := _json_problem(values):
+            raise ModalityError(f"modality: {problem}")
+        span, columns = values.get("range"), tuple(values.get("columns", ()))
+        numbers = tuple(values["loc"]), tuple(values["scale"])
+        return cls(
+            values["name"],
+            values["kind"],
+            tuple(values["shape"]),
+            *numbers,
+            None if span is None else tuple(span),
+            columns,
+        )
+
+
+def range_problem(span: Any) -> str | None:
+    """Return what is wrong with the declared range of a picture, as "got ..., expected ..."; None if nothing is."""
+    fits = isinstance(span, list | tuple) and len(span) == 2 and all(map(_is_number, span)) and span[0] < span[1]
+    return None if fits else f"got {span!r}, expected [low, high], two numbers, black and white; correct it"
+
+
+def _json_problem(values: Any) -> str | None:
+    if not isinstance(values, dict):
+        return f"got {type(values).__name__}, expected a description by key"
+    known = {"name", "kind", "shape", "loc", "scale", "range", "columns"}
+    if wrong := [key for key in ("name", "kind", "shape", "loc", "scale") if key not in values]:
+        return f"got no {wrong[0]}, expected one"
+    if wrong := [key for key in values if key not in known]:
+        return f"got unknown key {wrong[0]!r}, expected some of {', '.join(sorted(known))}"
+    kind, shape, columns = values["kind"], values["shape"], values.get("columns", ())
+    if kind not in ("picture", "vector"):
+        return f"got kind {kind!r}, expected picture or vector"
+    axes = 3 if kind == "picture" else 1
+    whole = isinstance(shape, list | tuple) and all(type(n) is int and n > 0 for n in shape)
+    if not whole or len(shape) != axes:
+        return f"got shape {shape!r}, expected {axes} whole numbers above 0"
+    for key in ("loc", "scale"):
+        of = values[key]
+        if not isinstance(of, list | tuple) or len(of) not in (0, shape[0]) or not all(map(_is_number, of)):
+            return f"got {key} {str(of)[:40]}, expected {shape[0]} finite numbers, or none"
+    if (
+        len(values["loc"]) != len(values["scale"])
+        or any(s <= 0 for s in values["scale"])
+        or (axes == 3 and values["loc"])
+    ):
+        return "got a loc and scale that do not fit each other or the kind, expected one scale above 0 a coordinate"
+    if not isinstance(columns, list | tuple) or len(columns) not in (0, shape[0]) or {type(c) for c in columns} - {str}:
+        return f"got columns {str(columns)[:40]}, expected {shape[0]} names, or none"
+    span = values.get("range")
+    return None if span is None else range_problem(span)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

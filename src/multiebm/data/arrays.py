@@ -11,69 +11,77 @@ import torch
 from torch import Tensor
 
 from multiebm.core.errors import ConfigError, DataError
-from multiebm.core.modality import Modality, Views
+from multiebm.core.handed import SHOWN, in_order, read_parts, read_presence
+from multiebm.core.modality import Modality, Views, name_problem, range_problem
+from multiebm.core.raw import check_dark, check_state
 from multiebm.core.table import nearest
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint
-from multiebm.data.files import RESERVED, TEST, read_npz, sorted_content
-from multiebm.data.validate import (
-    Array,
-    check_labels,
-    check_lengths,
-    check_names,
-    check_picture,
-    check_present,
-    check_vector,
-)
+from multiebm.data.files import TEST, read_npz, sorted_content
+from multiebm.data.validate import check_names, check_picture, check_vector, code_labels, read_labels
 
 logger = logging.getLogger(__name__)
 
-Declared = Mapping[str, Mapping[str, str]]  # name -> {"kind": "picture", "layout": "chw" | "hwc"} or {"kind": "vector"}
-_SHOWN = 5
+# name -> {"kind": "picture", "layout": "chw" | "hwc", "range": [low, high] (optional)} or {"kind": "vector"}
+Declared = Mapping[str, Mapping[str, Any]]
+_CONSTANT = 1e-14  # of the largest magnitude: less spread than that is rounding, a few last digits of float64
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Arrays of one split: `views` [N, ...] by modality, `labels` [N], `present` bool [N, M] or name -> [N]."""
+    """Arrays of one split: `views` [N, ...] by modality, `labels` [N], `present` bool [N, M] or name -> [N].
 
-    views: Mapping[str, Array]
-    labels: Array | None = None
-    present: Array | Mapping[str, Array] | None = None
+    Arrays may be whatever `docs/data.md` lists. They are copied.
+    """
+
+    views: Mapping[str, Any]
+    labels: Any = None
+    present: Any = None
 
 
 def from_arrays(
-    views: Mapping[str, Array],
+    views: Mapping[str, Any],
     modalities: Declared,
-    labels: Array | None = None,
-    present: Array | Mapping[str, Array] | None = None,
+    labels: Any = None,
+    present: Any = None,
     test_fraction: float = 0.2,
     test: Rows | None = None,
     seed: int = 0,
     name: str = "arrays",
 ) -> MultimodalDataset:
-    """Return a data set of the user's arrays [N, ...]; row i of every array is the same item.
+    """Return a data set of the user's arrays [N, ...], which are copied; row i of every array is the same item.
 
-    `modalities` declares each as {"kind": "picture", "layout": "chw" or "hwc"} (uint8, or floats in [0, 1], which are
-    kept in 8 bits) or {"kind": "vector"} (standardised by the present training entries). Entries that `present` marks
-    absent may hold anything. Without `test`, a share `test_fraction` of the rows, drawn by `seed`, is the test split.
-    Raises ConfigError for declarations, ModalityError for names, and DataError for values that do not fit.
+    `modalities` declares each as {"kind": "picture", "layout": "chw" or "hwc"} (uint8, bool, or floats in [0, 1];
+    numbers of any type with "range": [low, high]) or {"kind": "vector"} (standardised by the present training entries).
+    Entries that `present` marks absent may hold anything. `labels` are whole numbers or texts; the classes are their
+    distinct values. Without `test`, a share `test_fraction` of the rows, drawn by `seed`, is the test split.
+    `docs/data.md` lists what may be handed over. Raises ConfigError for declarations, ModalityError for names, and
+    DataError for values that do not fit.
     """
     check_declarations(modalities)
-    train = check_rows(Rows(views, labels, present), modalities, name if test is None else f"{name} (train)")
-    if test is None:
-        train, held_out = split_rows(train, test_fraction, seed, name)
-    else:
-        held_out = check_rows(test, modalities, f"{name} (test)")
-        _check_same_kind(train, held_out, name)
-    parts = {key: _modality(key, modalities[key]["kind"], train) for key in modalities}
-    classes = None
-    if train.labels is not None and held_out.labels is not None:
-        classes = int(max(train.labels.max(), held_out.labels.max())) + 1
+    rows = [Rows(views, labels, present), *([] if test is None else [test])]
+    whats = [name] if test is None else [f"{name} (train)", f"{name} (test)"]
+    columns: dict[str, tuple[str, ...]] = {}
+    given = [check_rows(r, modalities, what, columns) for r, what in zip(rows, whats, strict=True)]
+    read = [read_labels(r.labels, len(split), what) for r, split, what in zip(rows, given, whats, strict=True)]
+    if test is not None:
+        _check_same_kind(given[0], given[1], [one is not None for one in read], name)
+    coded, classes = code_labels(read)
+    labelled = [Split(split.views, split.present, codes) for split, codes in zip(given, coded, strict=True)]
+    for key, declared in modalities.items():
+        if "range" not in declared:
+            check_dark([split.of(key) for split in labelled], f"{name}, modality {key!r}")
+    train, held_out = labelled if test is not None else split_rows(labelled[0], test_fraction, seed, name)
+    parts = {key: _modality(key, modalities[key], train, columns.get(key, ())) for key in modalities}
+    for split, what in zip(labelled, whats, strict=True):
+        for key, modality in parts.items():
+            check_state(modality, *split.of(key), f"{what}, modality {key!r}")
     fingerprint = content_fingerprint(parts, train, held_out)
-    return MultimodalDataset(name, parts, train, held_out, classes, "The user's own arrays.", fingerprint)
+    n_classes = None if classes is None else len(classes)
+    return MultimodalDataset(name, parts, train, held_out, n_classes, "The user's own arrays.", fingerprint, classes)
 
 
 def load_arrays(
-    modalities: dict[str, dict[str, str]],
+    modalities: dict[str, dict[str, Any]],
     path: str | Path | None = None,
     arrays: Mapping[str, Any] | None = None,
     test_fraction: float = 0.2,
@@ -88,7 +96,7 @@ def load_arrays(
         given = "neither" if path is None else "both"
         raise ConfigError(f"arrays: got {given} of path and arrays, expected exactly one; set path to an .npz file")
     what = "arrays" if path is None else Path(path).name
-    content = read_npz(path) if path is not None else {key: np.asarray(value) for key, value in (arrays or {}).items()}
+    content: Mapping[str, Any] = read_npz(path) if path is not None else arrays or {}
     check_declarations(modalities)
     parts = {key: content[key] for key in content if not key.startswith(TEST)}
     held_out = {key.removeprefix(TEST): content[key] for key in content if key.startswith(TEST)}
@@ -99,20 +107,29 @@ def load_arrays(
 
 def check_declarations(modalities: Declared) -> None:
     """Raise ConfigError with every problem of the declared modalities."""
+    if not isinstance(modalities, Mapping):
+        raise ConfigError(
+            f"arrays.modalities: got {type(modalities).__name__}, expected a dict of declarations by name, such as "
+            "{name: {kind: vector}}"
+        )
     problems = [] if modalities else ["arrays.modalities: got none, expected at least one; declare name: {kind: ...}"]
     for name, declared in modalities.items():
-        where, kind = f"arrays.modalities.{name}", declared.get("kind")
-        if name in RESERVED or name.startswith((TEST, "present_")):
-            problems.append(
-                f"{where}: got a reserved name, expected none of labels, present, test_*; rename the modality"
-            )
+        where = f"arrays.modalities.{name}"
+        if problem := name_problem(name):
+            problems.append(f"{where}: {problem}")
+        if not isinstance(declared, Mapping):
+            problems.append(f"{where}: got {declared!r}, expected a declaration such as {{kind: vector}}; correct it")
+            continue
+        kind = declared.get("kind")
         if kind not in ("picture", "vector"):
             problems.append(f"{where}.kind: got {kind!r}, expected picture or vector; declare it")
         if kind == "picture" and declared.get("layout") not in ("chw", "hwc"):
             problems.append(f"{where}.layout: got {declared.get('layout')!r}, expected chw or hwc; it is never guessed")
-        known = ["kind", "layout"] if kind == "picture" else ["kind"]
+        if kind == "picture" and "range" in declared and (problem := range_problem(declared["range"])):
+            problems.append(f"{where}.range: {problem}")
+        known = ["kind", "layout", "range"] if kind == "picture" else ["kind"]
         problems += [
-            f"{where}: got unknown key {key!r}, expected {', '.join(known)}.{nearest(key, known)} Remove it"
+            f"{where}: got unknown key {key!r}, expected {', '.join(known)}.{nearest(str(key), known)} Remove it"
             for key in declared
             if key not in known
         ]
@@ -120,24 +137,26 @@ def check_declarations(modalities: Declared) -> None:
         raise ConfigError(problems)
 
 
-def check_rows(rows: Rows, modalities: Declared, what: str) -> Split:
-    """Return one split of checked arrays [N, ...], ordered as `modalities`; rows with nothing present are logged."""
-    check_names(list(rows.views), list(modalities), what)
-    given = {name: np.asarray(rows.views[name]) for name in modalities}
-    n = check_lengths(given, what)
-    present = check_present(rows.present, list(modalities), n, what)
-    labels = check_labels(None if rows.labels is None else np.asarray(rows.labels), n, what)
+def check_rows(rows: Rows, modalities: Declared, what: str, columns: dict[str, tuple[str, ...]] | None = None) -> Split:
+    """Return one split of checked arrays [N, ...] without labels, ordered as `modalities`; all of it is copied.
+
+    `columns` remembers the names that data frames have, for the splits that follow. Rows with nothing present are
+    logged.
+    """
+    given, known = read_parts(rows.views, what), {} if columns is None else columns
+    check_names(list(given), list(modalities), what)
+    for name, part in given.items():
+        given[name] = in_order(part, known.setdefault(name, part.columns), f"{what}, modality {name!r}")
+    present = read_presence(given, rows.present, list(modalities), what)
     views = {}
     for i, (name, declared) in enumerate(modalities.items()):
-        if declared["kind"] == "picture":
-            views[name] = check_picture(name, given[name], declared["layout"], present[:, i], what)
-        else:
-            views[name] = check_vector(name, given[name], present[:, i], what)
+        check = check_picture if declared["kind"] == "picture" else check_vector
+        views[name] = check(name, given[name].values, declared, present[:, i], what)
     if len(empty := np.flatnonzero(~present.any(1))):
         logger.warning(
-            "%s: %d rows have nothing present, first %s; they get the prior", what, len(empty), empty[:_SHOWN].tolist()
+            "%s: %d rows have nothing present, first %s; they get the prior", what, len(empty), empty[:SHOWN].tolist()
         )
-    return Split(views, torch.from_numpy(present), labels)
+    return Split(views, torch.from_numpy(present))
 
 
 def split_rows(rows: Split, test_fraction: float, seed: int, what: str) -> tuple[Split, Split]:
@@ -157,28 +176,30 @@ def _take(rows: Split, indices: Tensor) -> Split:
     return Split(views, rows.present[indices], None if rows.labels is None else rows.labels[indices])
 
 
-def _modality(name: str, kind: str, train: Split) -> Modality:
-    view = train.views[name]
+def _modality(name: str, declared: Mapping[str, Any], train: Split, columns: tuple[str, ...]) -> Modality:
+    view, present = train.of(name)
     shape = tuple(view.shape[1:])
-    if kind == "picture":
-        return Modality(name, "picture", shape)
-    seen = view[train.present[:, list(train.views).index(name)]].double()
+    if declared["kind"] == "picture":
+        span = declared.get("range")
+        return Modality(name, "picture", shape, range=None if span is None else (float(span[0]), float(span[1])))
+    seen = view[present]
     if len(seen) == 0:
-        return Modality(name, "vector", shape, (0.0,) * shape[0], (1.0,) * shape[0])
-    spread = seen.std(0, correction=0)
-    spread[spread == 0] = 1.0  # a constant coordinate is only centred
-    return Modality(name, "vector", shape, tuple(seen.mean(0).tolist()), tuple(spread.tolist()))
+        return Modality(name, "vector", shape, (0.0,) * shape[0], (1.0,) * shape[0], columns=columns)
+    loc, spread, largest = seen.mean(0), seen.std(0, correction=0), seen.abs().amax(0)
+    constant = (seen.amin(0) == seen.amax(0)) | (spread <= _CONSTANT * largest)
+    loc, spread = torch.where(constant, seen[0], loc), torch.where(constant, 1.0, spread)  # a constant is only centred
+    return Modality(name, "vector", shape, tuple(loc.tolist()), tuple(spread.tolist()), columns=columns)
 
 
-def _check_same_kind(train: Split, test: Split, what: str) -> None:
+def _check_same_kind(train: Split, test: Split, labelled: list[bool], what: str) -> None:
     for name, view in train.views.items():
         if test.views[name].shape[1:] != view.shape[1:]:
             raise DataError(
                 f"{what} (test), modality {name!r}: got items of shape {tuple(test.views[name].shape[1:])}, expected "
                 f"{tuple(view.shape[1:])} as in training; resize one of them"
             )
-    if (train.labels is None) != (test.labels is None):
-        given, missing = ("test", "train") if train.labels is None else ("train", "test")
+    if labelled[0] != labelled[1]:
+        given, missing = ("train", "test") if labelled[0] else ("test", "train")
         raise DataError(
             f"{what}, labels: got them for {given} only, expected them for {missing} too; supply or drop them"
         )

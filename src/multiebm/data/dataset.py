@@ -16,8 +16,9 @@ SplitName = Literal["train", "test"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
-    """Raw storage: `views` by modality (pictures uint8 [N, C, H, W], vectors float32 [N, D]), `present` bool [N, M]
-    with columns in the order of `views`, `labels` int64 [N] or None. Absent entries may hold anything, NaN included.
+    """Raw storage: `views` by modality (pictures uint8 or float32 [N, C, H, W], vectors float64 or float32 [N, D]),
+    `present` bool [N, M] with columns in the order of `views`, `labels` int64 [N] (numbers of classes, -1 where one is
+    unknown) or None. Absent entries may hold anything, NaN included.
     """
 
     views: Views
@@ -26,6 +27,10 @@ class Split:
 
     def __len__(self) -> int:
         return int(self.present.shape[0])
+
+    def of(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return the view of one modality [N, ...] and where it is present, bool [N]."""
+        return self.views[name], self.present[:, list(self.views).index(name)]
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} {list(view.shape[1:])}" for name, view in self.views.items())
@@ -36,7 +41,8 @@ class Split:
 @dataclass(frozen=True, eq=False)
 class MultimodalDataset:
     """Named modalities with a train and a test split. `fingerprint` is a sha256 of what the data is, so that anything
-    derived from it (a trained classifier, say) can be cached under it. `n_classes` is None without labels.
+    derived from it (a trained classifier, say) can be cached under it. `n_classes` is None without labels; `classes`
+    are the labels as they were given, in the order of their numbers, where the user gave them.
     """
 
     name: str
@@ -46,6 +52,7 @@ class MultimodalDataset:
     n_classes: int | None
     citation: str
     fingerprint: str
+    classes: tuple[int | str, ...] | None = None
 
     def split(self, split: SplitName) -> Split:
         """Return the split called "train" or "test"; DataError for any other name."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from multiebm.core.errors import DataError, OutputError
 from multiebm.core.files import why_not_written, written_whole
-from multiebm.data.validate import Array
+from multiebm.core.handed import Array
 
 MAX_BYTES = 8 << 30  # that a file, or a folder of pictures, may unpack to
 MAX_BYTES_VARIABLE = "MULTIEBM_MAX_BYTES"  # in the environment, another number of bytes

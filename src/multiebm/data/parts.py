@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from multiebm.core.errors import DataError, ModalityError
+from multiebm.core.handed import Array, check_lengths, read_present
 from multiebm.core.modality import Modality
 from multiebm.core.table import nearest
 from multiebm.data.files import BROKEN, MASK, RESERVED, TEST, check_bytes, expanded, read_npz, sorted_content
-from multiebm.data.validate import Array, check_lengths, check_present
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
     if not content.views:
         raise ModalityError(f"{path}: got no part, expected an array for at least one of {', '.join(modalities)}")
     n = check_lengths(content.views, str(path))
-    present = None if content.present is None else check_present(content.present, list(modalities), n, str(path))
+    present = None if content.present is None else read_present(content.present, list(modalities), n, str(path))
     views = {name: _channels_first(array, modalities[name]) for name, array in content.views.items()}
     return views, None if present is None else torch.from_numpy(present)
 

@@ -1,20 +1,23 @@
 """Checks of the user's arrays: every message names the modality, what was given, what was expected, and the fix."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from multiebm.core.errors import DataError, ModalityError
+from multiebm.core.handed import Array, Mask, unpack
+from multiebm.core.raw import as_picture, as_vector
 from multiebm.core.table import nearest
 
-Array = NDArray[np.generic]
-Mask = NDArray[np.bool_]
+logger = logging.getLogger("multiebm")
 
-MAX_CHANNELS = 4  # a last axis this short, and a first axis that is not, is taken for channels
-_SHOWN = 5  # rows named in a message
+UNKNOWN = -1  # the code of a label that is not known
+Class = int | str
 
 
 def check_names(given: Sequence[str], declared: Sequence[str], what: str) -> None:
@@ -33,132 +36,104 @@ def check_names(given: Sequence[str], declared: Sequence[str], what: str) -> Non
             )
 
 
-def check_lengths(views: Mapping[str, Array], what: str) -> int:
-    """Return the number N of rows that all views [N, ...] share; DataError when they differ or there are none."""
-    lengths = {name: len(view) if view.ndim else 0 for name, view in views.items()}
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name} {n}" for name, n in lengths.items())
-        raise DataError(
-            f"{what}: got different lengths ({listed}), expected one; row i of every array must be the same item, so "
-            f"pad the shorter ones and mark the padding absent in `present`"
-        )
-    n = next(iter(lengths.values()))
-    if n == 0:
-        raise DataError(f"{what}: got 0 rows, expected at least 1; the arrays are empty")
-    return n
-
-
-def check_present(
-    present: Array | Mapping[str, Array] | None, names: Sequence[str], n: int, what: str
-) -> NDArray[np.bool_]:
-    """Return the presence mask [n, M], columns in the order of `names`, from an [n, M] array or name -> [n] (modalities
-    left out are present everywhere); all present for None.
-    """
-    if present is None:
-        return np.ones((n, len(names)), dtype=bool)
-    if isinstance(present, Mapping):
-        for name in present:
-            if name not in names:
-                raise ModalityError(
-                    f"{what}, present: got unknown modality {name!r}, expected some of {', '.join(names)}."
-                    f"{nearest(name, list(names))} Correct the name"
-                )
-        columns = [
-            _check_mask(np.asarray(present.get(name, np.ones(n, bool))), (n,), f"{what}, {name}") for name in names
-        ]
-        return np.stack(columns, axis=1)
-    return _check_mask(np.asarray(present), (n, len(names)), f"{what}, columns {', '.join(names)}")
-
-
-def check_picture(name: str, values: Array, layout: str, present: Mask, what: str) -> Tensor:
-    """Return pictures as uint8 [N, C, H, W] from the declared layout; floats in [0, 1] are rounded to 8 bits, and
-    their absent rows become 0.
-    """
-    where = f"{what}, modality {name!r}"
+def check_picture(name: str, values: Array, declared: Mapping[str, Any], present: Mask, what: str) -> Tensor:
+    """Return pictures as [N, C, H, W] from the declared layout: uint8, or float32 in [0, 1] or the declared range."""
+    where, layout = f"{what}, modality {name!r}", declared["layout"]
     if values.ndim != 4:
-        extra = "; for grey pictures add a channel axis, array[:, None]" if values.ndim == 3 else "; reshape it"
-        raise DataError(f"{where}: got shape {values.shape}, expected 4 axes, (N, {_axes(layout)}){extra}")
+        channel = "array[:, None]" if layout == "chw" else "array[..., None]"
+        extra = f"for grey pictures add a channel axis, {channel}" if values.ndim == 3 else "reshape it"
+        raise DataError(f"{where}: got shape {values.shape}, expected 4 axes, (N, {_axes(layout)}); {extra}")
     if 0 in values.shape:
         raise DataError(f"{where}: got shape {values.shape}, expected no axis of length 0; check how it was made")
-    first, last = values.shape[1] <= MAX_CHANNELS, values.shape[3] <= MAX_CHANNELS
-    if (first, last) == ((False, True) if layout == "chw" else (True, False)):
-        other = "hwc" if layout == "chw" else "chw"
-        raise DataError(
-            f"{where}: got shape {values.shape}, expected (N, {_axes(layout)}) as declared by layout {layout}; this "
-            f"looks like {other.upper()}, so declare layout: {other}"
-        )
+    _check_layout(values.shape, layout, where)
     if layout == "hwc":
         values = values.transpose(0, 3, 1, 2)
-    if values.dtype == np.uint8:
-        return torch.from_numpy(np.ascontiguousarray(values))
-    if not np.issubdtype(values.dtype, np.floating):
-        raise DataError(f"{where}: got dtype {values.dtype}, expected uint8 or floats in [0, 1]; cast it to uint8")
-    values = _finite(values, present, where)
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 1:
-        fix = (
-            "divide by 255, or pass uint8"
-            if low >= 0
-            else "map it to [0, 1], for example (x + 1) / 2 when it is in [-1, 1]"
-        )
-        raise DataError(f"{where}: got floats in [{low:g}, {high:g}], expected [0, 1]; {fix}")
-    return torch.from_numpy(np.rint(values * 255).astype(np.uint8, order="C"))
+    return as_picture(values, declared.get("range"), present, where)
 
 
-def check_vector(name: str, values: Array, present: Mask, what: str) -> Tensor:
-    """Return vectors as float32 [N, D]; what is not present becomes 0."""
+def _check_layout(shape: tuple[int, ...], layout: str, where: str) -> None:
+    """Refuse what is far more likely pictures of the other layout: as that, grey or RGB with sides above 4; as declared,
+    strips of 1 or 3 pixels in many channels. Warn where either may be; the declaration counts.
+    """
+    channels, other = (shape[1], shape[3]) if layout == "chw" else (shape[3], shape[1])
+    if channels <= 4 or other > 4:
+        return
+    swapped, axes = ("hwc", "(0, 2, 3, 1)") if layout == "chw" else ("chw", "(0, 3, 1, 2)")
+    text = (
+        f"{where}: got shape {shape}, expected (N, {_axes(layout)}) as declared by layout {layout}; this looks like "
+        f"{swapped.upper()}, so declare layout: {swapped}"
+    )
+    if other in (1, 3) and shape[2] > 4:
+        raise DataError(f"{text} (if there are {channels} channels, do so and pass array.transpose{axes})")
+    logger.warning("%s if it is", text)
+
+
+def check_vector(name: str, values: Array, declared: Mapping[str, Any], present: Mask, what: str) -> Tensor:
+    """Return vectors as float64 [N, D]; what is not present becomes 0."""
     where = f"{what}, modality {name!r}"
     if values.ndim != 2 or values.shape[1] == 0:
         extra = (
-            "for one number a row use array[:, None]"
+            "for one number a row use array[:, None], of a series series.to_frame()"
             if values.ndim == 1
             else "flatten it, array.reshape(len(array), -1)"
         )
         raise DataError(f"{where}: got shape {values.shape}, expected a vector's (N, D) with D at least 1; {extra}")
-    if values.dtype.kind not in "fiub":
-        raise DataError(f"{where}: got dtype {values.dtype}, expected real numbers; cast it to float32")
-    return torch.from_numpy(_finite(values, present, where))
+    return as_vector(values, present, where)
 
 
-def check_labels(labels: Array | None, n: int, what: str) -> Tensor | None:
-    """Return labels as int64 of shape [n]; DataError when they are not n whole numbers from 0."""
+def read_labels(labels: Any, n: int, what: str) -> list[Class | None] | None:
+    """Return the n labels as whole numbers or texts, None where one is unknown (-1, NaN, None, masked)."""
     if labels is None:
         return None
-    if labels.shape != (n,):
-        raise DataError(f"{what}, labels: got shape {labels.shape}, expected ({n},), one for each row; supply them all")
-    if labels.dtype.kind not in "iu":
-        raise DataError(
-            f"{what}, labels: got dtype {labels.dtype}, expected integers 0 .. classes - 1; number the classes, for "
-            f"example by numpy.unique(labels, return_inverse=True)[1]"
-        )
-    if labels.min() < 0:
-        row = int(labels.argmin())
-        raise DataError(
-            f"{what}, labels: got {labels[row]} in row {row}, expected 0 or more; number the classes from 0"
-        )
-    return torch.from_numpy(labels.astype(np.int64))
+    where = f"{what}, labels"
+    if isinstance(labels, list | tuple) and not any(np.ndim(label) for label in labels):
+        labels = np.array([*labels, None], dtype=object)[:-1]  # or NumPy makes texts of None and NaN among texts
+    found = unpack(labels, where)
+    values = found.values
+    if values.dtype.kind in "cMmV":
+        raise DataError(f"{where}: got dtype {values.dtype}, expected whole numbers or texts; convert them")
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.shape != (n,):
+        one_hot = values.ndim == 2 and values.dtype.kind in "biuf" and bool((np.sort(values)[:, :-1] == 0).all())
+        fix = "of one-hot rows pass labels.argmax(1)" if one_hot and len(values) == n else "supply them all"
+        raise DataError(f"{where}: got shape {values.shape}, expected ({n},), one for each row; {fix}")
+    hidden = np.zeros(n, bool) if found.masked is None else found.masked.reshape(n)
+    read = [None if hidden[i] else _label(value, i, where) for i, value in enumerate(values.tolist())]
+    if len({type(label) for label in read if label is not None}) > 1:
+        raise DataError(f"{where}: got both texts and numbers, expected one of them; convert them, labels.astype(str)")
+    return read
 
 
-def _finite(values: Array, present: Mask, where: str) -> NDArray[np.float32]:
-    """Return float32 values with absent rows zero; DataError names the first present rows with NaN or Inf."""
-    shape = (-1, *[1] * (values.ndim - 1))
-    with np.errstate(over="ignore"):  # what overflows float32 is reported as infinite just below
-        kept = np.where(present.reshape(shape), values, 0).astype(np.float32)
-    bad = np.flatnonzero(~np.isfinite(kept).reshape(len(kept), -1).all(1))
-    if len(bad):
-        raise DataError(
-            f"{where}: got NaN or infinite values in {len(bad)} rows, first {bad[:_SHOWN].tolist()}, expected finite "
-            f"float32; repair them, or mark those entries absent in `present`"
-        )
-    return kept
+def code_labels(splits: Sequence[list[Class | None] | None]) -> tuple[list[Tensor | None], tuple[Class, ...] | None]:
+    """Return labels of splits as int64 codes (their place among the distinct values of all splits, UNKNOWN where they
+    are unknown), and those values in order. None for both where there is no label that is known.
+    """
+    known = {label for split in splits if split is not None for label in split if label is not None}
+    if not known:
+        return [None] * len(splits), None
+    classes = tuple(sorted(known))  # all are texts or all are numbers
+    code = {label: i for i, label in enumerate(classes)} | {None: UNKNOWN}
+    return [None if split is None else torch.tensor([code[label] for label in split]) for split in splits], classes
 
 
-def _check_mask(mask: Array, shape: tuple[int, ...], where: str) -> Mask:
-    if mask.shape != shape:
-        raise DataError(f"{where}, present: got shape {mask.shape}, expected {shape}; one entry a row and modality")
-    if mask.dtype != bool:
-        raise DataError(f"{where}, present: got dtype {mask.dtype}, expected bool; use mask.astype(bool)")
-    return mask.astype(bool)
+def _label(value: Any, row: int, where: str) -> Class | None:
+    value = value.item() if isinstance(value, Tensor | np.generic) and not value.ndim else value
+    value = value.decode() if isinstance(value, bytes) else value
+    if value is None or isinstance(value, str):
+        return value
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    if isinstance(value, Real):
+        number = float(value)
+        if number != number or number == UNKNOWN:
+            return None
+        if isinstance(value, Integral) or number.is_integer():
+            return int(value)  # type: ignore[call-overload]
+    raise DataError(
+        f"{where}: got {value!r} in row {row}, expected whole numbers or texts, and -1, None or NaN where one is "
+        "unknown; name the classes"
+    )
 
 
 def _axes(layout: str) -> str:

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import ConfigError, DataError, ModalityError
+from multiebm.core.handed import SHOWN, Array, Mask, in_order, read_parts, read_presence
 from multiebm.core.modality import Modality, Views
+from multiebm.core.raw import as_picture, as_vector, check_state
 from multiebm.core.table import nearest
 
 logger = logging.getLogger("multiebm")
-_SHOWN = 5  # rows named in a message
 
 
 class Given(NamedTuple):
@@ -41,96 +42,65 @@ class Given(NamedTuple):
 
 
 def make_batch(
-    modalities: dict[str, Modality], parts: Views, present: Tensor | None = None, device: torch.device | None = None
+    modalities: dict[str, Modality], parts: Any, present: Any = None, device: torch.device | None = None
 ) -> Batch:
     """Return the state-space batch of raw `parts` [B, ...]; a modality not in `parts` is absent from every row.
 
-    `present` [B, M] (columns in the order of `modalities`) hides single entries; what is hidden may be NaN.
+    `present` [B, M] (columns in the order of `modalities`, or by name) hides single entries; what is hidden may be NaN.
     """
     return check_parts(modalities, parts, present).batch(modalities, device=device)
 
 
-def check_parts(modalities: dict[str, Modality], parts: Views, present: Tensor | None = None) -> Given:
-    """Return `parts` and `present` as `make_batch` takes them, every row of them checked."""
+def check_parts(modalities: dict[str, Modality], parts: Any, present: Any = None) -> Given:
+    """Return `parts` and `present` as `make_batch` takes them, every row of them checked, all of it copied."""
     known = list(modalities)
-    parts = {name: as_tensor(name, part) for name, part in parts.items()}
-    for name in parts:
-        if name not in modalities:
-            raise ModalityError(
-                f"parts: got modality {name!r}, expected some of {', '.join(known)}.{nearest(name, known)}"
-            )
-    if not parts:
+    handed = read_parts(parts, "parts")
+    if not handed:
         raise ModalityError(
             f"parts: got none, expected at least one of {', '.join(known)}; for joint samples use sample(n)"
         )
-    lengths = {name: len(part) for name, part in parts.items()}
-    n = next(iter(lengths.values()))
-    if len(set(lengths.values())) > 1:
-        raise DataError(
-            f"parts: got different lengths {lengths}, expected one; row i of every part must be the same item"
-        )
-    if n == 0:
-        raise DataError(f"parts: got 0 rows of {', '.join(parts)}, expected at least 1")
-    given = torch.tensor([name in parts for name in known]).expand(n, -1).clone()
-    if present is not None:
-        present = as_tensor("present", present)
-        if present.shape != given.shape or present.dtype != torch.bool:
-            raise DataError(
-                f"present: got {present.dtype} of shape {tuple(present.shape)}, expected bool of shape "
-                f"{tuple(given.shape)}, columns {', '.join(known)}"
+    for name, part in handed.items():
+        if name not in modalities:
+            raise ModalityError(
+                f"parts: got modality {name!r}, expected some of {', '.join(known)}.{nearest(str(name), known)}"
             )
-        given &= present.cpu()
-    parts = {n: check_view(m, parts[n], given[:, i]) for i, (n, m) in enumerate(modalities.items()) if n in parts}
-    empty = (~given.any(1)).nonzero()[:, 0].tolist()
-    if empty:
-        logger.warning("%d rows have nothing present and get the prior: rows %s", len(empty), empty[:_SHOWN])
-    return Given(parts, given)
+        handed[name] = in_order(part, modalities[name].columns, f"parts, modality {name!r}")
+    there = read_presence(handed, present, known, "parts")
+    views = {
+        name: check_view(m, handed[name].values, there[:, i])
+        for i, (name, m) in enumerate(modalities.items())
+        if name in handed
+    }
+    if len(empty := np.flatnonzero(~there.any(1))):
+        logger.warning("%d rows have nothing present and get the prior: rows %s", len(empty), empty[:SHOWN].tolist())
+    return Given(views, torch.from_numpy(there))
 
 
-def as_tensor(name: str, part: Any) -> Tensor:
-    """Return `part` [B, ...] as a tensor: it may be one, a NumPy array, or nested lists of numbers."""
-    if isinstance(part, Tensor):
-        return part
-    try:
-        return torch.as_tensor(np.asarray(part))
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{name}: got {type(part).__name__} ({error}), expected a tensor or an array of numbers"
-        ) from error
-
-
-def check_view(m: Modality, part: Tensor, present: Tensor) -> Tensor:
-    """Return `part` [B, *shape] if it is a valid raw view of modality `m` in the rows that are present."""
-    if tuple(part.shape[1:]) != m.shape:
-        raise DataError(_shape_message(m, tuple(part.shape)))
-    if m.kind == "picture" and part.dtype != torch.uint8 and not part.is_floating_point():
-        raise DataError(
-            f"modality {m.name!r}: got dtype {part.dtype}, expected uint8 in 0..255 or float in [0, 1]; convert it"
-        )
-    if not part.is_floating_point():
-        return part
-    rows = part[present]
-    bad = (~rows.isfinite().flatten(1).all(1)).nonzero()[:, 0]
-    if len(bad):
-        where = present.nonzero()[:, 0][bad][:_SHOWN].tolist()
-        raise DataError(
-            f"modality {m.name!r}: got NaN or infinite values in {len(bad)} rows (first: {where}), expected finite "
-            "ones; fix them, or mark those entries as absent with `present`"
-        )
-    if m.kind == "picture" and len(rows) and (rows.min() < 0 or rows.max() > 1):
-        low, high = rows.min().item(), rows.max().item()
-        fix = "divide by 255 or pass uint8" if high > 1 and low >= 0 else "rescale to [0, 1]"
-        raise DataError(f"modality {m.name!r}: got float values in [{low:.4g}, {high:.4g}], expected [0, 1]; {fix}")
-    return part
+def check_view(m: Modality, values: Array, present: Mask) -> Tensor:
+    """Return `values` [B, *shape] as raw values if they are such of modality `m` in the rows that are `present`."""
+    where = f"parts, modality {m.name!r}"
+    if values.shape[1:] != m.shape:
+        raise DataError(f"{where}: {_shape_message(m, values.shape)}")
+    if m.kind == "picture":
+        return as_picture(values, m.range, present, where)
+    raw = as_vector(values, present, where)
+    check_state(m, raw, torch.from_numpy(present), where)
+    return raw
 
 
 def _shape_message(m: Modality, got: tuple[int, ...]) -> str:
-    message = f"modality {m.name!r}: got shape {got}, expected (rows, {', '.join(map(str, m.shape))})"
+    message = f"got shape {got}, expected (rows, {', '.join(map(str, m.shape))})"
+    if got == m.shape:
+        return f"{message}; of one item pass x[None]"
     if m.kind == "picture" and len(got) == 4:
         if got[1:] == (*m.shape[1:], m.shape[0]):
             return f"{message}: channels are last; pass x.permute(0, 3, 1, 2), of an array x.transpose(0, 3, 1, 2)"
         if got[1] == m.shape[0]:
             return f"{message}; resize the pictures to {m.shape[1]}x{m.shape[2]}"
+    if m.kind == "picture" and got[1:] == m.shape[1:]:
+        return f"{message}; add the channel axis, x[:, None]"
+    if m.kind == "vector" and len(got) == 2:
+        return f"{message}; pass the {m.size} columns of training"
     return f"{message}; reshape it"
 
 
