@@ -81,7 +81,7 @@ def test_rows_stay_together_in_a_shuffled_batch():
     batch = next(BatchStream(make_dataset(10), "train", batch_size=10, seed=1))
     assert batch.labels.tolist() != list(range(10))
     raw = PARTS["vector"].to_raw(batch.views["vector"])
-    torch.testing.assert_close(raw[:, 0], 2.0 * batch.labels)
+    torch.testing.assert_close(raw[:, 0], 2.0 * batch.labels.double())
     torch.testing.assert_close(
         PARTS["picture"].to_raw(batch.views["picture"])[:, 0, 0, 0] * 255, 4.0 * batch.labels, atol=1e-4, rtol=0
     )

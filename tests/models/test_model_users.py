@@ -26,7 +26,9 @@ def test_sample_is_the_decoder_mean_of_prior_draws_in_raw_units():
     got = model.sample(3, seed=2)
     means = model.decode(model.sample_latents(3, item_generators(2, 3)))
     assert torch.equal(got["face"], (means["face"] + 1).div(2).clamp(0, 1))
-    torch.testing.assert_close(got["left"], means["left"] * torch.tensor([2.0, 4.0]) + torch.tensor([10.0, 20.0]))
+    torch.testing.assert_close(
+        got["left"], means["left"].double() * torch.tensor([2.0, 4.0]) + torch.tensor([10.0, 20.0])
+    )
 
 
 def test_a_temperature_replaces_the_models_own():
@@ -56,7 +58,7 @@ def test_impute_returns_what_was_given_and_fills_in_the_rest():
         full = model.impute(given, data_steps=data_steps)
         assert list(full) == list(MODALITIES)
         for name, part in given.items():
-            torch.testing.assert_close(full[name], part, rtol=1e-6, atol=1e-6)
+            assert torch.equal(full[name], part)
         assert full["right"].isfinite().all()
     assert list(model.impute(given, want=["right"])) == ["right"]
 
@@ -130,12 +132,12 @@ WRONG = [
     ({}, ModalityError, r"got none, expected at least one of face, left, right"),
     ({"face": torch.zeros(4, 8, 8, 3)}, DataError, r"'face': got shape \(4, 8, 8, 3\).*channels are last"),
     ({"face": torch.zeros(4, 3, 32, 32)}, DataError, r"expected \(rows, 3, 8, 8\); resize the pictures to 8x8"),
-    ({"face": torch.full((4, 3, 8, 8), 200.0)}, DataError, r"float values in \[200, 200\].*divide by 255"),
-    ({"face": torch.zeros(4, 3, 8, 8) - 0.5}, DataError, r"expected \[0, 1\]; rescale"),
-    ({"face": torch.zeros(4, 3, 8, 8, dtype=torch.int64)}, DataError, r"got dtype torch.int64, expected uint8"),
-    (face(left=torch.zeros(3, 2)), DataError, r"different lengths .*'left': 3"),
+    ({"face": torch.full((4, 3, 8, 8), 200.0)}, DataError, r"floats in \[200, 200\].*divide by 255"),
+    ({"face": torch.zeros(4, 3, 8, 8) - 0.5}, DataError, r"expected \[0, 1\]; map it"),
+    ({"face": torch.zeros(4, 3, 8, 8, dtype=torch.int64)}, DataError, r"got dtype int64 in \[0, 0\], expected uint8"),
+    (face(left=torch.zeros(3, 2)), DataError, r"different lengths .*left 3"),
     ({"left": torch.zeros(0, 2)}, DataError, r"got 0 rows"),
-    ({"left": torch.tensor([[0.0, 1.0], [math.nan, 0.0]])}, DataError, r"'left': got NaN.*1 rows \(first: \[1\]\)"),
+    ({"left": torch.tensor([[0.0, 1.0], [math.nan, 0.0]])}, DataError, r"'left': got NaN.*1 rows, first \[1\]"),
     ({"left": torch.tensor([[math.inf, 1.0]])}, DataError, r"'left': got NaN or infinite"),
 ]
 
@@ -162,7 +164,7 @@ def test_step_counts_names_and_masks_out_of_range_are_refused():
         model.impute(parts, refine_steps=10_001)
     with pytest.raises(ModalityError, match=r"given: got 'lefd'.*Did you mean 'left'\?"):
         small_model(MODALITIES, energy=None).log_likelihood(parts, given=["lefd"])
-    with pytest.raises(DataError, match=r"present: got torch.bool of shape \(4, 2\).*\(4, 3\)"):
+    with pytest.raises(DataError, match=r"present: got shape \(4, 2\), expected \(4, 3\)"):
         model.impute(parts, present=torch.ones(4, 2, dtype=torch.bool))
     with pytest.raises(ConfigError, match="this model has no energy"):
         small_model(MODALITIES, energy=None).sample(2, None)
@@ -179,7 +181,7 @@ def test_numpy_arrays_are_as_good_as_tensors():
 def test_what_is_no_array_of_numbers_is_refused_by_name():
     model, parts = model_and_parts()
     name = next(iter(parts))
-    with pytest.raises(DataError, match=f"{name}: got list .* expected a tensor or an array of numbers"):
+    with pytest.raises(DataError, match=f"'{name}': got dtype <U1, text, expected real numbers"):
         model.impute({name: ["a", "b"]})
 
 

@@ -86,7 +86,7 @@ def grid(views: Views, modalities: dict[str, Modality]) -> NDArray[np.uint8]:
     Pictures of 1 channel are grey and of 3 in colour; of any other number every channel is a grey picture.
     """
     names = [name for name in views if modalities[name].kind == "picture"]
-    shown = {name: tiles(views[name])[..., :3] for name in names}
+    shown = {name: tiles(modalities[name].shown(views[name]))[..., :3] for name in names}
     height, width = (max(tile.shape[axis] for tile in shown.values()) + GAP for axis in (1, 2))
     n = len(shown[names[0]])
     columns, bands = min(n, COLUMNS), -(-n // COLUMNS)

@@ -5,10 +5,11 @@ Vectors: raw is float64; the state is float32, standardised by the training set'
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from multiebm.core.errors import ModalityError
 
 Views = dict[str, Tensor]
+T = TypeVar("T")
 
 RESERVED = ("labels", "present", "shared")  # keys beside the modalities in files and latents
 PREFIXES = ("test_", "present_")
@@ -45,6 +47,11 @@ def name_problem(name: object) -> str | None:
 def module_key(name: str) -> str:
     """Return the key of `name` in torch's containers of modules, which refuse the names of their own attributes."""
     return name + _TAKEN if hasattr(nn.ModuleDict(), name) or hasattr(nn.ParameterDict(), name) else name
+
+
+def keyed(parts: Mapping[str, T]) -> dict[str, T]:
+    """Return `parts` by the keys of their names."""
+    return {module_key(name): part for name, part in parts.items()}
 
 
 def name_of_key(key: str) -> str:
@@ -120,7 +127,6 @@ class Modality:
             return raw
         low, high = self.range
         return raw.to(torch.float64, copy=True).sub_(low).div_(high - low)
-
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, from which `from_json` restores an equal object."""

@@ -52,8 +52,8 @@ def check_picture(name: str, values: Array, declared: Mapping[str, Any], present
 
 
 def _check_layout(shape: tuple[int, ...], layout: str, where: str) -> None:
-    """Refuse what is far more likely pictures of the other layout: as that, grey or RGB with sides above 4; as declared,
-    strips of 1 or 3 pixels in many channels. Warn where either may be; the declaration counts.
+    """Refuse what is far more likely pictures of the other layout: as that, grey or RGB with sides above 4, and as
+    declared, strips of 1 or 3 pixels in many channels. Warn where either may be; the declaration counts.
     """
     channels, other = (shape[1], shape[3]) if layout == "chw" else (shape[3], shape[1])
     if channels <= 4 or other > 4:

@@ -18,7 +18,7 @@ from multiebm.experiments.schema import Experiment, ModelSection, NetworkSection
 from multiebm.models.aggregation import Aggregation, PriorExpert
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.generator import Generator, make_decoder
-from multiebm.models.inference import SHARED, Encoder, InferenceModel, JointEncoder, make_trunk
+from multiebm.models.inference import Encoder, InferenceModel, JointEncoder, make_trunk
 from multiebm.models.model import DataChain, LatentChain, MultimodalModel
 from multiebm.nn.energies import EnergyNetwork
 from multiebm.nn.pictures import Networks
@@ -35,16 +35,9 @@ JOINT_FEATURES = 128  # of a part, of those a joint encoder puts side by side
 def build_model(section: ModelSection, modalities: dict[str, Modality], seed: int) -> MultimodalModel:
     """Return a model with fresh weights, a function of `seed` alone; the global generator is left as it was.
 
-    ConfigError where the section names modalities that the data does not have, or the data has names no model can use.
+    ConfigError where the section names modalities that the data does not have.
     """
     known = list(modalities)
-    if bad := [name for name in known if name == SHARED or "." in name or hasattr(nn.ModuleDict, name)]:
-        raise ConfigError(
-            [
-                f"modality {name!r}: got a name that is taken by the model, expected another; rename that part"
-                for name in bad
-            ]
-        )
     if unknown := [name for name in section.likelihood.weights if name not in modalities]:
         raise ConfigError(
             [

@@ -13,6 +13,7 @@ from multiebm.core.handed import SHOWN, Array, Mask, in_order, read_parts, read_
 from multiebm.core.modality import Modality, Views
 from multiebm.core.raw import as_picture, as_vector, check_state
 from multiebm.core.table import nearest
+from multiebm.core.tree import per_item
 
 logger = logging.getLogger("multiebm")
 
@@ -39,6 +40,15 @@ class Given(NamedTuple):
                 views[name] = torch.zeros(len(present), *m.shape, dtype=torch.float32)
         batch = Batch(mask_views(views, present), present)
         return batch.to(device) if device is not None else batch
+
+    def observed(self, modalities: dict[str, Modality], views: Views) -> Views:
+        """Return raw `views` [B, ...] with what was handed over in its place, exactly as it was."""
+        kept = dict(views)
+        for i, (name, m) in enumerate(modalities.items()):
+            if name in self.parts and name in views:
+                there = per_item(self.present[:, i], views[name]).to(views[name].device)
+                kept[name] = torch.where(there, m.as_given(self.parts[name]).to(views[name].device), views[name])
+        return kept
 
 
 def make_batch(

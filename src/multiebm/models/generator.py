@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from multiebm.core.modality import Modality, Views
+from multiebm.core.modality import Modality, Views, keyed, module_key, name_of_key
 from multiebm.core.random import Randomness, rand
 from multiebm.core.tree import rows_of, rows_present, spread
 from multiebm.distributions.families import FAMILIES
@@ -49,21 +49,24 @@ class Generator(nn.Module):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        self.prior, self.decoders, self.likelihoods = prior, nn.ModuleDict(decoders), likelihoods
+        self.prior, self.decoders, self.likelihoods = prior, nn.ModuleDict(keyed(decoders)), likelihoods
         self.private, self.crossing_prior, self.temperature = private, crossing_prior, temperature
         self.base, self.private_base = StandardPrior(family, prior.dim), StandardPrior(family, private)
         k = private_components
         names = decoders if private else ()
         own = {name: MixturePrior(private, k, private_ridge) if k else self.private_base for name in names}
-        self.private_priors: Mapping[str, Prior] = nn.ModuleDict(own)  # type: ignore[assignment]
+        self.private_priors: Mapping[str, Prior] = nn.ModuleDict(keyed(own))  # type: ignore[assignment]
         self.family = FAMILIES[family]
         learned = private > 0 and crossing_prior < 1
         scales = {name: nn.Parameter(torch.zeros(private)) for name in decoders if learned}
-        self.auxiliary_log_scale = nn.ParameterDict(scales)
+        self.auxiliary_log_scale = nn.ParameterDict(keyed(scales))
 
     def mixtures(self) -> dict[str, MixturePrior]:
         """Return the fitted mixtures by the latent they are over: the prior of z or its base, and those of w_m."""
-        own = {SHARED: getattr(self.prior, "base", self.prior), **self.private_priors}
+        own = {
+            SHARED: getattr(self.prior, "base", self.prior),
+            **{name_of_key(key): prior for key, prior in self.private_priors.items()},
+        }
         return {key: prior for key, prior in own.items() if isinstance(prior, MixturePrior)}
 
     def sample_latents(self, n: int, generator: Randomness, temperature: float | None = None) -> Latents:
@@ -76,13 +79,14 @@ class Generator(nn.Module):
 
     def sample_private(self, n: int, generator: Randomness) -> Latents:
         """Draw w_m ~ p(w_m) for every modality, [n, P] each; empty if the model has none."""
-        return {name: prior.sample(n, generator) for name, prior in self.private_priors.items()}
+        return {name_of_key(key): prior.sample(n, generator) for key, prior in self.private_priors.items()}
 
     def sample_auxiliary(self, n: int, generator: Randomness) -> Latents:
         """Draw w_m ~ r_m, the mixture of the prior and a learned scale (differentiable in it): [n, P] each."""
         usual = self.sample_private(n, generator) if self.crossing_prior else {}
         learned = {}
-        for name, log_scale in self.auxiliary_log_scale.items():
+        for key, log_scale in self.auxiliary_log_scale.items():
+            name = name_of_key(key)
             w = self.family.rsample(generator, torch.zeros_like(log_scale).expand(n, -1), log_scale.exp())
             learned[name] = (
                 torch.where(rand(generator, (n, 1), w) < self.crossing_prior, usual[name], w) if usual else w
@@ -92,7 +96,7 @@ class Generator(nn.Module):
     def decode(self, latents: Latents, modality: str, rows: Tensor | None = None) -> Tensor:
         """Return the decoder mean of one modality, [B, *shape], or of these `rows` alone (int64 [N]): [N, *shape]."""
         z = torch.cat([latents[SHARED], latents[modality]], 1) if self.private else latents[SHARED]
-        return self.decoders[modality](rows_of(z, rows))
+        return self.decoders[module_key(modality)](rows_of(z, rows))
 
     def forward(self, latents: Latents, wanted: Tensor | None = None) -> Views:
         """Return the decoder means [B, *shape] of all modalities: latents {"shared": [B, D], modality: [B, P]}.
@@ -101,7 +105,7 @@ class Generator(nn.Module):
         """
         n = len(latents[SHARED])
         every: list[Tensor | None] = [None] * len(self.decoders)
-        chosen = zip(self.decoders, every if wanted is None else rows_present(wanted), strict=True)
+        chosen = zip(map(name_of_key, self.decoders), every if wanted is None else rows_present(wanted), strict=True)
         return {name: spread(self.decode(latents, name, rows), rows, n) for name, rows in chosen}
 
     def log_likelihood(self, views: Views, means: Views) -> Tensor:
@@ -131,6 +135,6 @@ class Generator(nn.Module):
         total, log_px = self.prior.log_prob(latents[SHARED]), self.log_likelihood_where(views, latents, present)
         for i, name in enumerate(self.likelihoods):
             if self.private:
-                total = total + self.private_priors[name].log_prob(latents[name])
+                total = total + self.private_priors[module_key(name)].log_prob(latents[name])
             total = total + log_px[:, i]
         return total

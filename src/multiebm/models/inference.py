@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from multiebm.core.batch import Batch
 from multiebm.core.errors import DataError
-from multiebm.core.modality import Modality, Views
+from multiebm.core.modality import Modality, Views, keyed, name_of_key
 from multiebm.core.random import Randomness
 from multiebm.core.table import Table
 from multiebm.core.tree import rows_of, rows_present, spread
@@ -135,12 +135,12 @@ class JointEncoder(nn.Module):
 
     def __init__(self, trunks: dict[str, nn.Module], features: int, shared: int, scale_map: str = "exp") -> None:
         super().__init__()
-        self.trunks, self.scale_of = nn.ModuleDict(trunks), SCALES[scale_map]
+        self.trunks, self.scale_of = nn.ModuleDict(keyed(trunks)), SCALES[scale_map]
         self.head = nn.Linear(features * len(trunks), 2 * shared)
 
     def forward(self, views: Views) -> tuple[Tensor, Tensor]:
         """Encode complete items: views [B, ...] -> loc, scale [B, D]."""
-        found = [nn.functional.relu(trunk(views[name])) for name, trunk in self.trunks.items()]
+        found = [nn.functional.relu(trunk(views[name_of_key(key)])) for key, trunk in self.trunks.items()]
         loc, raw = self.head(torch.cat(found, 1)).chunk(2, 1)
         return loc, self.scale_of(raw)
 
@@ -162,7 +162,7 @@ class InferenceModel(nn.Module):
         joint: JointEncoder | None = None,
     ) -> None:
         super().__init__()
-        self.encoders, self.family = nn.ModuleDict(encoders), FAMILIES[family]
+        self.encoders, self.family = nn.ModuleDict(keyed(encoders)), FAMILIES[family]
         self.aggregation = aggregation or Aggregation(len(encoders), family)
         self.pooled, self.joint = pooled, joint
 
@@ -196,7 +196,8 @@ class InferenceModel(nn.Module):
 
     def _experts(self, batch: Batch) -> tuple[Diagonal, dict[str, Diagonal]]:
         shared, private, n = [], {}, len(batch.present)
-        for (name, encoder), rows in zip(self.encoders.items(), rows_present(batch.present), strict=True):
+        for (key, encoder), rows in zip(self.encoders.items(), rows_present(batch.present), strict=True):
+            name = name_of_key(key)
             (loc, scale), (w_loc, w_scale) = encoder(rows_of(batch.views[name], rows))
             shared.append((spread(loc, rows, n), spread(scale, rows, n, 1.0)))
             if w_loc.shape[1]:

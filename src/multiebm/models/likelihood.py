@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from multiebm.core.batch import Batch
+from multiebm.core.modality import module_key
 from multiebm.core.random import make_generator
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Posterior
@@ -46,6 +47,6 @@ def _log_weights(
         log_px = generator.likelihoods[name].log_density(views[name], mean)
         if name in many.private:
             w = latents[name]
-            log_px = log_px + generator.private_priors[name].log_prob(w) - many.private[name].log_prob(w)
+            log_px = log_px + generator.private_priors[module_key(name)].log_prob(w) - many.private[name].log_prob(w)
         total = total + torch.where(present[:, i], log_px, 0.0)
     return total.view(copies, -1)

@@ -19,7 +19,7 @@ from multiebm.core.tree import per_item
 from multiebm.mcmc.annealing import LogNormalizer
 from multiebm.mcmc.langevin import displaced_langevin, langevin
 from multiebm.mcmc.run import ChainInfo, run_chain
-from multiebm.models.checks import check_names, check_steps, make_batch
+from multiebm.models.checks import check_names, check_parts, check_steps, make_batch
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Latents
@@ -228,19 +228,20 @@ class MultimodalModel(nn.Module):
     ) -> Views:
         """Return the modalities in `want` (all by default) given raw `parts` [B, ...], any subset of the modalities.
 
-        Observed entries come back as they were; the others are decoded from the subset posterior, refined by
-        `refine_steps` of the latent chain (eq. 17) and `data_steps` of the data chain with observed parts held fixed
-        (None = as in training). `present` [B, M] hides single entries of `parts`.
+        Observed entries come back exactly as given (bytes v as v / 255); the others are decoded from the subset
+        posterior, refined by `refine_steps` of the latent chain (eq. 17) and `data_steps` of the data chain with
+        observed parts held fixed (None = as in training). `present` [B, M] hides single entries of `parts`.
         """
         names = check_names(self.modalities, want, "want")
         check_steps("refine_steps", refine_steps)
         check_steps("data_steps", data_steps, self.energy is not None)
-        batch = make_batch(self.modalities, parts, present, self.device)
+        given = check_parts(self.modalities, parts, present)
+        batch = given.batch(self.modalities, device=self.device)
         generator: ItemGenerators = item_generators(seed, len(batch.present))
         views = self.fill(batch, self.infer_latents(batch, generator, refine_steps))
         if data_steps != 0:
             views, _ = self.refine_data(views, generator, data_steps, clamp=batch.present)
-        return self._raw(views, names)
+        return given.observed(self.modalities, self._raw(views, names))
 
     def encode(self, parts: Views, present: Tensor | None = None) -> Tensor:
         """Return the mean of q(z | parts) [B, D] for raw `parts` [B, ...], any subset of the modalities."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multiebm.core.errors import ConfigError
-from multiebm.core.modality import Modality, Views
+from multiebm.core.modality import Modality, Views, module_key
 from multiebm.nn.blocks import EnergyBlock, Fold, mlp, sn_conv
 from multiebm.nn.precision import Mixed
 
@@ -70,7 +70,7 @@ class EnergyNetwork(nn.Module):
                 trunk: nn.Module = PictureTrunk([m.shape[0] for m in members], width, stem, patch, blocks)
             else:
                 trunk = VectorTrunk(sum(m.size for m in members), width)
-            self.trunks[group] = Mixed(trunk)
+            self.trunks[module_key(group)] = Mixed(trunk)
         n_features = width * len(self.trunks)
         # One trunk has mixed all modalities already; several need a nonlinear head, or the energy would be a sum.
         sizes = [n_features, 1] if fusion == "additive" or len(self.trunks) == 1 else [n_features, width, 1]
@@ -78,7 +78,7 @@ class EnergyNetwork(nn.Module):
 
     def forward(self, views: Views) -> Tensor:
         """Return the energy [B] of views [B, ...], in float32 whatever the trunks compute in."""
-        features = [self.trunks[group](*[views[name] for name in names]) for group, names in self.groups.items()]
+        features = [self.trunks[module_key(g)](*[views[name] for name in names]) for g, names in self.groups.items()]
         return self.gain * self.head(torch.cat(features, 1))[:, 0]
 
 

@@ -1,6 +1,7 @@
 """Section on the chains: energy along the data chain, likelihood along the latent one, density along the prior's."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -194,7 +195,8 @@ def _coherence_block(scene: Scene, prior: EnergyPrior) -> str:
 def prior_chain_coherence(scene: Scene, prior: EnergyPrior) -> tuple[list[int], list[Result]]:
     """Return the steps shown and the joint coherence of COHERENCE_ITEMS draws decoded at each, private ones fixed."""
     trace = trace_prior_chain(scene, prior, COHERENCE_ITEMS)
-    states = [{n: scene.modalities[n].to_state(v) for n, v in views.items()} for views in trace.views]
+    shown = {n: replace(m, range=None) for n, m in scene.modalities.items()}
+    states = [{n: shown[n].to_state(v) for n, v in views.items()} for views in trace.views]
     return trace.at, [joint_coherence(scene.read(state)) for state in states]
 
 

@@ -56,8 +56,8 @@ class Scene(NamedTuple):
         return item_generators(stream_seed(self.record.experiment.seed, f"report/{use}"), n)
 
     def raw(self, views: Views) -> Views:
-        """Map state-space views [B, ...] to raw values of the same shape, as users see them."""
-        return {name: self.modalities[name].to_raw(view) for name, view in views.items()}
+        """Map state-space views [B, ...] to what is shown: pictures in [0, 1], vectors in their own units."""
+        return {name: m.shown(m.to_raw(view)) for name, view in views.items() for m in [self.modalities[name]]}
 
     def test_batch(self, n: int, part: str | None = None) -> Batch:
         """Return `n` test items that have `part` (or any; all, if fewer), spread over the classes, on the model's
