@@ -73,10 +73,6 @@ class Modality:
     range: tuple[float, float] | None = None
     columns: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        if problem := name_problem(self.name):
-            raise ModalityError(f"modality: {problem}")
-
     def __repr__(self) -> str:
         """Name what is set; fingerprints of data sets are made of it, so that what is not set cannot change them."""
         usual = f"name={self.name!r}, kind={self.kind!r}, shape={self.shape}, loc={self.loc}, scale={self.scale}"
@@ -166,6 +162,8 @@ def _json_problem(values: Any) -> str | None:
         return f"got no {wrong[0]}, expected one"
     if wrong := [key for key in values if key not in known]:
         return f"got unknown key {wrong[0]!r}, expected some of {', '.join(sorted(known))}"
+    if problem := name_problem(values["name"]):
+        return problem
     kind, shape, columns = values["kind"], values["shape"], values.get("columns", ())
     if kind not in ("picture", "vector"):
         return f"got kind {kind!r}, expected picture or vector"

@@ -9,7 +9,7 @@ from torch import nn
 
 from multiebm.core.batch import Batch
 from multiebm.core.errors import ConfigError
-from multiebm.core.modality import Modality
+from multiebm.core.modality import Modality, name_problem
 from multiebm.core.random import make_generator
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.likelihoods import Likelihood
@@ -35,9 +35,11 @@ JOINT_FEATURES = 128  # of a part, of those a joint encoder puts side by side
 def build_model(section: ModelSection, modalities: dict[str, Modality], seed: int) -> MultimodalModel:
     """Return a model with fresh weights, a function of `seed` alone; the global generator is left as it was.
 
-    ConfigError where the section names modalities that the data does not have.
+    ConfigError where the section names modalities that the data does not have, or the data has names no model can use.
     """
     known = list(modalities)
+    if problems := [f"modality: {problem}" for name in known if (problem := name_problem(name))]:
+        raise ConfigError(problems)
     if unknown := [name for name in section.likelihood.weights if name not in modalities]:
         raise ConfigError(
             [
