@@ -42,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sounds = (labels[:, None] * 6.0 + draws.normal(size=(80, 2))).astype(np.float32)
     np.savez(folder / "mine.npz", face=faces, sound=sounds, labels=labels)
     settings = [
-        f"data.settings.path={folder / 'mine.npz'}",
+        "data.settings.path=mine.npz",  # of the folder it is trained from; everything after is asked from another
         "data.settings.modalities={face: {kind: picture, layout: hwc}, sound: {kind: vector}}",
         *("model.shared=4", "model.private=2", "model.networks={width: 4, hidden: 16}", "model.energy.width=8"),
         *("model.prior.width=8", "model.prior.steps=4", "training.warmup.steps=6", "training.cooperative.steps=4"),
@@ -51,7 +51,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MULTIEBM_CACHE", str(folder / "cache"))
-        assert run("train", "arrays", *settings, "--out", str(folder / "run"), "--device", "cpu") == 0
+        with pytest.MonkeyPatch.context() as inside:
+            inside.chdir(folder)
+            assert run("train", "arrays", *settings, "--out", str(folder / "run"), "--device", "cpu") == 0
         yield folder
 
 

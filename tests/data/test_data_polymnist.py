@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -219,9 +220,7 @@ def test_an_extra_picture_in_one_modality_is_named(official):
 
 def test_a_picture_of_another_size_is_named_with_its_shape(official):
     Image.new("RGB", (32, 32)).save(Path(official["folder"]) / "train" / "m1" / "0.0.png")
-    with pytest.raises(
-        DataError, match=r"m1/0\.0\.png: got uint8 of shape \(32, 32, 3\), expected .* 28x28 pixels; point"
-    ):
+    with pytest.raises(DataError, match=r"m1/0\.0\.png: got 32x32 pixels of mode RGB, expected .* 28x28 pixels; point"):
         load_dataset("polymnist", official)
 
 
@@ -272,6 +271,27 @@ def test_a_background_that_is_no_picture_is_named(tmp_path, sources):
         load_dataset("polymnist", settings)
 
 
+def test_pictures_that_are_made_to_do_damage_are_refused_by_their_headers(official, tmp_path):
+    huge = tmp_path / "huge.png"
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    body = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    huge.write_bytes(b"\x89PNG\r\n\x1a\n" + body + b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT")))
+    with pytest.raises(DataError, match="huge.png: got .*decompression bomb.*, expected a picture file; replace it"):
+        read_background(huge)
+    (Path(official["folder"]) / "train" / "m1" / "0.0.png").write_bytes(huge.read_bytes())
+    with pytest.raises(DataError, match="0.0.png: got .*decompression bomb.*unpack the archive again"):
+        load_dataset("polymnist", official)
+
+
+def test_folders_that_cannot_be_read_are_named(official, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("multiebm.data.polymnist_folder.os.scandir", denied)
+    with pytest.raises(DataError, match="polymnist: got .*m0, which cannot be read .Permission denied.; make it"):
+        load_dataset("polymnist", official)
+
+
 def test_damaged_idx_files_are_named(tmp_path):
     path = tmp_path / "a-ubyte.gz"
     write_idx(path, np.zeros((4, 2, 2)))
@@ -284,6 +304,14 @@ def test_damaged_idx_files_are_named(tmp_path):
     plain.write_bytes(plain.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"got 31 bytes, expected 32 for shape \(4, 2, 2\); the file is truncated"):
         read_idx(plain)
+    plain.write_bytes(b"\0\0\x08\3" + b"\xff" * 12)
+    with pytest.raises(DataError, match=r"got 16 bytes, expected 79228162458924105385300197391 for shape"):
+        read_idx(plain)
+    plain.write_bytes(b"\0\0\x08\3\0")
+    with pytest.raises(DataError, match=r"got 5 bytes, expected 16 for shape \(0, 0, 0\)"):
+        read_idx(plain)
+    with pytest.raises(DataError, match="cannot be read .*; make it a readable file"):
+        read_idx(tmp_path)
     plain.write_bytes(b"<html>")
     with pytest.raises(DataError, match="got first bytes 3c68746d, expected 000008xx of an idx file; download"):
         read_idx(plain)

@@ -1,21 +1,31 @@
 """Configurations: what is accepted, what is refused, and that every refusal says what to do."""
 
+import inspect
 import json
 import re
 import subprocess
 import sys
+import tracemalloc
+from itertools import pairwise
 from pathlib import Path
+from time import perf_counter
+from typing import get_args
 
+import numpy as np
 import pytest
 
 from multiebm.core.errors import ConfigError
+from multiebm.data import DATASETS
+from multiebm.experiments.data import build_dataset
 from multiebm.experiments.load import (
     COMMON,
     CONFIG,
     Difference,
     differences,
     dump_experiment,
+    is_path,
     load_experiment,
+    located,
     merge,
     preset_comment,
     preset_names,
@@ -245,8 +255,114 @@ def test_yaml_values_are_those_of_version_1_2():
         str(i): s for i, s in enumerate(["1e3", "010", "no", "null", "~", "", "true", ".5", "0o7", "a: b", "<<"])
     }
     assert parse(dump(strings), "") == strings
-    with pytest.raises(ConfigError, match="could not determine a constructor"):
-        parse("!!python/object:os.system x", "")
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in pairwise("abcdefghij")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (LAUGHS, "line 1, column 4 got an anchor (&) or an alias (*)"),
+        ("a: [x, *x]", "line 1, column 8 got an anchor (&) or an alias (*)"),
+        ("a: !!binary aGk=", "line 1, column 4 got the tag tag:yaml.org,2002:binary"),
+        ("!!python/object:os.system x", "got the tag tag:yaml.org,2002:python/object:os.system"),
+        ("a: !mine x", "got the tag !mine"),
+        ("[" * 100_000, "line 1, column 33 got more than 32 sections in one another"),
+        ("{a: " * 30_000, "got more than 32 sections in one another"),
+        ("".join(" " * i + "a:\n" for i in range(400)), "line 32, column 32 got more than 32 sections"),
+        ("- " * 60_000, "got more than 32 sections in one another"),
+        (f"a: {'9' * 5000}", "line 1, column 4 got an integer of more than 20 digits"),
+        (f"a: 0x{'f' * 5000}", "got an integer of more than 20 digits"),
+        ("a: " + "x" * 200_000, "got more than 131,072 characters, expected a configuration"),
+        ("a: \0", "not readable as YAML"),
+    ],
+)
+def test_yaml_that_is_made_to_do_damage_is_refused_soon_and_in_little_memory(text: str, said: str):
+    tracemalloc.start()
+    began = perf_counter()
+    try:
+        with pytest.raises(ConfigError) as raised:
+            parse(text, "hostile.yaml")
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20  # bytes
+    finally:
+        tracemalloc.stop()
+    assert perf_counter() - began < 5
+    assert str(raised.value).startswith("hostile.yaml: ")
+    assert said in str(raised.value)
+
+
+def test_depth_is_what_is_open_and_integers_of_64_bits_are_read():
+    assert parse("[" * 32 + "]" * 32, "") == json.loads("[" * 32 + "]" * 32)
+    assert parse(", ".join(["[[[1]]]"] * 20).join("[]"), "") == [[[[1]]]] * 20
+    assert parse(f"[{2**64 - 1}, {-(2**63)}]", "") == [2**64 - 1, -(2**63)]
+
+
+def test_no_more_of_a_file_is_read_than_a_configuration_has(tmp_path: Path):
+    with (tmp_path / "huge.yaml").open("wb") as stream:
+        stream.truncate(1 << 33)  # 8 GiB of zeros that take no room on the disk
+    assert "got more than 131,072 characters" in problems_of(tmp_path / "huge.yaml")[0]
+    (tmp_path / "latin.yaml").write_bytes(b"seed: 1 # \xe9")
+    assert "latin.yaml: cannot be read" in problems_of(tmp_path / "latin.yaml")[0]
+
+
+ODD_PATHS = (
+    *("/a#b.npz", "/a #b.npz", "/{x}.npz", "{x}.npz", "100%.npz", "%a.npz", "null", "true", "5", "1e3", "~x/a: b.npz"),
+    *("[x].npz", "/*.npz", "*x.npz", "&x.npz", "!x.npz", "|x.npz", "@x.npz", "a, b.npz", "it's.npz", '"a.npz', "- a"),
+    *("a=b.npz", "? x", ".", "..", "a/../b.npz", "ü ñ.npz", "a  b   c.npz", "/x" * 120 + "/a b c.npz", ""),
+)
+
+
+@pytest.mark.parametrize("name", ODD_PATHS[:-1])
+def test_a_path_is_taken_as_it_is_given_and_saved_so_that_it_reads_back(name: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = name if name.startswith("/") else f"{tmp_path}/{name}" if name != "." else str(tmp_path)
+    for key in ("path", "folder", "cache_folder"):
+        experiment = load_experiment("arrays", [f"data.settings.{key}={name}"])
+        assert experiment.data.settings[key] == expected
+        (tmp_path / CONFIG).write_text(dump_experiment(experiment), encoding="utf-8")
+        assert load_experiment(tmp_path / CONFIG) == experiment
+
+
+def test_a_path_in_quotes_is_yaml_and_other_settings_stay_so():
+    settings = load_experiment(
+        "arrays", ["data.settings.path='/a ''b'' #c.npz'", "data.settings.seed=null"]
+    ).data.settings
+    assert settings["path"] == "/a 'b' #c.npz"
+    assert settings["seed"] is None
+    assert load_experiment("arrays", ['data.settings.path="/a\\tb"']).data.settings["path"] == "/a\tb"
+    assert "got no key=value" in problems_of("arrays", "data.settings.path= ")[0]
+
+
+def test_settings_that_are_paths_are_known_by_their_names():
+    """The rule reads names alone, because configurations are read without the loaders; it must agree with them."""
+    for name in DATASETS:
+        for setting, parameter in inspect.signature(DATASETS[name]).parameters.items():
+            assert is_path(["data", "settings", setting]) == (Path in get_args(parameter.annotation)), setting
+    assert not is_path(["data", "path"])
+    assert not is_path(["model", "settings", "path"])
+
+
+def test_a_relative_path_of_data_means_the_same_from_any_folder(tmp_path: Path, monkeypatch):
+    work, elsewhere = tmp_path / "work", tmp_path / "elsewhere"
+    work.mkdir()
+    elsewhere.mkdir()
+    np.savez(work / "mine.npz", x=np.arange(20.0).reshape(10, 2))
+    parts = "data.settings.modalities={x: {kind: vector}}"
+    monkeypatch.setenv("HOME", str(work))
+    monkeypatch.chdir(work)
+    saved = load_experiment("arrays", ["data.settings.path=mine.npz", parts])
+    assert load_experiment("arrays", ["data.settings.path=~/mine.npz", parts]) == saved
+    (work / CONFIG).write_text(dump_experiment(saved))
+    old = dump_experiment(saved).replace(str(work / "mine.npz"), "mine.npz")  # as it was written formerly
+    (work / "old.yaml").write_text(old)
+    assert "path: mine.npz" in old
+    assert differences(load_experiment(work / "old.yaml"), saved) == []
+    assert located(Experiment.model_validate(parse(old, ""))) == saved
+    monkeypatch.chdir(elsewhere)
+    assert len(build_dataset(load_experiment(work / CONFIG).data).train) == 8
 
 
 def test_a_difference_names_both_values_and_a_whole_section_once():

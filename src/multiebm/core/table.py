@@ -10,9 +10,10 @@ T = TypeVar("T")
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """Return a sentence naming the entry closest to `name`, or an empty string."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    """Return a sentence naming the entry closest to `name`, capitals or not, or an empty string."""
+    folded = {entry.casefold(): entry for entry in reversed(known)}
+    close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.5)
+    return f" Did you mean {folded[close[0]]!r}?" if close else ""
 
 
 class Table(Generic[T]):

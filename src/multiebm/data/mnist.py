@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from multiebm.core.errors import DataError
 
 STEMS = {"train": "train", "test": "t10k"}
+_LARGEST = 1 << 28  # bytes that are read of a file; MNIST's largest has 47 million
 Bytes = NDArray[np.uint8]
 
 
@@ -43,18 +45,21 @@ def read_mnist(files: dict[str, Path], split: str) -> tuple[Bytes, Bytes]:
 def read_idx(path: Path) -> Bytes:
     """Return the array of one idx file of unsigned bytes: magic 00 00 08 n, shape in n big-endian uint32, values."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            content = stream.read(_LARGEST)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: got a damaged gzip file ({error}), expected an idx .gz; download it again") from error
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); make it a readable file") from error
+    if content[:3] != b"\x00\x00\x08" or content[3:4] not in (b"\1", b"\2", b"\3"):
         raise DataError(
             f"{path}: got first bytes {content[:4].hex()}, expected 000008xx of an idx file; download it again"
         )
     start = 4 + 4 * content[3]
-    shape = np.frombuffer(content[4:start], dtype=">u4").astype(int)
-    if len(content) != start + np.prod(shape):
+    shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4))
+    if len(content) != start + prod(shape):
         raise DataError(
-            f"{path}: got {len(content)} bytes, expected {start + np.prod(shape)} for shape {tuple(shape.tolist())}; "
-            f"the file is truncated or damaged, download it again"
+            f"{path}: got {len(content)} bytes, expected {start + prod(shape)} for shape {shape}; the file is "
+            "truncated or damaged, download it again"
         )
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)

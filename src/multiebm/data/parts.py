@@ -3,7 +3,8 @@
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -160,20 +161,28 @@ def _read_picture(file: Path, modality: Modality) -> NDArray[Any]:
             "an .npz instead"
         )
     channels, height, width = modality.shape
+    with opened_picture(file, "expected a readable picture; save it again") as picture:
+        if picture.size != (width, height):  # known from the header; nothing is decoded yet
+            raise DataError(
+                f"{file}: got {picture.width}x{picture.height} pixels, expected {width}x{height} (width x height) as "
+                f"modality {modality.name!r} has; resize it"
+            )
+        if getattr(picture, "n_frames", 1) > 1:
+            raise ValueError("several pictures in one file")
+        return _pixels(picture, channels).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+@contextmanager
+def opened_picture(file: Path, fix: str) -> Iterator[Image.Image]:
+    """Give a picture of which only the header is read yet; DataError with `fix` for all that goes wrong inside."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Pillow only warns of some pictures made to fill the memory
+            warnings.simplefilter("ignore")  # of odd notes inside a file
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_FORMATS) as picture:
-                if picture.size != (width, height):  # known from the header; nothing is decoded yet
-                    raise DataError(
-                        f"{file}: got {picture.width}x{picture.height} pixels, expected {width}x{height} (width x "
-                        f"height) as modality {modality.name!r} has; resize it"
-                    )
-                if getattr(picture, "n_frames", 1) > 1:
-                    raise ValueError("several pictures in one file")
-                return _pixels(picture, channels).reshape(height, width, channels).transpose(2, 0, 1)
-    except (OSError, Warning, Image.DecompressionBombError, *BROKEN) as error:
-        raise DataError(f"{file}: got a file that is no readable picture ({error}); expected a PNG") from error
+                yield picture
+    except (OSError, Image.DecompressionBombWarning, Image.DecompressionBombError, *BROKEN) as error:
+        raise DataError(f"{file}: got {error or type(error).__name__}, {fix}") from error
 
 
 def _pixels(picture: Image.Image, channels: int) -> NDArray[Any]:

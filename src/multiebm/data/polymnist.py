@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.modality import Modality
 from multiebm.data.cache import Builder, cache_root, cached_arrays, combined_sha256, file_sha256
 from multiebm.data.dataset import MultimodalDataset, Split, everything_present
+from multiebm.data.files import expanded
 from multiebm.data.mnist import mnist_files, read_mnist
+from multiebm.data.parts import opened_picture
 from multiebm.data.polymnist_folder import folder_identity, folder_pictures
 from multiebm.data.recipe import NAMES, Pixels, invert_inside, random_crops, recipe_problems
 
@@ -67,12 +68,18 @@ def load_polymnist(
         )
     if problems:
         raise ConfigError(problems)
-    source = (
-        from_folder(Path(folder), size)
-        if folder
-        else from_recipe(Path(str(mnist_folder)), Path(str(backgrounds_folder)), size)
-    )
-    root = cache_root() if cache_folder is None else Path(cache_folder).expanduser()
+    try:
+        source = (
+            from_folder(expanded(folder), size)
+            if folder
+            else from_recipe(expanded(str(mnist_folder)), expanded(str(backgrounds_folder)), size)
+        )
+    except OSError as error:
+        raise DataError(
+            f"polymnist: got {error.filename}, which cannot be read ({error.strerror}); make it readable, or correct "
+            "the folder"
+        ) from error
+    root = cache_root() if cache_folder is None else expanded(cache_folder)
     want = [f"{split}-{part}" for split in SPLITS for part in ("labels", *modalities)]
     arrays, sums = cached_arrays(root, "polymnist", source.identity, source.build, want)
     splits = {split: _split(arrays, split, modalities, limit) for split in SPLITS}
@@ -158,11 +165,8 @@ def area_weights(source: int, target: int) -> NDArray[np.float64]:
 
 def read_background(path: Path) -> Pixels:
     """Return a picture file as uint8 RGB of shape [3, H, W]; DataError when it is not a picture."""
-    try:
-        with Image.open(path) as picture:
-            return np.ascontiguousarray(np.asarray(picture.convert("RGB")).transpose(2, 0, 1))
-    except OSError as error:
-        raise DataError(f"{path}: got {error}, expected a picture file; replace it") from error
+    with opened_picture(path, "expected a picture file; replace it") as picture:
+        return np.ascontiguousarray(np.asarray(picture.convert("RGB")).transpose(2, 0, 1))
 
 
 def _split(arrays: dict[str, NDArray[Any]], split: str, names: Sequence[str], limit: int | None) -> Split:

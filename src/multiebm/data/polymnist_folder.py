@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from multiebm.core.errors import DataError
+from multiebm.data.parts import opened_picture
 from multiebm.data.recipe import NAMES, Pixels
 
 _FILE = re.compile(r"(\d+)\.(\d)\.png")
@@ -52,17 +52,13 @@ def folder_pictures(folder: Path, side: int) -> Iterator[tuple[str, NDArray[Any]
 
 def read_picture(path: Path, side: int) -> Pixels:
     """Return one RGB picture as uint8 of shape [3, side, side]; DataError when damaged or of another size or mode."""
-    try:
-        with Image.open(path) as picture:
-            values = np.asarray(picture)
-    except (OSError, SyntaxError) as error:  # Pillow reports broken PNG chunks as SyntaxError
-        raise DataError(f"{path}: got {error}, expected a PNG picture; unpack the archive again") from error
-    if values.shape != (side, side, 3) or values.dtype != np.uint8:
-        raise DataError(
-            f"{path}: got {values.dtype} of shape {values.shape}, expected an 8-bit RGB picture of {side}x{side} "
-            f"pixels; point to the original PolyMNIST folder"
-        )
-    return values.transpose(2, 0, 1)
+    with opened_picture(path, "expected a PNG picture; unpack the archive again") as picture:
+        if picture.size != (side, side) or picture.mode != "RGB":
+            raise DataError(
+                f"{path}: got {picture.width}x{picture.height} pixels of mode {picture.mode}, expected an 8-bit RGB "
+                f"picture of {side}x{side} pixels; point to the original PolyMNIST folder"
+            )
+        return np.array(picture).transpose(2, 0, 1)
 
 
 def _keys(folder: Path) -> Keys:

@@ -22,6 +22,7 @@ from multiebm.experiments.load import (
     CONFIG,
     differences,
     load_experiment,
+    located,
     preset_names,
     read_source,
     say,
@@ -192,7 +193,7 @@ def run_of(cell: Path) -> Path:
 def _other_settings(experiment: Experiment, stored: dict[str, Any]) -> list[str]:
     """Return a line for each difference; settings younger than what is stored count as their defaults."""
     try:
-        return [say(change) for change in differences(experiment, Experiment.model_validate(stored))]
+        return [say(change) for change in differences(experiment, located(Experiment.model_validate(stored)))]
     except ValidationError:
         return ["settings that there are no longer"]
 

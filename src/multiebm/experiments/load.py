@@ -1,6 +1,7 @@
 """From a preset's name or a YAML file, and `key=value` overrides, to an experiment; all problems at once."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -13,7 +14,7 @@ from multiebm.core.table import nearest
 from multiebm.experiments.baselines import NEUTRAL, baselines
 from multiebm.experiments.explain import explain
 from multiebm.experiments.schema import Experiment, contradictions
-from multiebm.experiments.yaml12 import dump, parse
+from multiebm.experiments.yaml12 import dump, parse, parse_file
 
 PRESETS = Path(__file__).with_name("presets")
 CONFIG = "config.yaml"  # of a run folder
@@ -35,8 +36,9 @@ class Difference(NamedTuple):
 def load_experiment(source: Source, overrides: Sequence[str] = ()) -> Experiment:
     """Return the experiment of a preset's name, a YAML file or a run folder (or a given one), with overrides.
 
-    Overrides are `a.b=value`, values in YAML. ConfigError lists all unknown keys (with the nearest), wrong values and
-    malformed overrides.
+    Overrides are `a.b=value`, values in YAML, but paths as they are. Paths of data become absolute: a relative one
+    begins at the working folder, ~ is the home folder. ConfigError lists all unknown keys (with the nearest), wrong
+    values and malformed overrides.
     """
     # a copy: overrides must not reach the table of rows, whose cells are parts of what is read
     raw = to_dict(source) if isinstance(source, Experiment) else deepcopy(read_source(source))
@@ -49,7 +51,7 @@ def load_experiment(source: Source, overrides: Sequence[str] = ()) -> Experiment
         problems += explain(error, raw)
     if problems:
         raise ConfigError(problems)
-    return experiment
+    return located(experiment)
 
 
 def dump_experiment(experiment: Experiment) -> str:
@@ -60,6 +62,15 @@ def dump_experiment(experiment: Experiment) -> str:
 def to_dict(experiment: Experiment) -> dict[str, Any]:
     """Return the experiment as plain nested values."""
     return experiment.model_dump()
+
+
+def located(experiment: Experiment) -> Experiment:
+    """Return the experiment with absolute paths of data, which mean the same from any folder."""
+    settings = dict(experiment.data.settings)
+    for name, value in settings.items():
+        if is_path(["data", "settings", name]) and isinstance(value, str):
+            settings[name] = str(Path(os.path.expanduser(value)).absolute())
+    return experiment.model_copy(update={"data": experiment.data.model_copy(update={"settings": settings})})
 
 
 def differences(one: Experiment, other: Experiment) -> list[Difference]:
@@ -101,10 +112,7 @@ def read_source(source: str | Path, depth: int = 0) -> dict[str, Any]:
         raw = _laid_on_base({"base": f"{data}{COMMON}", "baseline": name}, Path(str(source)), depth)
         return merge(raw, dict(baselines()[name].published)) if data == PUBLISHED else raw
     path = find_config(source)
-    try:
-        raw = parse(path.read_text(), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); give the name of a preset or a readable file") from error
+    raw = parse_file(path)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: got {type(raw).__name__}, expected a mapping with sections such as data and model")
     return _laid_on_base(raw, path, depth)
@@ -163,7 +171,11 @@ def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:
-    """Set `a.b=value` in `raw`, sections made as needed; return a line for each override that has another form."""
+    """Set `a.b=value` in `raw`, sections made as needed; return a line for each override that has another form.
+
+    The value is YAML; that of a setting of data that is a path (`data.settings.path`, `.folder`) is the text as it is,
+    whatever YAML would take it for, unless it is in quotes.
+    """
     problems = []
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -174,7 +186,7 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:
             )
             continue
         try:
-            parsed = parse(value, f"{text!r}")
+            parsed = value.strip() if is_path(path) and not _in_quotes(value) else parse(value, f"{text!r}")
         except ConfigError as error:
             problems += error.problems
             continue
@@ -185,6 +197,16 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:
             section = section[name]
         section[path[-1]] = parsed
     return problems
+
+
+def is_path(key: Sequence[str]) -> bool:
+    """Return whether a key, `data.settings.NAME` as its three parts, is by its name the path of a file or folder."""
+    return len(key) == 3 and list(key[:2]) == ["data", "settings"] and (key[2] == "path" or key[2].endswith("folder"))
+
+
+def _in_quotes(text: str) -> bool:
+    text = text.strip()
+    return len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
 
 
 def _preset_path(name: str) -> Path:
