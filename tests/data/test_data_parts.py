@@ -13,6 +13,7 @@ from PIL import Image
 from multiebm.core.errors import DataError, ModalityError
 from multiebm.core.modality import Modality
 from multiebm.data import read_parts
+from multiebm.models.checks import make_batch
 
 V, PHOTO = Modality("v", "vector", (2,)), Modality("photo", "picture", (3, 4, 6))
 GREY = Modality("grey", "picture", (1, 4, 6))
@@ -131,6 +132,17 @@ def test_sixteen_bits_are_kept(tmp_path):
     np.testing.assert_allclose(read["grey"][1, 0], SHADES[0] / 255, rtol=1e-6)
     np.testing.assert_allclose(read["grey"][2], read["grey"][0])
     np.testing.assert_allclose(read["photo"][0], np.broadcast_to(deep / 65535, (3, 4, 6)), rtol=1e-6)
+
+
+def test_a_declared_range_is_in_the_numbers_of_the_file(tmp_path):
+    deep = DRAWS.integers(0, 4096, (4, 6), dtype=np.uint16)
+    few, bits = SHADES[0] % 17, SHADES[0] > 127
+    folder(tmp_path, grey={"a.png": deep, "b.png": few, "c.png": Image.fromarray(bits)})
+    parts = {"grey": Modality("grey", "picture", (1, 4, 6), range=(0.0, 4095.0))}
+    read, present = read_parts(tmp_path, parts)
+    assert np.array_equal(read["grey"][:, 0], np.stack([deep, few, bits]))
+    state = make_batch(parts, read, present).views["grey"]
+    np.testing.assert_allclose(state[0, 0], deep / 4095 * 2 - 1, atol=1e-6)
 
 
 def test_palettes_bits_and_colours_become_what_the_modality_has(tmp_path):

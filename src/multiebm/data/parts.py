@@ -64,6 +64,7 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
 def read_pictures(folder: Path, modalities: Mapping[str, Modality]) -> dict[str, NDArray[Any]]:
     """Return the pictures [B, C, H, W] of a folder by modality, uint8, or floats in [0, 1] where a file has more bits.
 
+    Where the modality declares the range of its values, grey pictures are the numbers in the file, and bits 0 and 1.
     Colours become grey, and grey colours, as the modality has it; transparency is refused unless it has a channel for
     it. DataError names the file that is no picture, has another size, lies outside `folder`, or has no counterpart.
     """
@@ -95,7 +96,9 @@ def read_pictures(folder: Path, modalities: Mapping[str, Modality]) -> dict[str,
     _check_counterparts(folder, found)
     check_bytes(folder, sum(4 * len(files) * modalities[name].size for name, files in found.items()))
     return {
-        name: _stacked([_read_picture(file, modalities[name]) for file in found[name]])
+        name: _stacked(
+            [_read_picture(file, modalities[name]) for file in found[name]], modalities[name].range is not None
+        )
         for name in modalities
         if name in found
     }
@@ -169,7 +172,8 @@ def _read_picture(file: Path, modality: Modality) -> NDArray[Any]:
             )
         if getattr(picture, "n_frames", 1) > 1:
             raise ValueError("several pictures in one file")
-        return _pixels(picture, channels).reshape(height, width, channels).transpose(2, 0, 1)
+        values = _pixels(picture, channels, modality.range is not None)
+        return values.reshape(height, width, channels).transpose(2, 0, 1)
 
 
 @contextmanager
@@ -185,15 +189,20 @@ def opened_picture(file: Path, fix: str) -> Iterator[Image.Image]:
         raise DataError(f"{file}: got {error or type(error).__name__}, {fix}") from error
 
 
-def _pixels(picture: Image.Image, channels: int) -> NDArray[Any]:
-    """Return values [H, W, channels] (or [H, W] for one): uint8, or floats in [0, 1] of a picture of 16 or 32 bits."""
+def _pixels(picture: Image.Image, channels: int, as_stored: bool) -> NDArray[Any]:
+    """Return values [H, W, channels] (or [H, W] for one): uint8, or floats in [0, 1] of a picture of 16 or 32 bits.
+
+    `as_stored`: the numbers of grey pictures as they are in the file, for a modality that declares their range.
+    """
     mode = picture.mode
     if mode.startswith("I;16") or mode == "F" or (mode == "I" and picture.format == "PNG"):
         if channels not in (1, 3):
             raise ValueError(f"grey without transparency, for {channels} channels")
         values = np.asarray(picture).astype(np.float32)
-        grey = values if mode == "F" else values / 65535
+        grey = values if mode == "F" or as_stored else values / 65535
         return np.repeat(grey[..., None], channels, axis=2)
+    if as_stored and mode == "1" and channels == 1:
+        return np.asarray(picture).astype(np.uint8)
     if mode not in _EIGHT_BITS:
         raise ValueError(f"pixels of mode {mode}")
     has_alpha = mode in ("LA", "PA", "RGBA") or "transparency" in picture.info
@@ -206,8 +215,8 @@ def _pixels(picture: Image.Image, channels: int) -> NDArray[Any]:
     return np.array(picture.convert(_MODES[channels]))
 
 
-def _stacked(pictures: list[NDArray[Any]]) -> NDArray[Any]:
-    """Return one array of pictures; where some are floats, those of 8 bits become floats too."""
-    if any(picture.dtype != np.uint8 for picture in pictures):
+def _stacked(pictures: list[NDArray[Any]], as_stored: bool) -> NDArray[Any]:
+    """Return one array of pictures; where some are floats in [0, 1], those of 8 bits become so too."""
+    if not as_stored and any(picture.dtype != np.uint8 for picture in pictures):
         pictures = [p.astype(np.float32) / 255 if p.dtype == np.uint8 else p for p in pictures]
     return np.stack(pictures)
