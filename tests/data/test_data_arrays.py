@@ -112,6 +112,17 @@ def test_a_mask_by_name_is_the_mask_by_column():
     assert not bool(by_name.train.present.all())
 
 
+def test_vectors_are_standardised_by_the_training_rows_that_have_them():
+    """Values 3 and 5 where the part is there; rows without it count for neither mean nor spread."""
+    table = np.where(np.arange(N) % 2 == 0, 3.0, 5.0)[:, None] * [1.0, 10.0]
+    hidden = np.arange(N) % 4 == 3
+    modality = from_arrays(make_views() | {"table": table}, PARTS, present={"table": ~hidden}).modalities["table"]
+    train = table[order_of()[0]][~hidden[order_of()[0]]]
+    assert 0 < len(train) < len(order_of()[0])
+    np.testing.assert_allclose(modality.loc, train.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(modality.scale, train.std(0), rtol=1e-6)
+
+
 def test_a_modality_that_is_never_present_is_not_standardised():
     dataset = from_arrays(make_views(), PARTS, present={"table": np.zeros(N, bool)})
     assert dataset.modalities["table"].loc == (0.0, 0.0)

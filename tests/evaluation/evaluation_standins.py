@@ -3,6 +3,8 @@
 A view is a vector of 12: a one-hot class, the number of the test item, and a mark that makes `ExactJudges` misread it.
 """
 
+from types import SimpleNamespace
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -11,6 +13,9 @@ from multiebm.core.modality import Modality
 from multiebm.core.random import rand, randn
 from multiebm.core.tree import per_item, randn_tree
 from multiebm.data.dataset import MultimodalDataset, Split
+from multiebm.distributions.families import FAMILIES
+from multiebm.distributions.mixture import Mixture
+from multiebm.distributions.priors import StandardPrior
 
 SIZE = 12
 ITEM, MARK = 10, 11
@@ -46,14 +51,30 @@ class ExactJudges:
         return {name: view[:, :10] for name, view in views.items()}
 
 
+class GaussianCodes:
+    """q(z | X) = N(gain times the class that is shown, one-hot, scale^2)."""
+
+    def __init__(self, gain: float = 1.0, scale: float = 0.5) -> None:
+        self.gain, self.scale = gain, scale
+
+    def given(self, batch):
+        loc = self.gain * torch.stack([view[:, :10] for view in batch.views.values()]).amax(0)[None]
+        members = torch.ones(1, len(batch.views), dtype=torch.bool)
+        scale = torch.full_like(loc, self.scale)
+        return SimpleNamespace(shared=Mixture(loc, scale, torch.zeros_like(loc[..., 0]), members, FAMILIES["normal"]))
+
+
 class StandIn(nn.Module):
-    """What the stand-ins share; without an energy unless told."""
+    """What the stand-ins share; without an energy unless told, which then has learned."""
 
     def __init__(self, dataset: MultimodalDataset, energy: object | None = None) -> None:
         super().__init__()
         self.modalities = dataset.modalities
         self.dataset = dataset
         self.has_energy = energy
+        self.energy_learned = energy is not None
+        self.inference = GaussianCodes()
+        self.generator = SimpleNamespace(prior=StandardPrior("normal", 10))
         self.calls: list[tuple[str, int]] = []
         self.clamps: list[Tensor | None] = []
 

@@ -25,6 +25,7 @@ def test_one_call_measures_everything_that_is_defined():
         *(f"{kind}/{name}" for kind in ("cond", "cond_refined") for name in ("size1", "size2", "size2/a+b->c", "self")),
         *("cond_ebm/size1", "cond_ebm/size1/a->b", "cond/self/a", "judge/accuracy/a"),
         *("latent_classification", "latent_classification/b", "private_leakage", "private_leakage/a"),
+        *("latent/kl", "latent/active_units", "latent/units"),
     }
     assert expected <= set(evaluation.results)
     assert "cond_ebm/size2" not in evaluation.results  # not asked for
@@ -70,10 +71,10 @@ def test_a_model_without_energy_is_measured_without_its_chain_and_says_so():
 def test_without_labels_only_what_is_defined_is_measured_each_gap_with_its_reason():
     dataset = known_dataset(100, labels=False)
     evaluation = evaluate(Wobbly(dataset), dataset, None, SMALL)
-    assert {name.split("/")[1] for name in evaluation.results} == {"variety"}
+    assert {name.split("/")[1] for name in evaluation.results} == {"variety", "kl", "active_units", "units"}
     assert evaluation.trustworthy is None
     assert "no judges" in evaluation.skipped["joint_coherence, label_entropy, fcd"]
-    assert "no judges or no test labels" in evaluation.skipped["cond_refined"]
+    assert "no judges of data set 'known', which has no labels" in evaluation.skipped["cond_refined"]
     assert "no labels" in evaluation.skipped["latent_classification"]
     with_exact_judges = measured(Wobbly(dataset), dataset)
     assert "gen/joint_coherence" in with_exact_judges.results
@@ -84,7 +85,8 @@ def test_one_modality_has_nothing_to_complete():
     dataset = known_dataset(100, names=("a",))
     evaluation = measured(Oracle(dataset), dataset)
     assert "one modality" in evaluation.skipped["cond"]
-    assert evaluation.results["gen/joint_coherence"].value == 1.0
+    assert "one part agrees with itself" in evaluation.skipped["joint_coherence"]
+    assert not [name for name in evaluation.results if "joint_coherence" in name]
 
 
 def test_quick_settings_measure_samples_and_pairs_only():
@@ -110,7 +112,7 @@ def test_features_of_another_reader_are_reported_under_another_name():
     assert "gen/fid/b" not in evaluation.results
     assert evaluation.results["gen/fid/a"].value == pytest.approx(4 * evaluation.results["gen/fcd/a"].value, rel=1e-6)
     alone = evaluate(Wobbly(dataset), dataset, None, replace(SMALL, n_codes=0), inception=Doubled())
-    found = {name for name in alone.results if "variety" not in name}
+    found = {name for name in alone.results if "fid" in name}
     assert found == {f"{kind}/fid{part}" for kind in ("gen", "ebm") for part in ("", "/a", "/c")}
 
 

@@ -101,7 +101,7 @@ def test_absent_rows_are_neither_learned_from_nor_counted():
     judges = train_judges(replace(dataset, train=split, test=split), 0, QUICK)
     assert judges.accuracy["vector"] == 1.0
     present[:, 1] = False
-    with pytest.raises(DataError, match="'vector' is present in 0 of 90 rows"):
+    with pytest.raises(DataError, match="'vector' is present in 0 of 90 rows of a split that have a label"):
         present_rows(Split(split.views, present, split.labels), "vector")
 
 

@@ -101,6 +101,21 @@ def test_a_comparison_killed_in_mid_training_ends_as_if_it_had_not_been(tmp_path
     assert one.read_bytes() == other.read_bytes()
 
 
+def test_a_comparison_killed_in_the_first_save_of_a_model_goes_on(tmp_path, measured, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "measure_model", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, ("mvae",), 1)
+    model = tmp_path / "runs" / "mvae-0" / "model"
+    (model / "model.json").rename(model / ".aside-model.json")
+    (cell,) = run(tmp_path, ("mvae",), 1)
+    assert (cell.steps, len(measured)) == (3, 1)
+    assert sorted(path.suffix for path in model.iterdir()) == [".json", ".safetensors"]
+
+
 def test_a_row_that_diverges_is_said_to_have_and_the_others_go_on(tmp_path, measured, monkeypatch):
     real = module.run_experiment
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import os
+import re
 import resource
 import time
 from collections.abc import Callable
@@ -298,6 +300,28 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(value: float, 
     assert "not finite (in generator.decoders.left" in refusal(tmp_path)
 
 
+def test_a_weights_file_that_is_none_or_claims_too_much_is_refused_before_it_is_read(tmp_path: Path):
+    saved_model(tmp_path)
+    file = weights_file(tmp_path)
+
+    def claims(size: int) -> None:
+        edit(tmp_path, lambda header: header["weights"].update(bytes=size))
+
+    header = json.dumps({"x": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}).encode()
+    with file.open("wb") as stream:  # four terabytes, none of which are on the disk
+        stream.write(len(header).to_bytes(8, "little") + header)
+        stream.truncate(8 + len(header) + 4 * 10**12)
+    claims(8 + len(header) + 4 * 10**12)
+    assert re.search("x: unexpected|unable to mmap", refusal(tmp_path))  # by how many addresses there are
+    file.write_bytes(b"\xff" * 100)
+    claims(100)
+    assert "not readable as safetensors" in refusal(tmp_path)
+    file.unlink()
+    os.mkfifo(file)
+    claims(0)
+    assert "not a file" in refusal(tmp_path)
+
+
 def test_weights_of_another_type_are_refused(tmp_path: Path):
     model = saved_model(tmp_path)
     data = safetensors.torch.save({n: t.double().contiguous() for n, t in model.state_dict().items()})
@@ -355,6 +379,30 @@ def test_a_loaded_model_is_in_evaluation_mode_and_scoring_leaves_it_as_it_was(tm
     for _ in range(5):
         assert torch.equal(model.log_density_unnorm(views), first)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("turned", ["half", "double", "bfloat16"])
+def test_weights_turned_into_another_type_are_not_saved(turned: str, tmp_path: Path):
+    saved_model(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    model = getattr(from_pretrained(tmp_path), turned)()
+    with pytest.raises(ConfigError, match=r"expected torch.float32; call model.float\(\)"):
+        save_pretrained(model, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_model_loaded_in_inference_mode_or_under_another_default_is_the_same(tmp_path: Path):
+    saved_model(tmp_path)
+    expected = everything(from_pretrained(tmp_path))
+    with torch.inference_mode():
+        inside = from_pretrained(tmp_path)
+    torch.set_default_dtype(torch.float64)
+    try:
+        wide = from_pretrained(tmp_path)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for model in (inside, wide):
+        assert all(torch.equal(a, b) for a, b in zip(everything(model), expected, strict=True))
 
 
 def test_devices_are_named_alike_everywhere(tmp_path: Path):

@@ -7,7 +7,7 @@ import pytest
 from multiebm.experiments.build import annealed, build_state, set_rates
 from multiebm.experiments.schema import Experiment
 from multiebm.training.guard import RATE
-from small_models import small_model, vectors
+from small_models import energy_prior, small_model, vectors
 
 SETTINGS = {"generator": 0.01, "inference": 0.02, "energy": 0.04, "prior": 0.08, "cooperative": 0.5, "decay": 0.9}
 
@@ -68,3 +68,11 @@ def test_amsgrad_is_of_the_generator_and_the_inference_model_alone():
     state = build_state(experiment, small_model(vectors(a=2, b=3)), Epochs(0))
     found = {name: optimiser.defaults["amsgrad"] for name, optimiser in state.optimisers.items()}
     assert found == {"generator": True, "inference": True, "energy": False}
+
+
+def test_weight_decay_is_of_the_generator_and_the_inference_model_alone():
+    experiment = Experiment.model_validate({"training": {"optimiser": {"weight_decay": 0.1}}})
+    model = small_model(vectors(a=2, b=3), prior=energy_prior())
+    state = build_state(experiment, model, Epochs(0))
+    found = {name: [g["weight_decay"] for g in optimiser.param_groups] for name, optimiser in state.optimisers.items()}
+    assert found == {"generator": [0.1], "inference": [0.1], "energy": [0.0], "prior": [0.0]}

@@ -1,6 +1,8 @@
 """A run from its data to its saved model: the folder, interruption, resumption, and what may not be mixed up."""
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,14 @@ import torch
 from run_standins import CtrlC, tiny, tiny_data
 
 import multiebm
-from multiebm.core.errors import ConfigError, DataError, OutputError
+from multiebm.core.errors import CheckpointError, ConfigError, DataError, OutputError
 from multiebm.data import from_arrays
 from multiebm.experiments.data import find_device, hide_at_random, training_data
 from multiebm.experiments.folder import CHECKPOINTS, CONFIG, METRICS, RUN
 from multiebm.experiments.load import load_experiment
-from multiebm.experiments.pretrained import from_pretrained
+from multiebm.experiments.pretrained import MODEL, from_pretrained
 from multiebm.experiments.run import fresh_state, run_experiment
+from multiebm.models.pretrained import HEADER
 from multiebm.training.checkpoint import read_checkpoint
 
 
@@ -47,6 +50,60 @@ def test_a_run_folder_holds_all_it_takes_to_repeat_the_run(tmp_path: Path):
     assert (session["from_step"], session["to_step"], session["reason"]) == (0, 10, "finished")
     assert [line["step"] for line in lines_of(folder)] == [2, 4, 6, 8, 10]
     assert sorted(path.name for path in (folder / CHECKPOINTS).iterdir()) == ["step-000000005", "step-000000010"]
+
+
+def killed_at(replaced: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let everything stop, as a kill does, before the file number `replaced` of a saved model is renamed into place.
+
+    -1: in the middle of the first.
+    """
+    real, seen = os.replace, []
+
+    def stops(source: Path, target: Path) -> None:
+        if Path(target).parent.name == MODEL:
+            if len(seen) == max(replaced, 0):
+                if replaced < 0:
+                    os.truncate(source, 99)
+                shutil.copy(source, Path(source).with_name(f"{Path(source).name}.kept"))
+                raise SystemExit(9)
+            seen.append(target)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", stops)
+
+
+@pytest.mark.parametrize("replaced", [-1, 0, 1])
+def test_a_run_killed_in_the_first_save_of_its_model_goes_on_as_it_is_told_to(
+    replaced: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = run_experiment(tiny(), tmp_path / "whole").model.state_dict()
+    with monkeypatch.context() as patched:
+        killed_at(replaced, patched)
+        with pytest.raises(SystemExit):
+            run_experiment(tiny(), tmp_path / "run")
+    (left,) = (tmp_path / "run" / MODEL).glob("*.kept")  # the error removed what a kill leaves
+    left.rename(left.with_suffix(""))
+    for place in (tmp_path / "run", tmp_path / "run" / MODEL):
+        with pytest.raises(CheckpointError, match=f"`multiebm train ... --out {tmp_path / 'run'} --resume`"):
+            from_pretrained(place)
+    run_experiment(tiny(), tmp_path / "run", resume=True)
+    assert same(from_pretrained(tmp_path / "run").state_dict(), whole)
+    assert sorted(path.name.partition("-")[0] for path in (tmp_path / "run" / MODEL).iterdir()) == [HEADER, "weights"]
+
+
+def test_a_foreign_file_in_the_folder_of_the_model_is_refused_before_training(tmp_path: Path):
+    run_experiment(tiny(), tmp_path / "run", until=5)
+    (tmp_path / "run" / MODEL).mkdir()
+    (tmp_path / "run" / MODEL / "photo.jpg").write_text("mine")
+    before = (tmp_path / "run" / METRICS).read_text()
+    with pytest.raises(OutputError, match=r"model: got a folder with other files.*photo.jpg"):
+        run_experiment(tiny(), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / METRICS).read_text() == before
+
+
+def test_a_device_may_be_a_torch_device(tmp_path: Path):
+    model = multiebm.train(tiny(), tmp_path / "run", device=torch.device("cpu"), progress=False)
+    assert model.device == torch.device("cpu")
 
 
 def test_the_saved_model_has_the_averaged_weights(tmp_path: Path):

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -233,7 +234,7 @@ def another_format(path: Path) -> None:
 
 DAMAGES = [
     (truncate, r"step-000000002/tensors.safetensors: truncated: got 1000 bytes, expected \d+"),
-    (flip_a_bit, r"step-000000002/tensors.safetensors: damaged: got sha256 \w{16}..., expected \w{16}"),
+    (flip_a_bit, r"step-000000002/tensors.safetensors: damaged: got sha256 \w{16}, expected \w{16}; use an older"),
     (drop_tensors, r"step-000000002/tensors.safetensors: cannot be read \(No such file or directory\)"),
     (cut_json, r"step-000000002/state.json: not readable as JSON \(.*column"),
     (edit_json, r"step-000000002/state.json: damaged: its values do not match its sha256"),
@@ -258,8 +259,50 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_resume_takes_the_one_before
 def test_when_all_are_damaged_resume_says_what_is_wrong_with_the_newest(two):
     truncate(two.path(1))
     cut_json(two.path(2))
-    with pytest.raises(CheckpointError, match=r"no undamaged checkpoint; the newest: .*step-000000002/state.json"):
+    said = r"no undamaged checkpoint; the newest: .*step-000000002/state.json.*begin the run anew with --overwrite"
+    with pytest.raises(CheckpointError, match=said):
         two.resume(make_state())
+
+
+def sealed_again(path: Path, **changes: object) -> None:
+    """A header with a right checksum, as somebody may make by hand."""
+    header = json.loads((path / "state.json").read_text()) | changes
+    header.pop("sha256")
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
+    (path / "state.json").write_text(json.dumps(header | {"sha256": digest}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tensors": "a text"},
+        {"tensors": {"bytes": "1", "sha256": "0"}},
+        {"step": "two"},
+        {"metric": [1]},
+        {"state": []},
+        {"state": {}},
+        {"state": {"optimisers": 3, "numbers": [], "stream": None, "step": "x"}},
+    ],
+)
+def test_values_of_other_types_are_refused_by_name(two, changes):
+    sealed_again(two.path(2), **changes)
+    with pytest.raises(CheckpointError, match="step-000000002.*use an older"):
+        two.load(make_state(), two.path(2))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, '{"step": ' + "9" * 5000 + "}", "\xff"])
+def test_json_that_no_parser_takes_is_refused_and_the_one_before_taken(two, text):
+    (two.path(2) / "state.json").write_bytes(text.encode("latin-1"))
+    assert two.resume(make_state()) == two.path(1)
+    assert two.best() is None
+
+
+def test_folders_that_are_no_checkpoints_are_not_read(two):
+    for name in ("step-\u00b2", "step-", "step-x", "step-3", "step-" + "9" * 200, "step--1", "step-\u0663"):
+        (two.folder / name).mkdir()
+    (two.folder / "step-000000009").write_text("a file")
+    assert two.steps() == [1, 2, int("9" * 200)]
+    assert two.resume(make_state()) == two.path(2)
 
 
 def test_another_version_is_named_with_the_version_expected(two):

@@ -6,6 +6,8 @@ from rich.table import Table
 from multiebm.evaluation.base import TRUSTED_ACCURACY
 from multiebm.evaluation.record import Evaluation
 
+FEW_ITEMS = 10  # below, a standard error is not to be relied on; of one item it is 0
+
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print the main results with their standard errors, how well the judges read real data, and what was left out."""
@@ -40,6 +42,12 @@ def remarks(evaluation: Evaluation) -> list[str]:
             if evaluation.trustworthy
             else f"Coherence is NOT to be trusted: {below}."
         )
+    if evaluation.collapse is not None:
+        lines.append(evaluation.collapse)
+    if "latent/kl" in evaluation.results:
+        lines.append("latent/kl: nats an item between its code's density and the prior (of an energy prior, its base).")
+    if few := [name for name, result in evaluation.results.items() if is_main(name) and result.n < FEW_ITEMS]:
+        lines.append(f"Fewer than {FEW_ITEMS} items, whose standard errors say little: {', '.join(few)}.")
     if evaluation.settings.temperature is not None:
         lines.append(f"Joint samples were drawn at temperature {evaluation.settings.temperature:g} of the prior.")
     if evaluation.provisional:

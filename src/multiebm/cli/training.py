@@ -38,7 +38,8 @@ def train(
         )
     typer.echo(result.fit.message())
     if result.fit.reason == "interrupted":
-        again = shlex.join(["multiebm", "train", preset, *(overrides or []), "--out", str(out), "--resume"])
+        where = ["--out", str(out), *([] if device == "auto" else ["--device", device])]
+        again = shlex.join(["multiebm", "train", preset, *(overrides or []), *where, "--resume"])
         typer.echo(f"to go on: {again}")
         raise typer.Exit(INTERRUPTED)
     ending = "png" if any(m.kind == "picture" for m in result.model.modalities.values()) else "npz"

@@ -13,7 +13,7 @@ Parts = Annotated[
         "or a folder of <modality>.png or <modality>/*.png (or jpg, bmp, tif, webp), one item by one name."
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed; item i depends on it and on i alone.", min=0)]
+Seed = Annotated[int, typer.Option(help="Seed; item i depends on it and on i alone.", min=0, max=2**32 - 1)]
 TABLES = (".csv", ".jsonl")
 Table = Annotated[Path | None, typer.Option(help="A .csv or .jsonl file; CSV on the screen by default.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<i>.")]
@@ -108,14 +108,17 @@ def likelihood(
     from multiebm.data import read_parts
     from multiebm.experiments.data import find_device
     from multiebm.experiments.pretrained import from_pretrained
+    from multiebm.models.checks import check_given
 
     check_target(out, TABLES)
     model = from_pretrained(run, find_device(device))
     views, present = read_parts(parts, model.modalities)
+    names = _names(given)
+    check_given(model.modalities, names or [], views)  # before log Z, which takes long
     constant = model.log_normalizer()
     if constant.error:
         typer.echo(f"log Z of the prior, subtracted: {constant.value:.2f} +- {constant.error:.2f} nats", err=True)
-    found = model.log_likelihood(views, _names(given), samples, seed, present, constant.value)
+    found = model.log_likelihood(views, names, samples, seed, present, constant.value)
     write_scores(out, found.tolist(), "log_likelihood")
 
 

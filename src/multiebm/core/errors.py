@@ -1,5 +1,8 @@
 """Every error the package raises on purpose. Messages say what was given, what was expected, and the fix."""
 
+import operator
+from typing import Any
+
 
 class MultiebmError(Exception):
     """Base of all errors raised on purpose; the command line prints these without a traceback."""
@@ -31,3 +34,16 @@ class OutputError(MultiebmError):
 
 class DivergenceError(MultiebmError):
     """Training left the region where its numbers mean anything, and the bounded retries are spent."""
+
+
+def whole_number(what: str, given: Any, least: int, most: int, kind: str = "a whole number", fix: str = "") -> int:
+    """Return `given`, an integer of Python, NumPy or torch, as an int; ConfigError unless it is in `least`..`most`."""
+    try:
+        number = None if isinstance(given, bool) else operator.index(given)
+    except TypeError:
+        number = None
+    if number is None or not least <= number <= most:
+        got = repr(given)[:80] if number is None or number.bit_length() < 100 else f"one of {number.bit_length()} bits"
+        its_type = "" if isinstance(given, int) and number is not None else f" ({type(given).__name__})"
+        raise ConfigError(f"{what}: got {got}{its_type}, expected {kind} from {least} to {most}{fix}")
+    return number

@@ -182,6 +182,24 @@ def read_sealed(file: Path, largest: int = LARGEST_JSON) -> tuple[dict[str, Any]
     return values, values.pop(SEAL, None) == _seal(data)
 
 
+def check_size(file: Path, size: int) -> None:
+    """Raise ValueError unless `file` has `size` bytes, with what is wrong; OSError where it cannot be looked at."""
+    found = file.stat().st_size
+    if not file.is_file():
+        raise ValueError("not a file")  # a pipe would never end
+    if found != size:
+        raise ValueError(f"{'truncated' if found < size else 'too long'}: got {found} bytes, expected {size}")
+
+
+def read_verified(file: Path, size: int, sha256: str) -> bytes:
+    """Return the content of `file`; ValueError says that it has another size or checksum, OSError cannot be read."""
+    check_size(file, size)
+    data = file.read_bytes()
+    if (digest := hashlib.sha256(data).hexdigest()) != sha256:
+        raise ValueError(f"damaged: got sha256 {digest[:16]}, expected {sha256[:16]}")
+    return data
+
+
 def _seal(data: bytes) -> str:
     def as_written(text: str) -> list[str]:  # two texts of one number are two contents
         return ["number", text]

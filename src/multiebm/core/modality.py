@@ -124,6 +124,10 @@ class Modality:
         low, high = self.range
         return raw.to(torch.float64, copy=True).sub_(low).div_(high - low)
 
+    def clamp_state(self, state: Tensor) -> Tensor:
+        """Return the state [B, *shape] as a user would see it: pictures within [-1, 1], vectors as they are."""
+        return state.clamp(-1, 1) if self.kind == "picture" else state
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values, from which `from_json` restores an equal object."""
         return asdict(self)

@@ -4,12 +4,21 @@ Training draws per batch from one `torch.Generator`. Sampling may use `ItemGener
 does not depend on the batch it sits in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from multiebm.core.errors import DataError
+from multiebm.core.errors import DataError, whole_number
+
+SEEDS = 2**32  # of torch's generator on the CPU: it reads as many bits, so a larger seed would repeat a smaller one
+STREAM = 1_000_003  # items of a seed before the stream of the next one begins
+
+
+def check_seed(seed: Any) -> int:
+    """Return a user's `seed`, an integer of Python or NumPy, as an int; ConfigError unless 0 <= seed < 2^32."""
+    return whole_number("seed", seed, 0, SEEDS - 1)
 
 
 def make_generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
@@ -24,28 +33,37 @@ class ItemGenerators:
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        self.seeds = list(seeds)
-        self._generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+        self._generators, self._copies = [torch.Generator().manual_seed(seed) for seed in seeds], 1
 
     def __len__(self) -> int:
-        return len(self._generators)
+        return len(self._generators) * self._copies
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Draw standard normals of shape [B, ...], B = number of generators."""
-        self._check(shape)
-        return torch.stack([torch.randn(tuple(shape[1:]), generator=g) for g in self._generators])
+        return self._draw(torch.randn, shape)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """Draw uniforms on [0, 1) of shape [B, ...], B = number of generators."""
-        self._check(shape)
-        return torch.stack([torch.rand(tuple(shape[1:]), generator=g) for g in self._generators])
+        return self._draw(torch.rand, shape)
 
     def select(self, rows: Tensor) -> "ItemGenerators":
-        """Return the generators of the items where `rows` (bool of shape [B]) is true: the same ones, not copies."""
-        chosen = ItemGenerators([])
-        index = rows.nonzero()[:, 0].tolist()
-        chosen.seeds, chosen._generators = [self.seeds[i] for i in index], [self._generators[i] for i in index]
-        return chosen
+        """Return the generators of the items in `rows` (bool [B], or int64 [N]): the same ones, not copies."""
+        index = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+        return self._with([self._generators[i] for i in index.tolist()], 1)
+
+    def repeated(self, copies: int) -> "ItemGenerators":
+        """Return what draws for items 0 .. B - 1 `copies` times over, [copies * B, ...], by the same generators."""
+        return self._with(self._generators, copies)
+
+    def _with(self, generators: list[torch.Generator], copies: int) -> "ItemGenerators":
+        made = ItemGenerators([])
+        made._generators, made._copies = generators, copies
+        return made
+
+    def _draw(self, draw: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
+        self._check(shape)
+        each = (self._copies, *shape[1:])
+        return torch.stack([draw(each, generator=g, dtype=torch.float32) for g in self._generators], 1).flatten(0, 1)
 
     def _check(self, shape: Sequence[int]) -> None:
         if not shape or shape[0] != len(self):
@@ -58,19 +76,25 @@ Randomness = torch.Generator | ItemGenerators
 
 
 def item_generators(seed: int, n: int, first: int = 0) -> ItemGenerators:
-    """Return generators for items `first .. first + n - 1` of the stream named by `seed`."""
-    return ItemGenerators([(seed * 1_000_003 + first + i) % 2**63 for i in range(n)])
+    """Return generators for items `first .. first + n - 1` of the stream named by `seed`.
+
+    Item `STREAM` of a seed would be item 0 of the next. The generators read 32 bits, so of the seeds from 0 to 4294
+    none meet before that; from 4295 on one may meet another seed's stream, some 45,000 items in at the earliest.
+    """
+    return ItemGenerators([(seed * STREAM + first + i) % 2**63 for i in range(n)])
 
 
 def randn(generator: Randomness, shape: Sequence[int], like: Tensor) -> Tensor:
     """Draw standard normals of `shape` in float32 on the device of `like`."""
     if isinstance(generator, ItemGenerators):
         return generator.normal(shape).to(like.device)
-    return torch.randn(tuple(shape), generator=generator, device=generator.device).to(like.device)
+    made = torch.randn(tuple(shape), generator=generator, device=generator.device, dtype=torch.float32)
+    return made.to(like.device)
 
 
 def rand(generator: Randomness, shape: Sequence[int], like: Tensor) -> Tensor:
     """Draw uniforms on [0, 1) of `shape` in float32 on the device of `like`."""
     if isinstance(generator, ItemGenerators):
         return generator.uniform(shape).to(like.device)
-    return torch.rand(tuple(shape), generator=generator, device=generator.device).to(like.device)
+    made = torch.rand(tuple(shape), generator=generator, device=generator.device, dtype=torch.float32)
+    return made.to(like.device)

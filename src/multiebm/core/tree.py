@@ -1,6 +1,7 @@
 """Chain positions are trees: a tensor, or a dict of tensors that share the leading batch dimension."""
 
 from collections.abc import Callable
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from multiebm.core.random import ItemGenerators, Randomness, randn
 
 Tree = Tensor | dict[str, Tensor]
+TreeT = TypeVar("TreeT", bound=Tree)
 
 
 def leaves(tree: Tree) -> list[Tensor]:
@@ -71,3 +73,28 @@ def randn_tree(generator: Randomness, tree: Tree) -> Tree:
     sizes = [part[0].numel() for part in parts]
     flat = randn(generator, (parts[0].shape[0], sum(sizes)), parts[0]).split(sizes, dim=1)
     return rebuild(tree, [noise.reshape(part.shape) for noise, part in zip(flat, parts, strict=True)])
+
+
+def plain(x: Tensor) -> Tensor:
+    """Return `x`, or its copy where it was made in inference mode and nothing could be differentiated beside it."""
+    if not x.is_inference():
+        return x
+    with torch.inference_mode(False):
+        return x.clone()
+
+
+def in_chunks(compute: Callable[[int, int], TreeT], n: int, rows: int) -> TreeT:
+    """Return what `compute(first, rows)` gives for n items, leaves [n, ...], in chunks of `rows`.
+
+    Up to `rows` items are one chunk. Beyond, every chunk has that size and the surplus of the last is thrown away, so
+    that an item comes out the same to the bit however many there are.
+    """
+    if n <= rows:
+        return compute(0, n)
+    made: Tree | None = None
+    for first in range(0, n, rows):
+        part = compute(first, rows)
+        made = made or tree_map(lambda x: x.new_empty((n, *x.shape[1:])), part)
+        for whole, some in zip(leaves(made), leaves(part), strict=True):
+            whole[first : first + rows] = some[: n - first]
+    return cast(TreeT, made)

@@ -48,6 +48,11 @@ class Mixture(NamedTuple):
     members: Tensor
     family: Family
 
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the mixture, [B, D]."""
+        return (self.log_weight.exp()[..., None] * self.loc).sum(0)
+
     def component_log_prob(self, z: Tensor) -> Tensor:
         """Return log q_k(z) for every component: z [..., B, D] -> [..., K, B] in nats."""
         return self.family.log_prob(z.unsqueeze(-3), self.loc, self.scale).sum(-1)

@@ -17,6 +17,8 @@ from multiebm.core.batch import Batch
 from multiebm.core.errors import DataError
 from multiebm.core.modality import Modality, Views
 from multiebm.core.random import Randomness
+from multiebm.models.generator import Generator
+from multiebm.models.inference import InferenceModel
 
 TRUSTED_ACCURACY = 0.95  # a coherence read by a classifier that is worse than this on real test data says little
 RESAMPLES = 5  # as the Frechet distances of the literature are usually reported
@@ -25,7 +27,10 @@ Latents = dict[str, Tensor]
 
 
 class Result(NamedTuple):
-    """A number, its standard error (same unit) and the number of items it was computed from."""
+    """A number, its standard error (same unit) and the number of items it was computed from.
+
+    All are finite. One item says nothing of its own error: the standard error of n = 1 is 0, and `n` says why.
+    """
 
     value: float
     standard_error: float
@@ -33,16 +38,25 @@ class Result(NamedTuple):
 
 
 class ModelUnderTest(Protocol):
-    """State-space methods of a model; see `MultimodalModel` for shapes. `energy` is None where there is none."""
+    """State-space methods of a model; see `MultimodalModel` for shapes.
+
+    `energy` is None where there is none; `energy_learned` says whether it made a step. Of `inference` the posterior
+    over the shared latent is asked for, of `generator` the prior.
+    """
 
     modalities: dict[str, Modality]
     training: bool
+    inference: InferenceModel
+    generator: Generator
 
     @property
     def device(self) -> torch.device: ...  # noqa: D102
 
     @property
     def energy(self) -> object | None: ...  # noqa: D102
+
+    @property
+    def energy_learned(self) -> bool: ...  # noqa: D102
 
     def train(self, mode: bool = True) -> Any: ...  # noqa: D102
 
@@ -66,7 +80,7 @@ class FeatureReader(Protocol):
 
 
 class JudgesLike(FeatureReader, Protocol):
-    """Classifiers, or an exact reader of the class; `accuracy` by modality is theirs on real test data."""
+    """Classifiers, or an exact reader of the class; `accuracy` on real test data, by the modalities they read."""
 
     @property
     def accuracy(self) -> dict[str, float]: ...  # noqa: D102

@@ -1,6 +1,7 @@
 """What a model generates, batch by batch: joint samples before and after the data chain, and completions of a subset.
 
-One generator per item: neither the batch size nor the order of metrics changes a sample.
+One generator per item: neither the batch size nor the order of metrics changes a sample. Values come as a user sees
+them: pictures are clamped to their range here, and nowhere else in the evaluation.
 """
 
 from collections.abc import Iterator
@@ -11,10 +12,10 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import DivergenceError
-from multiebm.core.modality import Views
+from multiebm.core.modality import Modality, Views
 from multiebm.core.random import ItemGenerators, item_generators
 from multiebm.core.tree import per_item
-from multiebm.data.dataset import MultimodalDataset, SplitName
+from multiebm.data.dataset import MultimodalDataset, Split, SplitName
 from multiebm.evaluation.base import Latents, ModelUnderTest, stream_seed
 
 
@@ -38,7 +39,7 @@ class Conditioning(NamedTuple):
 def joint_samples(
     model: ModelUnderTest, n: int, plan: Plan, refine: bool, temperature: float | None = None
 ) -> Iterator[tuple[Views, Views | None]]:
-    """Yield batches of (decoder means, the same after the training data chain or None), state space [B, ...].
+    """Yield batches of (decoder means, the same after the training data chain or None), clamped states [B, ...].
 
     `temperature` T: latents of p(z)^(1/T); None: the model's own.
     """
@@ -46,9 +47,32 @@ def joint_samples(
     for first in range(0, n, plan.batch_size):
         size = min(plan.batch_size, n - first)
         generator = item_generators(seed, size, first)
-        generated = check_finite(model.decode(model.sample_latents(size, generator, temperature)), "Gen samples")
-        refined = check_finite(model.refine_data(generated, generator)[0], "EBM samples") if refine else None
-        yield generated, refined
+        generated = model.decode(model.sample_latents(size, generator, temperature))
+        shown = as_shown(model.modalities, generated, "Gen samples")
+        refined = model.refine_data(generated, generator)[0] if refine else None
+        yield shown, None if refined is None else as_shown(model.modalities, refined, "EBM samples")
+
+
+def chosen_items(dataset: MultimodalDataset, n: int, among: Tensor | None = None) -> Tensor:
+    """Return `n` test items (all, if there are fewer), the same for every model: files are often sorted by class.
+
+    They are taken from `among` (int64 [N], ascending), or from the whole split.
+    """
+    items = torch.arange(len(dataset.test)) if among is None else among
+    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(0))
+    return items[order[:n].sort().values]
+
+
+def labelled_items(split: Split) -> Tensor:
+    """Return the rows of a split, int64 [N], whose class is known; none without labels."""
+    return torch.empty(0, dtype=torch.int64) if split.labels is None else (split.labels >= 0).nonzero()[:, 0]
+
+
+def known_classes(dataset: MultimodalDataset) -> Tensor:
+    """Return the classes that occur among the labels of either split, int64 [C], ascending; none without labels."""
+    labels = [split.labels for split in (dataset.train, dataset.test) if split.labels is not None]
+    classes = torch.cat([torch.empty(0, dtype=torch.int64), *labels]).unique()
+    return classes[classes >= 0]
 
 
 def complete_items(dataset: MultimodalDataset, split: SplitName, items: Tensor, names: tuple[str, ...]) -> Tensor:
@@ -65,7 +89,7 @@ def completions(
     how: Conditioning,
     plan: Plan,
 ) -> Iterator[Views]:
-    """Yield all modalities, states [B, ...], generated from the modalities `observed` of test `items` that have them.
+    """Yield all modalities, clamped states [B, ...], generated from what is `observed` of test `items` that have it.
 
     Batch by batch; with `how.refine_steps` the latents follow the chain of eq. (17), arXiv 2605.00644.
     """
@@ -77,7 +101,7 @@ def completions(
                 for i, (name, view) in enumerate(views.items())
             }
             views = model.refine_data(views, generator, clamp=batch.present)[0]
-        yield check_finite(views, f"{how.name} given {'+'.join(observed)}")
+        yield as_shown(model.modalities, views, f"{how.name} given {'+'.join(observed)}")
 
 
 def codes(
@@ -91,8 +115,8 @@ def codes(
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 
 
-def check_finite(views: Views, what: str) -> Views:
-    """Return `views` [B, ...] unchanged; DivergenceError with modality and count where any value is not finite."""
+def as_shown(modalities: dict[str, Modality], views: Views, what: str) -> Views:
+    """Return `views` [B, ...] clamped; DivergenceError with modality and count where any value is not finite."""
     for name, view in views.items():
         bad = int((~view.isfinite()).flatten(1).any(1).sum())
         if bad:
@@ -100,7 +124,7 @@ def check_finite(views: Views, what: str) -> Views:
                 f"{what}: {bad} of {len(view)} generated items of modality {name!r} are not finite, expected all; "
                 f"evaluate an earlier checkpoint or lower the step size"
             )
-    return views
+    return {name: modalities[name].clamp_state(view) for name, view in views.items()}
 
 
 def _observed_batches(

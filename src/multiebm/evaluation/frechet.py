@@ -51,10 +51,13 @@ def frechet_results(
 ) -> dict[str, Result]:
     """Return `name` (mean over modalities) and "name/modality" from features [N_r, F] and [N, F] by modality.
 
+    A modality with fewer than 2 real items has no covariance and is left out; nothing is left of none. N >= 2.
     The standard error is the deviation over 5 resamples of the generated items; the real items are the fixed reference.
     The distance is biased upwards at small N: compare only numbers with equal N.
     """
-    reference = {key: moments(features) for key, features in real.items()}
+    reference = {key: moments(features) for key, features in real.items() if len(features) > 1}
+    if not reference:
+        return {}
 
     def distances(rows: Tensor) -> Tensor:
         return torch.stack([frechet_distance(reference[key], moments(generated[key][rows])) for key in reference])

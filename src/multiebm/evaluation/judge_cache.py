@@ -18,7 +18,7 @@ from multiebm.core.errors import CheckpointError
 from multiebm.core.files import ASIDE, read_sealed, remove_stale, replace_file, sealed, why_not_written
 from multiebm.data.cache import CHOOSE
 from multiebm.data.dataset import MultimodalDataset
-from multiebm.evaluation.judges import Judge, Judges, JudgeSettings, build_judge, train_judges
+from multiebm.evaluation.judges import Judge, Judges, JudgeSettings, build_judge, readable, train_judges
 
 _FORMAT = 3  # raise it when the networks, their training or the files change
 _LEFTOVERS = (f"{ASIDE}judges-*", "judges-*.tmp")  # of writers that were killed, now and in releases before
@@ -89,12 +89,12 @@ def read_judges(stem: Path, dataset: MultimodalDataset, settings: JudgeSettings,
         if hashlib.sha256(weights).hexdigest() != record["weights"]:
             raise CheckpointError(f"{file}: damaged: the checksum differs from the one in {stem.name}.json")
         tensors = load(weights)
-        accuracy = {name: float(record["accuracy"][name]) for name in dataset.modalities}
+        names = readable(dataset)
+        accuracy = {name: float(record["accuracy"][name]) for name in names}
         if not all(0 <= share <= 1 for share in accuracy.values()):
             raise ValueError("an accuracy is no share")
         networks = {
-            name: _restored(tensors, f"{i}.", dataset, name, settings).to(device)
-            for i, name in enumerate(dataset.modalities)
+            name: _restored(tensors, f"{i}.", dataset, name, settings).to(device) for i, name in enumerate(names)
         }
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{stem}: cannot be read as judges of {dataset.name!r} ({error})") from error

@@ -16,9 +16,11 @@ from torch.nn.functional import cross_entropy, pad
 
 from multiebm.core.errors import ConfigError, DataError, ModalityError
 from multiebm.core.modality import Modality, Views
+from multiebm.core.progress import track
 from multiebm.core.random import make_generator
 from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.evaluation.base import is_trustworthy, stream_seed
+from multiebm.evaluation.draws import labelled_items
 
 N_FEATURES = 128
 _SMALL_SIDE = 7  # pixels; feature maps are halved until they are no larger
@@ -133,23 +135,25 @@ class Judges:
 def train_judges(
     dataset: MultimodalDataset, seed: int = 0, settings: JudgeSettings | None = None, device: str = "cpu"
 ) -> Judges:
-    """Train one judge per modality on the training split; DataError where the data set has no labels.
+    """Train one judge per modality that can be `readable` on the training split; DataError where none can.
 
     On the CPU one thread trains them, so that the same seed gives the same weights whatever the number of threads:
     judges that differ in it alone read the conditional coherence of blurred pictures 0.02 to 0.03 apart
     (docs/findings.md). Real test accuracy also decides when to stop, at most three looks: far less than its standard
     error.
     """
-    if dataset.n_classes is None or dataset.train.labels is None or dataset.test.labels is None:
+    if not readable(dataset):
+        reasons = "; ".join(dict.fromkeys(unread(dataset).values()))
         raise DataError(
-            f"judges: data set {dataset.name!r} has no labels in both splits, and a judge learns from labels; "
-            f"supply them, or evaluate with judges=None, which leaves out what needs a judge"
+            f"judges: data set {dataset.name!r} {reasons}, expected labels of two classes or more; "
+            "supply them, or evaluate with judges=None, which leaves out what needs a judge"
         )
     settings = settings or JudgeSettings()
     networks, accuracy = {}, {}
     with _one_thread():
-        for name, modality in dataset.modalities.items():
-            networks[name], accuracy[name] = _train_judge(dataset, modality, stream_seed(seed, name), settings, device)
+        for name in readable(dataset):
+            own = stream_seed(seed, name)
+            networks[name], accuracy[name] = _train_judge(dataset, dataset.modalities[name], own, settings, device)
     return Judges(networks, accuracy)
 
 
@@ -197,7 +201,7 @@ def _run_cycle(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, total_steps=steps, pct_start=0.2)
     network.train()
     order = torch.empty(0, dtype=torch.int64)
-    for _ in range(steps):
+    for _ in track(range(steps), f"judges: {modality.name}"):
         if len(order) < settings.batch_size:
             order = torch.randperm(len(labels), generator=generator)
         rows, order = order[: settings.batch_size], order[settings.batch_size :]
@@ -225,13 +229,37 @@ def shifted(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return padded[..., down : down + height, right : right + width]
 
 
+def unread(dataset: MultimodalDataset) -> dict[str, str]:
+    """Return the modalities that no judge can learn or be tested on, with the reason; all where labels say nothing."""
+    train, test = dataset.train, dataset.test
+    if dataset.n_classes is None or train.labels is None or test.labels is None:
+        return dict.fromkeys(dataset.modalities, "has no labels in both splits")
+    found = {}
+    for i, name in enumerate(dataset.modalities):
+        seen = [rows[split.present[rows, i]] for split in (train, test) for rows in [labelled_items(split)]]
+        classes = len(train.labels[seen[0]].unique())
+        if not len(seen[0]) or not len(seen[1]):
+            counts = f"{len(seen[0])} of {len(train)} training and {len(seen[1])} of {len(test)} test rows"
+            found[name] = f"has {name!r} with a known label in {counts}"
+        elif classes < 2:
+            found[name] = f"has one class only where {name!r} is present in training, so there is nothing to tell apart"
+    return found
+
+
+def readable(dataset: MultimodalDataset) -> list[str]:
+    """Return the modalities that a judge can be trained for and tested on, in the order of the data set."""
+    without = unread(dataset)
+    return [name for name in dataset.modalities if name not in without]
+
+
 def present_rows(split: Split, name: str) -> tuple[Tensor, Tensor]:
-    """Return (raw view, labels) of the rows where modality `name` is present; DataError where there are none."""
+    """Return (raw view, labels) of the rows with modality `name` and a known class; DataError where there are none."""
     assert split.labels is not None
-    column = split.present[:, list(split.views).index(name)]
+    column = split.present[:, list(split.views).index(name)] & (split.labels >= 0)
     if not bool(column.any()):
         raise DataError(
-            f"judges: modality {name!r} is present in 0 of {len(split)} rows of a split, expected at least 1"
+            f"judges: modality {name!r} is present in 0 of {len(split)} rows of a split that have a label, "
+            "expected at least 1"
         )
     if bool(column.all()):
         return split.views[name], split.labels

@@ -10,6 +10,7 @@ from multiebm.core.files import write_output
 from multiebm.evaluation.base import Result, is_trustworthy
 
 FORMAT = 1
+COLLAPSED_KL = 0.1  # nats between posterior and prior of the shared code, below which it says next to nothing
 PROVISIONAL_BELOW = 5000  # joint samples; a Frechet distance of fewer is biased upwards by more than its error
 
 
@@ -67,18 +68,31 @@ class Evaluation:
         return None if self.accuracy is None else is_trustworthy(self.accuracy)
 
     @property
+    def collapse(self) -> str | None:
+        """The sentence that says that the shared code has collapsed; None where it is used, or was not looked at."""
+        kl, active, units = (self.results.get(f"latent/{name}") for name in ("kl", "active_units", "units"))
+        if kl is None or not (kl.value < COLLAPSED_KL or (active is not None and active.value == 0)):
+            return None
+        used = "" if active is None or units is None else f", {active.value:.0f} of {units.value:.0f} latents are used"
+        return (
+            f"The shared code has collapsed ({kl.value:.2g} nats an item{used}): it says nothing of an item, so parts "
+            "share nothing; lower training.warmup.beta and training.cooperative.beta, or train longer."
+        )
+
+    @property
     def provisional(self) -> bool:
         """Whether too few samples were drawn for a Frechet distance to be compared with others."""
         return self.settings.n_samples < PROVISIONAL_BELOW
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, with the flags `trustworthy` and `provisional` spelled out for readers of the file."""
+        """Return plain values, with the flags `trustworthy`, `provisional` and `collapsed` for readers of the file."""
         return {
             "format": FORMAT,
             "dataset": self.dataset,
             "seed": self.seed,
             "seconds": round(self.seconds, 2),
             "provisional": self.provisional,
+            "collapsed": self.collapse is not None,
             "judges": None if self.accuracy is None else {"trustworthy": self.trustworthy, "accuracy": self.accuracy},
             "results": {name: result._asdict() for name, result in self.results.items()},
             "skipped": self.skipped,

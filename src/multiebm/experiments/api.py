@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from multiebm.data import MultimodalDataset
@@ -38,7 +39,7 @@ def train(
     dataset: MultimodalDataset | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     progress: bool = True,
     force: bool = False,
 ) -> MultimodalModel:

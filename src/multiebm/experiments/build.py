@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from multiebm.core.batch import Batch
 from multiebm.core.errors import ConfigError
@@ -47,11 +48,30 @@ def build_model(section: ModelSection, modalities: dict[str, Modality], seed: in
                 for n in unknown
             ]
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # torch's initialisers take no generator
+    with torch.inference_mode(False), _Drawing(make_generator(seed)):
         model = _model(section, modalities)
-    model.blueprint = section.model_dump()
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.blueprint = section.model_dump()
+        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class _Drawing(TorchFunctionMode):
+    """Inside, in this thread alone: layers draw their weights from `generator`, in float32 whatever the default is.
+
+    torch's layers hand no generator to their initialisers, and the global one is shared by all threads.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: D105
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        if name.removeprefix("kaiming_") in ("uniform_", "normal_") and kwargs.get("generator") is None:
+            kwargs["generator"] = self.generator
+        if name in ("empty", "zeros", "ones", "full", "eye", "randn") and kwargs.get("dtype") is None:
+            kwargs["dtype"] = torch.float32
+        return func(*args, **kwargs)
 
 
 def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:

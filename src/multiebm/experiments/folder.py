@@ -21,6 +21,7 @@ from multiebm.experiments.load import CONFIG, differences, dump_experiment, load
 from multiebm.experiments.pretrained import MODEL
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
+from multiebm.models.pretrained import check_model_folder
 from multiebm.training.hooks import check_log
 
 RUN, METRICS, CHECKPOINTS, EVALUATION, REPORT, BOARD = (
@@ -68,6 +69,7 @@ def check_folder(folder: Path, experiment: Experiment, resume: bool, overwrite: 
     if resume:
         check_same(folder, experiment)
         check_log(folder / METRICS)
+        check_model_folder(folder / MODEL)
     elif not (folder / CONFIG).is_file():
         raise OutputError(
             f"{folder}: got a folder that is not empty and holds no run (no {CONFIG}), expected a new one; choose "

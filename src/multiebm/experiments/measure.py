@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
+from multiebm.core.progress import listening
 from multiebm.core.random import make_generator
 from multiebm.data import MultimodalDataset, cache_root
 from multiebm.evaluation.evaluate import evaluate
 from multiebm.evaluation.inception import load_inception
 from multiebm.evaluation.judge_cache import load_judges
-from multiebm.evaluation.judges import Judges
+from multiebm.evaluation.judges import Judges, readable
 from multiebm.evaluation.record import Evaluation, EvaluationSettings, quick_settings
 from multiebm.experiments.build import settling
 from multiebm.experiments.schema import EvaluationSection, Experiment
@@ -57,8 +58,11 @@ def evaluation_settings(section: EvaluationSection) -> EvaluationSettings:
 
 
 def judges_of(dataset: MultimodalDataset, device: str, folder: Path | None = None) -> Judges | None:
-    """Return the classifiers that read generated parts, cached in `folder` (None: the user's); None without labels."""
-    if dataset.n_classes is None:
+    """Return the classifiers that read generated parts, cached in `folder` (None: the user's).
+
+    None where none can be trained: without labels, or with one class only.
+    """
+    if not readable(dataset):
         return None
     return load_judges(dataset, folder or cache_root() / "judges", device=device)
 
@@ -90,7 +94,7 @@ def validation(
     judges = judges_of(dataset, device)
 
     def measure(state: TrainState) -> dict[str, float]:
-        with settled(state, train, experiment):
+        with listening(None), settled(state, train, experiment):  # training shows its own progress
             results = evaluate(state.model, dataset, judges, quick_settings(), experiment.seed).results
         return {f"validate/{name}": results[name].value for name in _WATCHED if name in results}
 

@@ -13,8 +13,9 @@ from multiebm.experiments.build import TrainingStep
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.folder import read_run
 from multiebm.experiments.load import CONFIG, dump_experiment, load_experiment
-from multiebm.experiments.run import RunResult, fresh_state, run_experiment, take_average
+from multiebm.experiments.run import RunResult, fresh_state, run_experiment
 from multiebm.experiments.schema import Experiment, TrainingSection
+from multiebm.experiments.settle import settling_within
 
 TIMED_STEPS, TIMED_SHARE, FEWEST_STEPS = 200, 0.05, 5  # from which a step's time is taken; fewer beyond that share
 PLANNED = {f"training.warmup.{key}" for key in ("steps", "prior_after", "tilt_after")}
@@ -154,8 +155,5 @@ def _time_of_step(experiment: Experiment, changes: Sequence[str], device: torch.
 
 
 def _time_to_settle(experiment: Experiment, device: torch.device) -> float:
-    """Return the seconds that the priors of a fresh state take to settle."""
-    state = fresh_state(experiment, build_dataset(experiment.data), device)
-    began = time.perf_counter()
-    take_average(state, experiment)
-    return time.perf_counter() - began
+    """Return the seconds in which the priors settle within the experiment's budget."""
+    return settling_within(fresh_state(experiment, build_dataset(experiment.data), device), experiment).seconds

@@ -44,10 +44,11 @@ def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> M
             f"{where / HEADER}: got a description this release does not know (model.{pretrained.said(error)}); load it "
             "with the multiebm release that wrote it"
         ) from error
-    model = _build(section, description, where)
-    pretrained.load_weights(model, pretrained.read_weights(description), where)
-    set_precision(model, description.precision)
-    return model.to(target).eval()
+    with torch.inference_mode(False):  # weights made in it could never be differentiated through
+        model = _build(section, description, where)
+        pretrained.load_weights(model, description)
+        set_precision(model, description.precision)
+        return model.to(target).eval()
 
 
 def find_model(folder: str | Path) -> Path:
@@ -56,11 +57,12 @@ def find_model(folder: str | Path) -> Path:
     for candidate in (path / MODEL, path):
         if (candidate / HEADER).is_file():
             return candidate
-    if (path / "checkpoints").is_dir():
-        raise CheckpointError(
-            f"{path}: got a run that has not ended in order, so no {MODEL}/{HEADER}; continue it with "
-            f"`multiebm train ... --out {path} --resume`"
-        )
+    for run in (path, path.parent):
+        if (run / "checkpoints").is_dir() and path in (run, run / MODEL):
+            raise CheckpointError(
+                f"{path}: got a run that has not ended in order, so no {MODEL}/{HEADER}; continue it with "
+                f"`multiebm train ... --out {run} --resume`"
+            )
     what = "a folder without a model" if path.is_dir() else "no such folder"
     raise CheckpointError(f"{path}: got {what}, expected a run folder or one that save_pretrained wrote")
 

@@ -13,7 +13,7 @@ from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.interrupts import interruptible
 from multiebm.core.lock import locked
 from multiebm.data import BatchStream, MultimodalDataset
-from multiebm.experiments.build import TrainingStep, build_model, build_state, settling
+from multiebm.experiments.build import TrainingStep, build_model, build_state
 from multiebm.experiments.data import build_dataset, find_device, training_data
 from multiebm.experiments.folder import (
     BOARD,
@@ -31,15 +31,13 @@ from multiebm.experiments.load import CONFIG, preset_names
 from multiebm.experiments.measure import BEST, validation
 from multiebm.experiments.pretrained import MODEL, save_pretrained
 from multiebm.experiments.schema import Experiment, contradictions
+from multiebm.experiments.settle import MOST, Settling, settling_within, take_average
 from multiebm.models.model import MultimodalModel
 from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.guard import Guard
 from multiebm.training.hooks import CheckpointEvery, Hook, MetricsLog, TensorBoard, Validate
 from multiebm.training.loop import Fit, fit
-from multiebm.training.priors import TILT_STD, settle_priors, warn_if_dead
 from multiebm.training.state import ELAPSED, TrainState
-
-REFIT_BATCHES = 128  # that fitted mixtures see when training is over
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +59,7 @@ def run_experiment(
     resume: bool = False,
     overwrite: bool = False,
     live: Hook | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     preset: str | None = None,
     until: int | None = None,
     force: bool = False,
@@ -112,28 +110,50 @@ def _train(
 ) -> Fit:
     """Make the steps, let the priors settle, save the model, and note it all in the last session of `run`."""
     session, ended = run["sessions"][-1], "failed"
+    settling = _plan_settling(experiment, state, session)
     try:
-        fitted = _fit(experiment, state, hooks, store, until)
+        fitted = _fit(experiment, state, hooks, store, until, settling.seconds)
         ended = fitted.reason
+    except KeyboardInterrupt:
+        ended = "interrupted"
+        raise
     finally:
         seconds = round(state.numbers.get(ELAPSED, 0.0), 1)  # of training, since step 0
         session |= {"to_step": state.step, "seconds": seconds, "reason": ended}
         write_run(folder, run)
-    if fitted.reason == "stopped":
+    over = state.step == experiment.training.warmup.steps + experiment.training.cooperative.steps
+    if fitted.reason == "stopped" or (over and fitted.reason == "interrupted"):
         return fitted
     began = time.perf_counter()
     try:
-        take_average(state, experiment)
+        take_average(state, experiment, settling.share)
         session["settling"] = round(time.perf_counter() - began, 1)  # seconds more
         write_run(folder, run)
         save_pretrained(state.model, folder / MODEL)
-    except (
-        KeyboardInterrupt
-    ):  # the last checkpoint is of the last step, so that a resumed run settles as this one would
+    except KeyboardInterrupt:  # a resumed run begins at the last step, and settles as this one would have
         fitted = fitted._replace(reason="interrupted")
         session["reason"] = fitted.reason
         write_run(folder, run)
     return fitted
+
+
+def _plan_settling(experiment: Experiment, state: TrainState[MultimodalModel], session: dict[str, Any]) -> Settling:
+    """Return how priors settle; within a time budget its seconds, those of finding it out included, are kept free."""
+    budget = experiment.training.seconds
+    if budget is None:
+        return Settling(1.0, 0.0)
+    began = time.perf_counter()
+    planned = settling_within(state, experiment)
+    if planned.share < 1:
+        session["settling_share"] = float(f"{planned.share:.2g}")
+        logger.warning(
+            "priors settle with %.2g %% of their steps and codes: in full it would take more than %.0f %% of "
+            "training.seconds %g; raise training.seconds, or lower model.prior.settle or model.prior.components",
+            100 * planned.share,
+            100 * MOST,
+            budget,
+        )
+    return planned._replace(seconds=planned.seconds + time.perf_counter() - began)
 
 
 @contextmanager
@@ -187,28 +207,13 @@ def make_hooks(
     return hooks if live is None else [*hooks, live]
 
 
-def take_average(state: TrainState[MultimodalModel], experiment: Experiment) -> None:
-    """Give the model its averaged weights for good, and put it in evaluation mode: training is over.
-
-    Priors settle on the codes that the averaged weights give to the stream's next batches.
-    """
-    model = state.model.eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in state.average:
-                parameter.copy_(state.average[name])
-    if not experiment.model.prior.settle:  # or it has yet to learn
-        warn_if_dead(state.numbers.get(TILT_STD))
-    batches = (next(state.stream).to(model.device) for _ in range(REFIT_BATCHES))
-    settle_priors(model, batches, state.generator, **settling(experiment, state.numbers))
-
-
 def _fit(
     experiment: Experiment,
     state: TrainState[MultimodalModel],
     hooks: list[Hook],
     store: CheckpointStore,
     until: int | None,
+    reserved: float,
 ) -> Fit:
     t = experiment.training
     guard = Guard(
@@ -221,4 +226,5 @@ def _fit(
     )
     saving = CheckpointEvery(store, t.checkpoint_every, BEST if t.validate_every else None)
     steps = t.warmup.steps + t.cooperative.steps
-    return fit(state, guard, steps, [*hooks, saving], t.seconds, lambda: state.step == until)
+    seconds = None if t.seconds is None else t.seconds - reserved
+    return fit(state, guard, steps, [*hooks, saving], seconds, lambda: state.step == until)

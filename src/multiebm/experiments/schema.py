@@ -165,7 +165,9 @@ class TrainingSection(_Section):
     cooperative: CooperativeSettings = CooperativeSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
     precision: Literal["fp32", "bf16"] = Field("bf16", description="arithmetic of the networks; chains are always fp32")
-    seconds: PositiveFloat | None = Field(None, description="training budget in seconds; null = all steps")
+    seconds: PositiveFloat | None = Field(
+        None, description="time budget: seconds of steps and of the priors' settling; null = all steps"
+    )
     checkpoint_every: PositiveInt = Field(200, description="steps between checkpoints")
     log_every: PositiveInt = Field(20, description="steps between lines of metrics.jsonl")
     validate_every: Annotated[int, Field(ge=0)] = Field(0, description="steps between quick evaluations; 0 = never")

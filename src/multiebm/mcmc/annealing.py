@@ -37,7 +37,7 @@ def annealed_log_weights(
     `position` [N, D] are draws of the base. Stage k of `stages` adds tilt / stages to the log weight and, but for the
     last, makes a Metropolis-adjusted Langevin step of `step_size` that leaves base * exp(k / stages * tilt) as it is.
     """
-    log_weight = torch.zeros(len(position), device=position.device)
+    log_weight = torch.zeros(len(position), device=position.device, dtype=torch.float32)
     for stage in range(1, stages + 1):
         with torch.no_grad():
             log_weight += tilt(position).float() / stages

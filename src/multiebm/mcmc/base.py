@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from multiebm.core.random import Randomness
-from multiebm.core.tree import Tree, leaves, rebuild
+from multiebm.core.tree import Tree, leaves, plain, rebuild
 
 LogDensity = Callable[[Any], Tensor]  # of a position: a tensor or a dict of tensors, as the caller started with
 
@@ -49,8 +49,8 @@ class Kernel(NamedTuple):
 
 def evaluate(logdensity: LogDensity, position: Tree) -> State:
     """Return the detached state at `position` (leaves [B, ...]): log density [B] and its gradient, as the position."""
-    with torch.enable_grad():
-        parts = [leaf.detach().float().requires_grad_() for leaf in leaves(position)]
+    with torch.inference_mode(False), torch.enable_grad():
+        parts = [plain(leaf.detach()).float().requires_grad_() for leaf in leaves(position)]
         tree = rebuild(position, parts)
         value = logdensity(tree)
         grads = torch.autograd.grad(value.sum(), parts, allow_unused=True)

@@ -1,6 +1,7 @@
 """From what a user passes to a batch: every mistake is named with modality, what was given, expected, and the fix."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from multiebm.core.batch import Batch, mask_views
-from multiebm.core.errors import ConfigError, DataError, ModalityError
+from multiebm.core.errors import ConfigError, DataError, ModalityError, whole_number
 from multiebm.core.handed import SHOWN, Array, Mask, in_order, read_parts, read_presence
 from multiebm.core.modality import Modality, Views
 from multiebm.core.raw import as_picture, as_vector, check_state
@@ -123,11 +124,55 @@ def check_names(modalities: dict[str, Modality], names: list[str] | None, what: 
     return known if names is None else list(names)
 
 
-def check_steps(what: str, steps: int | None, has_energy: bool = True) -> None:
-    """Refuse step counts outside 0..10,000, and data-chain steps of a model without an energy."""
-    if steps is not None and not 0 <= steps <= 10_000:
-        raise ConfigError(f"{what}: got {steps}, expected a number of chain steps from 0 to 10000")
+def check_whole(given: Given, names: list[str], what: str) -> None:
+    """Refuse items without a part; ModalityError names parts and rows."""
+    if given.present.all():
+        return
+    missing = [name for name, here in zip(names, given.present.all(0).tolist(), strict=True) if not here]
+    rows = (~given.present.all(1)).nonzero()[:, 0].tolist()
+    raise ModalityError(
+        f"{what}: got items with parts missing ({', '.join(missing)}; {len(rows)} rows, first: {rows[:SHOWN]}), "
+        "expected every modality of every item; complete them with impute(parts) first"
+    )
+
+
+def check_given(modalities: dict[str, Modality], given: list[str], parts: Mapping[str, Any]) -> list[str]:
+    """Return `given`, names of modalities to condition on; ModalityError for one that `parts` does not have."""
+    names = check_names(modalities, given, "given")
+    if absent := [name for name in names if name not in parts]:
+        raise ModalityError(
+            f"given: got {', '.join(absent)}, which parts has not (it has {', '.join(parts)}), expected parts that are "
+            "there; hand them over too"
+        )
+    return names
+
+
+def check_steps(what: str, steps: Any) -> int | None:
+    """Return a number of chain steps in 0..10,000 as an int, or None."""
+    return None if steps is None else whole_number(what, steps, 0, 10_000, "a number of chain steps")
+
+
+def check_data_steps(what: str, steps: Any, has_energy: bool, learned: bool) -> int | None:
+    """Return the steps of a data chain as `check_steps`; without an energy, or by one that never learned, none."""
+    steps = check_steps(what, steps)
     if steps != 0 and not has_energy:
         raise ConfigError(
             f"{what}: got {steps}, but this model has no energy; use {what}=0 or train one with model.energy"
         )
+    if steps != 0 and not learned:
+        raise ConfigError(
+            f"{what}: got {steps}, but the energy of this model has made no step of training and would lead away from "
+            f"the data; use {what}=0, or train with training.cooperative.steps above 0"
+        )
+    return steps
+
+
+def check_temperature(temperature: Any) -> float | None:
+    """Return a temperature in (0, 1] as a float, or None."""
+    if temperature is None:
+        return None
+    numeric = isinstance(temperature, int | float | np.number) and not isinstance(temperature, bool)
+    if not numeric or not 0 < temperature <= 1:
+        got = f"{temperature:g}" if isinstance(temperature, float) else repr(temperature)
+        raise ConfigError(f"temperature: got {got}, expected 0 < T <= 1 (1 = the prior itself)")
+    return float(temperature)

@@ -1,52 +1,89 @@
 """Importance-weighted estimates of log p(X_S) by the model's own posterior (Burda et al. 2016, arXiv 1509.00519)."""
 
+from collections.abc import Sequence
 from math import log
 
 import torch
 from torch import Tensor
 
-from multiebm.core.batch import Batch
+from multiebm.core.batch import Batch, mask_views
 from multiebm.core.modality import module_key
-from multiebm.core.random import make_generator
+from multiebm.core.random import ItemGenerators
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Posterior
+from multiebm.models.use import PLACES
 
-ROWS = 2_000  # latents decoded at a time
+DRAWS = 1000  # of an item at a time; a constant, or an item's noise would depend on how many items there are
+LATENTS = 8192  # drawn at a time
 
 
 def importance_log_likelihood(
-    inference: InferenceModel, generator: Generator, batch: Batch, samples: int, seed: int
+    inference: InferenceModel, generator: Generator, batch: Batch, samples: int, draws: ItemGenerators
 ) -> Tensor:
     """Return log 1/N sum_n p(x_S, z_n, W_n) / q(z_n, W_n | x_S) [B] in nats; S = `present` [B, M], N = `samples`.
 
     In expectation below log p(x_S), and above the ELBO; log Z of a prior that is not normalised is the caller's.
-    Private latents of absent parts integrate to one and are not drawn.
+    Private latents of absent parts integrate to one and are not drawn. Every item draws from its own of `draws`, so its
+    estimate does not depend on the others.
     """
-    n = len(batch.present)
-    each = max(1, min(samples, ROWS // max(n, 1)))
-    draws = make_generator(seed, batch.present.device)
-    found = []
     with torch.no_grad():
         posterior = inference.given(batch)
-        for first in range(0, samples, each):
-            copies = min(each, samples - first)
-            found.append(_log_weights(posterior, generator, batch, copies, draws))
-    return torch.cat(found).logsumexp(0) - log(samples)
+        found = []
+        items_at_a_time = LATENTS // min(DRAWS, samples)
+        for rows in torch.arange(len(batch.present), device=batch.present.device).split(items_at_a_time):
+            own, items = draws.select(rows.cpu()), (posterior.select(rows), batch.select(rows))
+            total = torch.full((len(rows),), -torch.inf, device=rows.device, dtype=torch.float32)
+            for first in range(0, samples, DRAWS):
+                weights = _log_weights(*items, generator, own, min(DRAWS, samples - first))
+                total = total.logaddexp(weights.logsumexp(0))
+            found.append(total)
+    return torch.cat(found) - log(samples)
+
+
+def conditional_log_likelihood(
+    inference: InferenceModel,
+    generator: Generator,
+    batch: Batch,
+    known: Tensor | None,
+    samples: int,
+    draws: Sequence[ItemGenerators],
+    log_z: float,
+) -> Tensor:
+    """Return log p(x_S) [B], or log p(the rest of x_S | the parts where `known`, bool [M]) if that is not None.
+
+    The second is a difference of two estimates, of draws of their own. 0 where nothing is present or nothing is left.
+    """
+
+    def log_prob(of: Batch, own: ItemGenerators) -> Tensor:
+        found = importance_log_likelihood(inference, generator, of, samples, own)
+        return torch.where(of.present.any(1), found - log_z, 0.0)
+
+    total = log_prob(batch, draws[0])
+    if known is None:
+        return total
+    here = batch.present & known
+    rest = total - log_prob(Batch(mask_views(batch.views, here), here), draws[1])
+    return torch.where((here == batch.present).all(1), 0.0, rest)
 
 
 def _log_weights(
-    posterior: Posterior, generator: Generator, batch: Batch, copies: int, draws: torch.Generator
+    posterior: Posterior, batch: Batch, generator: Generator, draws: ItemGenerators, copies: int
 ) -> Tensor:
     """Return log p(x_S, z, W) / q(z, W | x_S) of `copies` independent draws: [copies, B]."""
     rows = torch.arange(len(batch.present), device=batch.present.device).repeat(copies)
-    many, (views, present, _) = posterior.select(rows), batch.select(rows)
-    latents, _ = many.sample(draws)
-    z = latents[SHARED]
-    total = generator.prior.log_prob(z) - many.shared.log_prob(z)
-    for i, (name, mean) in enumerate(generator(latents, present).items()):
-        log_px = generator.likelihoods[name].log_density(views[name], mean)
+    many, present = posterior.select(rows), batch.present[rows]
+    latents, _ = many.sample(draws.repeated(copies))
+    total = generator.prior.log_prob(latents[SHARED]) - many.shared.log_prob(latents[SHARED])
+    for i, name in enumerate(batch.views):
         if name in many.private:
             w = latents[name]
-            log_px = log_px + generator.private_priors[module_key(name)].log_prob(w) - many.private[name].log_prob(w)
-        total = total + torch.where(present[:, i], log_px, 0.0)
-    return total.view(copies, -1)
+            ratio = generator.private_priors[module_key(name)].log_prob(w) - many.private[name].log_prob(w)
+            total = total + torch.where(present[:, i], ratio, 0.0)
+    places = sum(view[0, 0].numel() if view.dim() == 4 else view[0].numel() for view in batch.views.values())
+    found = []
+    for some in torch.arange(len(rows), device=rows.device).split(max(64, PLACES // places)):
+        views, own, _ = batch.select(rows[some])
+        means = generator({key: value[some] for key, value in latents.items()}, own)
+        each = [generator.likelihoods[name].log_density(views[name], mean) for name, mean in means.items()]
+        found.append(torch.where(own, torch.stack(each, 1), 0.0).sum(1))
+    return (total + torch.cat(found)).view(copies, -1)

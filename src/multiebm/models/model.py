@@ -1,55 +1,45 @@
 """The model a user holds: inference, generator and (optionally) an energy over all modalities, with their two chains.
 
-`sample`, `impute`, `encode` and `score` speak raw values with users; the other methods work on states (pictures in
-[-1, 1]) and are what training, evaluation and reports are made of.
+`sample`, `impute`, `encode`, `score`, `match` and `log_likelihood` speak raw values with users. They compute in
+evaluation mode, in float32 and without gradients whatever the caller has set, a bounded number of items at a time, and
+leave the model as it was. The other methods work on states (pictures in [-1, 1]) and are what training, evaluation and
+reports are made of.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from multiebm.core.batch import Batch, mask_views
-from multiebm.core.errors import ConfigError, ModalityError
+from multiebm.core.batch import Batch
+from multiebm.core.errors import ConfigError, whole_number
 from multiebm.core.modality import Modality, Views
-from multiebm.core.random import ItemGenerators, Randomness, item_generators, make_generator
-from multiebm.core.tree import per_item
+from multiebm.core.random import ItemGenerators, Randomness, check_seed, item_generators, make_generator
+from multiebm.core.tree import per_item, plain
 from multiebm.mcmc.annealing import LogNormalizer
 from multiebm.mcmc.langevin import displaced_langevin, langevin
 from multiebm.mcmc.run import ChainInfo, run_chain
-from multiebm.models.checks import check_names, check_parts, check_steps, make_batch
+from multiebm.models.chains import DataChain, LatentChain
+from multiebm.models.checks import (
+    check_data_steps,
+    check_given,
+    check_names,
+    check_parts,
+    check_steps,
+    check_temperature,
+    check_whole,
+)
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Latents
-from multiebm.models.likelihood import importance_log_likelihood
+from multiebm.models.likelihood import conditional_log_likelihood, importance_log_likelihood
 from multiebm.models.pretrained import write_pretrained
+from multiebm.models.use import LARGEST, MOST, in_use, over_items, over_parts
 from multiebm.nn.energies import EnergyNetwork
 from multiebm.nn.spectral import frozen
 
 SCORE_SAMPLES = 64  # importance samples of a score where there is no energy
-
-
-@dataclass(frozen=True)
-class DataChain:
-    """Langevin steps on the energy. `displaced` moves every item by `model.displacement` per coordinate and step along
-    the gradient (steered in training); otherwise the step is s^2/2 times the gradient with s = `step_size`, eq. (3).
-    """
-
-    steps: int = 10
-    displaced: bool = True
-    step_size: float = 0.5
-    noise_scale: float = 0.001
-
-
-@dataclass(frozen=True)
-class LatentChain:
-    """Langevin steps on log p(X, z, W), eq. (8); `noise_scale` None = `step_size`, which samples the posterior."""
-
-    steps: int = 5
-    step_size: float = 0.05
-    noise_scale: float | None = None
 
 
 class MultimodalModel(nn.Module):
@@ -70,7 +60,7 @@ class MultimodalModel(nn.Module):
         self.data_chain, self.latent_chain = data_chain, latent_chain
         self.blueprint: dict[str, Any] = {}  # plain values its builder made it from; save_pretrained writes them
         self.displacement: Tensor
-        self.register_buffer("displacement", torch.tensor(0.004))
+        self.register_buffer("displacement", torch.tensor(0.004, dtype=torch.float32))
         self.energy_steps: Tensor
         self.register_buffer("energy_steps", torch.tensor(0))  # updates of the energy; until the first it is random
 
@@ -85,12 +75,19 @@ class MultimodalModel(nn.Module):
         return self.energy is not None and int(self.energy_steps) > 0
 
     def log_density_unnorm(self, views: Views) -> Tensor:
-        """Return -E(X) of views [B, ...]: [B], the log of eq. (1) up to the constant log Z, at temperature 1."""
+        """Return -E(X) of views [B, ...]: [B], the log of eq. (1) up to the constant log Z, at temperature 1.
+
+        Differentiable in the views. Computed in evaluation mode: nothing of the model changes or gets a gradient.
+        """
+        with frozen(energy := self._an_energy()):
+            return -energy(views)
+
+    def _an_energy(self) -> EnergyNetwork:
         if self.energy is None:
             raise ConfigError(
                 "model.energy: got a model without an energy, expected one with; train with model.energy set"
             )
-        return -self.energy(views)
+        return self.energy
 
     def refine_data(
         self,
@@ -103,7 +100,9 @@ class MultimodalModel(nn.Module):
         """Run the data chain, eq. (3) or its displaced form, from `views`; `clamp` [B, M] holds observed parts fixed,
         which targets the conditional pi(x_absent | x_observed) without a normaliser. `steps` None = as in training.
         """
-        start = {name: view.detach() for name, view in views.items()}
+        energy = self._an_energy()
+        start = {name: plain(view.detach()) for name, view in views.items()}
+        clamp = None if clamp is None else plain(clamp)
 
         def hold(moved: Views) -> Views:
             if clamp is None:
@@ -113,7 +112,7 @@ class MultimodalModel(nn.Module):
         chain = self.data_chain
 
         def logdensity(moved: Views) -> Tensor:
-            return self.log_density_unnorm(hold(moved))
+            return -energy(hold(moved))
 
         if chain.displaced:
             kernel = displaced_langevin(logdensity, self._free_displacement(clamp), chain.noise_scale)
@@ -206,16 +205,19 @@ class MultimodalModel(nn.Module):
         `refine_steps` 0: decoder means ("Gen"); None: the training chain of the energy ("EBM"). Item i depends on
         (`seed`, i) alone, not on n. `temperature` T in (0, 1] draws z from p(z)^(1/T); None: `model.prior.temperature`.
         """
-        if n < 1:
-            raise ConfigError(f"n: got {n}, expected at least 1 sample")
-        if temperature is not None and not 0 < temperature <= 1:
-            raise ConfigError(f"temperature: got {temperature:g}, expected 0 < T <= 1 (1 = the prior itself)")
-        check_steps("refine_steps", refine_steps, self.energy is not None)
-        generator = item_generators(seed, n)
-        views = self.decode(self.sample_latents(n, generator, temperature))
-        if refine_steps != 0:
-            views, _ = self.refine_data(views, generator, refine_steps)
-        return self._raw(views, list(self.modalities))
+        most = LARGEST // (4 * sum(m.size for m in self.modalities.values()))
+        n = whole_number("n", n, 1, most, "a number of samples", f" ({LARGEST >> 30} GiB); draw fewer a seed")
+        seed, temperature = check_seed(seed), check_temperature(temperature)
+        refine_steps = check_data_steps("refine_steps", refine_steps, self.energy is not None, self.energy_learned)
+
+        def some(first: int, rows: int) -> Views:
+            generator = item_generators(seed, rows, first)
+            views = self.decode(self.sample_latents(rows, generator, temperature))
+            if refine_steps != 0:
+                views, _ = self.refine_data(views, generator, refine_steps)
+            return self._raw(views, list(self.modalities))
+
+        return over_items(self, self.modalities, some, n)
 
     def impute(
         self,
@@ -232,23 +234,29 @@ class MultimodalModel(nn.Module):
         posterior, refined by `refine_steps` of the latent chain (eq. 17) and `data_steps` of the data chain with
         observed parts held fixed (None = as in training). `present` [B, M] hides single entries of `parts`.
         """
-        names = check_names(self.modalities, want, "want")
-        check_steps("refine_steps", refine_steps)
-        check_steps("data_steps", data_steps, self.energy is not None)
-        given = check_parts(self.modalities, parts, present)
-        batch = given.batch(self.modalities, device=self.device)
-        generator: ItemGenerators = item_generators(seed, len(batch.present))
-        views = self.fill(batch, self.infer_latents(batch, generator, refine_steps))
-        if data_steps != 0:
-            views, _ = self.refine_data(views, generator, data_steps, clamp=batch.present)
-        return given.observed(self.modalities, self._raw(views, names))
+        names, seed = check_names(self.modalities, want, "want"), check_seed(seed)
+        latent_steps = check_steps("refine_steps", refine_steps) or 0
+        data_steps = check_data_steps("data_steps", data_steps, self.energy is not None, self.energy_learned)
+
+        def some(batch: Batch, first: int) -> Views:
+            generator = item_generators(seed, len(batch.present), first)
+            views = self.fill(batch, self.infer_latents(batch, generator, latent_steps))
+            if data_steps != 0:
+                views, _ = self.refine_data(views, generator, data_steps, clamp=batch.present)
+            return self._raw(views, names)
+
+        handed = check_parts(self.modalities, parts, present)
+        with in_use(self):
+            return handed.observed(self.modalities, over_parts(self, self.modalities, some, handed))
 
     def encode(self, parts: Views, present: Tensor | None = None) -> Tensor:
         """Return the mean of q(z | parts) [B, D] for raw `parts` [B, ...], any subset of the modalities."""
-        batch = make_batch(self.modalities, parts, present, self.device)
-        with torch.no_grad():
+
+        def some(batch: Batch, first: int) -> Tensor:
             q = self.inference.given(batch).shared
-        return (q.log_weight.exp()[..., None] * q.loc).sum(0)
+            return (q.log_weight.exp()[..., None] * q.loc).sum(0)
+
+        return over_parts(self, self.modalities, some, check_parts(self.modalities, parts, present))
 
     def log_likelihood(
         self,
@@ -266,36 +274,29 @@ class MultimodalModel(nn.Module):
         `log_normalizer` unless given (seconds; in expectation below log Z, hence from above). An item with nothing
         present, or nothing left to predict, has log p = 0. With many latents it takes many samples: watch it grow.
         """
-        batch = make_batch(self.modalities, parts, present, self.device)
+        samples, seed = whole_number("samples", samples, 1, MOST), check_seed(seed)
+        handed = check_parts(self.modalities, parts, present)
+        names = None if given is None else check_given(self.modalities, given, handed.parts)
         constant = self.log_normalizer().value if log_z is None else log_z
 
-        def log_prob(of: Batch, seed: int) -> Tensor:
-            found = importance_log_likelihood(self.inference, self.generator, of, samples, seed)
-            return torch.where(of.present.any(1), found - constant, 0.0)
+        def some(batch: Batch, first: int) -> Tensor:
+            draws = [item_generators(s, len(batch.present), first) for s in (seed, seed + 1)]
+            known = None if names is None else torch.tensor([n in names for n in self.modalities], device=self.device)
+            return conditional_log_likelihood(self.inference, self.generator, batch, known, samples, draws, constant)
 
-        with frozen(self):
-            total = log_prob(batch, seed)
-            if given is None:
-                return total
-            names = check_names(self.modalities, given, "given")
-            if absent := [name for name in names if name not in parts]:
-                raise ModalityError(
-                    f"given: got {', '.join(absent)}, which parts has not (it has {', '.join(parts)}), expected parts "
-                    "that are there; hand them over too"
-                )
-            known = batch.present & torch.tensor([name in names for name in self.modalities], device=self.device)
-            rest = total - log_prob(Batch(mask_views(batch.views, known), known), seed + 1)
-            return torch.where((known == batch.present).all(1), 0.0, rest)
+        return over_parts(self, self.modalities, some, handed)
 
     def log_normalizer(self, samples: int = 1000, stages: int = 500, seed: int = 0) -> LogNormalizer:
         """Return log Z of the prior over z in nats and its standard error, by annealing `samples` draws of the base.
 
         In expectation below log Z, the closer the more `stages`; exactly 0 for priors that are normalised.
         """
-        prior = self.generator.prior
+        seed, prior = check_seed(seed), self.generator.prior
+        samples, stages = whole_number("samples", samples, 0, MOST), whole_number("stages", stages, 0, MOST)
         if not isinstance(prior, EnergyPrior):
             return LogNormalizer(0.0, 0.0)
-        return prior.estimate_log_normalizer(samples, stages, make_generator(seed, self.device))
+        with in_use(self):
+            return prior.estimate_log_normalizer(samples, stages, make_generator(seed, self.device))
 
     def match(self, parts: Views, present: Tensor | None = None) -> Tensor:
         """Return how well raw `parts` [B, ...] belong together, [B]: 0 at best, lower = less.
@@ -303,36 +304,40 @@ class MultimodalModel(nn.Module):
         Minus the squared distance between the codes that two parts have alone, E_q_m[z] in R^D, mean over all pairs an
         item has. Needs no energy; 0 where an item has one part or none.
         """
-        batch = make_batch(self.modalities, parts, present, self.device)
-        with torch.no_grad(), frozen(self):
-            loc = self.inference.given(batch).experts.loc  # [M, B, D]
-        both = (
-            batch.present.T[:, None]
-            & batch.present.T
-            & ~torch.eye(len(loc), dtype=torch.bool)[..., None].to(loc.device)
-        )
-        apart = (loc[:, None] - loc).square().sum(-1)
-        return -torch.where(both, apart, 0.0).sum((0, 1)) / both.sum((0, 1)).clamp_min(1)
+
+        def some(batch: Batch, first: int) -> Tensor:
+            loc, here = self.inference.given(batch).experts.loc, batch.present.T  # [M, B, D], [M, B]
+            both = here[:, None] & here & ~torch.eye(len(loc), dtype=torch.bool, device=loc.device)[..., None]
+            apart = (loc[:, None] - loc).square().sum(-1)
+            return -torch.where(both, apart, 0.0).sum((0, 1)) / both.sum((0, 1)).clamp_min(1)
+
+        return over_parts(self, self.modalities, some, check_parts(self.modalities, parts, present))
 
     def score(self, parts: Views, present: Tensor | None = None) -> Tensor:
         """Return log pi(X) up to a constant, [B], of raw `parts` [B, ...]: higher = more like data than like samples.
 
         What is like neither was never shown to the energy (docs/findings.md). A model without an energy scores by its
-        log-likelihood (SCORE_SAMPLES importance samples) up to the constant log Z of its prior. Needs every part:
-        ModalityError where one is missing or hidden by `present` [B, M].
+        log-likelihood up to the constant log Z of its prior: by SCORE_SAMPLES importance samples from the same noise
+        for every item, so that a score depends on its item alone. Needs every part: ModalityError where one is missing
+        or hidden by `present` [B, M]. ConfigError where the energy has never been trained.
         """
-        batch = make_batch(self.modalities, parts, present, self.device)
-        missing = [name for i, name in enumerate(self.modalities) if not batch.present[:, i].all()]
-        if missing:
-            rows = (~batch.present.all(1)).nonzero()[:, 0].tolist()
-            raise ModalityError(
-                f"score: got items with parts missing ({', '.join(missing)}; {len(rows)} rows, first: {rows[:5]}), "
-                "expected every modality of every item; complete them with impute(parts) first"
+        handed = check_parts(self.modalities, parts, present)
+        check_whole(handed, list(self.modalities), "score")
+        energy = self.energy
+        if energy is not None and not self.energy_learned:
+            raise ConfigError(
+                "score: got a model whose energy has made no step of training, expected one that has: the scores would "
+                "be of random weights; train with training.cooperative.steps above 0, or with model.energy=null, which "
+                "scores by the likelihood"
             )
-        with torch.no_grad(), frozen(self):
-            if self.energy is None:
-                return importance_log_likelihood(self.inference, self.generator, batch, SCORE_SAMPLES, 0)
-            return self.log_density_unnorm(batch.views)
+
+        def some(batch: Batch, first: int) -> Tensor:
+            if energy is not None:
+                return -energy(batch.views)
+            noise = ItemGenerators([0] * len(batch.present))
+            return importance_log_likelihood(self.inference, self.generator, batch, SCORE_SAMPLES, noise)
+
+        return over_parts(self, self.modalities, some, handed)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights and description into `folder`, which is new, empty or holds a model; else OutputError."""

@@ -19,8 +19,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from multiebm.core.errors import CheckpointError, ConfigError, DivergenceError, MultiebmError, OutputError
-from multiebm.core.files import ASIDE, read_sealed, replace_file, sealed, why_not_written
+from multiebm.core.files import ASIDE, check_size, read_sealed, read_verified, replace_file, sealed, why_not_written
 from multiebm.core.modality import Modality
+from multiebm.models.use import in_use
 from multiebm.nn.precision import precision_of
 
 FORMAT = "multiebm-model"
@@ -89,11 +90,12 @@ def write_pretrained(
     """Write `model` so that reading it gives these very tensors; a kill at any moment leaves a whole model.
 
     OutputError when the folder holds other things, or cannot be written (what it held before is then intact);
-    DivergenceError where weights are not finite, which no reader would take.
+    DivergenceError where weights are not finite, ConfigError where they are not float32, which no reader would take.
     """
     if not blueprint:
         raise ConfigError("save_pretrained: got a model put together by hand, expected one from multiebm.build")
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with in_use(model):
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if bad := _not_finite(state):
         raise DivergenceError(
             f"{folder}: got weights that are not finite (in {', '.join(bad)}), expected finite ones; nothing was "
@@ -141,46 +143,50 @@ def read_description(folder: Path) -> Description:
         raise CheckpointError(f"{file}: got two modalities of one name, expected a name each; save it again")
     w = header.weights
     weights = folder / w.file
-    return Description(
-        header.model, named, header.precision, weights, w.bytes, w.sha256, _shapes(weights, expected_bytes=w.bytes)
+    return Description(header.model, named, header.precision, weights, w.bytes, w.sha256, _shapes(weights, w.bytes))
+
+
+def load_weights(model: nn.Module, description: Description) -> None:
+    """Read the weights of a description into `model`, layouts kept; CheckpointError lists misfit names, shapes and
+    types, or says that the file is damaged or holds values that are not finite, with nothing changed.
+    """
+    own, shapes = model.state_dict(), description.shapes
+    problems = [f"{name}: missing" for name in own if name not in shapes]
+    problems += [f"{name}: unexpected" for name in shapes if name not in own]
+    sizes = [(name, shapes[name], tuple(tensor.shape)) for name, tensor in own.items() if name in shapes]
+    problems += [f"{n}: got {list(a)}, expected {list(b)}" for n, a, b in sizes if a != b]
+    if problems:  # before they are read: these, too, may be of any size
+        raise _misfit(description.weights, problems)
+    tensors = _read_weights(description)
+    types = [(name, tensors[name].dtype, tensor.dtype) for name, tensor in own.items()]
+    if problems := [f"{n}: got {a}, expected {b}" for n, a, b in types if a != b]:
+        raise _misfit(description.weights, problems)
+    for name, tensor in own.items():
+        tensor.copy_(tensors[name])
+
+
+def _misfit(file: Path, problems: list[str]) -> CheckpointError:
+    listed = "\n  ".join(problems[:8] + ([f"... and {len(problems) - 8} more"] if len(problems) > 8 else []))
+    return CheckpointError(
+        f"{file}: the weights are of another architecture than the one described in {HEADER}:\n  {listed}\n"
+        "Restore the model.json that was saved with them."
     )
 
 
-def read_weights(description: Description) -> dict[str, Tensor]:
-    """Return the tensors of a described model; CheckpointError where they are damaged or not finite."""
+def _read_weights(description: Description) -> dict[str, Tensor]:
     file = description.weights
-    data = _read_bytes(file)
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != description.sha256:
-        raise CheckpointError(
-            f"{file}: damaged: got sha256 {digest[:16]}, expected {description.sha256[:16]}; {_AGAIN}"
-        )
+    try:
+        data = read_verified(file, description.size, description.sha256)
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}; {_AGAIN}") from error
     tensors = safetensors.torch.load(data)
     if bad := _not_finite(tensors):
         raise CheckpointError(
             f"{file}: got weights that are not finite (in {', '.join(bad)}), expected finite ones; train again"
         )
     return tensors
-
-
-def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
-    """Copy `tensors` into `model`, layouts kept; CheckpointError lists misfit names, shapes and types, with nothing
-    changed.
-    """
-    own = model.state_dict()
-    problems = [f"{name}: missing" for name in own if name not in tensors]
-    problems += [f"{name}: unexpected" for name in tensors if name not in own]
-    both = [(name, tensors[name], tensor) for name, tensor in own.items() if name in tensors]
-    problems += [f"{n}: got {list(a.shape)}, expected {list(b.shape)}" for n, a, b in both if a.shape != b.shape]
-    problems += [f"{n}: got {a.dtype}, expected {b.dtype}" for n, a, b in both if a.dtype != b.dtype]
-    if problems:
-        listed = "\n  ".join(problems[:8] + ([f"... and {len(problems) - 8} more"] if len(problems) > 8 else []))
-        raise CheckpointError(
-            f"{where}: the weights are of another architecture than the one described in {HEADER}:\n  {listed}\n"
-            "Restore the model.json that was saved with them."
-        )
-    for name, tensor in own.items():
-        tensor.copy_(tensors[name])
 
 
 def said(error: ValidationError) -> str:
@@ -249,31 +255,23 @@ def _modality(file: Path, index: int, values: dict[str, Any]) -> Modality:
     return m
 
 
-def _shapes(file: Path, expected_bytes: int) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of the tensors in `file`, without reading these."""
+def _shapes(file: Path, size: int) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of the tensors in `file` of `size` bytes, without reading these."""
     try:
-        size = file.stat().st_size
-        if size != expected_bytes:
-            what = "truncated" if size < expected_bytes else "too long"
-            raise CheckpointError(f"{file}: {what}: got {size} bytes, expected {expected_bytes}; {_AGAIN}")
+        check_size(file, size)
         with safe_open(file, framework="pt") as tensors:
             return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     except OSError as error:
         raise _unreadable(file, error) from error
-    except SafetensorError as error:
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}; {_AGAIN}") from error
+    except (SafetensorError, RuntimeError) as error:  # the latter where there are not as many addresses
         raise CheckpointError(f"{file}: not readable as safetensors ({error}); save it again") from error
 
 
 def _not_finite(tensors: dict[str, Tensor]) -> list[str]:
     """Return the names of the first few tensors with NaN or infinite values."""
     return [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()][:3]
-
-
-def _read_bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise _unreadable(file, error) from error
 
 
 def _unreadable(file: Path, error: OSError) -> CheckpointError:

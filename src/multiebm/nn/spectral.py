@@ -55,7 +55,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
     use one model at once, and blocks may be nested.
     """
     parts = [part for m in modules for part in m.modules()]
-    parameters = [p for m in modules for p in m.parameters()]
+    parameters = [p for m in modules for p in m.parameters() if not p.is_inference()]  # those cannot be told
     with _LOCK:
         for part in parts:
             _hold(part, part.training)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from multiebm.core.errors import CheckpointError, OutputError
-from multiebm.core.files import ASIDE, remove, why_not_written
+from multiebm.core.files import ASIDE, read_json, read_verified, remove, why_not_written
 from multiebm.training.state import TrainState
 
 FORMAT = "multiebm-checkpoint"
@@ -111,7 +111,10 @@ class CheckpointStore:
             _apply(content, state, self.path(step))
             return self.path(step)
         if first is not None:
-            raise CheckpointError(f"{self.folder}: no undamaged checkpoint; the newest: {first}") from first
+            raise CheckpointError(
+                f"{self.folder}: no undamaged checkpoint; the newest: {first}. Restore one, or begin the run anew with "
+                "--overwrite or in another folder."
+            ) from first
         return None
 
     def _tidy(self) -> None:
@@ -154,6 +157,11 @@ def _apply(content: Checkpoint, state: TrainState, path: str | Path) -> None:
         state.load(content.tensors, content.numbers)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: got a state that is none of this model's training ({type(error).__name__}: {error}), expected "
+            "the one that was saved here; use an older checkpoint"
+        ) from error
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -161,15 +169,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     folder = Path(path)
     header = _read_header(folder / STATE)
     file, expected = folder / TENSORS, header["tensors"]
-    data = _read_bytes(file)
-    if len(data) != expected["bytes"]:
-        what = "truncated" if len(data) < expected["bytes"] else "too long"
-        raise CheckpointError(f"{file}: {what}: got {len(data)} bytes, expected {expected['bytes']}; use an older one")
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != expected["sha256"]:
-        raise CheckpointError(
-            f"{file}: damaged: got sha256 {digest[:16]}..., expected {expected['sha256'][:16]}...; use an older one"
-        )
+    try:
+        data = read_verified(file, expected["bytes"], expected["sha256"])
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}; use an older checkpoint") from error
     try:
         tensors = safetensors.torch.load(data)
     except SafetensorError as error:
@@ -179,8 +184,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 def _read_header(file: Path) -> dict[str, Any]:
     try:
-        header = json.loads(_read_bytes(file))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        header = read_json(file)
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    except ValueError as error:
         raise CheckpointError(f"{file}: not readable as JSON ({error}); use an older checkpoint") from error
     kind = header.get("format") if isinstance(header, dict) else None
     if kind != FORMAT:
@@ -193,14 +200,25 @@ def _read_header(file: Path) -> dict[str, Any]:
     claimed = header.pop("sha256", None)
     if claimed != _header_digest(header):
         raise CheckpointError(f"{file}: damaged: its values do not match its sha256; use an older checkpoint")
+    if not _is_complete(header):
+        raise CheckpointError(f"{file}: damaged: got no step, metric, tensors and state as expected; use an older one")
     return header
 
 
-def _read_bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error.strerror}); use an older checkpoint") from error
+def _is_complete(header: dict[str, Any]) -> bool:
+    tensors = header.get("tensors")
+    entry = tensors if isinstance(tensors, dict) else {}
+    return (
+        isinstance(header.get("step"), int)
+        and isinstance(header.get("metric", ""), int | float | None)
+        and isinstance(header.get("state"), dict)
+        and isinstance(entry.get("bytes"), int)
+        and isinstance(entry.get("sha256"), str)
+    )
+
+
+def _unreadable(file: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{file}: cannot be read ({error.strerror}); use an older checkpoint")
 
 
 def _metric_of(path: Path) -> float | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch
 from multiebm.core.modality import Views
-from multiebm.distributions.priors import MixturePrior, Prior
+from multiebm.distributions.priors import MixturePrior, Prior, StandardPrior
 from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents, Posterior
 from multiebm.models.model import MultimodalModel
@@ -153,6 +153,9 @@ def _generator_inference_update(
         phi_loss = _phi_loss(state, codes, samples, settings)
         loss = loss + phi_loss
         metrics["loss/inference"] = phi_loss.item()
+    if (prior_loss := _prior_loss(model, codes, settings)) is not None:
+        loss = loss + prior_loss
+        metrics["loss/prior"] = prior_loss.item()
     if drawn is not None:
         log_crossed = torch.where(batch.present, model.generator.log_likelihood(batch.views, crossed), 0.0)
         anchor = bound_loss(log_crossed[None, None], drawn, prior, posterior, batch.present, STRATIFIED, settings.beta)
@@ -162,6 +165,19 @@ def _generator_inference_update(
     metrics |= _per_modality(model, "log_likelihood", log_px, codes.batch.present)
     metrics |= _posterior_metrics(model, posterior, batch) | latent_chain_metrics(model, codes)
     return metrics
+
+
+def _prior_loss(model: MultimodalModel, codes: RevisedCodes, settings: CooperativeSettings) -> Tensor | None:
+    """-log p(z~), mean over the items with a part: what eq. (11) says of learned scales and clusters.
+
+    None where a prior has neither, or where the anchor's divergence teaches it. Of the prior's own draws the same term
+    has no gradient in the mean, and is left out.
+    """
+    with prior_of_bound(model, tilt=False) as prior:
+        if settings.anchor * settings.beta > 0 or isinstance(prior, StandardPrior) and prior.log_scale is None:
+            return None
+        there = codes.batch.present.any(1)
+        return -torch.where(there, prior.log_prob(codes.latents[SHARED]), 0.0).sum() / there.sum().clamp_min(1)
 
 
 def _decode_codes(

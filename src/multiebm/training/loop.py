@@ -74,6 +74,7 @@ def fit(
                 hook.on_step(state, metrics)
         for hook in ordered:
             hook.on_end(state)
+        reason = "interrupted" if interrupt.requested else reason  # by a signal that came when the steps were over
     stores = [hook.store for hook in ordered if isinstance(hook, CheckpointEvery)]
     return Fit(reason, state.step, stores[-1].latest() if stores else None)
 

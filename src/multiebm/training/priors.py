@@ -100,10 +100,10 @@ def diagnose(prior: EnergyPrior, positive: Tensor, negative: Tensor, seed: int) 
     }
 
 
-def warn_if_dead(std: float | None) -> None:
-    """Log a warning where the `prior/tilt_std` of a tilt is next to nothing: the prior is then its base."""
+def warn_if_dead(std: float | None, warn: Callable[..., None] = logger.warning) -> None:
+    """Warn, in the log by default, where a tilt's `prior/tilt_std` is next to nothing: the prior is then its base."""
     if std is not None and std < DEAD:
-        logger.warning(
+        warn(
             "the tilt of the prior has a standard deviation of %.2g nats over codes and samples, so the prior is its "
             "base; raise training.optimiser.prior or model.prior.step_size, or let it learn longer",
             std,
@@ -118,6 +118,7 @@ def settle_priors(
     spread: float = 1.0,
     rate: float = 1e-3,
     prune: float = 0.0,
+    warn: Callable[..., None] = logger.warning,
 ) -> None:
     """Fit every fitted mixture anew to the codes of these batches, then let an energy prior's tilt settle on them.
 
@@ -139,9 +140,9 @@ def settle_priors(
         except DivergenceError as error:
             raise DivergenceError(f"priors cannot settle: {key}: {error}. {_CODES_ADVICE}") from error
     if isinstance(prior, EnergyPrior) and tilted and len(codes[SHARED]):
-        problem = settle_tilt(prior, codes[SHARED], generator, steps, spread, rate)
+        problem = settle_tilt(prior, codes[SHARED], generator, steps, spread, rate, warn=warn)
         if problem:
-            logger.warning("the tilt of the prior diverged while it settled and is as before: %s", problem)
+            warn("the tilt of the prior diverged while it settled and is as before: %s", problem)
 
 
 def prune_clusters(prior: ClusterPrior, experts: Sequence[tuple[Diagonal, Tensor]], beta: float) -> None:
@@ -174,6 +175,7 @@ def settle_tilt(
     spread: float,
     rate: float,
     tell: Callable[[str], None] = logger.debug,
+    warn: Callable[..., None] = logger.warning,
 ) -> str:
     """Let the tilt learn on for `steps` steps of Adam at `rate`, on batches of SETTLE_BATCH of the codes [N, D], N > 0.
 
@@ -201,7 +203,7 @@ def settle_tilt(
     if problem := find_problem(found):
         prior.net.load_state_dict(before)
         return f"{problem}; {_ADVICE}" + (", or model.prior.spread=1" if spread > 1 else "")
-    warn_if_dead(found[TILT_STD])
+    warn_if_dead(found[TILT_STD], warn)
     return ""
 
 

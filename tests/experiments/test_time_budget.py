@@ -1,0 +1,109 @@
+"""`training.seconds` is the time of steps and of the priors' settling together."""
+
+import json
+import logging
+import time
+
+import pytest
+import torch
+from run_standins import tiny, tiny_data
+
+from multiebm.core.progress import listening
+from multiebm.experiments import run, settle
+from multiebm.experiments.run import fresh_state, run_experiment
+from multiebm.experiments.settle import Settling, settling_within, time_to_settle
+
+ENDLESS = ["training.warmup.steps=1000000", "training.log_every=1000", "training.checkpoint_every=1000"]
+
+
+def test_steps_and_settling_together_take_the_budget(tmp_path, caplog):
+    """200,000 steps of settling alone would take minutes. As much again is left for the noise of a machine that does
+    other things, and four budgets in all for what is not counted (building, saving).
+    """
+    began = time.perf_counter()
+    with caplog.at_level(logging.WARNING):
+        result = run_experiment(
+            tiny(*ENDLESS, "training.seconds=4", "model.prior.settle=200000"),
+            tmp_path / "run",
+            tiny_data(),
+            device="cpu",
+        )
+    took = time.perf_counter() - began
+    assert result.fit.reason == "budget"
+    session = json.loads((tmp_path / "run" / "run.json").read_text())["sessions"][-1]
+    assert 0.5 * 4 < session["seconds"] + session["settling"] < 2 * 4
+    assert took < 4 * 4
+    assert session["seconds"] > 0.4 * 4  # settling gets at most 30 %, finding that out a little
+    assert 0 < session["settling_share"] < 0.3
+    assert "in full it would take more than 30 % of training.seconds 4" in caplog.text
+    assert (tmp_path / "run" / "model").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [("20", Settling(0.5, 6.0)), ("100", Settling(1.0, 12.0)), ("null", Settling(1.0, 12.0))]
+)
+def test_settling_gets_what_it_needs_up_to_a_share_of_the_budget(seconds, expected, monkeypatch):
+    monkeypatch.setattr(settle, "time_to_settle", lambda state, experiment: 12.0)
+    assert settling_within(None, tiny(f"training.seconds={seconds}")) == expected
+
+
+class Steps:
+    """A listener that counts."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, int] = {}
+        self.done: dict[int, int] = {}
+
+    def start(self, what, total):
+        self.totals[what] = self.totals.get(what, 0) + (total or 0)
+        return 0
+
+    def advance(self, task, steps):
+        self.done[task] = self.done.get(task, 0) + steps
+
+    def end(self, task):
+        pass
+
+
+def test_a_share_is_of_the_steps_and_of_the_codes_and_each_is_announced(monkeypatch):
+    experiment = tiny("model.prior.settle=40")
+    state = fresh_state(experiment, tiny_data(), torch.device("cpu"))
+    seen, heard = [], Steps()
+    draw = type(state.stream).__next__
+    monkeypatch.setattr(type(state.stream), "__next__", lambda stream: seen.append(1) or draw(stream))
+    with listening(heard):
+        settle.take_average(state, experiment, share=0.25)
+    assert len(seen) == 32
+    assert heard.totals == {"codes are drawn": 0, "a mixture is fitted to the codes": 90, "the prior settles": 10}
+    assert heard.done[0] == 32 + 90 + 10  # one base, two private mixtures
+
+
+def test_finding_out_how_long_it_takes_leaves_state_and_log_alone(caplog):
+    """A random tilt is next to dead; nobody is told of a rehearsal."""
+    experiment = tiny("model.prior.settle=40")
+    state = fresh_state(experiment, tiny_data(), torch.device("cpu"))
+    next(state.stream)
+    before, numbers, anyones = state.snapshot(), state.numbers_json(), torch.get_rng_state()
+    heard = Steps()
+    with listening(heard), caplog.at_level(logging.INFO):
+        assert time_to_settle(state, experiment) > 0
+    assert heard.totals == {}
+    assert caplog.text == ""
+    after = state.tensors()
+    assert all(torch.equal(value, after[name]) for name, value in before.tensors.items())
+    assert state.numbers_json() == numbers
+    assert torch.equal(torch.get_rng_state(), anyones)
+
+
+def test_the_time_to_settle_is_that_of_its_parts(monkeypatch):
+    """Four batches take 2 s, twenty steps 3 s more: 128 batches and 400 steps take 64 + 60 s."""
+    clock = iter([0.0, 9.0, 10.0, 12.0, 20.0, 25.0])  # the first, slow pass does not count
+    monkeypatch.setattr(settle.time, "perf_counter", lambda: next(clock))
+    experiment = tiny("model.prior.settle=400")
+    state = fresh_state(experiment, tiny_data(), torch.device("cpu"))
+    assert time_to_settle(state, experiment) == pytest.approx(64 + 60)
+
+
+def test_without_a_budget_nothing_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "settling_within", lambda *args: pytest.fail("timed"))
+    run_experiment(tiny(), tmp_path / "run", tiny_data(), device="cpu")
