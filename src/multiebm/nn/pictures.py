@@ -134,8 +134,10 @@ class ConvEncoder(nn.Module):
         n_map = channels[-1] * prod(sizes[-1])
         self.n_features = linear or n_map
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(channels, channels[1:], strict=False):
-            layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), nn.ReLU()]
+        for n_in, n_out, size in zip(channels, channels[1:], sizes, strict=False):
+            # torch's bf16 gradients of strided convolutions on maps one pixel wide are unset memory: zeros beside them
+            layers += [nn.ZeroPad2d(1)] if size[1] == 1 else []
+            layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=0 if size[1] == 1 else 1), nn.ReLU()]
         layers += [nn.Flatten(), *([nn.Linear(n_map, linear)] if linear else [])]
         self.net = nn.Sequential(*layers)
 
