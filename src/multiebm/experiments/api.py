@@ -46,9 +46,10 @@ def train(
     """Train in the run folder `out` and return the model, with averaged weights, as saved in `out/model`.
 
     `overrides` are such as "training.batch_size=32"; `dataset` replaces the configuration's. After Ctrl-C everything is
-    saved before KeyboardInterrupt is raised; `resume` continues bit-exactly on the same kind of device. `progress`
-    shows how far training is, on standard error: bars in terminals and notebooks, lines elsewhere. `force` takes over
-    the lock of a folder that a process on another host has left.
+    saved before KeyboardInterrupt is raised. `resume` continues bit-exactly, and the same seed gives the same model, on
+    the same kind of device with the same number of threads (OMP_NUM_THREADS). `progress` shows how far training is, on
+    standard error: bars in terminals and notebooks, lines elsewhere. `force` takes over the lock of a folder that a
+    process on another host has left.
     """
     experiment = load_experiment(source, overrides)
     named = None if isinstance(source, Experiment) else str(source)

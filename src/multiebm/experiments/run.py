@@ -90,6 +90,7 @@ def run_experiment(
             store = CheckpointStore(folder / CHECKPOINTS)
             if resume:
                 store.resume(state)
+                _say_another_machine(run, folder, target)
         open_folder(folder, experiment, resume)
         run = run or {"preset": preset} | describe_run(dataset, state.model, experiment)
         run.setdefault("sessions", []).append(new_session(state.step))
@@ -174,6 +175,22 @@ def _say_where_it_begins(preset: str | None, folder: Path, resume: bool) -> None
         folder,
         preset,
     )
+
+
+def _say_another_machine(run: dict[str, Any], folder: Path, device: torch.device) -> None:
+    """Say it where a run goes on with other threads or on another kind of device: sums are then rounded otherwise."""
+    before = run.get("hardware", {})
+    was = (before.get("threads"), str(before.get("device")).partition(":")[0])
+    now = (torch.get_num_threads(), device.type)
+    if before and was != now:
+        logger.warning(
+            "%s: begun with %s thread(s) on %s, resumed with %d on %s: the run goes on, but not bit for bit as it "
+            "would have; set OMP_NUM_THREADS=%s and the device of before for that",
+            folder,
+            *was,
+            *now,
+            was[0],
+        )
 
 
 def fresh_state(

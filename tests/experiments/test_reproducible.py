@@ -1,0 +1,65 @@
+"""The same run again: after roll-backs, in a process of another hash seed, and what is said where it differs."""
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from run_standins import CtrlC, tiny, tiny_data
+
+from multiebm.experiments.run import run_experiment
+
+RESTLESS = ["training.gap_limit=0.02", "training.retries=1000", "training.optimiser.energy=0.003"]
+
+
+def digest(model) -> str:
+    return hashlib.sha256(b"".join(t.contiguous().numpy().tobytes() for t in model.state_dict().values())).hexdigest()
+
+
+def test_a_run_interrupted_after_roll_backs_equals_the_uninterrupted_one(tmp_path: Path):
+    experiment = tiny(*RESTLESS, "training.checkpoint_every=4", "training.log_every=1")
+    whole = run_experiment(experiment, tmp_path / "whole", tiny_data(), device="cpu")
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert any("event" in line for line in lines)
+    for at in (6, 7, 9):
+        folder = tmp_path / str(at)
+        assert run_experiment(experiment, folder, tiny_data(), live=CtrlC(at), device="cpu").fit.reason == "interrupted"
+        assert digest(run_experiment(experiment, folder, tiny_data(), resume=True, device="cpu").model) == digest(
+            whole.model
+        )
+
+
+def test_the_hash_seed_of_the_process_changes_nothing(tmp_path: Path):
+    whole = run_experiment(tiny(), tmp_path / "here", tiny_data(), device="cpu")
+    code = (
+        "import sys, torch; torch.set_num_threads(int(sys.argv[2])); from run_standins import tiny, tiny_data; "
+        "from multiebm.experiments.run import run_experiment; from test_reproducible import digest; "
+        "print('digest', digest(run_experiment(tiny(), sys.argv[1], tiny_data(), device='cpu').model))"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "there"), str(torch.get_num_threads())],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": path},
+    )
+    assert found.stdout.split()[-1] == digest(whole.model)
+
+
+def test_resuming_with_another_number_of_threads_is_said(tmp_path: Path, caplog):
+    run_experiment(tiny(), tmp_path / "run", tiny_data(), until=5, device="cpu")
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    with caplog.at_level(logging.WARNING):
+        run_experiment(tiny(), tmp_path / "run", tiny_data(), resume=True, until=6, device="cpu")
+    assert "bit for bit" not in caplog.text
+    run["hardware"]["threads"] = 7
+    (tmp_path / "run" / "run.json").write_text(json.dumps(run))
+    with caplog.at_level(logging.WARNING):
+        run_experiment(tiny(), tmp_path / "run", tiny_data(), resume=True, until=7, device="cpu")
+    assert "begun with 7 thread(s) on cpu" in caplog.text
+    assert "OMP_NUM_THREADS=7" in caplog.text
