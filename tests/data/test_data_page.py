@@ -1,0 +1,384 @@
+"""Every row of the table in docs/data.md, by what it says is handed over."""
+
+import re
+import types
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+import torch
+
+from multiebm.core.errors import ConfigError, DataError, ModalityError
+from multiebm.core.modality import Modality, module_key, name_of_key
+from multiebm.data import Rows, from_arrays
+from multiebm.models.checks import make_batch
+from small_models import small_model
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
+N = 12
+GOOD = np.random.default_rng(0).normal(3.0, 2.0, (N, 3))
+PIXELS = np.random.default_rng(1).integers(0, 256, (N, 1, 4, 4), dtype=np.uint8)
+VECTOR, PICTURE = {"kind": "vector"}, {"kind": "picture", "layout": "chw"}
+CASES = {}
+
+
+def row(title):
+    def keep(test):
+        CASES[title] = test
+        return test
+
+    return keep
+
+
+def vector(values, **how):
+    """The states of `values` as training makes them and as use makes them, which are the same."""
+    data = from_arrays({"v": GOOD}, {"v": VECTOR}, test=Rows({"v": values}), **how)
+    trained = data.batch("test", torch.arange(len(data.test)))
+    used = make_batch(data.modalities, {"v": values})
+    assert torch.equal(trained.views["v"], used.views["v"])
+    assert torch.equal(trained.present, used.present)
+    return trained
+
+
+def pictures(values, declared=PICTURE, **how):
+    data = from_arrays({"p": values}, {"p": declared}, test=Rows({"p": values}), **how)
+    trained = data.batch("test", torch.arange(N)).views["p"]
+    assert torch.equal(trained, make_batch(data.modalities, {"p": values}).views["p"])
+    return data, trained
+
+
+def same(values, like=GOOD, **near):
+    expected = vector(like).views["v"]
+    torch.testing.assert_close(vector(values).views["v"], expected, **(near or {"rtol": 0, "atol": 0}))
+
+
+def refused(values, message, use=None):
+    """In training, and in use."""
+    with pytest.raises(DataError, match=message):
+        from_arrays({"v": values}, {"v": VECTOR})
+    with pytest.raises(DataError, match=use or message):
+        make_batch({"v": from_arrays({"v": GOOD}, {"v": VECTOR}).modalities["v"]}, {"v": values})
+
+
+@row("float64")
+def _():
+    seconds = 1.7e9 + 20 * GOOD
+    data = from_arrays({"v": seconds}, {"v": VECTOR}, test=Rows({"v": seconds}))
+    state = data.batch("train", torch.arange(N)).views["v"]
+    assert state.dtype == torch.float32
+    assert data.train.views["v"].dtype == torch.float64
+    expected = torch.from_numpy((seconds - seconds.mean(0)) / seconds.std(0)).float()
+    torch.testing.assert_close(state, expected, rtol=1e-5, atol=1e-6)
+
+
+@row("negative strides, foreign byte order, longdouble, read-only")
+def _():
+    same(GOOD[::-1].copy()[::-1])
+    same(GOOD.astype(">f8"))
+    same(GOOD.astype(np.longdouble))
+    fixed = GOOD.copy()
+    fixed.flags.writeable = False
+    same(fixed)
+
+
+@row("bool, uint16, uint64")
+def _():
+    for dtype in (bool, np.uint16, np.uint64):
+        values = (GOOD > 3).astype(dtype)
+        same(values, values.astype(np.float64))
+
+
+@row("nested lists")
+def _():
+    same(GOOD.tolist())
+    refused([[1.0, 2.0, 3.0]] * 4 + [[1.0]], "row 4 of 1 values after row 0 of 3 values")
+
+
+@row("torch tensor (gradients, bfloat16, sparse)")
+def _():
+    tensor = torch.from_numpy(GOOD)
+    same(tensor.clone().requires_grad_())
+    same(tensor.to_sparse())
+    same(list(tensor))
+    same(tensor.bfloat16(), tensor.bfloat16().double().numpy())
+
+
+@row("scipy sparse matrix")
+def _():
+    same(scipy.sparse.csr_matrix(GOOD))
+    refused(scipy.sparse.csr_matrix((2**20, 2**10)), r"sparse array of 1048576 x 1024 .*pass .toarray\(\)")
+
+
+@row("data frame")
+def _():
+    frame = pd.DataFrame(GOOD, columns=["x", "y", "z"])
+    data = from_arrays({"v": frame}, {"v": VECTOR}, test=Rows({"v": frame[["z", "x", "y"]]}))
+    assert data.modalities["v"].columns == ("x", "y", "z")
+    assert np.array_equal(data.test.views["v"].numpy(), GOOD)
+    again = {"v": Modality.from_json(data.modalities["v"].to_json())}
+    swapped, plain = (make_batch(again, {"v": v}).views["v"] for v in (frame[["y", "z", "x"]], GOOD))
+    assert torch.equal(swapped, plain)
+    with pytest.raises(DataError, match="got column 'w', expected the 3 of training: x, y, z"):
+        make_batch(again, {"v": frame.rename(columns={"x": "w"})})
+
+
+@row("missing values of nullable types")
+def _():
+    frame = pd.DataFrame(GOOD).astype("Float64")
+    same(frame)
+    frame.iloc[2, 1] = pd.NA
+    refused(frame, r"got NaN or infinite values in 1 rows, first \[2\]")
+    present = np.arange(N) != 2
+    data = from_arrays({"v": frame}, {"v": VECTOR}, present={"v": present})
+    np.testing.assert_allclose(make_batch(data.modalities, {"v": frame}, {"v": present}).views["v"][2], 0)
+
+
+@row("masked array")
+def _():
+    filled = GOOD.copy()
+    filled[5] = -9999
+    mask = np.zeros(GOOD.shape, bool)
+    mask[5] = True
+    batch = vector(np.ma.MaskedArray(filled, mask))
+    assert (~batch.present[:, 0]).nonzero()[:, 0].tolist() == [5]
+    assert batch.views["v"][5].tolist() == [0, 0, 0]
+    mask[5, 0] = False
+    refused(np.ma.MaskedArray(filled, mask), r"1 rows that are masked in some of their cells, first \[5\]")
+
+
+@row("object array")
+def _():
+    same(GOOD.astype(object))
+    wrong = GOOD.astype(object)
+    wrong[3, 1] = None
+    refused(wrong, "got None in row 3, expected real numbers")
+
+
+@row("None, text, dates, complex")
+def _():
+    refused(None, "got None, expected an array of numbers")
+    for values in (np.full((N, 3), "a"), np.zeros((N, 3), "M8[s]"), GOOD.astype(complex)):
+        refused(values, f"got dtype {re.escape(str(values.dtype))}, .*expected real numbers")
+
+
+@row("NaN, infinity, magnitudes beyond 1e37")
+def _():
+    for value in (np.nan, np.inf, 1e300, 3e38):
+        wrong = GOOD.copy()
+        wrong[4, 1] = value
+        refused(wrong, r"modality 'v': got NaN or infinite values in 1 rows, first \[4\]")
+
+
+@row("more than 1e9 standard deviations")
+def _():
+    wrong = GOOD.copy()
+    wrong[4, 1] = 1e30
+    modalities = from_arrays({"v": GOOD}, {"v": VECTOR}).modalities
+    with pytest.raises(DataError, match="got 1e.30 in row 4, column 1"):
+        make_batch(modalities, {"v": wrong})
+
+
+@row("constant column")
+def _():
+    for constant in (0.1, 1 / 3, 1e-30, 3e8, -0.7):
+        v = np.full((1001, 1), constant)
+        modality = from_arrays({"v": v}, {"v": VECTOR}).modalities["v"]
+        assert (modality.loc, modality.scale) == ((constant,), (1.0,))
+
+
+@row("not a dict of arrays")
+def _():
+    with pytest.raises(DataError, match="parts: got ndarray, expected a dict of arrays by modality"):
+        make_batch(from_arrays({"v": GOOD}, {"v": VECTOR}).modalities, GOOD)
+    with pytest.raises(DataError, match="arrays: got DataFrame, expected a dict of arrays"):
+        from_arrays(pd.DataFrame(GOOD), {"v": VECTOR})
+
+
+@row("uint8")
+def _():
+    data, state = pictures(PIXELS)
+    assert torch.equal(state, torch.from_numpy(PIXELS).float() * (2 / 255) - 1)
+    assert torch.equal(data.modalities["p"].as_given(torch.from_numpy(PIXELS)), torch.from_numpy(PIXELS).float() / 255)
+
+
+@row("uint8 that never passes 31")
+def _():
+    with pytest.raises(DataError, match=r"got uint8 in \[0, 1\].*declare range: \[0, 1\]"):
+        pictures(PIXELS % 2)
+    with pytest.raises(DataError, match=r"got uint8 in \[0, 16\].*range: \[0, 255\] if they are that dark"):
+        pictures(PIXELS % 17)
+    assert torch.equal(pictures(PIXELS % 2, PICTURE | {"range": [0, 1]})[1], torch.from_numpy(PIXELS % 2) * 2.0 - 1)
+    dark = pictures(PIXELS % 17, PICTURE | {"range": [0, 255]})[1]
+    torch.testing.assert_close(dark, torch.from_numpy(PIXELS % 17) * (2 / 255) - 1)
+
+
+@row("bool")
+def _():
+    assert torch.equal(pictures(PIXELS > 99)[1], torch.from_numpy(PIXELS > 99) * 2.0 - 1)
+
+
+@row("floats")
+def _():
+    values = PIXELS / 255 * 0.999
+    values[0, 0, 0, :2] = -1e-9, 1 + 1e-7
+    state = pictures(values)[1]
+    torch.testing.assert_close(state, torch.from_numpy(values.clip(0, 1) * 2 - 1).float(), rtol=0, atol=1e-6)
+    assert (float(state.min()), float(state.max())) == (-1, 1)
+    with pytest.raises(DataError, match=r"got floats in \[-1e-09, 1.00002\], expected \[0, 1\]"):
+        pictures(np.where(values > 1, 1 + 2e-5, values))
+
+
+@row("other integers")
+def _():
+    for dtype in (np.int16, np.uint16, np.int64):
+        grey = PIXELS.astype(dtype) * 16
+        with pytest.raises(DataError, match=rf"got dtype {grey.dtype} in \[.*declare range"):
+            pictures(grey)
+        pictures(grey, PICTURE | {"range": (0, 4095)})
+
+
+@row("declared range")
+def _():
+    grey = PIXELS.astype(np.int16) * 16 - 1000
+    data, state = pictures(grey, PICTURE | {"range": [-1000, 3095]})
+    again = Modality.from_json(data.modalities["p"].to_json())
+    assert again == data.modalities["p"]
+    torch.testing.assert_close(again.to_raw(state), torch.from_numpy(grey).float(), rtol=0, atol=1e-3)
+    with pytest.raises(DataError, match=r"got int16 in .*expected \[0, 100\]"):
+        pictures(grey, PICTURE | {"range": [0, 100]})
+    with pytest.raises(ConfigError, match=r"range: got \[1, 0\], expected \[low, high\]"):
+        pictures(grey, PICTURE | {"range": [1, 0]})
+
+
+@row("layout")
+def _():
+    hwc = {"kind": "picture", "layout": "hwc"}
+    for shape in ((3, 8, 3), (4, 16, 16)):
+        values = np.random.default_rng(0).integers(0, 256, (N, *shape), dtype=np.uint8)
+        data = from_arrays({"p": values}, {"p": hwc})
+        assert data.modalities["p"].shape == (shape[2], *shape[:2])
+    for declared, axis in ((hwc, r"array\[..., None\]"), (PICTURE, r"array\[:, None\]")):
+        with pytest.raises(DataError, match=f"add a channel axis, {axis}"):
+            from_arrays({"p": PIXELS[:, 0]}, {"p": declared})
+    with pytest.raises(DataError, match="looks like HWC, so declare layout: hwc"):
+        from_arrays({"p": np.zeros((N, 32, 32, 3), np.uint8)}, {"p": PICTURE})
+
+
+def hidden(present):
+    both = {"a": VECTOR, "b": VECTOR}
+    data = from_arrays({"a": GOOD, "b": GOOD}, both, present=present)
+    used = make_batch(data.modalities, {"a": GOOD, "b": GOOD}, present).present
+    assert int(used.sum()) == int(data.train.present.sum() + data.test.present.sum())
+    return used.float().mean(0).tolist()
+
+
+@row("presence array")
+def _():
+    mask = np.tile([True, False], (N, 1))
+    assert hidden(mask) == hidden(mask.astype(int)) == hidden(torch.from_numpy(mask)) == [1, 0]
+    for wrong in (mask.astype(float), np.where(mask, "True", "False"), np.full((N, 2), np.nan), mask + 1):
+        with pytest.raises(DataError, match="present: got dtype .*expected bool"):
+            hidden(wrong)
+
+
+@row("presence by name")
+def _():
+    off, on = np.zeros(N, bool), np.ones(N, bool)
+    for mask in ({"b": off}, pd.DataFrame({"b": off, "a": on}), pd.DataFrame({"b": off, "a": on}).astype("boolean")):
+        assert hidden(mask) == [1, 0]
+    with pytest.raises(ModalityError, match="present: got unknown modality 'B'"):
+        hidden({"B": off})
+
+
+def labelled(labels):
+    data = from_arrays({"v": GOOD}, {"v": VECTOR}, labels, test=Rows({"v": GOOD}, labels))
+    assert data.n_classes == len(data.classes)
+    return data.train.labels.tolist(), data.classes
+
+
+@row("whole numbers, whole floats, bool, text")
+def _():
+    code = np.arange(N) % 3
+    for labels, classes in (
+        (code + 1990, (1990, 1991, 1992)),
+        (code * 10_000_000 + 100_100_037, (100100037, 110100037, 120100037)),
+        (code.astype(float), (0, 1, 2)),
+        (np.array(["cat", "dog", "eel"])[code], ("cat", "dog", "eel")),
+        (torch.from_numpy(code), (0, 1, 2)),
+        (pd.Series(["x", "y", "z"] * 4, dtype="category"), ("x", "y", "z")),
+    ):
+        assert labelled(labels) == (code.tolist(), classes)
+    assert labelled(code == 1) == ((code == 1).astype(int).tolist(), (0, 1))
+
+
+@row("-1, NaN, None, masked")
+def _():
+    code = np.arange(N) % 3
+    expected = [c if c < 2 else -1 for c in code.tolist()]
+    for labels in (
+        np.where(code < 2, code + 4, -1),
+        np.where(code < 2, code + 4.0, np.nan),
+        [c + 4 if c < 2 else None for c in code.tolist()],
+        np.ma.MaskedArray(code + 4, code == 2),
+    ):
+        assert labelled(labels) == (expected, (4, 5))
+    assert labelled([("p", "q", None)[c] for c in code]) == (expected, ("p", "q"))
+
+
+@row("one column [N, 1]; one-hot rows")
+def _():
+    code = np.arange(N) % 3
+    assert labelled(code[:, None])[0] == code.tolist()
+    with pytest.raises(DataError, match=r"of one-hot rows pass labels.argmax\(1\)"):
+        labelled(np.eye(3, dtype=int)[code])
+
+
+@row("caller's arrays, `test=` included")
+def _():
+    mine, held_out, pixels = GOOD.copy(), GOOD.copy(), PIXELS.copy()
+    parts = {"v": VECTOR, "p": PICTURE}
+    data = from_arrays({"v": mine, "p": pixels}, parts, test=Rows({"v": held_out, "p": pixels}))
+    mine[:], held_out[:], pixels[:] = 0, 0, 0
+    for split in (data.train, data.test):
+        assert np.array_equal(split.views["v"].numpy(), GOOD)
+        assert np.array_equal(split.views["p"].numpy(), PIXELS)
+
+
+@row("observed part")
+def _():
+    seconds = 1.7e9 + 20 * GOOD
+    data = from_arrays({"v": seconds, "p": np.tile(PIXELS, (2, 2))}, {"v": VECTOR, "p": PICTURE})
+    model = small_model(data.modalities)
+    back = model.impute({"v": seconds, "p": np.tile(PIXELS, (2, 2))})
+    assert np.array_equal(back["v"].numpy(), seconds)
+    assert np.array_equal(back["p"].numpy(), np.tile(PIXELS, (2, 2)).astype(np.float32) / 255)
+
+
+@row("names")
+def _():
+    names = ["training", "type", "values", "file", "allow_pickle", "heart rate", "größe", "2nd", "pop"]
+    data = from_arrays(dict.fromkeys(names, GOOD), dict.fromkeys(names, VECTOR))
+    assert [name_of_key(module_key(name)) for name in names] == names
+    assert module_key("heart rate") == "heart rate"
+    model = small_model(data.modalities)
+    assert list(model.impute({"training": GOOD})) == names
+    for name in ("", "/etc/x", "a.b", "[x[/nope]", "a\\b", "_a", " a", "a" * 65, "labels", "shared", "test_a", 3):
+        with pytest.raises(ConfigError, match="expected"):
+            from_arrays({name: GOOD}, {name: VECTOR})
+
+
+def titles():
+    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")][1:]
+    return [line.split(" | ")[0].removeprefix("| ") for line in lines]
+
+
+def test_every_row_of_the_table_has_a_test_and_every_test_a_row():
+    assert titles() == list(CASES)
+    assert all(isinstance(case, types.FunctionType) for case in CASES.values())
+
+
+@pytest.mark.parametrize("title", CASES)
+def test_the_row(title):
+    CASES[title]()
