@@ -257,13 +257,13 @@ def test_what_was_given_and_expected_is_said(tmp_path: Path):
     whole = (tmp_path / HEADER).read_bytes()
     for path, value, expected in [
         ("weights", "a text", "weights: got 'a text', expected: a valid dictionary"),
-        ("modalities.1.kind", "sound", "modalities.1.kind: got 'sound', expected: 'picture' or 'vector'"),
-        ("modalities.1.scale", [1.0, 0.0], "modalities.1.scale: got [1.0, 0.0], expected a number above 0 for every"),
-        ("modalities.1.loc", [1.0], "modalities.1.loc: got [1.0], expected 2 numbers or none"),
+        ("modalities.1.kind", "sound", r"modalities.1.*got.*'sound', expected.* '?picture'? or '?vector'?"),
+        ("modalities.1.scale", [1.0, 0.0], "modalities.1.*scale.*expected .*above 0"),
+        ("modalities.1.loc", [1.0], "modalities.1.*loc.*1.0.*expected 2 "),
         ("model.networks.hidden", 30_000, "it is larger than they are"),
     ]:
         edit(tmp_path, lambda header, path=path, value=value: put(header, path, value))
-        assert expected in refusal(tmp_path)
+        assert re.search(expected, refusal(tmp_path))
         (tmp_path / HEADER).write_bytes(whole)
 
 
