@@ -170,4 +170,5 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
     found |= mine
     exec(second, found)
     assert found["completed"]["photo"].shape == (3, 3, 16, 16)
-    assert "gen/variety" in found["results"]
+    assert "gen/variety" in found["evaluation"].results
+    assert "variety" in (tmp_path / "my-run" / "report.html").read_text()

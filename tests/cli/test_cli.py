@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from multiebm.cli.main import main
 from multiebm.evaluation.record import load_evaluation
 from multiebm.experiments.baselines import ROWS
 from multiebm.experiments.explain import annotated
-from multiebm.experiments.load import load_experiment, preset_names, to_dict
+from multiebm.experiments.load import dump_experiment, load_experiment, preset_names, to_dict
 from multiebm.experiments.yaml12 import parse
 
 Capture = pytest.CaptureFixture[str]
@@ -270,6 +271,35 @@ def test_evaluation_does_not_pretend_to_change_the_model(trained: Path, capsys: 
 def test_a_run_that_was_trained_on_other_data_is_not_evaluated(trained: Path, capsys: Capture):
     assert run("evaluate", str(trained / "run"), "data.settings.test_fraction=0.5") == 2
     assert "which the run was trained on" in capsys.readouterr().err
+
+
+def test_a_run_whose_data_lived_in_python_is_measured_there_and_the_command_says_so(
+    trained: Path, tmp_path: Path, capsys: Capture
+):
+    folder = shutil.copytree(trained / "run", tmp_path / "mine")
+    experiment = load_experiment(folder)
+    dataset = multiebm.load_dataset("arrays", experiment.data.settings)
+    nameless = experiment.model_copy(update={"data": experiment.data.model_copy(update={"settings": {}})})
+    (folder / "config.yaml").write_text(
+        dump_experiment(nameless)
+    )  # as `train("arrays", "mine", dataset=...)` leaves it
+    for name in ("evaluation.json", "report.html"):
+        (folder / name).unlink(missing_ok=True)
+    before = sorted(folder.rglob("*"))
+    for command in ("evaluate", "report"):
+        assert run(command, str(folder)) == 2
+        said = "".join(capsys.readouterr().err.split())
+        assert "thesedatawerehandedoverinPython" in said
+        assert f'multiebm.evaluate(model,dataset).save("{folder}/evaluation.json")' in said
+    assert sorted(folder.rglob("*")) == before
+    model = multiebm.from_pretrained(folder)
+    evaluation = multiebm.evaluate(model, dataset, experiment.evaluation.model_copy(update={"samples": 16}))
+    evaluation.save(str(folder / "evaluation.json"))
+    page = multiebm.write_report(folder, dataset=dataset).read_text()
+    assert f"{evaluation.results['latent_classification'].value:.3f}" in page
+    parts = "data.settings.modalities={face: {kind: picture, layout: hwc}, sound: {kind: vector}}"
+    where = [f"data.settings.path={trained / 'mine.npz'}", parts]
+    assert run("evaluate", str(folder), "--samples", "16", *where) == 0  # or whoever has the data in a file says where
 
 
 def test_presets_are_listed_and_shown_and_compared(capsys: Capture):

@@ -51,6 +51,24 @@ def test_label_entropy_error_is_the_deviation_over_repeated_draws():
     assert results[0].standard_error == pytest.approx(float(measured), rel=0.21)
 
 
+def test_label_entropy_error_has_its_closed_form_and_copies_of_an_item_add_nothing():
+    """p = (0.7, 0.2, 0.1): sqrt(sum p (-log p - H)^2 / N) / log 3, of N = 100 items however many parts each has."""
+    p = [0.7, 0.2, 0.1]
+    entropy = -sum(share * log(share) for share in p)
+    deviation = sum(share * (-log(share) - entropy) ** 2 for share in p) ** 0.5
+    labels = torch.arange(100)
+    labels = (labels >= 70).long() + (labels >= 90).long()
+    expected = (entropy / log(3), deviation / 10 / log(3), 100)
+    for copies in (1, 2, 5):
+        assert label_entropy({str(i): labels for i in range(copies)}, 3) == pytest.approx(expected)
+    assert label_entropy({"a": labels}, 6).standard_error == pytest.approx(deviation / 10 / log(6))
+
+
+def test_label_entropy_of_one_class_is_refused():
+    with pytest.raises(DataError, match="expected at least 2; one class has no entropy"):
+        label_entropy({"a": torch.zeros(5, dtype=torch.int64)}, 1)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_every_subset_is_counted_once(size):
     subsets = subsets_of_size(list(FIVE), size)
@@ -125,5 +143,8 @@ def test_items_that_lack_an_observed_part_are_not_counted():
     results = crossed(Oracle(partial), partial, 1, Conditioning("cond"))
     assert results["cond/size1/a->b"].n == 30
     assert results["cond/size1/b->a"].n == 40  # an absent target still has a label
+    dataset.test.labels[:5] = -1  # nor are those of unknown class
+    results = crossed(Oracle(partial), partial, 1, Conditioning("cond"))
+    assert results["cond/size1/b->a"].n == 35
     present[:, 0] = False
     assert "cond/size1/a->b" not in crossed(Oracle(partial), partial, 1, Conditioning("cond"))

@@ -3,10 +3,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from evaluation_standins import ExactJudges, Oracle, RandomClasses, Wobbly, known_dataset
+from evaluation_standins import ExactJudges, Oracle, RandomClasses, StandIn, Wobbly, known_dataset
 
 from multiebm.core.errors import CheckpointError, ConfigError, DivergenceError
-from multiebm.data.dataset import Split
+from multiebm.core.modality import Modality
+from multiebm.core.progress import listening
+from multiebm.core.random import randn
+from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.evaluation.evaluate import chosen_items, evaluate
 from multiebm.evaluation.record import EvaluationSettings, load_evaluation, quick_settings
 
@@ -168,6 +171,85 @@ def test_the_reference_leaves_out_absent_items():
     assert with_gaps["gen/fcd/a"] != without["gen/fcd/a"]
     assert with_gaps["real/joint_coherence"] == without["real/joint_coherence"]
     assert without["real/joint_coherence"].n == 30
+
+
+def test_real_parts_are_those_of_the_test_split():
+    """Training data as the reference would flatter whoever learned them by heart; only the probe reads them."""
+    dataset = known_dataset(60)
+    views = {name: view.flip(0) * 0.5 + 0.1 for name, view in dataset.train.views.items()}
+    other = replace(dataset, train=Split(views, dataset.train.present, dataset.train.labels.flip(0)))
+    model, judges = Wobbly(dataset), ExactJudges(dataset)
+    before, after = (evaluate(model, data, judges, SMALL).results for data in (dataset, other))
+    changed = {name.split("/")[0] for name in before if before[name] != after[name]}
+    assert changed <= {"latent_classification", "private_leakage"}
+    assert before["gen/fcd"] == after["gen/fcd"] != measured(model, replace(other, test=other.train)).results["gen/fcd"]
+
+
+def test_pictures_are_read_as_users_see_them_within_their_range():
+    """A chain that leaves [-1, 1] by far changes nothing: `sample` and `impute` clamp, and so does what is measured."""
+    names, n = ("a", "b"), 40
+    pictures = {name: torch.randint(0, 256, (n, 1, 2, 2), dtype=torch.uint8) for name in names}
+    rows = Split(pictures, torch.ones(n, 2, dtype=torch.bool), torch.arange(n) % 2)
+    modalities = {name: Modality(name, "picture", (1, 2, 2)) for name in names}
+    dataset = MultimodalDataset("pictures", modalities, rows, rows, 2, "", "pictures")
+    ranges = []
+
+    class Reader:
+        accuracy = dict.fromkeys(names, 1.0)
+
+        def predict(self, views):
+            ranges.extend(float(view.abs().max()) for view in views.values())
+            return {name: (view.flatten(1).sum(1) > 0).long() for name, view in views.items()}
+
+        def features(self, views):
+            return {name: view.flatten(1) for name, view in views.items()}
+
+    class Wild(StandIn):
+        def __init__(self, gain):
+            super().__init__(dataset, "an energy")
+            self.gain = gain
+
+        def sample_latents(self, n, generator, temperature=None):
+            return {"shared": randn(generator, (n, 4), torch.zeros(1)).sign()}
+
+        def infer_latents(self, batch, generator, refine_steps=0):
+            return self.sample_latents(len(batch.present), generator)
+
+        def decode(self, latents):
+            return {name: self.gain * latents["shared"].reshape(-1, 1, 2, 2) for name in names}
+
+        def refine_data(self, views, generator, steps=None, clamp=None):
+            return {name: 2 * view for name, view in views.items()}, None
+
+    settings = replace(SMALL, n_codes=0)
+    tame, wild = (evaluate(Wild(gain), dataset, Reader(), settings).results for gain in (1.0, 9.0))
+    assert tame == wild
+    assert max(ranges) == 1.0
+
+
+def test_listeners_hear_of_everything_that_takes_long():
+    heard: dict[str, list[int | None]] = {}
+
+    class Ear:
+        def start(self, what, total):
+            heard[what] = [total, 0]
+            return list(heard).index(what)
+
+        def advance(self, task, steps):
+            list(heard.values())[task][1] += steps
+
+        def end(self, task):
+            pass
+
+    dataset = known_dataset(60)
+    with listening(Ear()):
+        evaluation = measured(Wobbly(dataset), dataset)
+    assert evaluation.results == measured(Wobbly(dataset), dataset).results
+    assert heard["joint samples"] == [200, 200]
+    assert heard["cond, 1 given"] == heard["cond, 2 given"] == [3 * 60, 3 * 60]
+    assert heard["cond_ebm, 1 given"] == heard["cond_refined, 2 given"] == [3 * 30, 3 * 30]
+    assert heard["codes"] == [3, 3]
+    assert heard["real test items"] == heard["latents"] == [1, 1]
 
 
 def test_a_part_of_the_test_items_is_a_random_one():

@@ -1,3 +1,5 @@
+from math import e
+
 import pytest
 import torch
 from evaluation_standins import Oracle, known_dataset
@@ -45,6 +47,18 @@ def test_bootstrap_deviation_of_a_mean_is_its_standard_error():
     x = torch.randn(500, generator=torch.Generator().manual_seed(0))
     measured = bootstrap_deviation(lambda rows: x[rows].mean(), 500, torch.Generator().manual_seed(1), resamples=400)
     assert float(measured) == pytest.approx(float(x.std(correction=0)) / 500**0.5, rel=0.18)
+
+
+def test_a_bootstrap_draws_as_many_items_as_there_are_with_replacement():
+    """Half of the items without replacement would give a mean the same deviation, and a variance another one. Of n
+    draws with replacement n (1 - 1/e) items are there, deviation sqrt(n (1/e - 2/e^2)); 5 of them, 8 times: < 1e-5."""
+    n, drawn = 1000, []
+    bootstrap_deviation(
+        lambda rows: drawn.append(rows) or rows.double().mean(), n, torch.Generator().manual_seed(0), resamples=8
+    )
+    for rows in drawn:
+        assert rows.shape == (n,)
+        assert len(rows.unique()) == pytest.approx(n * (1 - 1 / e), abs=5 * (n * (1 / e - 2 / e**2)) ** 0.5)
 
 
 def test_streams_of_different_names_and_seeds_differ():

@@ -77,6 +77,15 @@ def test_the_error_is_the_deviation_over_independent_draws_in_order_of_magnitude
     assert 0.25 < error / (2 * 3 / 1000**0.5) < 4
 
 
+def test_a_modality_without_two_real_items_is_left_out():
+    generator = torch.Generator().manual_seed(0)
+    real = {"a": torch.randn(50, 2, generator=generator), "b": torch.randn(1, 2, generator=generator)}
+    results = frechet_results(real, dict.fromkeys("ab", real["a"] + 1), "fcd", generator)
+    assert list(results) == ["fcd", "fcd/a"]
+    assert results["fcd"].value == pytest.approx(2, abs=1e-4)
+    assert frechet_results({"b": real["b"]}, {"b": real["a"]}, "fcd", generator) == {}
+
+
 def test_one_item_has_no_covariance():
     with pytest.raises(DataError, match=r"\(1, 4\), expected \[N >= 2, F\]"):
         moments(torch.zeros(1, 4))

@@ -6,6 +6,7 @@ import torch
 import multiebm.evaluation.judges as module
 from multiebm.core.errors import ConfigError, DataError, ModalityError
 from multiebm.core.modality import Modality
+from multiebm.core.progress import listening
 from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.data.polydigits import load_polydigits
 from multiebm.evaluation.judges import (
@@ -13,6 +14,7 @@ from multiebm.evaluation.judges import (
     build_judge,
     picture_body,
     present_rows,
+    real_accuracy,
     shifted,
     train_judges,
 )
@@ -103,6 +105,37 @@ def test_absent_rows_are_neither_learned_from_nor_counted():
     present[:, 1] = False
     with pytest.raises(DataError, match="'vector' is present in 0 of 90 rows of a split that have a label"):
         present_rows(Split(split.views, present, split.labels), "vector")
+
+
+def test_accuracy_is_of_the_test_split():
+    """Of 90 test items 30 have another class than they show: judges that read all training items read 2/3 of these."""
+    dataset = stripes()
+    labels = dataset.test.labels.clone()
+    labels[:30] = (labels[:30] + 1) % 3
+    wrong = replace(dataset, test=Split(dataset.test.views, dataset.test.present, labels))
+    judges = train_judges(wrong, 0, QUICK)
+    assert judges.accuracy == pytest.approx({"picture": 2 / 3, "vector": 2 / 3})
+    assert real_accuracy(judges.networks["vector"], dataset, dataset.modalities["vector"]) == 1.0
+
+
+def test_training_says_how_far_it_is():
+    heard = []
+
+    class Ear:
+        def start(self, what, total):
+            heard.append((what, total))
+            return 0
+
+        def advance(self, task, steps):
+            heard.append(steps)
+
+        def end(self, task):
+            pass
+
+    with listening(Ear()):
+        train_judges(stripes(), 0, QUICK)
+    assert [entry for entry in heard if entry != 1] == [("judges: picture", 30), ("judges: vector", 30)]
+    assert heard.count(1) == 60
 
 
 def test_a_later_cycle_runs_only_while_accuracy_is_below_its_bound(trained):

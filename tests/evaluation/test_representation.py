@@ -58,6 +58,17 @@ def test_rows_that_lack_a_modality_have_no_code_of_it():
     assert "latent_classification/c" not in results
 
 
+def test_test_codes_are_standardised_by_the_training_codes():
+    """Test items of one class alone: by their own mean they would lie in the middle, and half of them be misread."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 2
+    train = (2.0 * labels - 1)[:, None] + 0.1 * torch.randn(200, 1, generator=generator)
+    test = 1 + 0.1 * torch.randn(100, 1, generator=generator)
+    assert linear_hits(train, labels, test, torch.ones(100, dtype=torch.int64)).all()
+    near = 0.5 + 0.001 * torch.randn(100, 1, generator=generator)  # nor by their own scale
+    assert linear_hits(train, labels, near, torch.ones(100, dtype=torch.int64)).all()
+
+
 def test_the_probe_is_indifferent_to_the_scale_and_place_of_codes():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(200) % 4

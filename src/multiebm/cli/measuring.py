@@ -1,9 +1,13 @@
 """`multiebm evaluate`, `report`, `presets` and `show`: what a run is worth, and what can be run."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from multiebm.data import MultimodalDataset
+    from multiebm.experiments.schema import Experiment
 
 Run = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 
@@ -37,18 +41,18 @@ def evaluate(
         raise ConfigError(problems)
     experiment = load_experiment(_config_of(run), changes)
     from multiebm.cli.tables import print_evaluation
-    from multiebm.experiments.data import build_dataset, find_device
-    from multiebm.experiments.folder import EVALUATION, check_same_data, read_run
+    from multiebm.evaluation.judges import readable
+    from multiebm.experiments.data import find_device
+    from multiebm.experiments.folder import EVALUATION
     from multiebm.experiments.measure import measure_model
     from multiebm.experiments.pretrained import from_pretrained
 
     out = run / EVALUATION if out is None else out
     try_output(out, "give another file with --out")
+    dataset = _data_of(run, experiment)
     model = from_pretrained(run, find_device(device))
-    dataset = build_dataset(experiment.data)
-    check_same_data(read_run(run), dataset, run)
     measured = experiment.evaluation
-    judges = "" if dataset.n_classes is None else "; judges of the data are trained the first time"
+    judges = "; judges of the data are trained the first time" if readable(dataset) else ""
     what = f"{measured.samples} joint samples and completions of {measured.items} items"
     typer.echo(f"measuring {what}{judges}", err=True)
     evaluation = measure_model(model, dataset, measured, seed, inception)
@@ -63,9 +67,35 @@ def report(
 ) -> None:
     """Write report.html, one self-contained page about a run."""
     import multiebm
+    from multiebm.experiments.load import load_experiment
 
-    _config_of(run)
-    typer.echo(f"report: {multiebm.write_report(run, out=out, progress=False)}")  # the command shows it
+    dataset = _data_of(run, load_experiment(_config_of(run)))
+    page = multiebm.write_report(run, dataset=dataset, out=out, progress=False)  # the command shows it
+    typer.echo(f"report: {page}")
+
+
+def _data_of(run: Path, experiment: "Experiment") -> "MultimodalDataset":
+    """Return what the run was trained on; ConfigError where its configuration does not name it, or names another."""
+    from multiebm.core.errors import ConfigError
+    from multiebm.data import DATASETS, settings_problems
+    from multiebm.experiments.data import build_dataset
+    from multiebm.experiments.folder import check_same_data, read_run
+
+    data, origin = experiment.data, read_run(run)
+    if origin and (problems := settings_problems(data.name, DATASETS[data.name], data.settings)):
+        raise ConfigError(
+            [
+                f"{run}: got a run whose configuration does not say where its data are, expected that of a run trained "
+                "on files: these data were handed over in Python, so measure it there, by "
+                f'multiebm.evaluate(model, dataset).save("{run}/evaluation.json") and '
+                f'multiebm.write_report("{run}", dataset=dataset)',
+                *problems,
+            ]
+        )
+    dataset = build_dataset(data)
+    if origin:
+        check_same_data(origin, dataset, run)
+    return dataset
 
 
 def _config_of(run: Path) -> Path:

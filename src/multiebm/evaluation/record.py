@@ -117,9 +117,11 @@ class Evaluation:
             settings=EvaluationSettings(**settings),
         )
 
-    def save(self, file: Path) -> None:
+    def save(self, file: str | Path) -> None:
         """Write the JSON file whole or not at all; OutputError when it cannot be written."""
-        write_output(file, (json.dumps(self.to_json(), indent=2) + "\n").encode(), "free space, or give another file")
+        write_output(
+            Path(file), (json.dumps(self.to_json(), indent=2) + "\n").encode(), "free space, or give another file"
+        )
 
 
 def load_evaluation(file: Path) -> Evaluation:
