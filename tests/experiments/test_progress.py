@@ -7,9 +7,11 @@ import pytest
 from rich.console import Console
 
 import multiebm
-from multiebm.core.progress import task, track
+from multiebm.core.progress import listening, task, track
 from multiebm.experiments import progress
+from multiebm.experiments.load import load_experiment
 from multiebm.experiments.progress import showing
+from multiebm.experiments.run import run_experiment
 
 QUICK = ["training.warmup.steps=3", "training.cooperative.steps=2", "training.cooperative.energy_first=1"]
 
@@ -69,3 +71,24 @@ def test_training_from_python_speaks_on_standard_error_unless_it_is_muted(
     assert [line.split(",")[0] for line in err.splitlines()][:2] == ["warm-up 1/5", "cooperative 4/5"]
     multiebm.train("toy2d", tmp_path / "mute", QUICK, progress=False)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_run_that_no_view_shows_tells_who_listens_how_many_steps_are_made(tmp_path: Path):
+    class Recorder:
+        def __init__(self) -> None:
+            self.totals: dict[str, int | None] = {}
+            self.done = 0
+
+        def start(self, what: str, total: int | None) -> int:
+            self.totals[what] = total
+            return len(self.totals)
+
+        def advance(self, task: int, steps: int) -> None:
+            self.done += steps if task == 1 else 0
+
+        def end(self, task: int) -> None: ...
+
+    recorder = Recorder()
+    with listening(recorder):
+        run_experiment(load_experiment("toy2d-mopoe", ["training.warmup.steps=7"]), tmp_path / "run")
+    assert recorder.totals["training"] == recorder.done == 7

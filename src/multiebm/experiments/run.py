@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.interrupts import interruptible
 from multiebm.core.lock import locked
+from multiebm.core.progress import task
 from multiebm.data import BatchStream, MultimodalDataset
 from multiebm.experiments.build import TrainingStep, build_model, build_state
 from multiebm.experiments.data import build_dataset, find_device, training_data
@@ -35,7 +36,7 @@ from multiebm.experiments.settle import MOST, Settling, settling_within, take_av
 from multiebm.models.model import MultimodalModel
 from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.guard import Guard
-from multiebm.training.hooks import CheckpointEvery, Hook, MetricsLog, TensorBoard, Validate
+from multiebm.training.hooks import Announce, CheckpointEvery, Hook, MetricsLog, TensorBoard, Validate
 from multiebm.training.loop import Fit, fit
 from multiebm.training.state import ELAPSED, TrainState
 
@@ -86,7 +87,7 @@ def run_experiment(
             state = fresh_state(experiment, dataset, target)
             if run:
                 check_same_data(run, dataset, folder)
-            hooks = make_hooks(experiment, folder, dataset, target, live)
+            hooks = make_hooks(experiment, folder, dataset, target)
             store = CheckpointStore(folder / CHECKPOINTS)
             if resume:
                 store.resume(state)
@@ -95,8 +96,9 @@ def run_experiment(
         run = run or {"preset": preset} | describe_run(dataset, state.model, experiment)
         run.setdefault("sessions", []).append(new_session(state.step))
         write_run(folder, run)
-        with _said("at once; continue from the last checkpoint with --resume"):
-            fitted = _train(experiment, state, hooks, store, run, folder, until)
+        shown = announced(experiment) if live is None else nullcontext(live)
+        with _said("at once; continue from the last checkpoint with --resume"), shown as view:
+            fitted = _train(experiment, state, [*hooks, view], store, run, folder, until)
         return RunResult(state.model, folder, fitted)
 
 
@@ -209,10 +211,8 @@ def fresh_state(
     return build_state(experiment, model, stream)
 
 
-def make_hooks(
-    experiment: Experiment, folder: Path, dataset: MultimodalDataset, device: torch.device, live: Hook | None
-) -> list[Hook]:
-    """Return what happens between steps, checkpoints apart; validation first, so that the logs show it."""
+def make_hooks(experiment: Experiment, folder: Path, dataset: MultimodalDataset, device: torch.device) -> list[Hook]:
+    """Return what happens between steps, views and checkpoints apart; validation first, so that the logs show it."""
     t = experiment.training
     hooks: list[Hook] = []
     if t.validate_every:
@@ -221,7 +221,14 @@ def make_hooks(
     hooks.append(MetricsLog(folder / METRICS, t.log_every))
     if t.tensorboard:
         hooks.append(TensorBoard(folder / BOARD, t.log_every))
-    return hooks if live is None else [*hooks, live]
+    return hooks
+
+
+@contextmanager
+def announced(experiment: Experiment) -> Iterator[Hook]:
+    """Give the hook that tells who listens how many steps are made, for runs that no view of their own shows."""
+    with task("training", experiment.training.warmup.steps + experiment.training.cooperative.steps) as advance:
+        yield Announce(advance)
 
 
 def _fit(

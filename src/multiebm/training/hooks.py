@@ -154,6 +154,21 @@ class Validate:
         """Nothing to finish."""
 
 
+class Announce:
+    """Call `advance` with the steps made since the last call; fewer than none after a roll-back."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance, self._step = advance, 0
+
+    def on_step(self, state: TrainState, metrics: dict[str, float]) -> None:
+        """Say how many steps there are more."""
+        self._advance(state.step - self._step)
+        self._step = state.step
+
+    def on_end(self, state: TrainState) -> None:
+        """Nothing to finish."""
+
+
 class TensorBoard:
     """Write every step's metrics, each `every` steps, for TensorBoard; needs the extra `multiebm[tensorboard]`."""
 
