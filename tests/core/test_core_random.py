@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from multiebm.core.errors import DataError
-from multiebm.core.random import ItemGenerators, item_generators, make_generator, rand, randn
+from multiebm.core.random import STREAM, ItemGenerators, item_generators, make_generator, rand, randn
 from multiebm.core.tree import randn_tree
 
 LIKE = torch.zeros(())
@@ -51,3 +51,27 @@ def test_batch_noise_has_mean_0_and_variance_1():
     n = noise.numel()
     assert abs(noise.mean()) < 4 / n**0.5
     assert abs(noise.var() - 1) < 4 * (2 / n) ** 0.5
+
+
+def test_streams_of_neighbouring_seeds_share_no_item():
+    """Generators are told apart by 32 bits of their seeds: a million items of each, beside those of the next."""
+
+    def told_apart(seed: int, n: int, first: int = 0) -> set[int]:
+        return {g.initial_seed() % 2**32 for g in item_generators(seed, n, first)._generators}
+
+    some = 2000
+    for seed in (0, 1, 7, 4000):
+        streams = [told_apart(seed + k, some) for k in range(5)]
+        assert len(set().union(*streams)) == 5 * some
+        last = told_apart(seed, some, first=1_000_000 - some)  # still before the next begins
+        assert not last & told_apart(seed + 1, some)
+    starts = sorted(seed * STREAM % 2**32 for seed in range(4295))
+    assert min(b - a for a, b in zip(starts, starts[1:], strict=False)) == STREAM > 1_000_000
+
+
+def test_draws_for_many_copies_are_of_each_items_own_stream():
+    many = randn(item_generators(3, 2).repeated(4), (8, 5), LIKE).view(4, 2, 5)
+    for item in range(2):
+        assert torch.equal(many[:, item], randn(item_generators(3, 1, item), (1, 20), LIKE).view(4, 5))
+    with pytest.raises(DataError, match="expected leading size 8"):
+        randn(item_generators(3, 2).repeated(4), (2, 5), LIKE)

@@ -1,10 +1,14 @@
-"""Names that the model's own parts have are refused when it is built, with the fix."""
+"""What building a model refuses, and that its weights are a function of the seed alone."""
+
+import threading
 
 import pytest
+import torch
 
 from multiebm.core.errors import ConfigError
 from multiebm.core.modality import Modality
-from multiebm.experiments.build import build_model
+from multiebm.core.random import make_generator
+from multiebm.experiments.build import _Drawing, build_model
 from multiebm.experiments.schema import ModelSection
 
 
@@ -12,3 +16,43 @@ from multiebm.experiments.schema import ModelSection
 def test_a_modality_cannot_take_a_name_of_the_model(name):
     with pytest.raises(ConfigError, match=f"modality '{name}': got a name that is taken.*rename that part"):
         build_model(ModelSection(), {name: Modality(name, "vector", (2,))}, seed=0)
+
+
+PAIR = {"a": Modality("a", "picture", (3, 8, 8)), "b": Modality("b", "vector", (3,))}
+SECTION = ModelSection.model_validate(
+    {"networks": {"width": 4, "hidden": 16}, "energy": {"width": 8, "fusion": "late"}, "prior": {"kind": "clusters"}}
+)
+
+
+def test_twelve_threads_build_twelve_equal_models_and_draw_nothing_from_the_global_generator():
+    expected = build_model(SECTION, PAIR, seed=3).state_dict()
+    torch.manual_seed(11)
+    before, found, barrier = torch.get_rng_state(), [], threading.Barrier(12)
+
+    def work() -> None:
+        barrier.wait()
+        found.append(build_model(SECTION, PAIR, seed=3).state_dict())
+
+    threads = [threading.Thread(target=work) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 12
+    assert all(torch.equal(state[name], value) for state in found for name, value in expected.items())
+    assert torch.equal(torch.get_rng_state(), before)
+    other = build_model(SECTION, PAIR, seed=4).state_dict()
+    weights = [name for name, value in expected.items() if name.endswith("weight") and value.dim() > 1]
+    assert len(weights) > 10
+    assert not any(torch.equal(other[name], expected[name]) for name in weights)
+
+
+def test_weights_are_those_of_torchs_initialisers_after_the_seed():
+    """A linear layer alone, as torch draws it from its global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        layer = torch.nn.Linear(5, 4)
+    with _Drawing(make_generator(3)):
+        ours = torch.nn.Linear(5, 4)
+    assert torch.equal(layer.weight, ours.weight)
+    assert torch.equal(layer.bias, ours.bias)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from multiebm.core.batch import Batch, mask_views
-from multiebm.core.random import make_generator
-from multiebm.models.inference import LOG_SCALE_RANGE, Encoder, InferenceModel
+from multiebm.core.random import item_generators, make_generator
+from multiebm.models.inference import LOG_SCALE_RANGE, SCALES, SMALLEST_SCALE, Encoder, InferenceModel
 from multiebm.nn.pictures import Networks
 from small_models import mixed, random_views, small_model, vectors, whole, without
 
@@ -147,3 +147,29 @@ def test_without_private_codes_there_are_none():
     assert q.private == {}
     assert isinstance(model.inference, InferenceModel)
     assert list(q.sample(make_generator(0))[0]) == ["shared"]
+
+
+def test_a_log_variance_becomes_the_square_root_of_the_variance():
+    raw = torch.tensor([[-2.0, 0.0, 1.5]])
+    torch.testing.assert_close(SCALES["log_variance"](raw), raw.exp().sqrt())
+    torch.testing.assert_close(SCALES["log_variance"](torch.full((1, 1), 4.0).log()), torch.full((1, 1), 2.0))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 16, 64])
+def test_softmax_scales_sum_to_their_number(dim):
+    """Each is raised by SMALLEST_SCALE; float32 rounds the sum by less than 1e-5 of it."""
+    scales = SCALES["softmax"](3 * torch.randn(20, dim, generator=make_generator(0)))
+    torch.testing.assert_close(scales.sum(1), torch.full((20,), dim * (1 + SMALLEST_SCALE)), rtol=1e-5, atol=0)
+
+
+def test_private_latents_of_absent_parts_come_from_their_fitted_mixture():
+    """One component at 5 with a spread of 0.1: no draw of N(0, 1) is near it. Present parts keep their own."""
+    model = small_model(mixed(), private_components=1)
+    for prior in model.generator.private_priors.values():
+        prior.refit(5 + 0.1 * torch.randn(500, prior.dim, generator=make_generator(0)))
+    views, present = random_views(mixed(), 40), torch.tensor([[True, False, True]] * 40)
+    for generator in (make_generator(1), item_generators(1, 40)):
+        latents = model.infer_latents(Batch(views, present), generator)
+        assert (latents["left"] - 5).abs().max() < 1
+        assert (latents["face"] - 5).abs().min() > 0.05
+        assert latents["face"].mean() < 3

@@ -94,7 +94,8 @@ def in_chunks(compute: Callable[[int, int], TreeT], n: int, rows: int) -> TreeT:
     made: Tree | None = None
     for first in range(0, n, rows):
         part = compute(first, rows)
-        made = made or tree_map(lambda x: x.new_empty((n, *x.shape[1:])), part)
+        if made is None:
+            made = tree_map(lambda x: x.new_empty((n, *x.shape[1:])), part)
         for whole, some in zip(leaves(made), leaves(part), strict=True):
             whole[first : first + rows] = some[: n - first]
     return cast(TreeT, made)

@@ -202,7 +202,9 @@ class Experiment(_Section):
     model: ModelSection = ModelSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of everything: weights, data order, chains")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        0, description="seed of everything: weights, data order, chains"
+    )
 
 
 def contradictions(experiment: Experiment) -> list[str]:
