@@ -51,7 +51,8 @@ def test_a_result_that_cannot_be_written_into_its_run_is_refused_first_and_may_g
     target = run / written
     target.mkdir()  # in the way, as a run that is read-only is for others than root
     with monkeypatch.context() as patch:
-        patch.setattr("multiebm.experiments.data.build_dataset", lambda section: pytest.fail("the work began"))
+        for home in ("report.page", "experiments.data"):  # the first imports it from the second
+            patch.setattr(f"multiebm.{home}.build_dataset", lambda section: pytest.fail("the work began"))
         assert command(name, str(run)) == 1
         assert command(name, str(run), "--out", "/proc/x") == 1
     err = " ".join(capsys.readouterr().err.split())
