@@ -81,8 +81,7 @@ class Scene(NamedTuple):
     def read(self, views: Views) -> dict[str, Tensor]:
         """Return what the judges read in states as users see them, labels int64 [B], by the parts with a judge."""
         assert self.judges is not None
-        seen = {name: self.modalities[name].to_state(view) for name, view in self.raw(views).items()}
-        return self.judges.predict({name: seen[name] for name in self.judges.accuracy})
+        return self.judges.predict({n: self.modalities[n].clamp_state(views[n]) for n in self.judges.accuracy})
 
 
 def pick_items(split: Split, n: int, column: int | None = None) -> Tensor:

@@ -11,7 +11,6 @@ NO_EVALUATION = (
     "This run has not been measured: run `multiebm evaluate` on its folder, then `multiebm report` again. Where its "
     "data are in Python alone: save multiebm.evaluate(model, dataset) in it as evaluation.json."
 )
-COLLAPSED_KL = 0.1  # nats an item, below which a code says nothing
 FEW_CLASSES = 0.5  # label entropy below which agreement says little
 _ENDS = {
     "finished": "Training ended as planned",
@@ -100,15 +99,12 @@ def _clear(a: Result, b: Result) -> float:
 
 def use_of_code(evaluation: Evaluation) -> Sentence | None:
     """Say how much the shared code tells of an item; None where it was not looked at."""
+    if evaluation.collapse is not None:
+        return False, evaluation.collapse
     kl, active, units = (evaluation.results.get(f"latent/{name}") for name in ("kl", "active_units", "units"))
     if kl is None:
         return None
     used = "" if active is None or units is None else f", {active.value:.0f} of {units.value:.0f} latents are in use"
-    if kl.value < COLLAPSED_KL or (active is not None and active.value == 0):
-        return False, (
-            f"The shared code has collapsed ({kl.value:.2g} nats an item{used}): it says nothing of an item, so parts "
-            "share nothing; lower beta, or train longer."
-        )
     return True, f"The shared code tells items apart: {kl.value:.1f} nats an item{used}."
 
 
