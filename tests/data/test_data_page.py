@@ -259,6 +259,20 @@ def _():
         values = np.random.default_rng(0).integers(0, 256, (N, *shape), dtype=np.uint8)
         data = from_arrays({"p": values}, {"p": hwc})
         assert data.modalities["p"].shape == (shape[2], *shape[:2])
+    both = from_arrays({"p": values}, {"p": hwc}, test=Rows({"p": values}))  # in use as in training, or channels first
+    state = both.batch("test", torch.arange(N)).views["p"]
+    again = {"p": Modality.from_json(both.modalities["p"].to_json())}
+    for used in (values, values.transpose(0, 3, 1, 2), torch.from_numpy(values)):
+        assert torch.equal(make_batch(again, {"p": used}).views["p"], state)
+    cubes = np.random.default_rng(0).integers(0, 256, (N, 3, 3, 3), dtype=np.uint8)  # fit both: the declaration counts
+    assert torch.equal(pictures(cubes, hwc)[1], torch.from_numpy(cubes).permute(0, 3, 1, 2) * (2 / 255) - 1)
+    grey = from_arrays({"p": PIXELS.transpose(0, 2, 3, 1)}, {"p": hwc}).modalities
+    with pytest.raises(DataError, match=r"expected \(rows, 4, 4, 1\); add the channel axis, x\[\.\.\., None\]"):
+        make_batch(grey, {"p": PIXELS[:, 0]})
+    old = {key: value for key, value in again["p"].to_json().items() if key != "layout"}
+    assert Modality.from_json(old).layout == "chw"
+    with pytest.raises(ModalityError, match="got layout whc, expected chw or hwc"):
+        Modality.from_json(old | {"layout": "whc"})
     for declared, axis in ((hwc, r"array\[..., None\]"), (PICTURE, r"array\[:, None\]")):
         with pytest.raises(DataError, match=f"add a channel axis, {axis}"):
             from_arrays({"p": PIXELS[:, 0]}, {"p": declared})

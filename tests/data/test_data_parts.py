@@ -145,6 +145,27 @@ def test_a_declared_range_is_in_the_numbers_of_the_file(tmp_path):
     np.testing.assert_allclose(state[0, 0], deep / 4095 * 2 - 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+@pytest.mark.parametrize(("note", "undone"), [(2, 0), (3, 3), (4, 1), (5, 5), (6, 2), (7, 6), (8, 4)])
+def test_pictures_are_turned_as_their_camera_noted(ending, note, undone, tmp_path):
+    upright = np.zeros((8, 16), np.uint8)
+    upright[:4, 8:] = 255
+    exif = Image.Exif()
+    exif[0x0112] = note
+    stored = Image.fromarray(upright).transpose(Image.Transpose(undone))
+    stored.save(tmp_path / f"grey.{ending}", exif=exif, **{"lossless": True} if ending == "webp" else {})
+    read = read_parts(tmp_path, {"grey": Modality("grey", "picture", (1, 8, 16))})[0]["grey"]
+    assert np.array_equal(read[0, 0] > 127, upright > 127)  # JPEG keeps 255 to within a few levels
+
+
+def test_a_sideways_tiff_that_would_be_scrambled_is_refused(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(SHADES[0][:, :4]).save(tmp_path / "grey.tif", exif=exif)
+    with pytest.raises(DataError, match=r"grey.tif: got an uncompressed TIFF that is turned sideways.*save it again"):
+        read_parts(tmp_path, {"grey": Modality("grey", "picture", (1, 4, 4))})
+
+
 def test_palettes_bits_and_colours_become_what_the_modality_has(tmp_path):
     colours = Image.fromarray(np.repeat(np.repeat(COLOURS[0][:2, :2], 2, 0), 3, 1))
     palette = colours.quantize(4)

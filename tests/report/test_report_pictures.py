@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from report_standin import PICTURES, VECTORS, data_uris, make_dataset, make_evaluation, make_scene, pixels
@@ -29,6 +31,16 @@ def test_gen_ebm_and_real_pictures_are_those_of_the_model_and_the_test_set():
     for got, wanted in zip(shown, expected, strict=False):
         assert got.shape == wanted.shape
         assert abs(got.astype(int) - wanted.astype(int)).max() <= 1  # real pictures travel through the state space
+
+
+@pytest.mark.parametrize("section", [joint_section, cross_section, interpolation_section])
+def test_pictures_of_a_declared_range_are_shown_as_any_others(section):
+    """The same networks and the same values in other units: the same pictures within a level of grey."""
+    scanned = {name: replace(m, range=(-1000.0, 3000.0)) for name, m in PICTURES.items()}
+    plain, ranged = (data_uris(section(make_scene(parts))) for parts in (PICTURES, scanned))
+    assert len(plain) == len(ranged)
+    for a, b in zip(plain, ranged, strict=True):
+        assert abs(pixels(a).astype(int) - pixels(b)).max() <= 1
 
 
 def test_without_an_energy_there_is_no_ebm_and_a_sentence_says_so():

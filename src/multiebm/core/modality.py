@@ -6,12 +6,14 @@ Vectors: raw is float64; the state is float32, standardised by the training set'
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from math import prod
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from multiebm.core.errors import ModalityError
@@ -19,8 +21,9 @@ from multiebm.core.errors import ModalityError
 Views = dict[str, Tensor]
 T = TypeVar("T")
 
-RESERVED = ("labels", "present", "shared")  # keys beside the modalities in files and latents
-PREFIXES = ("test_", "present_")
+BESIDE = ("labels", "present")  # keys beside the modalities in files
+RESERVED = (*BESIDE, "shared")  # and in latents
+TEST, MASK = PREFIXES = ("test_", "present_")  # begin the keys of a test split, and of one modality's mask
 NAME_LENGTH = 64
 _TAKEN = "!"  # ends the key of a name that torch's containers use themselves; no name can hold it
 
@@ -62,7 +65,8 @@ def name_of_key(key: str) -> str:
 @dataclass(frozen=True)
 class Modality:
     """Name, kind and item shape, `(C, H, W)` or `(D,)`. Vectors: the standardisation, and the names of the columns
-    where training had them. Pictures: the `range` of their raw values where it was declared, black to white.
+    where training had them. Pictures: the `range` of their raw values where it was declared, black to white, and the
+    `layout` of what users hand over; raw values and states are channels first whatever it is.
     """
 
     name: str
@@ -72,6 +76,7 @@ class Modality:
     scale: tuple[float, ...] = ()
     range: tuple[float, float] | None = None
     columns: tuple[str, ...] = ()
+    layout: Literal["chw", "hwc"] = "chw"
 
     def __repr__(self) -> str:
         """Name what is set; fingerprints of data sets are made of it, so that what is not set cannot change them."""
@@ -83,6 +88,14 @@ class Modality:
     def size(self) -> int:
         """Number of coordinates of one item: the product of `shape`."""
         return prod(self.shape)
+
+    def channels_first(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return what a user hands over [B, ...] with channels first, if the layout hwc was declared and it fits.
+
+        What has channels first already, as all that comes back has, is left so unless its shape fits both layouts.
+        """
+        last = (*self.shape[1:], self.shape[0])
+        return np.moveaxis(values, -1, 1) if self.layout == "hwc" and values.shape[1:] == last else values
 
     def to_state(self, raw: Tensor) -> Tensor:
         """Map raw values [B, *shape] to the float32 state [B, *shape]; NaN passes through, for the caller to mask."""
@@ -136,7 +149,7 @@ class Modality:
     def from_json(cls, values: dict[str, Any]) -> "Modality":
         """Rebuild from `to_json`, which a JSON file turned tuples into lists of; ModalityError where it does not fit.
 
-        `range` and `columns` may be missing: files written before these existed have neither.
+        `range`, `columns` and `layout` may be missing: files written before these existed have none of them.
         """
         if problem := _json_problem(values):
             raise ModalityError(f"modality: {problem}")
@@ -149,6 +162,7 @@ class Modality:
             *numbers,
             None if span is None else tuple(span),
             columns,
+            values.get("layout", "chw"),
         )
 
 
@@ -161,7 +175,7 @@ def range_problem(span: Any) -> str | None:
 def _json_problem(values: Any) -> str | None:
     if not isinstance(values, dict):
         return f"got {type(values).__name__}, expected a description by key"
-    known = {"name", "kind", "shape", "loc", "scale", "range", "columns"}
+    known = {field.name for field in fields(Modality)}
     if wrong := [key for key in ("name", "kind", "shape", "loc", "scale") if key not in values]:
         return f"got no {wrong[0]}, expected one"
     if wrong := [key for key in values if key not in known]:
@@ -187,6 +201,8 @@ def _json_problem(values: Any) -> str | None:
         return "got a loc and scale that do not fit each other or the kind, expected one scale above 0 a coordinate"
     if not isinstance(columns, list | tuple) or len(columns) not in (0, shape[0]) or {type(c) for c in columns} - {str}:
         return f"got columns {str(columns)[:40]}, expected {shape[0]} names, or none"
+    if values.get("layout", "chw") not in ("chw", "hwc"):
+        return f"got layout {str(values['layout'])[:40]}, expected chw or hwc"
     span = values.get("range")
     return None if span is None else range_problem(span)
 

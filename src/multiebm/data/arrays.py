@@ -12,11 +12,11 @@ from torch import Tensor
 
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import SHOWN, in_order, read_parts, read_presence
-from multiebm.core.modality import Modality, Views, name_problem, range_problem
+from multiebm.core.modality import TEST, Modality, Views, name_problem, range_problem
 from multiebm.core.raw import check_dark, check_state
 from multiebm.core.table import nearest
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint
-from multiebm.data.files import TEST, read_npz, sorted_content
+from multiebm.data.files import read_npz, sorted_content
 from multiebm.data.validate import check_names, check_picture, check_vector, code_labels, read_labels
 
 logger = logging.getLogger(__name__)
@@ -181,7 +181,8 @@ def _modality(name: str, declared: Mapping[str, Any], train: Split, columns: tup
     shape = tuple(view.shape[1:])
     if declared["kind"] == "picture":
         span = declared.get("range")
-        return Modality(name, "picture", shape, range=None if span is None else (float(span[0]), float(span[1])))
+        span = None if span is None else (float(span[0]), float(span[1]))
+        return Modality(name, "picture", shape, range=span, layout=declared["layout"])
     seen = view[present]
     if len(seen) == 0:
         return Modality(name, "vector", shape, (0.0,) * shape[0], (1.0,) * shape[0], columns=columns)

@@ -23,12 +23,10 @@ from numpy.typing import NDArray
 from multiebm.core.errors import DataError, OutputError
 from multiebm.core.files import why_not_written, written_whole
 from multiebm.core.handed import Array
+from multiebm.core.modality import BESIDE, MASK
 
 MAX_BYTES = 8 << 30  # that a file, or a folder of pictures, may unpack to
 MAX_BYTES_VARIABLE = "MULTIEBM_MAX_BYTES"  # in the environment, another number of bytes
-TEST = "test_"  # begins the keys of a test split
-RESERVED = ("labels", "present")
-MASK = "present_"
 _SHRINKS = 100  # times that an archive of more than _SMALL bytes may be smaller than what is in it
 _SMALL = 256 << 20  # bytes
 _HEADER = 1 << 16  # bytes within which the header of an array ends
@@ -105,7 +103,7 @@ def sorted_content(arrays: Mapping[str, Array], what: str) -> Content:
     masks = {key.removeprefix(MASK): arrays[key] for key in arrays if key.startswith(MASK)}
     if masks and "present" in arrays:
         raise DataError(f"{what}: got both present and {MASK}{next(iter(masks))}, expected one form; drop one of them")
-    views = {key: value for key, value in arrays.items() if key not in RESERVED and not key.startswith(MASK)}
+    views = {key: value for key, value in arrays.items() if key not in BESIDE and not key.startswith(MASK)}
     return Content(views, arrays.get("labels"), masks or arrays.get("present"))
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from multiebm.core.errors import DataError, ModalityError
 from multiebm.core.handed import Array, check_lengths, read_present
-from multiebm.core.modality import Modality
+from multiebm.core.modality import BESIDE, MASK, TEST, Modality
 from multiebm.core.table import nearest
-from multiebm.data.files import BROKEN, MASK, RESERVED, TEST, check_bytes, expanded, read_npz, sorted_content
+from multiebm.data.files import BROKEN, check_bytes, expanded, read_npz, sorted_content
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
     content = sorted_content(_training_rows(read_npz(path), modalities, path), str(path))
     for name in content.views:
         if name not in modalities:
-            known = [*modalities, *RESERVED, *(f"{MASK}{known}" for known in modalities)]
+            known = [*modalities, *BESIDE, *(f"{MASK}{known}" for known in modalities)]
             raise ModalityError(
                 f"{path}: got an array {name!r}, expected some of {', '.join(modalities)}.{nearest(name, known)} "
                 "Rename or remove it"
@@ -165,7 +165,9 @@ def _read_picture(file: Path, modality: Modality) -> NDArray[Any]:
         )
     channels, height, width = modality.shape
     with opened_picture(file, "expected a readable picture; save it again") as picture:
-        if picture.size != (width, height):  # known from the header; nothing is decoded yet
+        if sorted(picture.size) == sorted((width, height)):  # from the header; before, nothing is decoded
+            _turn_upright(picture)
+        if picture.size != (width, height):
             raise DataError(
                 f"{file}: got {picture.width}x{picture.height} pixels, expected {width}x{height} (width x height) as "
                 f"modality {modality.name!r} has; resize it"
@@ -174,6 +176,14 @@ def _read_picture(file: Path, modality: Modality) -> NDArray[Any]:
             raise ValueError("several pictures in one file")
         values = _pixels(picture, channels, modality.range is not None)
         return values.reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def _turn_upright(picture: Image.Image) -> None:
+    """Turn a picture as its camera noted (EXIF), as viewers do; ValueError where Pillow would mix its pixels up."""
+    raw_tiff = picture.format == "TIFF" and picture.info.get("compression") == "raw"
+    if raw_tiff and picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
+        raise ValueError("an uncompressed TIFF that is turned sideways")
+    ImageOps.exif_transpose(picture, in_place=True)
 
 
 @contextmanager

@@ -90,6 +90,7 @@ def check_parts(modalities: dict[str, Modality], parts: Any, present: Any = None
 def check_view(m: Modality, values: Array, present: Mask) -> Tensor:
     """Return `values` [B, *shape] as raw values if they are such of modality `m` in the rows that are `present`."""
     where = f"parts, modality {m.name!r}"
+    values = m.channels_first(values)
     if values.shape[1:] != m.shape:
         raise DataError(f"{where}: {_shape_message(m, values.shape)}")
     if m.kind == "picture":
@@ -100,16 +101,18 @@ def check_view(m: Modality, values: Array, present: Mask) -> Tensor:
 
 
 def _shape_message(m: Modality, got: tuple[int, ...]) -> str:
-    message = f"got shape {got}, expected (rows, {', '.join(map(str, m.shape))})"
-    if got == m.shape:
+    last = (*m.shape[1:], m.shape[0])
+    shape, axis = (last, "x[..., None]") if m.layout == "hwc" else (m.shape, "x[:, None]")
+    message = f"got shape {got}, expected (rows, {', '.join(map(str, shape))})"
+    if got in (m.shape, shape):
         return f"{message}; of one item pass x[None]"
     if m.kind == "picture" and len(got) == 4:
-        if got[1:] == (*m.shape[1:], m.shape[0]):
+        if got[1:] == last:
             return f"{message}: channels are last; pass x.permute(0, 3, 1, 2), of an array x.transpose(0, 3, 1, 2)"
-        if got[1] == m.shape[0]:
+        if got[-1 if m.layout == "hwc" else 1] == m.shape[0]:
             return f"{message}; resize the pictures to {m.shape[1]}x{m.shape[2]}"
-    if m.kind == "picture" and got[1:] == m.shape[1:]:
-        return f"{message}; add the channel axis, x[:, None]"
+    if m.kind == "picture" and (1, *got[1:]) == m.shape:
+        return f"{message}; add the channel axis, {axis}"
     if m.kind == "vector" and len(got) == 2:
         return f"{message}; pass the {m.size} columns of training"
     return f"{message}; reshape it"

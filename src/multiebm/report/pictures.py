@@ -29,8 +29,8 @@ def joint_section(scene: Scene) -> str:
     """Joint samples before and after the data chain from the same latents, beside real test items."""
     n = SHOWN if all(m.kind == "picture" for m in scene.modalities.values()) else POINTS
     seed = scene.record.experiment.seed
-    gen = scene.model.sample(n, refine_steps=0, seed=seed)
-    ebm = None if scene.no_energy else scene.model.sample(n, refine_steps=None, seed=seed)
+    gen = scene.seen(scene.model.sample(n, refine_steps=0, seed=seed))
+    ebm = None if scene.no_energy else scene.seen(scene.model.sample(n, refine_steps=None, seed=seed))
     lead = _joint_lead(scene)
     blocks = [block("Gen", _rows(scene, gen, "joint samples, Gen"), "Decoder means of latents from the prior.")]
     if ebm is not None:

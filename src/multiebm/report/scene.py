@@ -57,7 +57,11 @@ class Scene(NamedTuple):
 
     def raw(self, views: Views) -> Views:
         """Map state-space views [B, ...] to what is shown: pictures in [0, 1], vectors in their own units."""
-        return {name: m.shown(m.to_raw(view)) for name, view in views.items() for m in [self.modalities[name]]}
+        return self.seen({name: self.modalities[name].to_raw(view) for name, view in views.items()})
+
+    def seen(self, raw: Views) -> Views:
+        """Map what a model gives its users [B, ...] to what is shown: pictures of a declared range to [0, 1]."""
+        return {name: self.modalities[name].shown(view) for name, view in raw.items()}
 
     def test_batch(self, n: int, part: str | None = None) -> Batch:
         """Return `n` test items that have `part` (or any; all, if fewer), spread over the classes, on the model's
