@@ -154,6 +154,7 @@ def _():
     wrong = GOOD.astype(object)
     wrong[3, 1] = None
     refused(wrong, "got None in row 3, expected real numbers")
+    refused([[10**400] * 3] * N, "got a whole number beyond float64")
 
 
 @row("None, text, dates, complex")
@@ -212,6 +213,18 @@ def _():
     assert torch.equal(pictures(PIXELS % 2, PICTURE | {"range": [0, 1]})[1], torch.from_numpy(PIXELS % 2) * 2.0 - 1)
     dark = pictures(PIXELS % 17, PICTURE | {"range": [0, 255]})[1]
     torch.testing.assert_close(dark, torch.from_numpy(PIXELS % 17) * (2 / 255) - 1)
+
+
+@row("floats that never pass 1 / 255")
+def _():
+    twice = (PIXELS / 255 / 255).astype(np.float32)
+    with pytest.raises(
+        DataError, match=r"got floats in \[3.07574e-05, 0.00392157\].*nearly black; if bytes were divided by 255 twice"
+    ):
+        pictures(twice)
+    state = pictures(twice, PICTURE | {"range": [0, 1]})[1]
+    torch.testing.assert_close(state, torch.from_numpy(twice) * 2 - 1, rtol=0, atol=1e-6)
+    assert pictures(np.full_like(twice, 0.001))[1].unique().tolist() == pytest.approx([-0.998])
 
 
 @row("bool")
@@ -278,6 +291,28 @@ def _():
             from_arrays({"p": PIXELS[:, 0]}, {"p": declared})
     with pytest.raises(DataError, match="looks like HWC, so declare layout: hwc"):
         from_arrays({"p": np.zeros((N, 32, 32, 3), np.uint8)}, {"p": PICTURE})
+
+
+@row("rows of data frames and series")
+def _():
+    frame = pd.DataFrame(GOOD, columns=["a", "b", "c"])
+    back = frame.index[::-1]
+    kinds, mask = {"v": VECTOR, "w": VECTOR}, pd.DataFrame({"v": [True] * 6 + [False] * 6, "w": [True] * N})
+    labels = pd.Series(list("ab") * 6)
+    whole = {"v": frame, "w": frame}
+    data = from_arrays(whole, kinds, labels, mask)
+    for wrong, name in (
+        (lambda: from_arrays(whole, kinds, labels.loc[back]), "labels"),
+        (lambda: from_arrays(whole, kinds, labels, mask.loc[back]), "present"),
+        (lambda: from_arrays(whole, kinds, labels, {"v": mask["v"].loc[back]}), "present v"),
+        (lambda: from_arrays({"v": frame, "w": frame.loc[back]}, kinds), "w"),
+        (lambda: make_batch(data.modalities, whole, mask.loc[back]), "present"),
+    ):
+        with pytest.raises(DataError, match=f"got rows of {name} in another order than those of v"):
+            wrong()
+    assert (
+        make_batch(data.modalities, whole, mask.loc[back].to_numpy()).present[:, 0].tolist() == [False] * 6 + [True] * 6
+    )
 
 
 def hidden(present):

@@ -43,8 +43,11 @@ class Handed(NamedTuple):
     rows: Array | None = None
 
 
-def read_parts(parts: Any, what: str) -> dict[str, Handed]:
-    """Return the arrays of `parts`, a dict by modality, [N, ...] each with N at least 1; else DataError."""
+def read_parts(parts: Any, what: str, present: Any = None, labels: Any = None) -> dict[str, Handed]:
+    """Return the arrays of `parts`, a dict by modality, [N, ...] each with N at least 1; else DataError.
+
+    Of `present` and `labels`, which are read later, the names of rows are compared with those of the parts.
+    """
     if not isinstance(parts, Mapping):
         raise DataError(
             f"{what}: got {_named(parts)}, expected a dict of arrays by modality; say whose values they are, for "
@@ -56,7 +59,10 @@ def read_parts(parts: Any, what: str) -> dict[str, Handed]:
             raise DataError(f"{what}, modality {name!r}: got a single number, expected one row an item; pass an array")
     if handed:
         check_lengths({name: part.values for name, part in handed.items()}, what)
-    _check_rows({name: part.rows for name, part in handed.items() if part.rows is not None}, what)
+    masks = present if isinstance(present, Mapping) else {"": present}
+    beside = {f"present {name}".strip(): mask for name, mask in masks.items()} | {"labels": labels}
+    rows = {name: part.rows for name, part in handed.items()} | {name: _rows(of) for name, of in beside.items()}
+    _check_rows({name: index for name, index in rows.items() if index is not None}, what)
     return handed
 
 
@@ -103,8 +109,8 @@ def unpack(value: Any, where: str) -> Handed:
             _check_dense(value.shape, ".toarray()", where)
             return Handed(np.asarray(value.toarray()))
         if hasattr(value, "to_numpy"):
-            rows = np.asarray(value.index) if hasattr(value, "index") else None
-            return _from_frame(value, where)._replace(rows=rows) if hasattr(value, "columns") else _column(value, rows)
+            found = _from_frame(value, where) if hasattr(value, "columns") else _column(value)
+            return found._replace(rows=_rows(value))
         if isinstance(value, list | tuple):
             return _from_list(value, where)
         return Handed(np.asarray(value))
@@ -221,12 +227,17 @@ def _from_frame(frame: Any, where: str) -> Handed:
     return Handed(np.stack(columns, 1) if columns else np.zeros((len(frame), 0)), columns=names)
 
 
-def _column(series: Any, rows: Array | None) -> Handed:
+def _rows(value: Any) -> Array | None:
+    """Return the names of the rows of a data frame or series; None of anything else."""
+    return np.asarray(value.index) if hasattr(value, "to_numpy") and hasattr(value, "index") else None
+
+
+def _column(series: Any) -> Handed:
     """Return a series' values; what its nullable type calls missing becomes NaN, and is treated as NaN is."""
     numeric = not isinstance(series.dtype, np.dtype) and getattr(series.dtype, "kind", "O") in "biuf"
     if numeric and series.isna().any():
-        return Handed(series.to_numpy(dtype=np.float64, na_value=np.nan), rows=rows)
-    return Handed(np.asarray(series.to_numpy()), rows=rows)
+        return Handed(series.to_numpy(dtype=np.float64, na_value=np.nan))
+    return Handed(np.asarray(series.to_numpy()))
 
 
 def _from_list(rows: Sequence[Any], where: str) -> Handed:
@@ -273,7 +284,10 @@ def _numbers(values: Array, hidden: Mask, where: str) -> Array:
                 f"{where}: got {_named(cell)}{row}, expected real numbers; convert it, or mark what is missing absent "
                 "in `present`"
             )
-    return np.where(hidden, 0, values).astype(np.float64)
+    try:
+        return np.where(hidden, 0, values).astype(np.float64)
+    except OverflowError as error:
+        raise DataError(f"{where}: got a whole number beyond float64, expected real numbers below 1e37") from error
 
 
 def _check_dense(shape: Sequence[int], call: str, where: str) -> None:

@@ -64,17 +64,25 @@ def as_picture(values: Array, span: Sequence[float] | None, present: Mask, where
 
 
 def check_dark(of_splits: Sequence[tuple[Tensor, Tensor]], where: str) -> None:
-    """Refuse bytes of a whole set that never pass an eighth of 255: they are masks, classes or other grey levels.
+    """Refuse pictures of a whole set that are nearly black, so are not in the units that they are taken for.
 
-    Given the raw values [N, ...] of every split, and which of them are present, bool [N].
+    These are bytes that never pass an eighth of 255 (masks, classes, other grey levels), and floats that vary and never
+    pass 1 / 255 (divided twice). Given the raw values [N, ...] of every split, and which are present, bool [N].
     """
-    rows = [raw[present] for raw, present in of_splits if raw.dtype == torch.uint8 and present.any()]
-    least = min((int(of.min()) for of in rows), default=0)
-    most = max((int(of.max()) for of in rows), default=0)
-    if 0 < most < 32 and (most == 1 or least < most):
+    rows = [raw[present] for raw, present in of_splits if present.any()]
+    least = min((float(of.min()) for of in rows), default=0)
+    most = max((float(of.max()) for of in rows), default=0)
+    if any(raw.dtype == torch.uint8 for raw, _ in of_splits):
+        if 0 < most < 32 and (most == 1 or least < most):
+            raise DataError(
+                f"{where}: got uint8 in [{least:g}, {most:g}], expected them in 0..255, of which these are nearly "
+                f"black; {_declare(0, most)}, or range: [0, 255] if they are that dark"
+            )
+    elif least < most <= (1 + TOLERANCE) / 255:
         raise DataError(
-            f"{where}: got uint8 in [{least}, {most}], expected them in 0..255, of which these are nearly black; "
-            f"{_declare(0, most)}, or range: [0, 255] if they are that dark"
+            f"{where}: got floats in [{least:g}, {most:g}], expected them in [0, 1], of which these are nearly black; "
+            f"if bytes were divided by 255 twice, do it once, or {_declare(0, most)}, or range: [0, 1] if they are "
+            "that dark"
         )
 
 

@@ -143,7 +143,7 @@ def check_rows(rows: Rows, modalities: Declared, what: str, columns: dict[str, t
     `columns` remembers the names that data frames have, for the splits that follow. Rows with nothing present are
     logged.
     """
-    given, known = read_parts(rows.views, what), {} if columns is None else columns
+    given, known = read_parts(rows.views, what, rows.present, rows.labels), {} if columns is None else columns
     check_names(list(given), list(modalities), what)
     for name, part in given.items():
         given[name] = in_order(part, known.setdefault(name, part.columns), f"{what}, modality {name!r}")

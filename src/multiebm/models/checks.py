@@ -65,7 +65,7 @@ def make_batch(
 def check_parts(modalities: dict[str, Modality], parts: Any, present: Any = None) -> Given:
     """Return `parts` and `present` as `make_batch` takes them, every row of them checked, all of it copied."""
     known = list(modalities)
-    handed = read_parts(parts, "parts")
+    handed = read_parts(parts, "parts", present)
     if not handed:
         raise ModalityError(
             f"parts: got none, expected at least one of {', '.join(known)}; for joint samples use sample(n)"
