@@ -8,6 +8,7 @@ import torch
 
 from multiebm.core.errors import ConfigError, DataError, ModalityError
 from multiebm.data import Rows, from_arrays, load_dataset
+from multiebm.data.arrays import load_arrays
 
 PARTS = {"photo": {"kind": "picture", "layout": "chw"}, "table": {"kind": "vector"}}
 N = 20
@@ -348,3 +349,46 @@ def test_every_problem_of_the_declarations_is_reported_at_once():
     assert key.startswith("arrays.modalities.sound: got unknown key 'layuot', expected kind.")
     with pytest.raises(ConfigError, match="arrays.modalities: got none, expected at least one; declare name"):
         from_arrays({}, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"path": 3}, DataError, "path: got int, expected text or a pathlib.Path"),
+        ({"arrays": [1]}, DataError, "arrays: got list, expected a dict of arrays"),
+        ({"arrays": {1: np.ones((4, 2))}}, DataError, "arrays: got the key 1, expected a dict of arrays by the names"),
+        ({"test_fraction": "a"}, ConfigError, "test_fraction: got 'a', expected a share between 0 and 1"),
+        ({"test_fraction": None}, ConfigError, "test_fraction: got None, expected a share between 0 and 1"),
+        ({"seed": -1}, ConfigError, "seed: got -1, expected a whole number from 0"),
+        ({"seed": "a"}, ConfigError, r"seed: got 'a' \(str\), expected a whole number from 0"),
+    ],
+)
+def test_what_is_no_path_no_dict_no_share_and_no_seed_is_said(given, error, said):
+    usual = {} if "path" in given else {"arrays": {"v": np.ones((4, 2))}}
+    with pytest.raises(error, match=said):
+        load_arrays({"v": {"kind": "vector"}}, **{**usual, **given})
+
+
+@pytest.mark.parametrize(
+    ("span", "said"),
+    [
+        ([0, 10**400], "expected .low, high., two numbers"),
+        ([0, 1e300], r"got \[0, 1e\+300\], expected numbers of at most 1e\+37; scale the values down"),
+        ([1e9, 1e9 + 1], "too narrow so far from 0 for float32, .*subtract low from the values"),
+    ],
+)
+def test_a_range_in_which_float32_cannot_tell_values_apart_is_refused(span, said):
+    declared = {"p": {"kind": "picture", "layout": "chw", "range": span}}
+    with pytest.raises(ConfigError, match=said):
+        from_arrays({"p": np.full((4, 1, 4, 4), 1e9)}, declared)
+
+
+def test_a_range_may_be_of_numpys_numbers_and_far_from_0():
+    kelvin = np.random.default_rng(0).uniform(273, 274, (8, 1, 4, 4))
+    data = from_arrays(
+        {"p": kelvin}, {"p": {"kind": "picture", "layout": "chw", "range": [np.int64(273), np.float32(274)]}}
+    )
+    assert data.modalities["p"].range == (273.0, 274.0)
+    state = data.batch("train", torch.arange(len(data.train))).views["p"]
+    back = data.modalities["p"].to_raw(state)
+    torch.testing.assert_close(back, data.train.views["p"], rtol=0, atol=1e-4)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from math import prod
+from numbers import Real
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -25,6 +26,8 @@ BESIDE = ("labels", "present")  # keys beside the modalities in files
 RESERVED = (*BESIDE, "shared")  # and in latents
 TEST, MASK = PREFIXES = ("test_", "present_")  # begin the keys of a test split, and of one modality's mask
 NAME_LENGTH = 64
+RAW_LIMIT = 1e37  # near the largest float32, which is what networks compute in
+_LEVELS = 1000  # that float32, in which pictures are kept, must tell apart in their range
 _TAKEN = "!"  # ends the key of a name that torch's containers use themselves; no name can hold it
 
 
@@ -169,7 +172,16 @@ class Modality:
 def range_problem(span: Any) -> str | None:
     """Return what is wrong with the declared range of a picture, as "got ..., expected ..."; None if nothing is."""
     fits = isinstance(span, list | tuple) and len(span) == 2 and all(map(_is_number, span)) and span[0] < span[1]
-    return None if fits else f"got {span!r}, expected [low, high], two numbers, black and white; correct it"
+    if not fits:
+        return f"got {span!r}, expected [low, high], two numbers, black and white; correct it"
+    low, high = map(float, span)
+    if (far := max(abs(low), abs(high))) > RAW_LIMIT:
+        return f"got {span!r}, expected numbers of at most {RAW_LIMIT:g}; scale the values down"
+    if high - low < _LEVELS * far * torch.finfo(torch.float32).eps:
+        return (
+            f"got {span!r}, too narrow so far from 0 for float32, expected one around 0; subtract low from the values"
+        )
+    return None
 
 
 def _json_problem(values: Any) -> str | None:
@@ -208,4 +220,7 @@ def _json_problem(values: Any) -> str | None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))
+    except OverflowError:  # a whole number beyond float64
+        return False

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from multiebm.core.errors import DataError
 from multiebm.core.handed import SHOWN, Array, Mask
-from multiebm.core.modality import Modality
+from multiebm.core.modality import RAW_LIMIT, Modality
 
-RAW_LIMIT = 1e37  # near the largest float32, which is what networks compute in
 STATE_LIMIT = 1e9  # standard deviations from the training mean; networks square them, and float32 ends at 3e38
 TOLERANCE = 1e-6  # share of a range by which rounding may leave it; such values are clamped
 

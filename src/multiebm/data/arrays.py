@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from torch import Tensor
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import SHOWN, in_order, read_parts, read_presence
 from multiebm.core.modality import TEST, Modality, Views, name_problem, range_problem
+from multiebm.core.random import check_seed
 from multiebm.core.raw import check_dark, check_state
 from multiebm.core.table import nearest
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint
-from multiebm.data.files import read_npz, sorted_content
+from multiebm.data.files import expanded, read_npz, sorted_content
 from multiebm.data.validate import check_names, check_picture, check_vector, code_labels, read_labels
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,9 @@ def from_arrays(
     DataError for values that do not fit.
     """
     check_declarations(modalities)
+    if test is None:
+        _check_share(test_fraction, name)
+        check_seed(seed)
     rows = [Rows(views, labels, present), *([] if test is None else [test])]
     whats = [name] if test is None else [f"{name} (train)", f"{name} (test)"]
     columns: dict[str, tuple[str, ...]] = {}
@@ -95,9 +100,17 @@ def load_arrays(
     if (path is None) == (arrays is None):
         given = "neither" if path is None else "both"
         raise ConfigError(f"arrays: got {given} of path and arrays, expected exactly one; set path to an .npz file")
-    what = "arrays" if path is None else Path(path).name
-    content: Mapping[str, Any] = read_npz(path) if path is not None else arrays or {}
+    what = "arrays" if path is None else expanded(path).name
     check_declarations(modalities)
+    content: Any = arrays if path is None else read_npz(path)
+    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+        got = (
+            next((repr(key) for key in content if not isinstance(key, str)), "") if isinstance(content, Mapping) else ""
+        )
+        raise DataError(
+            f"arrays: got {f'the key {got}' if got else type(content).__name__}, expected a dict of arrays by the "
+            "names of their modalities; quote the names"
+        )
     parts = {key: content[key] for key in content if not key.startswith(TEST)}
     held_out = {key.removeprefix(TEST): content[key] for key in content if key.startswith(TEST)}
     train = Rows(*sorted_content(parts, what))
@@ -161,14 +174,17 @@ def check_rows(rows: Rows, modalities: Declared, what: str, columns: dict[str, t
 
 def split_rows(rows: Split, test_fraction: float, seed: int, what: str) -> tuple[Split, Split]:
     """Return training and test rows [N, ...], a permutation by `seed` cut at `test_fraction`; each has at least one."""
-    if not 0 < test_fraction < 1:
-        raise ConfigError(f"{what}.test_fraction: got {test_fraction}, expected a share between 0 and 1, such as 0.2")
     n = len(rows)
     if n < 2:
         raise DataError(f"{what}: got {n} row, expected at least 2 to split into training and test; supply test arrays")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(n))
     cut = min(max(round(n * test_fraction), 1), n - 1)
     return _take(rows, order[cut:]), _take(rows, order[:cut])
+
+
+def _check_share(share: Any, what: str) -> None:
+    if not isinstance(share, Real) or not 0 < float(share) < 1:
+        raise ConfigError(f"{what}.test_fraction: got {share!r}, expected a share between 0 and 1, such as 0.2")
 
 
 def _take(rows: Split, indices: Tensor) -> Split:

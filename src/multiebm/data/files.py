@@ -45,7 +45,9 @@ class Content(NamedTuple):
 
 
 def expanded(path: str | Path) -> Path:
-    """Return `path` with ~ replaced by the home folder, where there is one."""
+    """Return `path` with ~ replaced by the home folder, where there is one; DataError for what is no path."""
+    if not isinstance(path, str | os.PathLike):
+        raise DataError(f"path: got {type(path).__name__}, expected text or a pathlib.Path; correct it")
     return Path(os.path.expanduser(path))
 
 

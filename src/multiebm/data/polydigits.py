@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate, pad
 
 from multiebm.core.errors import ConfigError
 from multiebm.core.modality import Modality
+from multiebm.core.random import check_seed
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint, everything_present
 from multiebm.data.recipe import NAMES, Pixels, invert_inside, random_crops, recipe_problems
 from multiebm.data.textures import cells, clouds, photograph, waves
@@ -40,7 +41,7 @@ def load_polydigits(
     problems = recipe_problems("polydigits", size, modalities, counts)
     if problems:
         raise ConfigError(problems)
-    return _build(size, seed, train_tuples, test_tuples, tuple(modalities))
+    return _build(size, check_seed(seed), train_tuples, test_tuples, tuple(modalities))
 
 
 @lru_cache(maxsize=4)

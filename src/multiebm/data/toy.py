@@ -5,7 +5,7 @@ from torch import Tensor
 
 from multiebm.core.errors import ConfigError
 from multiebm.core.modality import Modality, Views
-from multiebm.core.random import make_generator
+from multiebm.core.random import check_seed, make_generator
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint, everything_present
 
 NOISE = 0.05  # standard deviation of each coordinate about its corner
@@ -26,7 +26,7 @@ def load_toy2d(train_items: int = 10_000, test_items: int = 2_000, seed: int = 0
     ]
     if problems:
         raise ConfigError(problems)
-    generator = make_generator(seed)
+    generator = make_generator(check_seed(seed))
     train, test = (_draw(n, generator) for n in (train_items, test_items))
     modalities = {name: Modality(name, "vector", (2,)) for name in TOY2D_CENTROIDS}
     fingerprint = content_fingerprint(modalities, train, test)
