@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from multiebm.core.errors import OutputError
+from multiebm.core.files import hold
 from multiebm.core.lock import LOCK, locked
 
 HOLDER = """
@@ -91,6 +92,19 @@ def test_another_thread_of_this_process_is_refused_too(tmp_path: Path):
         f"{tmp_path}: in use by this very process ({os.getpid()}), in another thread or call; wait until it has ended, "
         "or stop it"
     ]
+
+
+@pytest.mark.parametrize("before", [{}, {"pid": 2**31 - 2, "host": socket.gethostname()}])
+def test_who_has_locked_but_not_yet_written_its_name_is_waited_for_and_named(before: dict, tmp_path: Path):
+    (tmp_path / LOCK).write_text(json.dumps(before) if before else "")
+    held = hold(tmp_path / LOCK, wait=False)
+    now = json.dumps({"pid": os.getppid(), "host": socket.gethostname(), "started": "now", "command": "x"}).encode()
+    writer = threading.Timer(0.2, lambda: os.pwrite(held.handle, now, 0))
+    writer.start()
+    with pytest.raises(OutputError, match=f"in use by process {os.getppid()} on "), locked(tmp_path):
+        pytest.fail("two hold it")
+    writer.join()
+    os.close(held.handle)
 
 
 def test_the_lock_of_another_host_takes_force_and_says_so(tmp_path: Path):

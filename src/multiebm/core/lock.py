@@ -17,6 +17,7 @@ from multiebm.core.files import Held, hold, why_not_written
 
 LOCK = ".lock"
 _MOST = 10_000  # bytes of a lock file that are read; one of ours is far shorter
+_NAMED_SECONDS = 2.0  # within which whoever has locked the file has written its name into it
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def locked(folder: Path, force: bool = False) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         held = hold(file, wait=False)
     except BlockingIOError as error:
-        raise OutputError(f"{folder}: in use by {_said(_read(file))}; wait until it has ended, or stop it") from error
+        raise OutputError(f"{folder}: in use by {_said(_holder(file))}; wait until it has ended, or stop it") from error
     except OSError as error:
         _leave(missing)
         raise OutputError(f"{folder}: {why_not_written(error)}; choose another with --out") from error
@@ -91,6 +92,19 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def _holder(file: Path) -> dict[str, Any]:
+    """Return what the lock file says of who holds it. One that came a moment ago has yet to write its name there."""
+    deadline = time.monotonic() + _NAMED_SECONDS
+    while True:
+        said = _read(file)
+        dead = said.get("host") == socket.gethostname() and not _alive(said.get("pid"))
+        if said and not dead:
+            return said
+        if time.monotonic() > deadline:
+            return {}
+        time.sleep(0.02)
 
 
 def _said(holder: dict[str, Any]) -> str:
