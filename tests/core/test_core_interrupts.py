@@ -1,5 +1,7 @@
 import signal
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +32,19 @@ def test_a_later_signal_counts_again_unless_all_are_to_be_ignored(monkeypatch: p
                 signal.raise_signal(signal.SIGINT)
         interrupts.ignore()
         signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_inside_an_import_comes_again_when_it_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "library_that_swallows.py").write_text(
+        "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept BaseException:\n    pass\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with interruptible():
+        import library_that_swallows
+
+        assert library_that_swallows.whole
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(5)
 
 
 def test_a_block_inside_another_has_the_same_handler():

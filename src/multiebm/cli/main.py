@@ -1,7 +1,8 @@
 """The command line. Commands import what they need when they run, so that help answers at once, without torch."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -19,15 +20,26 @@ from multiebm.core.interrupts import interruptible
 class Commands(TyperGroup):
     """Commands that Ctrl-C and SIGTERM end in order and with a word, wherever they are."""
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Read the command line."""
+        with _ending_with_a_word():
+            return super().make_context(*arguments, **options)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the context names."""
-        with interruptible() as interrupts:
-            try:
-                return super().invoke(ctx)
-            except KeyboardInterrupt as stop:
-                interrupts.ignore()
-                typer.echo(str(stop) or "interrupted; what was there before is whole", err=True)
-                raise typer.Exit(INTERRUPTED) from stop
+        with _ending_with_a_word():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _ending_with_a_word() -> Iterator[None]:
+    with interruptible() as interrupts:
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            interrupts.ignore()
+            typer.echo(str(stop) or "interrupted; what was there before is whole", err=True)
+            raise typer.Exit(INTERRUPTED) from stop
 
 
 app = typer.Typer(
