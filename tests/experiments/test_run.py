@@ -12,7 +12,7 @@ import torch
 from run_standins import CtrlC, tiny, tiny_data
 
 import multiebm
-from multiebm.core.errors import CheckpointError, ConfigError, DataError, OutputError
+from multiebm.core.errors import CheckpointError, ConfigError, DataError, DivergenceError, OutputError
 from multiebm.data import from_arrays
 from multiebm.experiments.data import find_device, hide_at_random, training_data
 from multiebm.experiments.folder import CHECKPOINTS, CONFIG, METRICS, RUN
@@ -275,6 +275,39 @@ def test_validation_writes_its_numbers_into_the_log_and_changes_no_weight(
     assert 0 <= last["validate/gen/joint_coherence"] <= 1
     store = tmp_path / "watched" / CHECKPOINTS
     assert read_checkpoint(store / "step-000000010").metric == last["validate/gen/fcd"]
+
+
+def runs_away(*arguments: Any, **settings: Any) -> None:
+    raise DivergenceError("priors cannot settle: codes of shared are not finite")
+
+
+def test_a_state_that_cannot_be_validated_is_told_of_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("multiebm.experiments.measure.judges_of", lambda *_: None)
+    monkeypatch.setattr("multiebm.experiments.measure.settle_priors", runs_away)
+    result = run_experiment(tiny("training.validate_every=5"), tmp_path)
+    assert (result.fit.reason, result.fit.step) == ("finished", 10)
+    assert [r.getMessage().split(":")[0] for r in caplog.records if "no validation" in r.getMessage()] == [
+        "no validation at step 5",
+        "no validation at step 10",
+    ]
+    assert not any(name.startswith("validate/") for line in lines_of(tmp_path) for name in line)
+    assert read_checkpoint(tmp_path / CHECKPOINTS / "step-000000010").metric is None
+
+
+def test_a_run_whose_priors_cannot_settle_is_noted_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("multiebm.experiments.settle.settle_priors", runs_away)
+        with pytest.raises(DivergenceError, match="priors cannot settle"):
+            run_experiment(tiny(), tmp_path)
+    assert json.loads((tmp_path / RUN).read_text())["sessions"][-1]["reason"] == "failed"
+    assert not (tmp_path / MODEL).exists()
+    assert run_experiment(tiny(), tmp_path, resume=True).fit.reason == "finished"
+    assert [session["reason"] for session in json.loads((tmp_path / RUN).read_text())["sessions"]] == [
+        "failed",
+        "finished",
+    ]
 
 
 class NearestCorner:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from multiebm.core.errors import DivergenceError
 from multiebm.core.random import make_generator
 from multiebm.experiments.build import settling
 from multiebm.experiments.load import load_experiment
@@ -97,6 +98,28 @@ def test_a_tilt_that_is_not_finite_ends_the_settling_at_the_next_look(model):
     problem = settle_tilt(prior, codes, make_generator(0), 100, 2.0, math.inf, told.append)
     assert problem.endswith("or model.prior.spread=1")
     assert (told, len(drawn), prior.net.b.item()) == ([], 11, 0.0)  # ten steps and a last look
+
+
+class CodesFarOut(NormalCodes):
+    """A posterior whose codes are so large that their squares are infinite, or infinite themselves."""
+
+    def __init__(self, size: float) -> None:
+        self.size = size
+
+    def sample(self, generator):
+        codes, components = super().sample(generator)
+        return {"shared": codes["shared"] * self.size}, components
+
+
+@pytest.mark.parametrize(("size", "said"), [(1e30, "shared: a mixture of 1 Gaussian"), (math.inf, "codes of shared")])
+def test_codes_so_far_out_that_no_mixture_fits_end_the_settling_with_their_name_and_a_way_out(
+    size, said, model, monkeypatch
+):
+    monkeypatch.setattr(InferenceModel, "forward", lambda self, batch: CodesFarOut(size))
+    with pytest.raises(DivergenceError, match=f"^priors cannot settle: {said}") as raised:
+        settle(model, steps=3)
+    assert "Train again with lower rates" in str(raised.value)
+    assert model.generator.prior.net.b.item() == 0
 
 
 def test_a_prior_slowed_by_the_guard_settles_as_slowly():

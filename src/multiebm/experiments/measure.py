@@ -1,11 +1,13 @@
 """Where evaluation meets configurations: how a run is measured while it trains and when it is done."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from multiebm.core.errors import DivergenceError
 from multiebm.core.progress import listening
 from multiebm.core.random import make_generator
 from multiebm.data import MultimodalDataset, cache_root
@@ -24,6 +26,8 @@ from multiebm.training.state import TrainState
 SETTLING_ITEMS, BATCH = 8192, 64  # training items that mixtures are fitted to before a measurement, and at a time
 BEST = "validate/gen/fcd"  # the metric, lower is better, whose checkpoint is kept as the best
 _WATCHED = ("gen/joint_coherence", "gen/fcd", "gen/label_entropy", "ebm/joint_coherence", "ebm/fcd", "cond/size1")
+
+logger = logging.getLogger(__name__)
 
 
 def measure_model(
@@ -89,13 +93,18 @@ def validation(
 ) -> Callable[[TrainState], dict[str, float]]:
     """Return a quick measurement of the averaged weights for use in training; its draws do not touch the run's.
 
-    `train`: the data as training sees them, hidden parts hidden.
+    `train`: the data as training sees them, hidden parts hidden. A state that cannot be measured, because its values or
+    codes are not finite, has no metrics, with a warning: whether it has diverged is for the guard to say.
     """
     judges = judges_of(dataset, device)
 
     def measure(state: TrainState) -> dict[str, float]:
-        with listening(None), settled(state, train, experiment):  # training shows its own progress
-            results = evaluate(state.model, dataset, judges, quick_settings(), experiment.seed).results
+        try:
+            with listening(None), settled(state, train, experiment):  # training shows its own progress
+                results = evaluate(state.model, dataset, judges, quick_settings(), experiment.seed).results
+        except DivergenceError as error:
+            logger.warning("no validation at step %d: %s", state.step, error)
+            return {}
         return {f"validate/{name}": results[name].value for name in _WATCHED if name in results}
 
     return measure

@@ -127,15 +127,17 @@ def _train(
     over = state.step == experiment.training.warmup.steps + experiment.training.cooperative.steps
     if fitted.reason == "stopped" or (over and fitted.reason == "interrupted"):
         return fitted
-    began = time.perf_counter()
+    began, ended = time.perf_counter(), "failed"
     try:
         take_average(state, experiment, settling.share)
         session["settling"] = round(time.perf_counter() - began, 1)  # seconds more
-        write_run(folder, run)
         save_pretrained(state.model, folder / MODEL)
+        ended = fitted.reason
     except KeyboardInterrupt:  # a resumed run begins at the last step, and settles as this one would have
         fitted = fitted._replace(reason="interrupted")
-        session["reason"] = fitted.reason
+        ended = fitted.reason
+    finally:
+        session["reason"] = ended
         write_run(folder, run)
     return fitted
 
