@@ -224,6 +224,8 @@ def _():
         pictures(twice)
     state = pictures(twice, PICTURE | {"range": [0, 1]})[1]
     torch.testing.assert_close(state, torch.from_numpy(twice) * 2 - 1, rtol=0, atol=1e-6)
+    for small in (-np.abs(GOOD), 1e-30 * GOOD):  # vectors have no black
+        assert from_arrays({"v": small}, {"v": VECTOR}).modalities["v"].shape == (3,)
     assert pictures(np.full_like(twice, 0.001))[1].unique().tolist() == pytest.approx([-0.998])
 
 

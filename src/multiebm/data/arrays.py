@@ -73,7 +73,7 @@ def from_arrays(
     coded, classes = code_labels(read)
     labelled = [Split(split.views, split.present, codes) for split, codes in zip(given, coded, strict=True)]
     for key, declared in modalities.items():
-        if "range" not in declared:
+        if declared["kind"] == "picture" and "range" not in declared:
             check_dark([split.of(key) for split in labelled], f"{name}, modality {key!r}")
     train, held_out = labelled if test is not None else split_rows(labelled[0], test_fraction, seed, name)
     parts = {key: _modality(key, modalities[key], train, columns.get(key, ())) for key in modalities}
