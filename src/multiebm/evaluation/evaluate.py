@@ -172,9 +172,8 @@ def _coherence(
         if name not in judges.accuracy:
             reason = f"the data set {why[name]}" if name in why else "no judge of it was given"
             skipped[f"judge/accuracy/{name}"] = f"{reason}; what judges read leaves this part out"
-    complete = dataset.test.present[:, [i for i, name in enumerate(dataset.modalities) if name in judges.accuracy]].all(
-        1
-    )
+    read = [i for i, name in enumerate(dataset.modalities) if name in judges.accuracy]
+    complete = dataset.test.present[:, read].all(1)
     agree = len(judges.accuracy) > 1
     if not agree:
         skipped["joint_coherence"] = "judges read one part only, and one part agrees with itself"
