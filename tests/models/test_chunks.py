@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from multiebm.core.progress import listening
 from multiebm.models.use import rows_at_a_time
 from small_models import energy_prior, mixed, random_views, small_model
 
@@ -68,3 +69,36 @@ def test_a_likelihood_depends_on_its_item_alone_and_a_score_not_even_on_its_plac
 def test_pictures_bound_the_items_at_a_time_by_their_pixels(monkeypatch):
     monkeypatch.setattr("multiebm.models.use.PLACES", 2**18)
     assert [rows_at_a_time(mixed(size)) for size in (2, 28, 100, 500)] == [1024, 256, 16, 16]
+
+
+class Heard:
+    """What every task said it has to do, and what it then did."""
+
+    def __init__(self):
+        self.tasks: list[list] = []
+
+    def start(self, what, total):
+        self.tasks.append([what, total, 0])
+        return len(self.tasks) - 1
+
+    def advance(self, task, steps):
+        self.tasks[task][2] += steps
+
+    def end(self, task):
+        self.tasks[task].append("over")
+
+
+@pytest.mark.parametrize("use", USES)
+def test_whole_sets_say_how_many_items_are_done(use):
+    model, heard, n = small_model(MODALITIES, prior=energy_prior()), Heard(), 2 * ROWS + 5
+    with listening(heard):
+        USES[use](model, n)
+    assert heard.tasks[0] == ["items", n, n, "over"]
+
+
+def test_a_likelihood_says_how_many_stages_and_samples_are_done():
+    model, heard = small_model(MODALITIES, prior=energy_prior()), Heard()
+    with listening(heard):
+        model.log_normalizer(samples=5, stages=7)
+        model.log_likelihood(first(3), samples=2300, log_z=0.0)
+    assert heard.tasks == [["log Z of the prior", 7, 7, "over"], ["importance samples", 6900, 6900, "over"]]

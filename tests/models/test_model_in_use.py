@@ -6,10 +6,11 @@ import pickle
 import threading
 from multiprocessing import get_context
 
+import numpy as np
 import pytest
 import torch
 
-from multiebm.core.errors import ConfigError, MultiebmError
+from multiebm.core.errors import ConfigError, ModalityError, MultiebmError
 from multiebm.core.random import make_generator
 from small_models import energy_prior, mixed, random_views, small_model
 
@@ -25,7 +26,7 @@ USES = {
     "score": lambda m: m.score(PARTS),
     "match": lambda m: m.match(PARTS),
     "log_likelihood": lambda m: m.log_likelihood(PARTS, given=["left"], samples=5, log_z=0.0),
-    "log_normalizer": lambda m: torch.tensor(m.log_normalizer(samples=5, stages=3), dtype=torch.float32),
+    "log_normalizer": lambda m: torch.tensor(m.log_normalizer(samples=5, stages=3), dtype=torch.float32, device="cpu"),
     "log_density_unnorm": lambda m: m.log_density_unnorm(STATES),
 }
 
@@ -102,6 +103,16 @@ def test_a_default_type_of_the_caller_does_not_matter(use):
         other = USES[use](model_of())
     finally:
         torch.set_default_dtype(torch.float32)
+    assert same(usual, other)
+
+
+@pytest.mark.parametrize("use", [use for use in USES if use != "log_density_unnorm"])
+def test_a_default_device_of_the_caller_does_not_matter(use):
+    """Which is meta here, for want of another: whatever were made there would have no values."""
+    model = model_of()
+    usual = USES[use](model)
+    with torch.device("meta"):
+        other = USES[use](model)
     assert same(usual, other)
 
 
@@ -235,6 +246,27 @@ def test_names_to_condition_on_are_checked_before_the_normaliser(monkeypatch):
     for given in (["lefd"], ["left"]):
         with pytest.raises(MultiebmError, match="given: got"):
             model.log_likelihood({"right": PARTS["right"]}, given=given)
+
+
+@pytest.mark.parametrize("names", [[1], [None], 5, ["left", 2], "lefd"])
+def test_names_that_are_no_names_of_parts_are_refused(names):
+    for ask in (lambda m: m.impute(PARTS, want=names), lambda m: m.log_likelihood(PARTS, given=names, log_z=0.0)):
+        with pytest.raises(ModalityError, match=r"(want|given): got ('lefd'|1|None|5|2), expected .*face, left, right"):
+            ask(model_of())
+
+
+@pytest.mark.parametrize("names", ["left", ["left"], ("left",), {"left"}, np.array(["left"])])
+def test_one_name_is_as_good_as_a_list_of_it(names):
+    model = model_of()
+    assert [(type(name), name) for name in model.impute(PARTS, want=names)] == [(str, "left")]
+    found = model.log_likelihood(PARTS, given=names, samples=5, log_z=0.0)
+    assert torch.equal(found, model.log_likelihood(PARTS, given=["left"], samples=5, log_z=0.0))
+
+
+@pytest.mark.parametrize("value", ["1", [1.0], True, float("nan"), float("inf"), torch.zeros(2)])
+def test_a_normaliser_that_is_no_finite_number_is_refused(value):
+    with pytest.raises(ConfigError, match="log_z: got .*, expected a finite number of nats"):
+        model_of().log_likelihood(PARTS, log_z=value)
 
 
 def untrained():

@@ -6,6 +6,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
+from multiebm.core.progress import task
 from multiebm.core.random import ItemGenerators, Randomness, randn
 
 Tree = Tensor | dict[str, Tensor]
@@ -87,15 +88,17 @@ def in_chunks(compute: Callable[[int, int], TreeT], n: int, rows: int) -> TreeT:
     """Return what `compute(first, rows)` gives for n items, leaves [n, ...], in chunks of `rows`.
 
     Up to `rows` items are one chunk. Beyond, every chunk has that size and the surplus of the last is thrown away, so
-    that an item comes out the same to the bit however many there are.
+    that an item comes out the same to the bit however many there are. Chunks are shown as a task.
     """
     if n <= rows:
         return compute(0, n)
     made: Tree | None = None
-    for first in range(0, n, rows):
-        part = compute(first, rows)
-        if made is None:
-            made = tree_map(lambda x: x.new_empty((n, *x.shape[1:])), part)
-        for whole, some in zip(leaves(made), leaves(part), strict=True):
-            whole[first : first + rows] = some[: n - first]
+    with task("items", n) as advance:
+        for first in range(0, n, rows):
+            part = compute(first, rows)
+            if made is None:
+                made = tree_map(lambda x: x.new_empty((n, *x.shape[1:])), part)
+            for whole, some in zip(leaves(made), leaves(part), strict=True):
+                whole[first : first + rows] = some[: n - first]
+            advance(min(rows, n - first))
     return cast(TreeT, made)

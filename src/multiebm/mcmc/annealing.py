@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from multiebm.core.progress import track
 from multiebm.core.random import Randomness
 from multiebm.mcmc.base import LogDensity
 from multiebm.mcmc.langevin import mala
@@ -38,16 +39,15 @@ def annealed_log_weights(
     last, makes a Metropolis-adjusted Langevin step of `step_size` that leaves base * exp(k / stages * tilt) as it is.
     """
     log_weight = torch.zeros(len(position), device=position.device, dtype=torch.float32)
-    for stage in range(1, stages + 1):
+    for stage in track(range(1, stages + 1), "log Z of the prior"):
         with torch.no_grad():
             log_weight += tilt(position).float() / stages
-        if stage == stages:
-            break
 
         def between(z: Tensor, share: float = stage / stages) -> Tensor:
             return log_base(z) + share * tilt(z)
 
-        position, _ = run_chain(mala(between, step_size), position, 1, generator)
+        if stage < stages:
+            position, _ = run_chain(mala(between, step_size), position, 1, generator)
     return log_weight
 
 

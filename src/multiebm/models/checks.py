@@ -1,7 +1,8 @@
 """From what a user passes to a batch: every mistake is named with modality, what was given, expected, and the fix."""
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,13 +119,21 @@ def _shape_message(m: Modality, got: tuple[int, ...]) -> str:
     return f"{message}; reshape it"
 
 
-def check_names(modalities: dict[str, Modality], names: list[str] | None, what: str) -> list[str]:
-    """Return `names`, or those of all modalities if None; ModalityError says what is unknown in the argument `what`."""
+def check_names(modalities: dict[str, Modality], names: Any, what: str) -> list[str]:
+    """Return `names`, one or several, or those of all modalities if None; ModalityError says what is unknown in the
+    argument `what`.
+    """
     known = list(modalities)
-    for name in names or []:
-        if name not in modalities:
-            raise ModalityError(f"{what}: got {name!r}, expected some of {', '.join(known)}.{nearest(name, known)}")
-    return known if names is None else list(names)
+    if names is None:
+        return known
+    if not isinstance(names, Iterable):
+        raise ModalityError(f"{what}: got {names!r}, expected a list of names, some of {', '.join(known)}")
+    several = [names] if isinstance(names, str) else list(names)
+    for name in several:
+        if not isinstance(name, str) or name not in modalities:
+            near = nearest(str(name), known)
+            raise ModalityError(f"{what}: got {name!r}, expected some of {', '.join(known)}.{near}")
+    return [str(name) for name in several]
 
 
 def check_whole(given: Given, names: list[str], what: str) -> None:
@@ -139,7 +148,7 @@ def check_whole(given: Given, names: list[str], what: str) -> None:
     )
 
 
-def check_given(modalities: dict[str, Modality], given: list[str], parts: Mapping[str, Any]) -> list[str]:
+def check_given(modalities: dict[str, Modality], given: Any, parts: Mapping[str, Any]) -> list[str]:
     """Return `given`, names of modalities to condition on; ModalityError for one that `parts` does not have."""
     names = check_names(modalities, given, "given")
     if absent := [name for name in names if name not in parts]:
@@ -179,3 +188,16 @@ def check_temperature(temperature: Any) -> float | None:
         got = f"{temperature:g}" if isinstance(temperature, float) else repr(temperature)
         raise ConfigError(f"temperature: got {got}, expected 0 < T <= 1 (1 = the prior itself)")
     return float(temperature)
+
+
+def check_log_z(log_z: Any) -> float:
+    """Return the log Z of a prior, a finite number of Python, NumPy or torch, as a float."""
+    try:
+        value = math.nan if isinstance(log_z, str | bytes | bool) else float(log_z)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(
+            f"log_z: got {log_z!r}, expected a finite number of nats; use log_normalizer().value, or None"
+        )
+    return value

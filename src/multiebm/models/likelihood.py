@@ -8,6 +8,7 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.modality import module_key
+from multiebm.core.progress import task
 from multiebm.core.random import ItemGenerators
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Posterior
@@ -29,14 +30,16 @@ def importance_log_likelihood(
     with torch.no_grad():
         posterior = inference.given(batch)
         found = []
-        items_at_a_time = LATENTS // min(DRAWS, samples)
-        for rows in torch.arange(len(batch.present), device=batch.present.device).split(items_at_a_time):
-            own, items = draws.select(rows.cpu()), (posterior.select(rows), batch.select(rows))
-            total = torch.full((len(rows),), -torch.inf, device=rows.device, dtype=torch.float32)
-            for first in range(0, samples, DRAWS):
-                weights = _log_weights(*items, generator, own, min(DRAWS, samples - first))
-                total = total.logaddexp(weights.logsumexp(0))
-            found.append(total)
+        some = torch.arange(len(batch.present), device=batch.present.device).split(LATENTS // min(DRAWS, samples))
+        with task("importance samples", len(batch.present) * samples) as advance:
+            for rows in some:
+                own, items = draws.select(rows.cpu()), (posterior.select(rows), batch.select(rows))
+                total = torch.full((len(rows),), -torch.inf, device=rows.device, dtype=torch.float32)
+                for first in range(0, samples, DRAWS):
+                    copies = min(DRAWS, samples - first)
+                    total = total.logaddexp(_log_weights(*items, generator, own, copies).logsumexp(0))
+                    advance(len(rows) * copies)
+                found.append(total)
     return torch.cat(found) - log(samples)
 
 

@@ -24,6 +24,7 @@ from multiebm.models.chains import DataChain, LatentChain
 from multiebm.models.checks import (
     check_data_steps,
     check_given,
+    check_log_z,
     check_names,
     check_parts,
     check_steps,
@@ -84,9 +85,7 @@ class MultimodalModel(nn.Module):
 
     def _an_energy(self) -> EnergyNetwork:
         if self.energy is None:
-            raise ConfigError(
-                "model.energy: got a model without an energy, expected one with; train with model.energy set"
-            )
+            raise ConfigError("model.energy: got a model without an energy, expected one; train with model.energy set")
         return self.energy
 
     def refine_data(
@@ -277,7 +276,7 @@ class MultimodalModel(nn.Module):
         samples, seed = whole_number("samples", samples, 1, MOST), check_seed(seed)
         handed = check_parts(self.modalities, parts, present)
         names = None if given is None else check_given(self.modalities, given, handed.parts)
-        constant = self.log_normalizer().value if log_z is None else log_z
+        constant = self.log_normalizer().value if log_z is None else check_log_z(log_z)
 
         def some(batch: Batch, first: int) -> Tensor:
             draws = [item_generators(s, len(batch.present), first) for s in (seed, seed + 1)]

@@ -1,7 +1,7 @@
 """How a model computes for its users: a bounded number of items at a time, and so that it is afterwards as it was."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from math import prod
 
 import torch
@@ -27,12 +27,12 @@ def rows_at_a_time(modalities: dict[str, Modality]) -> int:
 
 @contextmanager
 def in_use(model: nn.Module) -> Iterator[None]:
-    """Inside, whatever the caller has set: evaluation mode, no gradients, float32. Afterwards all is as it was.
+    """Inside, whatever the caller has set: evaluation mode, no gradients, float32, new tensors on the CPU unless a
+    device is named. Afterwards all is as it was.
 
     ConfigError where the weights were turned into another type of number.
     """
-    tensors = dict((*model.named_parameters(), *model.named_buffers()))
-    for name, tensor in tensors.items():
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ConfigError(
                 f"model: got weights in {tensor.dtype} ({name}), expected torch.float32; call model.float(), and set "
@@ -43,8 +43,9 @@ def in_use(model: nn.Module) -> Iterator[None]:
                 f"model: got weights made in inference mode ({name}), expected usual ones, beside which chains can "
                 "differentiate; build, load or move the model outside of torch.inference_mode()"
             )
-    plainly = torch.autocast(next(iter(tensors.values())).device.type, enabled=False)
-    with torch.inference_mode(False), torch.no_grad(), plainly, frozen(model):
+    plainly = torch.autocast(next(model.parameters()).device.type, enabled=False)
+    here = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")  # which slows every call
+    with torch.inference_mode(False), torch.no_grad(), plainly, here, frozen(model):
         yield
 
 
