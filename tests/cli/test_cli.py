@@ -130,6 +130,16 @@ def test_scores_are_rows_of_csv_or_json(trained: Path, capsys: Capture):
     assert len({line["score"] for line in lines}) == 3
 
 
+def test_a_png_says_which_parts_it_does_not_hold(trained: Path, capsys: Capture):
+    png, npz = trained / "said.png", trained / "said.npz"
+    assert run("sample", str(trained / "run"), "-n", "2", "--out", str(png)) == 0
+    assert run("sample", str(trained / "run"), "-n", "2", "--out", str(npz)) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"2 samples, face: {png} (a .png holds no vectors: for sound write an .npz)",
+        f"2 samples, face, sound: {npz}",
+    ]
+
+
 def test_parts_that_a_mask_hides_are_not_scored(trained: Path, capsys: Capture):
     with np.load(trained / "mine.npz") as file:
         faces, sounds = file["face"][:3].transpose(0, 3, 1, 2), file["sound"][:3]

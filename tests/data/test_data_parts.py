@@ -338,3 +338,19 @@ def test_a_name_that_leads_elsewhere_in_an_archive_is_no_part(tmp_path):
     with pytest.raises(ModalityError, match=r"got an array '/etc/passwd', expected some of photo, grey, v"):
         from_npz(tmp_path, **{"/etc/passwd": VALUES})
     assert os.listdir(tmp_path) == ["parts.npz"]
+
+
+@pytest.mark.parametrize("name", ["v.npz", "v.csv", "photo.gif"])
+def test_a_file_of_a_modality_that_is_no_picture_is_not_passed_over(name, tmp_path):
+    Image.fromarray(COLOURS[0]).save(tmp_path / "grey.png")
+    (tmp_path / name).write_bytes(b"1,2")
+    assert f"{name}: got a file that is no picture for modality {name[:-4]!r}" in refused_folder(tmp_path)
+    assert "write all parts into one .npz" in refused_folder(tmp_path)
+
+
+def test_other_files_beside_pictures_are_said_not_to_be_read(tmp_path, caplog):
+    Image.fromarray(COLOURS[0]).save(tmp_path / "grey.png")
+    (tmp_path / "notes.txt").write_text("taken in May")
+    with caplog.at_level(logging.WARNING):
+        assert list(read_parts(tmp_path, KNOWN)[0]) == ["grey"]
+    assert "notes.txt: not read: it is no picture" in caplog.text

@@ -400,3 +400,10 @@ def test_configurations_are_read_without_torch():
 def test_steps_and_step_sizes_of_chains_have_ranges(setting: str, said: str):
     with pytest.raises(ConfigError, match=rf"{said}.*got .*expected"):
         load_experiment("polydigits", [setting])
+
+
+@pytest.mark.parametrize("given", ["training.batch_size=32", {"training.batch_size": 32}, [32]])
+def test_overrides_that_are_no_list_of_texts_are_refused_in_one_line(given):
+    with pytest.raises(ConfigError, match="^overrides: got .*expected a list of texts, such as") as raised:
+        load_experiment("toy2d", given)
+    assert len(raised.value.problems) == 1

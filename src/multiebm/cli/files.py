@@ -52,6 +52,15 @@ def write_views(out: Path, views: Views, modalities: dict[str, Modality]) -> Non
                 sheet.save(aside)
 
 
+def written(out: Path, names: Sequence[str], modalities: dict[str, Modality]) -> str:
+    """Return what `write_views` has put where, for the user: a .png holds pictures alone."""
+    vectors = [name for name in names if modalities[name].kind != "picture"]
+    if out.suffix.lower() == ".npz" or not vectors:
+        return f"{', '.join(names)}: {out}"
+    pictures = ", ".join(name for name in names if name not in vectors)
+    return f"{pictures}: {out} (a .png holds no vectors: for {', '.join(vectors)} write an .npz)"
+
+
 def write_scores(out: Path | None, scores: Sequence[float], title: str = "score") -> None:
     """Write row and score as CSV under this title, or as JSON lines where `out` ends in .jsonl; None: on the screen."""
     if out is None:

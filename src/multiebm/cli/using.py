@@ -31,7 +31,7 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw joint samples of all modalities."""
-    from multiebm.cli.files import check_pictures, check_target, write_views
+    from multiebm.cli.files import check_pictures, check_target, write_views, written
     from multiebm.experiments.data import find_device
     from multiebm.experiments.pretrained import from_pretrained
 
@@ -39,7 +39,7 @@ def sample(
     model = from_pretrained(run, find_device(device))
     check_pictures(out, model.modalities)
     write_views(out, model.sample(n, None if refine else 0, seed, temperature), model.modalities)
-    typer.echo(f"{n} samples: {out}")
+    typer.echo(f"{n} samples, {written(out, list(model.modalities), model.modalities)}")
 
 
 def impute(
@@ -55,7 +55,7 @@ def impute(
     device: Device = "auto",
 ) -> None:
     """Complete items of which some modalities are given."""
-    from multiebm.cli.files import check_pictures, check_target, write_views
+    from multiebm.cli.files import check_pictures, check_target, write_views, written
     from multiebm.data import read_parts
     from multiebm.experiments.data import find_device
     from multiebm.experiments.pretrained import from_pretrained
@@ -68,7 +68,7 @@ def impute(
     check_pictures(out, {name: model.modalities[name] for name in wanted})
     completed = model.impute(views, wanted, refine_steps, None if refine else 0, seed, present)
     write_views(out, completed, {name: model.modalities[name] for name in completed})
-    typer.echo(f"{len(next(iter(completed.values())))} items, {', '.join(completed)}: {out}")
+    typer.echo(f"{len(next(iter(completed.values())))} items, {written(out, wanted, model.modalities)}")
 
 
 def encode(
@@ -141,7 +141,8 @@ def score(run: Run, parts: Parts, out: Table = None, device: Device = "auto") ->
 def match(run: Run, parts: Parts, out: Table = None, device: Device = "auto") -> None:
     """Say how well the parts of items belong together: 0 at best, lower = less.
 
-    Minus the squared distance between the codes that two parts have alone, mean over pairs; needs no energy.
+    Minus the squared distance between the codes that two parts have alone, mean over pairs; needs no energy. nan where
+    an item has one part alone.
     """
     from multiebm.cli.files import check_target, write_scores
     from multiebm.data import read_parts

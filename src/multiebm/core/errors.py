@@ -44,6 +44,7 @@ def whole_number(what: str, given: Any, least: int, most: int, kind: str = "a wh
         number = None
     if number is None or not least <= number <= most:
         got = repr(given)[:80] if number is None or number.bit_length() < 100 else f"one of {number.bit_length()} bits"
+        too_many = fix if number is not None and number > most else ""
         its_type = "" if isinstance(given, int) and number is not None else f" ({type(given).__name__})"
-        raise ConfigError(f"{what}: got {got}{its_type}, expected {kind} from {least} to {most}{fix}")
+        raise ConfigError(f"{what}: got {got}{its_type}, expected {kind} from {least} to {most}{too_many}")
     return number

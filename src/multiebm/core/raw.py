@@ -1,5 +1,6 @@
 """From numbers to the raw values that are kept: pictures as bytes or float32, vectors as float64. Always a copy."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,7 +44,8 @@ def as_picture(values: Array, span: Sequence[float] | None, present: Mask, where
     if span is None and values.dtype.kind != "f":
         raise DataError(
             f"{where}: got dtype {values.dtype} in [{least:g}, {most:g}], expected uint8 or floats in [0, 1]; "
-            f"{_declare(least, most)}, or convert it"
+            f"{_declare(min(least, 0), 2 ** math.ceil(math.log2(max(most, 1) + 1)) - 1)}, or what black and white are, "
+            "or convert it"
         )
     slack = TOLERANCE * (high - low)
     if least < low - slack or most > high + slack:

@@ -74,6 +74,7 @@ def read_pictures(folder: Path, modalities: Mapping[str, Modality]) -> dict[str,
         is_dir = entry.is_dir()
         name = entry.name if is_dir else entry.stem
         if not is_dir and entry.suffix.lower() not in PICTURES:
+            _refuse_other(entry, modalities)
             continue
         files = _listed(entry) if is_dir else [entry]
         if name not in modalities:
@@ -102,6 +103,16 @@ def read_pictures(folder: Path, modalities: Mapping[str, Modality]) -> dict[str,
         for name in modalities
         if name in found
     }
+
+
+def _refuse_other(entry: Path, modalities: Mapping[str, Modality]) -> None:
+    """Refuse a file that is no picture but has a modality's name; say that any other is not read."""
+    if entry.stem in modalities:
+        raise DataError(
+            f"{entry}: got a file that is no picture for modality {entry.stem!r}, and a folder holds pictures alone; "
+            "write all parts into one .npz by numpy.savez"
+        )
+    logger.warning("%s: not read: it is no picture", entry)
 
 
 def _training_rows(arrays: dict[str, Array], modalities: Mapping[str, Modality], path: Path) -> dict[str, Array]:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,6 +176,8 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:
     The value is YAML; that of a setting of data that is a path (`data.settings.path`, `.folder`) is the text as it is,
     whatever YAML would take it for, unless it is in quotes.
     """
+    if isinstance(overrides, str | Mapping) or not all(isinstance(text, str) for text in overrides):
+        return [f"overrides: got {overrides!r:.60}, expected a list of texts, such as ['training.batch_size=32']"]
     problems = []
     for text in overrides:
         key, equals, value = text.partition("=")

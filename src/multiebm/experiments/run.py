@@ -127,6 +127,10 @@ def _train(
     over = state.step == experiment.training.warmup.steps + experiment.training.cooperative.steps
     if fitted.reason == "stopped" or (over and fitted.reason == "interrupted"):
         return fitted
+    if fitted.reason == "interrupted":
+        logger.warning(
+            "interrupted after step %d: priors settle, if any, and the model is saved; again ends at once", state.step
+        )
     began, ended = time.perf_counter(), "failed"
     try:
         take_average(state, experiment, settling.share)

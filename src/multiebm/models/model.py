@@ -301,14 +301,14 @@ class MultimodalModel(nn.Module):
         """Return how well raw `parts` [B, ...] belong together, [B]: 0 at best, lower = less.
 
         Minus the squared distance between the codes that two parts have alone, E_q_m[z] in R^D, mean over all pairs an
-        item has. Needs no energy; 0 where an item has one part or none.
+        item has. Needs no energy; NaN where an item has one part or none, of which nothing can be said.
         """
 
         def some(batch: Batch, first: int) -> Tensor:
             loc, here = self.inference.given(batch).experts.loc, batch.present.T  # [M, B, D], [M, B]
             both = here[:, None] & here & ~torch.eye(len(loc), dtype=torch.bool, device=loc.device)[..., None]
             apart = (loc[:, None] - loc).square().sum(-1)
-            return -torch.where(both, apart, 0.0).sum((0, 1)) / both.sum((0, 1)).clamp_min(1)
+            return -torch.where(both, apart, 0.0).sum((0, 1)) / both.sum((0, 1))  # 0 / 0 is NaN
 
         return over_parts(self, self.modalities, some, check_parts(self.modalities, parts, present))
 
