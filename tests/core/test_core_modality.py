@@ -2,6 +2,7 @@
 
 import json
 import math
+from importlib import invalidate_caches
 
 import pytest
 import torch
@@ -67,3 +68,16 @@ def test_a_table_lists_its_names_and_suggests_the_nearest():
     assert "gamma" not in table
     with pytest.raises(ConfigError, match=r"family: got 'lapalce'; known: normal, laplace\. Did you mean 'laplace'\?"):
         table["lapalce"]
+
+
+def test_a_package_adds_a_row_that_is_loaded_when_asked_for_and_may_not_take_a_name(tmp_path, monkeypatch):
+    info = tmp_path / "outside-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[multiebm.things]\npi = math:pi\nbroken = no_such_module:x\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    invalidate_caches()
+    table = Table("thing", {"e": 2.7}, "multiebm.things")
+    assert (list(table), table["pi"], "broken" in table) == (["e", "pi", "broken"], math.pi, True)
+    with pytest.raises(ConfigError, match="thing 'pi': got it from math:pi, expected a name that is not taken; rename"):
+        list(Table("thing", {"pi": 3}, "multiebm.things"))

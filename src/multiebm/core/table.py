@@ -1,7 +1,9 @@
-"""A table of named choices: it lists its names and suggests the nearest one."""
+"""A table of named choices: it lists its names and suggests the nearest one. Installed packages may add rows."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
 from multiebm.core.errors import ConfigError
@@ -17,17 +19,33 @@ def nearest(name: str, known: list[str]) -> str:
 
 
 class Table(Generic[T]):
-    """Map names to builders; an unknown name raises ConfigError with all names and the nearest one."""
+    """Map names to choices; an unknown name raises ConfigError with all names and the nearest one.
 
-    def __init__(self, what: str, entries: dict[str, T]) -> None:
-        self.what = what
-        self._entries = dict(entries)
+    Packages add rows under the entry point group `group`, looked up once and loaded when asked for; ConfigError where
+    one takes a name that is there.
+    """
+
+    def __init__(self, what: str, entries: Mapping[str, T], group: str = "") -> None:
+        self.what, self.group, self._own = what, group, entries
+
+    @cached_property
+    def _entries(self) -> dict[str, T | EntryPoint]:
+        found: dict[str, T | EntryPoint] = {**self._own}
+        for entry in entry_points(group=self.group) if self.group else ():
+            if entry.name in found:
+                raise ConfigError(
+                    f"{self.what} {entry.name!r}: got it from {entry.value}, expected a name that is not taken; rename "
+                    f"the entry point in group {self.group}"
+                )
+            found[entry.name] = entry
+        return found
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
             known = list(self._entries)
             raise ConfigError(f"{self.what}: got {name!r}; known: {', '.join(known)}.{nearest(name, known)}")
-        return self._entries[name]
+        found = self._entries[name]
+        return found.load() if isinstance(found, EntryPoint) else found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

@@ -36,6 +36,7 @@ __all__ = [
 DATASETS: Table[Callable[..., MultimodalDataset]] = Table(
     "data set",
     {"polydigits": load_polydigits, "polymnist": load_polymnist, "arrays": load_arrays, "toy2d": load_toy2d},
+    "multiebm.datasets",
 )
 
 
