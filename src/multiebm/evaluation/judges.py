@@ -21,6 +21,7 @@ from multiebm.core.random import make_generator
 from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.evaluation.base import is_trustworthy, stream_seed
 from multiebm.evaluation.draws import labelled_items
+from multiebm.nn.precision import fastest_precision
 
 N_FEATURES = 128
 _SMALL_SIDE = 7  # pixels; feature maps are halved until they are no larger
@@ -208,7 +209,7 @@ def _run_cycle(
         state = modality.to_state(view[rows].to(device))
         if modality.kind == "picture":
             state = shifted(state, generator)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=fastest_precision(device) == "bf16"):
             logits = network(_ready(state))
         loss = cross_entropy(logits.float(), labels[rows].to(device), label_smoothing=settings.label_smoothing)
         optimiser.zero_grad()
