@@ -173,14 +173,16 @@ def test_an_entry_without_its_json_is_not_complete(cache):
     assert len(trainings) == 2
 
 
-def test_other_data_settings_or_seeds_have_other_entries():
+def test_other_data_settings_seeds_or_precisions_have_other_entries(monkeypatch):
+    monkeypatch.setattr(judge_cache, "fastest_precision", lambda device: "bf16" if device == "cuda" else "fp32")
     keys = {
+        cache_key(DATASET, 0, QUICK, "cuda"),
         cache_key(DATASET, 0, QUICK),
         cache_key(DATASET, 1, QUICK),
         cache_key(DATASET, 0, replace(QUICK, width=5)),
         cache_key(replace(DATASET, fingerprint="other"), 0, QUICK),
     }
-    assert len(keys) == 4
+    assert len(keys) == 5
 
 
 def test_weights_of_another_network_are_refused_by_name(tmp_path, judges):

@@ -19,6 +19,7 @@ from multiebm.core.files import ASIDE, read_sealed, remove_stale, replace_file, 
 from multiebm.data.cache import CHOOSE
 from multiebm.data.dataset import MultimodalDataset
 from multiebm.evaluation.judges import Judge, Judges, JudgeSettings, build_judge, readable, train_judges
+from multiebm.nn.precision import fastest_precision
 
 _FORMAT = 3  # raise it when the networks, their training or the files change
 _LEFTOVERS = (f"{ASIDE}judges-*", "judges-*.tmp")  # of writers that were killed, now and in releases before
@@ -34,11 +35,11 @@ def load_judges(
 ) -> Judges:
     """Return the judges of `dataset` from `cache_folder`, or train them and store them there.
 
-    The key is the data set's fingerprint, the settings and the seed. A damaged or half-written entry is reported in the
-    log and replaced; a folder that cannot be written is reported too, and the judges are returned all the same.
+    The key is the data set's fingerprint, the settings, the seed and the precision. A damaged or half-written entry is
+    reported in the log and replaced; a folder that cannot be written is reported too, and the judges are returned.
     """
     settings = settings or JudgeSettings()
-    stem = cache_folder / f"judges-{cache_key(dataset, seed, settings)}"
+    stem = cache_folder / f"judges-{cache_key(dataset, seed, settings, device)}"
     try:
         remove_stale(path for pattern in _LEFTOVERS for path in cache_folder.glob(pattern))
         if stem.with_suffix(".json").exists():
@@ -58,9 +59,9 @@ def load_judges(
     return judges
 
 
-def cache_key(dataset: MultimodalDataset, seed: int, settings: JudgeSettings) -> str:
-    """Return 24 hexadecimal digits that name (data, settings, seed, format)."""
-    parts = json.dumps([_FORMAT, dataset.fingerprint, asdict(settings), seed])
+def cache_key(dataset: MultimodalDataset, seed: int, settings: JudgeSettings, device: str = "cpu") -> str:
+    """Return 24 hexadecimal digits that name (data, settings, seed, the precision of training, format)."""
+    parts = json.dumps([_FORMAT, dataset.fingerprint, asdict(settings), seed, fastest_precision(device)])
     return hashlib.sha256(parts.encode()).hexdigest()[:24]
 
 
