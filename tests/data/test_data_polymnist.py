@@ -13,7 +13,7 @@ from PIL import Image
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.data import load_dataset
 from multiebm.data.mnist import mnist_files, read_idx
-from multiebm.data.polymnist import SEED, area_weights, read_background, resize, round_order
+from multiebm.data.polymnist import SEED, area_weights, read_picture, resize, round_order
 from multiebm.data.recipe import NAMES
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -66,7 +66,7 @@ def test_tuples_are_the_official_recipe_pixel_by_pixel(built, sources, pictures,
     images, labels = pictures[split]
     rows = built.split(split)
     for m, name in enumerate(NAMES):
-        background = read_background(Path(sources["backgrounds_folder"]) / f"{name}.jpg")
+        background = read_picture(Path(sources["backgrounds_folder"]) / f"{name}.jpg")
         rng = np.random.default_rng([SEED, ("train", "test").index(split), m])
         order = {d: rng.permutation(np.flatnonzero(labels == d)) for d in range(10)}
         keys = sorted((i, d) for d in range(10) for i in range(len(order[d])))
@@ -277,7 +277,7 @@ def test_pictures_that_are_made_to_do_damage_are_refused_by_their_headers(offici
     body = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
     huge.write_bytes(b"\x89PNG\r\n\x1a\n" + body + b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT")))
     with pytest.raises(DataError, match="huge.png: got .*decompression bomb.*, expected a picture file; replace it"):
-        read_background(huge)
+        read_picture(huge)
     (Path(official["folder"]) / "train" / "m1" / "0.0.png").write_bytes(huge.read_bytes())
     with pytest.raises(DataError, match="0.0.png: got .*decompression bomb.*unpack the archive again"):
         load_dataset("polymnist", official)
@@ -287,7 +287,7 @@ def test_folders_that_cannot_be_read_are_named(official, monkeypatch):
     def denied(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("multiebm.data.polymnist_folder.os.scandir", denied)
+    monkeypatch.setattr("os.scandir", denied)
     with pytest.raises(DataError, match="polymnist: got .*m0, which cannot be read .Permission denied.; make it"):
         load_dataset("polymnist", official)
 

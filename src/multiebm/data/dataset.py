@@ -1,6 +1,7 @@
 """A data set is two resident splits of raw tensors; a batch of it is in state space, with an explicit presence mask."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,3 +87,8 @@ def content_fingerprint(modalities: dict[str, Modality], train: Split, test: Spl
             digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def too_few(dataset: str, counts: Mapping[str, int]) -> list[str]:
+    """Return a problem of the settings of `dataset` for each of `counts` that is below 1."""
+    return [f"{dataset}.{key}: got {n}, expected at least 1; raise it" for key, n in counts.items() if n < 1]

@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from itertools import product
 from math import prod
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 
 from multiebm.core.errors import DataError
 
-STEMS = {"train": "train", "test": "t10k"}
 _LARGEST = 1 << 28  # bytes that are read of a file; MNIST's largest has 47 million
 Bytes = NDArray[np.uint8]
 
@@ -18,16 +18,15 @@ Bytes = NDArray[np.uint8]
 def mnist_files(folder: Path) -> dict[str, Path]:
     """Return the files of an MNIST folder by "<split>-images" and "<split>-labels"; DataError names a missing one."""
     found = {}
-    for split, stem in STEMS.items():
-        for part, suffix in (("images", "idx3"), ("labels", "idx1")):
-            plain = folder / f"{stem}-{part}-{suffix}-ubyte"
-            packed = plain.with_name(plain.name + ".gz")
-            if not plain.exists() and not packed.exists():
-                raise DataError(
-                    f"MNIST: got no file {packed} (nor without .gz), expected the four official idx files; "
-                    f"put them there, or set mnist_folder to the folder that holds them"
-                )
-            found[f"{split}-{part}"] = plain if plain.exists() else packed
+    for (split, stem), (part, kind) in product((("train",) * 2, ("test", "t10k")), (("images", 3), ("labels", 1))):
+        plain = folder / f"{stem}-{part}-idx{kind}-ubyte"
+        packed = plain.with_name(plain.name + ".gz")
+        if not plain.exists() and not packed.exists():
+            raise DataError(
+                f"MNIST: got no file {packed} (nor without .gz), expected the four official idx files; put them there, "
+                "or set mnist_folder to the folder that holds them"
+            )
+        found[f"{split}-{part}"] = plain if plain.exists() else packed
     return found
 
 
@@ -53,13 +52,13 @@ def read_idx(path: Path) -> Bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); make it a readable file") from error
     if content[:3] != b"\x00\x00\x08" or content[3:4] not in (b"\1", b"\2", b"\3"):
         raise DataError(
-            f"{path}: got first bytes {content[:4].hex()}, expected 000008xx of an idx file; download it again"
+            f"{path}: got first bytes {content[:4].hex()}, expected 000008xx of an idx file; download again"
         )
     start = 4 + 4 * content[3]
     shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4))
-    if len(content) != start + prod(shape):
+    if (whole := start + prod(shape)) != len(content):
         raise DataError(
-            f"{path}: got {len(content)} bytes, expected {start + prod(shape)} for shape {shape}; the file is "
-            "truncated or damaged, download it again"
+            f"{path}: got {len(content)} bytes, expected {whole} for shape {shape}; the file is truncated or damaged, "
+            "download it again"
         )
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)

@@ -12,9 +12,9 @@ from torch.nn.functional import interpolate, pad
 from multiebm.core.errors import ConfigError
 from multiebm.core.modality import Modality
 from multiebm.core.random import check_seed
+from multiebm.data.backgrounds import make_backgrounds
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint, everything_present
-from multiebm.data.recipe import NAMES, Pixels, invert_inside, random_crops, recipe_problems
-from multiebm.data.textures import cells, clouds, photograph, waves
+from multiebm.data.recipe import NAMES, invert_inside, random_crops, recipe_problems
 
 MARGINS = {16: 1, 28: 2}  # pixels around the digit, by picture size
 TRAIN_SHARE = 2 / 3  # of each class's handwriting: 1,198 of the 1,797 digits
@@ -22,6 +22,7 @@ CITATION = (
     "Digits: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI (1998), as in scikit-learn. "
     "Recipe: T. Sutter, I. Daunhawer, J. Vogt, Generalized Multimodal ELBO (2021), arXiv 2105.02470."
 )
+Whole = NDArray[np.int64]
 
 
 def load_polydigits(
@@ -38,8 +39,7 @@ def load_polydigits(
     No test digit is ever a training digit. Pictures are uint8 [N, 3, size, size]. ConfigError lists every bad value.
     """
     counts = {"train_tuples": train_tuples, "test_tuples": test_tuples}
-    problems = recipe_problems("polydigits", size, modalities, counts)
-    if problems:
+    if problems := recipe_problems("polydigits", size, modalities, counts):
         raise ConfigError(problems)
     return _build(size, check_seed(seed), train_tuples, test_tuples, tuple(modalities))
 
@@ -47,43 +47,30 @@ def load_polydigits(
 @lru_cache(maxsize=4)
 def _build(size: int, seed: int, train_tuples: int, test_tuples: int, names: tuple[str, ...]) -> MultimodalDataset:
     images, labels = _scikit_digits()
-    masks = digit_masks(images, size)
-    train_pool, test_pool = split_handwriting(labels, np.random.default_rng([seed, 0]))
-    backgrounds = make_backgrounds(size, seed)
-    splits = []
-    for part, (pool, n) in enumerate(((train_pool, train_tuples), (test_pool, test_tuples))):
-        classes, digits = draw_tuples(labels, pool, n, np.random.default_rng([seed, 1, part]))
-        views = {
-            name: torch.from_numpy(
-                invert_inside(
-                    random_crops(backgrounds[name], n, size, np.random.default_rng([seed, 2, part, NAMES.index(name)])),
-                    masks[digits[:, NAMES.index(name)]],
-                )
-            )
-            for name in names
-        }
+    masks, backgrounds = digit_masks(images, size), make_backgrounds(size, seed)
+    pools, splits = split_handwriting(labels, np.random.default_rng([seed, 0])), []
+    for part, n in enumerate((train_tuples, test_tuples)):
+        classes, digits = draw_tuples(labels, pools[part], n, np.random.default_rng([seed, 1, part]))
+        views = {}
+        for name in names:
+            m = NAMES.index(name)
+            crops = random_crops(backgrounds[name], n, size, np.random.default_rng([seed, 2, part, m]))
+            views[name] = torch.from_numpy(invert_inside(crops, masks[digits[:, m]]))
         splits.append(Split(views, everything_present(views), torch.from_numpy(classes)))
-    modalities = {name: Modality(name, "picture", (3, size, size)) for name in names}
-    fingerprint = content_fingerprint(modalities, *splits)
-    return MultimodalDataset("polydigits", modalities, splits[0], splits[1], 10, CITATION, fingerprint)
+    train, test = splits
+    parts = {name: Modality(name, "picture", (3, size, size)) for name in names}
+    return MultimodalDataset("polydigits", parts, train, test, 10, CITATION, content_fingerprint(parts, train, test))
 
 
-def split_handwriting(
-    labels: NDArray[np.int64], rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_handwriting(labels: Whole, rng: np.random.Generator) -> tuple[Whole, Whole]:
     """Return disjoint indices into `labels`, shape [N], for training and test, 2/3 and 1/3 of every class."""
-    train, test = [], []
-    for digit in range(10):
-        members = rng.permutation(np.flatnonzero(labels == digit))
-        cut = round(len(members) * TRAIN_SHARE)
-        train.append(members[:cut])
-        test.append(members[cut:])
+    members = [rng.permutation(np.flatnonzero(labels == digit)) for digit in range(10)]
+    cuts = [round(len(of) * TRAIN_SHARE) for of in members]
+    train, test = zip(*(np.split(of, [cut]) for of, cut in zip(members, cuts, strict=True)), strict=True)
     return np.concatenate(train), np.concatenate(test)
 
 
-def draw_tuples(
-    labels: NDArray[np.int64], pool: NDArray[np.int64], n: int, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def draw_tuples(labels: Whole, pool: Whole, n: int, rng: np.random.Generator) -> tuple[Whole, Whole]:
     """Return shuffled, balanced classes [n] and five different digit indices [n, 5] of that class from `pool`."""
     classes = rng.permutation(np.arange(n) % 10)
     digits = np.empty((n, len(NAMES)), dtype=np.int64)
@@ -102,17 +89,7 @@ def digit_masks(images: Tensor, size: int) -> NDArray[np.bool_]:
     return pad(large[:, 0] > 8, (margin,) * 4).numpy()
 
 
-def make_backgrounds(size: int, seed: int) -> dict[str, Pixels]:
-    """Return the five backgrounds, shape [3, H, W], by modality; only the procedural ones depend on the seed."""
-    # Bright sky beside dark eaves hides digits: china.jpg is lightened, so that an inverted digit is always darker.
-    china = photograph("china.jpg", size, saturation=3.0, floor=0.55)
-    flower = photograph("flower.jpg", size, saturation=1.0, floor=0.0)
-    textures = (waves, clouds, cells)
-    drawn = [texture(size, np.random.default_rng([seed, 3, i])) for i, texture in enumerate(textures)]
-    return dict(zip(NAMES, [china, flower, *drawn], strict=True))
-
-
-def _scikit_digits() -> tuple[Tensor, NDArray[np.int64]]:
+def _scikit_digits() -> tuple[Tensor, Whole]:
     from sklearn.datasets import load_digits  # here, because scikit-learn takes a second to import
 
     digits = load_digits()

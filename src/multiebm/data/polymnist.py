@@ -4,22 +4,24 @@ Built once into a memory-mapped cache. Rows are in rounds of the ten digits, (i,
 first n tuples are balanced.
 """
 
+import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from multiebm.core.errors import ConfigError, DataError
+from multiebm.core.files import sha256_of_json
 from multiebm.core.modality import Modality
 from multiebm.data.cache import Builder, cache_root, cached_arrays, combined_sha256, file_sha256
 from multiebm.data.dataset import MultimodalDataset, Split, everything_present
 from multiebm.data.files import expanded
 from multiebm.data.mnist import mnist_files, read_mnist
 from multiebm.data.parts import opened_picture
-from multiebm.data.polymnist_folder import folder_identity, folder_pictures
 from multiebm.data.recipe import NAMES, Pixels, invert_inside, random_crops, recipe_problems
 
 SIDE = 28
@@ -30,13 +32,8 @@ SPLITS = ("train", "test")
 CITATION = (
     "T. Sutter, I. Daunhawer, J. Vogt, Generalized Multimodal ELBO (2021), arXiv 2105.02470; Zenodo record 4899160."
 )
-
-
-class Source(NamedTuple):
-    """Where tuples come from: `identity` is JSON naming the content, `build` yields the arrays of the cache."""
-
-    identity: dict[str, Any]
-    build: Builder
+_PICTURE = np.dtype((np.uint8, (3, SIDE, SIDE)))
+Arrays = Iterator[tuple[str, NDArray[Any]]]
 
 
 def load_polymnist(
@@ -63,17 +60,14 @@ def load_polymnist(
         )
     elif folder is None and (mnist_folder is None or backgrounds_folder is None):
         missing = "mnist_folder" if mnist_folder is None else "backgrounds_folder"
-        problems.append(
-            f"polymnist.{missing}: got nothing, expected a folder; building needs both MNIST and backgrounds"
-        )
+        problems.append(f"polymnist.{missing}: got nothing, expected a folder; building needs both MNIST and pictures")
     if problems:
         raise ConfigError(problems)
     try:
-        source = (
-            from_folder(expanded(folder), size)
-            if folder
-            else from_recipe(expanded(str(mnist_folder)), expanded(str(backgrounds_folder)), size)
-        )
+        if folder:
+            identity, build = from_folder(expanded(folder), size)
+        else:
+            identity, build = from_recipe(expanded(str(mnist_folder)), expanded(str(backgrounds_folder)), size)
     except OSError as error:
         raise DataError(
             f"polymnist: got {error.filename}, which cannot be read ({error.strerror}); make it readable, or correct "
@@ -81,17 +75,21 @@ def load_polymnist(
         ) from error
     root = cache_root() if cache_folder is None else expanded(cache_folder)
     want = [f"{split}-{part}" for split in SPLITS for part in ("labels", *modalities)]
-    arrays, sums = cached_arrays(root, "polymnist", source.identity, source.build, want)
-    splits = {split: _split(arrays, split, modalities, limit) for split in SPLITS}
+    arrays, sums = cached_arrays(root, "polymnist", identity, build, want)
+    kept = {key: torch.from_numpy(array[:limit]) for key, array in arrays.items()}
+    views = [{name: kept[f"{split}-{name}"] for name in modalities} for split in SPLITS]
+    train, test = (Split(v, everything_present(v), kept[f"{s}-labels"]) for v, s in zip(views, SPLITS, strict=True))
     parts = {name: Modality(name, "picture", (3, size, size)) for name in modalities}
     fingerprint = combined_sha256({**sums, "limit": str(limit)})
-    return MultimodalDataset("polymnist", parts, splits["train"], splits["test"], 10, CITATION, fingerprint)
+    return MultimodalDataset("polymnist", parts, train, test, 10, CITATION, fingerprint)
 
 
-def from_recipe(mnist_folder: Path, backgrounds_folder: Path, size: int) -> Source:
-    """Return the source that builds bytes [N, 3, size, size] from MNIST and photos; DataError says what is missing."""
-    files = mnist_files(mnist_folder)
-    pictures = {name: backgrounds_folder / f"{name}.jpg" for name in NAMES}
+def from_recipe(mnist_folder: Path, backgrounds_folder: Path, size: int) -> tuple[dict[str, Any], Builder]:
+    """Return an identity, JSON naming the content, and what builds bytes [N, 3, size, size] from MNIST and photos.
+
+    DataError says what is missing.
+    """
+    files, pictures = mnist_files(mnist_folder), {name: backgrounds_folder / f"{name}.jpg" for name in NAMES}
     for name, path in pictures.items():
         if not path.exists():
             raise DataError(
@@ -100,8 +98,8 @@ def from_recipe(mnist_folder: Path, backgrounds_folder: Path, size: int) -> Sour
             )
     sources = {key: file_sha256(path) for key, path in {**files, **pictures}.items()}
 
-    def build() -> Iterator[tuple[str, NDArray[Any]]]:
-        backgrounds = {name: read_background(path) for name, path in pictures.items()}
+    def build() -> Arrays:
+        backgrounds = {name: read_picture(path) for name, path in pictures.items()}
         for part, split in enumerate(SPLITS):
             images, labels = read_mnist(files, split)
             yield f"{split}-labels", labels[round_order(labels, rng=None)].astype(np.int64)
@@ -111,19 +109,60 @@ def from_recipe(mnist_folder: Path, backgrounds_folder: Path, size: int) -> Sour
                 crops = random_crops(backgrounds[name], len(masks), SIDE, rng)
                 yield f"{split}-{name}", resize(invert_inside(crops, masks), size)
 
-    return Source({"recipe": 1, "seed": SEED, "size": size, "sources": sources}, build)
+    return {"recipe": 1, "seed": SEED, "size": size, "sources": sources}, build
 
 
-def from_folder(folder: Path, size: int) -> Source:
-    """Return the source that reads the official folders, bytes [N, 3, size, size]; DataError names what is missing."""
-    listing = folder_identity(folder)
+def from_folder(folder: Path, size: int) -> tuple[dict[str, Any], Builder]:
+    """Return an identity and what reads bytes [N, 3, size, size] of the official folders, rows sorted by (i, digit).
 
-    def build() -> Iterator[tuple[str, NDArray[Any]]]:
-        for split in SPLITS:
-            for name, values in folder_pictures(folder / split, SIDE):
-                yield f"{split}-{name}", values if name == "labels" else resize(values, size)
+    The identity is made of the names and sizes of files; pictures edited in place at the same size go unnoticed.
+    DataError when a modality lacks a file that m0 has (or has one more), or a file is not such a picture.
+    """
+    files = {split: {name: _files(folder / split / name) for name in NAMES} for split in SPLITS}
+    for split, of in files.items():
+        for name, rows in of.items():
+            if odd := sorted(rows.keys() ^ of[NAMES[0]].keys()):
+                has, lacks = (name, NAMES[0]) if odd[0] in rows else (NAMES[0], name)
+                raise DataError(
+                    f"{folder / split}: got no file {odd[0]} in {lacks}, expected one as in {has} ({len(odd)} such "
+                    "files); unpack the archive again"
+                )
 
-    return Source({"folder": listing, "size": size}, build)
+    def build() -> Arrays:
+        for split, of in files.items():
+            yield f"{split}-labels", np.array([int(row.split(".")[1]) for row in of[NAMES[0]]], dtype=np.int64)
+            for name, rows in of.items():
+                read = (read_picture(folder / split / name / row, official=True) for row in rows)
+                yield f"{split}-{name}", resize(np.fromiter(read, _PICTURE, len(rows)), size)
+
+    return {"folder": sha256_of_json(files), "size": size}, build
+
+
+def _files(folder: Path) -> dict[str, int]:
+    """Return the sizes of the pictures of a folder in bytes by name, in the order of (i, digit)."""
+    if not folder.is_dir():
+        raise DataError(
+            f"polymnist: got no folder {folder}, expected {{train,test}}/m0..m4 below the setting `folder`; "
+            f"unpack the official archive there, or build the data with mnist_folder and backgrounds_folder"
+        )
+    sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith(".png")}
+    if not sizes:
+        raise DataError(f"{folder}: got no .png file, expected pictures {{i}}.{{digit}}.png; unpack the archive again")
+    if odd := [name for name in sizes if not re.fullmatch(r"\d+\.\d\.png", name)]:
+        raise DataError(f"{folder}: got file {odd[0]}, expected names {{i}}.{{digit}}.png only; remove it")
+    return {name: sizes[name] for name in sorted(sizes, key=lambda name: [int(n) for n in name.split(".")[:2]])}
+
+
+def read_picture(path: Path, official: bool = False) -> Pixels:
+    """Return a file as uint8 RGB [3, H, W]; DataError when it is no picture, or no `official` one of 28x28 pixels."""
+    fix = "expected a PNG picture; unpack the archive again" if official else "expected a picture file; replace it"
+    with opened_picture(path, fix) as picture:
+        if official and (picture.size != (SIDE, SIDE) or picture.mode != "RGB"):
+            raise DataError(
+                f"{path}: got {picture.width}x{picture.height} pixels of mode {picture.mode}, expected an 8-bit RGB "
+                f"picture of {SIDE}x{SIDE} pixels; point to the original PolyMNIST folder"
+            )
+        return np.ascontiguousarray(np.asarray(picture.convert("RGB")).transpose(2, 0, 1))
 
 
 def round_order(labels: Pixels, rng: np.random.Generator | None) -> NDArray[np.int64]:
@@ -161,14 +200,3 @@ def area_weights(source: int, target: int) -> NDArray[np.float64]:
     left = np.maximum(edges[:-1, None], np.arange(source))
     right = np.minimum(edges[1:, None], np.arange(source) + 1)
     return np.maximum(right - left, 0) * target / source
-
-
-def read_background(path: Path) -> Pixels:
-    """Return a picture file as uint8 RGB of shape [3, H, W]; DataError when it is not a picture."""
-    with opened_picture(path, "expected a picture file; replace it") as picture:
-        return np.ascontiguousarray(np.asarray(picture.convert("RGB")).transpose(2, 0, 1))
-
-
-def _split(arrays: dict[str, NDArray[Any]], split: str, names: Sequence[str], limit: int | None) -> Split:
-    views = {name: torch.from_numpy(arrays[f"{split}-{name}"][:limit]) for name in names}
-    return Split(views, everything_present(views), torch.from_numpy(arrays[f"{split}-labels"][:limit]))

@@ -29,33 +29,24 @@ class BatchStream(Iterator[Batch]):
                 f"batches of data set {dataset.name!r}: got batch_size {batch_size}, expected 1 to {n}, the rows of "
                 f"its {split} split; lower batch_size or supply more data"
             )
-        self.dataset, self.split, self.batch_size, self.seed = dataset, split, batch_size, seed
-        self.epoch = 0
-        self._n, self._position = n, 0
-        self._order = epoch_order(n, seed, 0)
+        self.dataset, self.split, self.batch_size, self._n = dataset, split, batch_size, n
+        self._go_to(seed, epoch=0, position=0)
 
-    @property
-    def batches_per_epoch(self) -> int:
-        """Number of whole batches in one pass over the split."""
-        return self._n // self.batch_size
+    def _go_to(self, seed: int, epoch: int, position: int) -> None:
+        self.seed, self.epoch, self._position = seed, epoch, position
+        self._order = epoch_order(self._n, seed, epoch)
 
     def __next__(self) -> Batch:
-        if self._position >= self.batches_per_epoch:
-            self.epoch, self._position = self.epoch + 1, 0
-            self._order = epoch_order(self._n, self.seed, self.epoch)
+        if self._position >= self._n // self.batch_size:
+            self._go_to(self.seed, self.epoch + 1, 0)
         start = self._position * self.batch_size
         self._position += 1
         return self.dataset.batch(self.split, self._order[start : start + self.batch_size])
 
     def state_dict(self) -> dict[str, int]:
         """Return everything the next batch depends on, besides the data: plain integers."""
-        return {
-            "seed": self.seed,
-            "epoch": self.epoch,
-            "position": self._position,
-            "batch_size": self.batch_size,
-            "rows": self._n,
-        }
+        place = {"seed": self.seed, "epoch": self.epoch, "position": self._position}
+        return place | {"batch_size": self.batch_size, "rows": self._n}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue where `state` was taken; DataError if it belongs to other data or to another batch size."""
@@ -65,5 +56,4 @@ class BatchStream(Iterator[Batch]):
                     f"resuming the {self.split} stream of {self.dataset.name!r}: got {key} {state[key]} in the saved "
                     f"state, expected {here}; resume with the data and batch size of the run, or start a new run"
                 )
-        self.seed, self.epoch, self._position = state["seed"], state["epoch"], state["position"]
-        self._order = epoch_order(self._n, self.seed, self.epoch)
+        self._go_to(state["seed"], state["epoch"], state["position"])

@@ -6,7 +6,7 @@ from torch import Tensor
 from multiebm.core.errors import ConfigError
 from multiebm.core.modality import Modality, Views
 from multiebm.core.random import check_seed, make_generator
-from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint, everything_present
+from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint, everything_present, too_few
 
 NOISE = 0.05  # standard deviation of each coordinate about its corner
 _CORNERS = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
@@ -19,18 +19,18 @@ def load_toy2d(train_items: int = 10_000, test_items: int = 2_000, seed: int = 0
 
     ConfigError lists every count below 1.
     """
-    problems = [
-        f"toy2d.{key}: got {value}, expected at least 1; raise it"
-        for key, value in (("train_items", train_items), ("test_items", test_items))
-        if value < 1
-    ]
-    if problems:
+    if problems := too_few("toy2d", {"train_items": train_items, "test_items": test_items}):
         raise ConfigError(problems)
-    generator = make_generator(check_seed(seed))
-    train, test = (_draw(n, generator) for n in (train_items, test_items))
-    modalities = {name: Modality(name, "vector", (2,)) for name in TOY2D_CENTROIDS}
-    fingerprint = content_fingerprint(modalities, train, test)
-    return MultimodalDataset("toy2d", modalities, train, test, 4, "Synthetic; four corners of a square.", fingerprint)
+    rng = make_generator(check_seed(seed))
+    splits = []
+    for n in (train_items, test_items):
+        labels = (torch.arange(n) % 4)[torch.randperm(n, generator=rng)]
+        views = {m: c[labels] + NOISE * torch.randn(n, 2, generator=rng) for m, c in TOY2D_CENTROIDS.items()}
+        splits.append(Split(views, everything_present(views), labels))
+    train, test = splits
+    parts = {name: Modality(name, "vector", (2,)) for name in TOY2D_CENTROIDS}
+    about = "Synthetic; four corners of a square."
+    return MultimodalDataset("toy2d", parts, train, test, 4, about, content_fingerprint(parts, train, test))
 
 
 def toy2d_classes(views: Views) -> dict[str, Tensor]:
@@ -41,12 +41,3 @@ def toy2d_classes(views: Views) -> dict[str, Tensor]:
 def toy2d_distances(views: Views) -> dict[str, Tensor]:
     """Return distances to the nearest centroid by modality, [B, 2] -> [B]; their mean over data: NOISE sqrt(pi / 2)."""
     return {name: torch.cdist(view, TOY2D_CENTROIDS[name].to(view)).amin(1) for name, view in views.items()}
-
-
-def _draw(n: int, generator: torch.Generator) -> Split:
-    labels = (torch.arange(n) % 4)[torch.randperm(n, generator=generator)]
-    views = {
-        name: centroids[labels] + NOISE * torch.randn(n, 2, generator=generator)
-        for name, centroids in TOY2D_CENTROIDS.items()
-    }
-    return Split(views, everything_present(views), labels)
