@@ -8,7 +8,7 @@ import sys
 import tracemalloc
 from itertools import pairwise
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import get_args
 
 import numpy as np
@@ -282,14 +282,14 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 def test_yaml_that_is_made_to_do_damage_is_refused_soon_and_in_little_memory(text: str, said: str):
     tracemalloc.start()
-    began = perf_counter()
+    began = process_time()
     try:
         with pytest.raises(ConfigError) as raised:
             parse(text, "hostile.yaml")
         assert tracemalloc.get_traced_memory()[1] < 16 << 20  # bytes
     finally:
         tracemalloc.stop()
-    assert perf_counter() - began < 5
+    assert process_time() - began < 5
     assert str(raised.value).startswith("hostile.yaml: ")
     assert said in str(raised.value)
 

@@ -18,6 +18,6 @@ def baselines() -> None:
 def cite(row: Annotated[str, typer.Argument(help="A row of `multiebm baselines`, or cooperative.")]) -> None:
     """Print the BibTeX of a method's sources."""
     from multiebm.experiments.baselines import baselines as table
-    from multiebm.experiments.references import COOPERATIVE
+    from multiebm.experiments.references import COOPERATIVE, references
 
-    typer.echo("\n\n".join(COOPERATIVE if row == "cooperative" else table()[row].references))
+    typer.echo("\n\n".join([references()[key] for key in COOPERATIVE] if row == "cooperative" else table()[row].references))

@@ -11,23 +11,7 @@ from typing import Any, NamedTuple
 
 from multiebm.core.errors import ConfigError
 from multiebm.core.table import Table
-from multiebm.experiments.references import (
-    CMVAE,
-    CODEVAE,
-    DMVAE,
-    DREG,
-    HELVAE,
-    JMVAE,
-    MMJSD,
-    MMVAE,
-    MMVAE_PLUS,
-    MOPOE,
-    MVAE,
-    MVEBM,
-    MVEBM_MCMC,
-    MVTCAE,
-    MWBVAE,
-)
+from multiebm.experiments.references import references
 from multiebm.experiments.schema import InferenceSection
 from multiebm.objectives.settings import BoundSettings
 
@@ -137,7 +121,7 @@ def _with_tilt(shared: int, private: int, cooperative: int = 0) -> dict[str, Any
 
 def _row(
     title: str,
-    *references: str,
+    *keys: str,
     inference: Cells | None = None,
     bound: Cells | None = None,
     training: Cells | None = None,
@@ -145,67 +129,67 @@ def _row(
     **model: Any,
 ) -> Baseline:
     cells = {"model": {**model, "inference": inference or {}}, "training": {"bound": bound or {}, **(training or {})}}
-    return Baseline(title, cells, published, references)
+    return Baseline(title, cells, published, tuple(references()[key] for key in keys))
 
 
 ROWS: dict[str, Baseline] = {
     "mvae": _row(
         "product of experts with a prior expert; joint and single bounds added up",
-        MVAE,
+        "wu2018mvae",
         inference={"subsets": "full_single", "prior_expert": "all", "pooled": True},
         bound={**_KL, "components": "all", "weights": "sum", "reconstruct": "own"},
     ),
     "mmvae": _row(
         "mixture of experts, DReG bound of ten samples",
-        MMVAE,
-        DREG,
+        "shi2019mmvae",
+        "tucker2019dreg",
         bound={"kind": "dreg", "samples": 10, "components": "all"},
         prior={"kind": "laplace", "learned_scale": True},
         **_LAPLACE,
     ),
     "mmvae-iwae": _row(
         "mixture of experts, importance-weighted bound of ten samples",
-        MMVAE,
+        "shi2019mmvae",
         bound={"kind": "iwae", "samples": 10, "components": "all"},
         prior={"kind": "laplace", "learned_scale": True},
         **_LAPLACE,
     ),
-    "mmvae-star": _row("mixture of experts, one sample under the whole mixture", MMVAE),
+    "mmvae-star": _row("mixture of experts, one sample under the whole mixture", "shi2019mmvae"),
     "mmjsd": _row(
         "mixture of experts, Jensen-Shannon divergence with a dynamic prior",
-        MMJSD,
+        "sutter2020mmjsd",
         bound={"denominator": "component", "penalty": "jensen_shannon"},
     ),
     "mopoe": _row(
         "mixture over all subsets of their products of experts",
-        MOPOE,
+        "sutter2021mopoe",
         inference={"subsets": "every", "prior_expert": "full", "pooled": True},
         bound=_KL,
     ),
     "mvtcae": _row(
         "product of experts; total correlation as a conditional information bottleneck",
-        MVTCAE,
+        "hwang2021mvtcae",
         inference={"subsets": "full", "pooled": True},
         bound={**_KL, "penalty": "total_correlation", "alpha": 5 / 6},
         published=_trained(_MOPOE_CODE, optimiser={"generator": 1e-3, "inference": 1e-3}),
     ),
     "mmvaeplus": _row(
         "mixture of experts with private latents; crossing sees an auxiliary density",
-        MMVAE_PLUS,
+        "palumbo2023mmvaeplus",
         published=_MMVAE_PLUS_CODE,
         **_PLUS,
     ),
     "mmvaeplus-dreg": _row(
         "MMVAE+ on the DReG bound of ten samples",
-        MMVAE_PLUS,
-        DREG,
+        "palumbo2023mmvaeplus",
+        "tucker2019dreg",
         bound={"kind": "dreg", "samples": 10, "components": "all"},
         published=_trained(_MMVAE_PLUS_CODE, warmup={"steps": 23_400, "beta": 2.5}),  # 50 epochs
         **_PLUS,
     ),
     "mmvaeplus-factorised": _row(
         "ablation of MMVAE+: crossing sees the inferred private latents",
-        MMVAE_PLUS,
+        "palumbo2023mmvaeplus",
         bound={"crossing": "own"},
         published=_MMVAE_PLUS_CODE,
         crossing_prior=1,
@@ -213,19 +197,19 @@ ROWS: dict[str, Baseline] = {
     ),
     "cmvae": _row(
         "MMVAE+ with a prior of learned clusters",
-        CMVAE,
+        "palumbo2024cmvae",
         published=_trained(_MMVAE_PLUS_CODE, warmup={"steps": 117_000, "beta": 2.5}),  # 250 epochs
         **_PLUS | {"prior": {"kind": "clusters", "components": 40, "prune": 1}},
     ),
     "mwbvae": _row(
         "mixture over all subsets of their Wasserstein barycentres",
-        MWBVAE,
+        "qiu2025mwbvae",
         inference={"subsets": "every", "fusion": "wasserstein", "pooled": True},
         bound=_KL,
     ),
     "codevae": _row(
         "all subsets by consensus of dependent experts, with learned weights",
-        CODEVAE,
+        "mancisidor2025codevae",
         inference={
             "subsets": "every",
             "fusion": "dependent",
@@ -237,25 +221,25 @@ ROWS: dict[str, Baseline] = {
     ),
     "helvae": _row(
         "Hellinger pooling of all experts",
-        HELVAE,
+        "vo2026helvae",
         inference={"subsets": "full", "fusion": "hellinger", "pooled": True},
         bound=_KL,
     ),
     "mohelvae": _row(
         "mixture over all subsets of their Hellinger poolings",
-        HELVAE,
+        "vo2026helvae",
         inference={"subsets": "every", "fusion": "hellinger", "pooled": True},
         bound=_KL,
     ),
     "jmvae": _row(
         "one encoder of all parts, to which an encoder for each is drawn",
-        JMVAE,
+        "suzuki2016jmvae",
         inference={"subsets": "full", "joint": True, "pooled": True},
         bound={**_KL, "penalty": "joint", "alpha": 0.1},
     ),
     "dmvae": _row(
         "product of experts with private latents; joint and crossed bounds added up",
-        DMVAE,
+        "lee2021dmvae",
         inference={"subsets": "full_single", "prior_expert": "full", "pooled": True},
         bound={**_KL, "components": "all", "weights": "sum", "crossing": "own"},
         private=4,
@@ -263,7 +247,7 @@ ROWS: dict[str, Baseline] = {
     ),
     "mvebm": _row(
         "MMVAE* with an energy prior",
-        MVEBM,
+        "yuan2024mvebm",
         training=_TILT_LEARNS,
         published=_with_tilt(64, 0),
         **_LAPLACE,
@@ -271,15 +255,15 @@ ROWS: dict[str, Baseline] = {
     ),
     "mvebmplus": _row(
         "MMVAE+ with an energy prior over the shared latent",
-        MVEBM,
+        "yuan2024mvebm",
         training=_TILT_LEARNS,
         published=_with_tilt(32, 32),
         **_PLUS | {"prior": _TILTED},
     ),
     "mvebmplus-mcmc": _row(
         "MVEBM+ whose codes are revised by the latent chain",
-        MVEBM_MCMC,
-        MVEBM,
+        "yuan2024mcmc",
+        "yuan2024mvebm",
         training={
             "warmup": {"tilt_after": -1, "anneal": 0},
             "cooperative": _REVISED_CODES,

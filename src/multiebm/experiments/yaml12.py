@@ -4,83 +4,34 @@ Anchors, aliases and tags are refused, and so are documents, depths and integers
 of aliases can stand for gigabytes.
 """
 
+import io
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML, YAMLError, events
+from ruamel.yaml.error import MarkedYAMLError
 
 from multiebm.core.errors import ConfigError
 
 LARGEST = 1 << 17  # characters of a document
 DEEPEST = 32  # sections and lists in one another
 _DIGITS = 20  # of an integer; 64 bits have at most as many
-_TAG = "tag:yaml.org,2002:"
-_SIGNED = list("-+0123456789")
-_RESOLVERS: list[tuple[str, str, list[str]]] = [
-    ("null", r"(?:~|null|Null|NULL|)", ["~", "n", "N", ""]),
-    ("bool", r"(?:true|True|TRUE|false|False|FALSE)", list("tTfF")),
-    ("int", r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)", _SIGNED),
-    ("float", r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?)", [*_SIGNED, "."]),
-    ("float", r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))", ["-", "+", "."]),
-]
+_AROUND = (events.StreamStartEvent, events.StreamEndEvent, events.DocumentStartEvent, events.DocumentEndEvent)
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML implements version 1.1; its rules for plain scalars are replaced by those of 1.2 below."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Return the next node, as SafeLoader does; what could grow or hold anything but plain values is refused."""
-        event = self.peek_event()
-        what = None
-        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-            what = "an anchor (&) or an alias (*)"
-        elif event.tag is not None:
-            what = f"the tag {event.tag}"
-        elif self.depth == DEEPEST:
-            what = f"more than {DEEPEST} sections in one another"
-        if what:
-            raise yaml.composer.ComposerError(None, None, what, event.start_mark)
-        self.depth += 1
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes exactly the strings that the loader would otherwise read as something else."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
-
-
-def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    text = node.value
-    if len(text) > _DIGITS:
-        raise yaml.constructor.ConstructorError(
-            None, None, f"an integer of more than {_DIGITS} digits", node.start_mark
-        )
+def _integer(text: str) -> int:
     return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
 
 
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str) or key in out:
-            what = "twice" if isinstance(key, str) else "as a key"
-            raise yaml.constructor.ConstructorError(None, None, f"{key!r} {what}", key_node.start_mark)
-        out[key] = loader.construct_object(value_node, deep=True)
-    return out
-
-
-for _kind, _pattern, _first in _RESOLVERS:
-    for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(_TAG + _kind, re.compile(f"^{_pattern}$"), _first)
-_Loader.add_constructor(_TAG + "int", _integer)
-_Loader.add_constructor(_TAG + "map", _mapping)
+_PLAIN: list[tuple[str, Callable[[str], Any]]] = [  # the core schema of YAML 1.2; what matches nothing is a string
+    (r"~|null|Null|NULL|", lambda text: None),
+    (r"true|True|TRUE|false|False|FALSE", lambda text: text[0] in "tT"),
+    (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", _integer),
+    (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", float),
+    (r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", lambda text: float(text.replace(".", ""))),
+]
 
 
 def parse(text: str, where: str) -> Any:
@@ -88,15 +39,19 @@ def parse(text: str, where: str) -> Any:
     if len(text) > LARGEST:
         raise ConfigError(f"{where}: got more than {LARGEST:,} characters, expected a configuration; name another file")
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.MarkedYAMLError as error:
+        found = (event for event in YAML(typ="safe", pure=True).parse(text) if not isinstance(event, _AROUND))
+        value = _value(next(found, None), found, 0)
+        if (more := next(found, None)) is not None:
+            raise MarkedYAMLError(problem="a second document", problem_mark=more.start_mark)
+    except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(
             f"{where}:{line} got {error.problem}, expected plain YAML with each key once; correct it"
         ) from error
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         raise ConfigError(f"{where}: not readable as YAML ({error}); correct it") from error
+    return value
 
 
 def parse_file(path: Path) -> Any:
@@ -111,4 +66,51 @@ def parse_file(path: Path) -> Any:
 
 def dump(values: dict[str, Any]) -> str:
     """Return block-style YAML that `parse` reads back to equal values."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=120)
+    yaml, text = YAML(typ="safe", pure=True), io.StringIO()
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output, yaml.width = False, False, 120
+    yaml.dump(values, text)
+    return text.getvalue()
+
+
+def _value(event: Any, rest: Iterator[Any], depth: int) -> Any:
+    """Return the value that begins with `event` and ends in the `rest`; what could grow, or is no plain value, is
+    refused.
+    """
+    if event is None:
+        return None
+    problem = None
+    if isinstance(event, events.AliasEvent) or event.anchor is not None:
+        problem = "an anchor (&) or an alias (*)"
+    elif event.tag is not None:
+        problem = f"the tag {event.tag}"
+    elif depth == DEEPEST:
+        problem = f"more than {DEEPEST} sections in one another"
+    if problem:
+        raise MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+    if isinstance(event, events.ScalarEvent):
+        return _scalar(event)
+    if isinstance(event, events.SequenceStartEvent):
+        return [_value(item, rest, depth + 1) for item in _until(events.SequenceEndEvent, rest)]
+    mapping: dict[str, Any] = {}
+    for item in _until(events.MappingEndEvent, rest):
+        key = _value(item, rest, depth + 1)
+        if not isinstance(key, str) or key in mapping:
+            what = "twice" if isinstance(key, str) else "as a key"
+            raise MarkedYAMLError(problem=f"{key!r} {what}", problem_mark=item.start_mark)
+        mapping[key] = _value(next(rest), rest, depth + 1)
+    return mapping
+
+
+def _until(end: type, rest: Iterator[Any]) -> Iterator[Any]:
+    while not isinstance(event := next(rest), end):
+        yield event
+
+
+def _scalar(event: Any) -> Any:
+    if not event.implicit[0]:  # in quotes, or a block of text
+        return event.value
+    made = next((made for pattern, made in _PLAIN if re.fullmatch(pattern, event.value)), str)
+    if made is _integer and len(event.value) > _DIGITS:
+        problem = f"an integer of more than {_DIGITS} digits"
+        raise MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+    return made(event.value)
