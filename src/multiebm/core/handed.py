@@ -4,7 +4,7 @@ Numbers come as NumPy arrays (masked ones too), torch tensors, scipy's sparse ma
 nested lists. Foreign kinds are known by their methods: nothing is imported for them. `docs/data.md` is the table.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from decimal import Decimal
 from numbers import Real
 from typing import Any, NamedTuple
@@ -24,8 +24,7 @@ DENSE_LIMIT = 2**28  # values of a sparse matrix that are made dense without ask
 SHOWN = 5  # rows named in a message
 _NOT_NUMBERS = {
     "c": ("complex numbers", "pass .real and .imag as two columns"),
-    "U": ("text", "convert it to numbers, or encode its classes, one column each"),
-    "S": ("text", "convert it to numbers, or encode its classes, one column each"),
+    **dict.fromkeys("US", ("text", "convert it to numbers, or encode its classes, one column each")),
     "M": ("dates", "convert them to numbers, array.astype('datetime64[s]').astype('int64')"),
     "m": ("time spans", "convert them to numbers, array / numpy.timedelta64(1, 's')"),
     "V": ("records with fields", "use numpy.lib.recfunctions.structured_to_unstructured(array)"),
@@ -34,13 +33,17 @@ _NOT_NUMBERS = {
 
 class Handed(NamedTuple):
     """One array as it was handed over. `values` [N, ...] may share memory with the caller's; `masked` is bool of that
-    shape (a masked array's own mask); `columns` and `rows` are the names that a data frame has.
+    shape (a masked array's own mask); `columns` are the names that a data frame has.
     """
 
     values: Array
     masked: Mask | None = None
     columns: tuple[str, ...] = ()
-    rows: Array | None = None
+
+    @property
+    def hidden(self) -> Mask:
+        """Where a masked array is masked, of the shape [N, ...] of the values; nowhere in any other."""
+        return np.zeros(self.values.shape, bool) if self.masked is None else self.masked
 
 
 def read_parts(parts: Any, what: str, present: Any = None, labels: Any = None) -> dict[str, Handed]:
@@ -54,46 +57,51 @@ def read_parts(parts: Any, what: str, present: Any = None, labels: Any = None) -
             "example {'name': values}"
         )
     handed = {name: read_array(value, f"{what}, modality {name!r}") for name, value in parts.items()}
-    for name, part in handed.items():
-        if part.values.ndim == 0:
-            raise DataError(f"{what}, modality {name!r}: got a single number, expected one row an item; pass an array")
+    if single := [name for name, part in handed.items() if part.values.ndim == 0]:
+        raise DataError(f"{what}, modality {single[0]!r}: got a single number, expected one row an item; pass an array")
     if handed:
         check_lengths({name: part.values for name, part in handed.items()}, what)
-    masks = present if isinstance(present, Mapping) else {"": present}
-    beside = {f"present {name}".strip(): mask for name, mask in masks.items()} | {"labels": labels}
-    rows = {name: part.rows for name, part in handed.items()} | {name: _rows(of) for name, of in beside.items()}
-    _check_rows({name: index for name, index in rows.items() if index is not None}, what)
+    masks = {f"present {m}": of for m, of in present.items()} if isinstance(present, Mapping) else {"present": present}
+    _check_rows({**parts, **masks, "labels": labels}, what)
     return handed
 
 
-def check_lengths(views: Mapping[str, Array], what: str) -> int:
+def check_lengths(views: Mapping[str, Sized], what: str) -> int:
     """Return the number N of rows that all views [N, ...] share; DataError when they differ or there are none."""
-    lengths = {name: len(view) if view.ndim else 0 for name, view in views.items()}
+    lengths = {name: len(view) for name, view in views.items()}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {n}" for name, n in lengths.items())
         raise DataError(
             f"{what}: got different lengths ({listed}), expected one; row i of every array must be the same item, so "
             f"pad the shorter ones and mark the padding absent in `present`"
         )
-    n = next(iter(lengths.values()))
-    if n == 0:
+    if (n := next(iter(lengths.values()))) == 0:
         raise DataError(f"{what}: got 0 rows, expected at least 1; the arrays are empty")
     return n
+
+
+def _check_rows(given: Mapping[str, Any], what: str) -> None:
+    """Refuse data frames whose rows bear the same names in another order: row i would be two different items."""
+    indices = {k: np.asarray(v.index) for k, v in given.items() if hasattr(v, "to_numpy") and hasattr(v, "index")}
+    first = next(iter(indices), "")
+    for name, index in indices.items():
+        if not np.array_equal(index, indices[first]) and set(index.tolist()) == set(indices[first].tolist()):
+            raise DataError(
+                f"{what}: got rows of {name} in another order than those of {first} (by their index), expected the "
+                f"same item in row i of both; use {name}.loc[{first}.index], or .to_numpy() to go by position"
+            )
 
 
 def read_array(value: Any, where: str) -> Handed:
     """Return real numbers (bool, integers, floats up to 64 bits, native byte order); DataError says what else it is."""
     found = unpack(value, where)
-    values = found.values
-    if values.dtype == object:
-        hidden = np.zeros(values.shape, bool) if found.masked is None else found.masked
-        values = _numbers(values, hidden, where)
-    if values.dtype.kind not in "biuf":
-        got, fix = _NOT_NUMBERS.get(values.dtype.kind, (f"values of type {values.dtype}", "convert them"))
-        raise DataError(f"{where}: got dtype {values.dtype}, {got}, expected real numbers; {fix}")
-    if values.dtype.kind == "f" and values.dtype.itemsize > 8:
-        values = values.astype(np.float64)
-    return found._replace(values=values.astype(values.dtype.newbyteorder("="), copy=False))
+    values = _numbers(found, where) if found.values.dtype == object else found.values
+    dtype = values.dtype
+    if dtype.kind not in "biuf":
+        got, fix = _NOT_NUMBERS.get(dtype.kind, (f"values of type {dtype}", "convert them"))
+        raise DataError(f"{where}: got dtype {dtype}, {got}, expected real numbers; {fix}")
+    kept = np.dtype(np.float64) if dtype.kind == "f" and dtype.itemsize > 8 else dtype.newbyteorder("=")
+    return found._replace(values=values.astype(kept, copy=False))
 
 
 def unpack(value: Any, where: str) -> Handed:
@@ -109,100 +117,13 @@ def unpack(value: Any, where: str) -> Handed:
             _check_dense(value.shape, ".toarray()", where)
             return Handed(np.asarray(value.toarray()))
         if hasattr(value, "to_numpy"):
-            found = _from_frame(value, where) if hasattr(value, "columns") else _column(value)
-            return found._replace(rows=_rows(value))
-        if isinstance(value, list | tuple):
-            return _from_list(value, where)
-        return Handed(np.asarray(value))
+            return _from_frame(value, where) if hasattr(value, "columns") else _from_series(value)
+        return _from_list(value, where) if isinstance(value, list | tuple) else Handed(np.asarray(value))
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise DataError(
             f"{where}: got {_named(value)} that is no array ({error}), expected an array of numbers, a tensor, a data "
             "frame or nested lists; convert it by numpy.asarray"
         ) from error
-
-
-def in_order(part: Handed, known: tuple[str, ...], where: str) -> Handed:
-    """Return `part` with the columns of a data frame [N, D] in the order `known`; DataError where they are others."""
-    if not known or not part.columns or part.columns == known:
-        return part
-    if unknown := [name for name in part.columns if name not in known]:
-        raise DataError(
-            f"{where}: got column {unknown[0]!r}, expected the {len(known)} of training: {_listed(known)}."
-            f"{nearest(unknown[0], list(known))} Rename or drop it, or pass .to_numpy() to go by position"
-        )
-    if missing := [name for name in known if name not in part.columns]:
-        raise DataError(
-            f"{where}: got no column {missing[0]!r}, expected the {len(known)} of training: {_listed(known)}; supply it"
-        )
-    order = [part.columns.index(name) for name in known]
-    masked = None if part.masked is None else part.masked[:, order]
-    return part._replace(values=part.values[:, order], masked=masked, columns=known)
-
-
-def read_presence(parts: Mapping[str, Handed], present: Any, names: Sequence[str], what: str) -> Mask:
-    """Return what is there, bool [N, M], columns in the order of `names`.
-
-    Not there is a part that was not handed over, what `present` hides, and a row of a masked array whose cells are all
-    masked. DataError for a row that is there and masked in some of its cells.
-    """
-    n = len(next(iter(parts.values())).values)
-    there = read_present(present, names, n, what)
-    for i, name in enumerate(names):
-        if name not in parts:
-            there[:, i] = False
-        elif (masked := parts[name].masked) is not None:
-            cells = masked.reshape(n, -1)
-            there[:, i] &= ~cells.all(1)
-            if len(partly := np.flatnonzero(cells.any(1) & there[:, i])):
-                raise DataError(
-                    f"{what}, modality {name!r}: got {len(partly)} rows that are masked in some of their cells, first "
-                    f"{partly[:SHOWN].tolist()}, expected rows masked in all or none; a part is there whole or not at "
-                    "all: fill those cells, or mask the whole rows"
-                )
-    return there
-
-
-def read_present(present: Any, names: Sequence[str], n: int, what: str) -> Mask:
-    """Return the mask `present` as bool [n, M], columns in the order of `names`; all true for None.
-
-    It is an array [n, M], or a dict or data frame of columns [n] by name, where a name left out is present everywhere.
-    Its values are bool, or whole numbers 0 and 1.
-    """
-    if present is None:
-        return np.ones((n, len(names)), dtype=bool)
-    if hasattr(present, "columns") and list(present.columns) != list(range(len(names))):
-        present = {name: present[name] for name in present.columns}
-    if not isinstance(present, Mapping):
-        return _as_mask(present, (n, len(names)), f"{what}, columns {', '.join(names)}")
-    for name in present:
-        if name not in names:
-            raise ModalityError(
-                f"{what}, present: got unknown modality {name!r}, expected some of {', '.join(names)}."
-                f"{nearest(str(name), list(names))} Correct the name"
-            )
-    found = np.ones((n, len(names)), dtype=bool)
-    for i, name in enumerate(names):
-        if name in present:
-            found[:, i] = _as_mask(present[name], (n,), f"{what}, {name}")
-    return found
-
-
-def _as_mask(mask: Any, shape: tuple[int, ...], where: str) -> Mask:
-    found = unpack(mask, f"{where}, present")
-    values = found.values
-    if values.dtype == object and all(isinstance(cell, bool | np.bool_) for cell in values.flat):
-        values = values.astype(bool)
-    if values.shape != shape:
-        raise DataError(f"{where}, present: got shape {values.shape}, expected {shape}; one entry a row and modality")
-    if found.masked is not None and found.masked.any():
-        raise DataError(f"{where}, present: got masked entries, expected true or false in each; fill them")
-    whole = values.dtype.kind in "iu" and bool(np.isin(values, (0, 1)).all())
-    if values.dtype != bool and not whole:
-        raise DataError(
-            f"{where}, present: got dtype {values.dtype}, expected bool; use mask.astype(bool) if true is what is "
-            "there and false what is not"
-        )
-    return values.astype(bool)
 
 
 def _from_tensor(tensor: Tensor, where: str) -> Array:
@@ -217,22 +138,26 @@ def _from_tensor(tensor: Tensor, where: str) -> Array:
     return tensor.numpy()
 
 
+def _check_dense(shape: Sequence[int], call: str, where: str) -> None:
+    if (size := int(np.prod([int(n) for n in shape], dtype=object))) > DENSE_LIMIT:
+        raise DataError(
+            f"{where}: got a sparse array of {' x '.join(map(str, shape))} = {size:,} values, expected at most "
+            f"{DENSE_LIMIT:,}, because models read dense rows; choose fewer columns, or pass {call} if memory allows"
+        )
+
+
 def _from_frame(frame: Any, where: str) -> Handed:
     names = tuple(str(name) for name in frame.columns)
-    if twice := sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []:
-        raise DataError(f"{where}: got more than one column called {twice[0]!r}, expected one of each; rename them")
-    columns = [
-        read_array(frame[c], f"{where}, column {name!r}").values for c, name in zip(frame.columns, names, strict=True)
-    ]
-    return Handed(np.stack(columns, 1) if columns else np.zeros((len(frame), 0)), columns=names)
+    if len(set(names)) < len(names):
+        twice = min(name for name in names if names.count(name) > 1)
+        raise DataError(f"{where}: got more than one column called {twice!r}, expected one of each; rename them")
+    if not names:
+        return Handed(np.zeros((len(frame), 0)))
+    read = [read_array(frame[c], f"{where}, column {name!r}") for c, name in zip(frame.columns, names, strict=True)]
+    return Handed(np.stack([column.values for column in read], 1), columns=names)
 
 
-def _rows(value: Any) -> Array | None:
-    """Return the names of the rows of a data frame or series; None of anything else."""
-    return np.asarray(value.index) if hasattr(value, "to_numpy") and hasattr(value, "index") else None
-
-
-def _column(series: Any) -> Handed:
+def _from_series(series: Any) -> Handed:
     """Return a series' values; what its nullable type calls missing becomes NaN, and is treated as NaN is."""
     numeric = not isinstance(series.dtype, np.dtype) and getattr(series.dtype, "kind", "O") in "biuf"
     if numeric and series.isna().any():
@@ -243,79 +168,123 @@ def _column(series: Any) -> Handed:
 def _from_list(rows: Sequence[Any], where: str) -> Handed:
     if any(isinstance(row, Tensor | np.ma.MaskedArray) or hasattr(row, "to_numpy") for row in rows):
         each = [unpack(row, f"{where}, row {i}") for i, row in enumerate(rows)]
-        masks = [np.zeros(row.values.shape, bool) if row.masked is None else row.masked for row in each]
-        _check_even([row.values.shape for row in each], where)
-        masked = np.stack(masks) if any(row.masked is not None for row in each) else None
+        _check_even([row.values for row in each], where)
+        masked = np.stack([row.hidden for row in each]) if any(row.masked is not None for row in each) else None
         return Handed(np.stack([row.values for row in each]), masked)
     try:
         return Handed(np.asarray(rows))
     except ValueError:
-        _check_even([_shape_of(row) for row in rows], where)
+        _check_even(rows, where)
         raise
 
 
-def _shape_of(row: Any) -> tuple[int, ...] | None:
-    try:
-        return np.shape(row)
-    except ValueError:  # uneven inside
-        return None
-
-
-def _check_even(shapes: Sequence[tuple[int, ...] | None], where: str) -> None:
-    for i, shape in enumerate(shapes):
-        if shape is None or shape != shapes[0]:
+def _check_even(rows: Sequence[Any], where: str) -> None:
+    sizes = [_size(row) for row in rows]
+    for i, size in enumerate(sizes):
+        if size != sizes[0] or "uneven" in size:
             raise DataError(
-                f"{where}: got row {i} {_sized(shape)} after row 0 {_sized(shapes[0])}, expected rows of one length; "
-                "cut or pad them to one"
+                f"{where}: got row {i} {size} after row 0 {sizes[0]}, expected rows of one length; cut or pad them"
             )
 
 
-def _sized(shape: tuple[int, ...] | None) -> str:
-    return "of uneven lists" if shape is None else f"of {shape[0]} values" if len(shape) == 1 else f"of shape {shape}"
+def _size(row: Any) -> str:
+    try:
+        shape = np.shape(row)
+    except ValueError:
+        return "of uneven lists"
+    return f"of {shape[0]} values" if len(shape) == 1 else f"of shape {shape}"
 
 
-def _numbers(values: Array, hidden: Mask, where: str) -> Array:
-    """Return an array of Python objects as float64 if each of them (that is not `hidden`) is a real number."""
-    for place in np.ndindex(values.shape):
-        cell = values[place]
-        if not hidden[place] and not isinstance(cell, Real | Decimal | np.bool_):
+def _numbers(part: Handed, where: str) -> Array:
+    """Return an array of Python objects as float64 if each of them that is not masked is a real number."""
+    for place, hidden in np.ndenumerate(part.hidden):
+        if not hidden and not isinstance(cell := part.values[place], Real | Decimal | np.bool_):
             row = f" in row {place[0]}" if place else ""
             raise DataError(
                 f"{where}: got {_named(cell)}{row}, expected real numbers; convert it, or mark what is missing absent "
                 "in `present`"
             )
     try:
-        return np.where(hidden, 0, values).astype(np.float64)
+        return np.where(part.hidden, 0, part.values).astype(np.float64)
     except OverflowError as error:
         raise DataError(f"{where}: got a whole number beyond float64, expected real numbers below 1e37") from error
 
 
-def _check_dense(shape: Sequence[int], call: str, where: str) -> None:
-    size = int(np.prod([int(n) for n in shape], dtype=object))
-    if size > DENSE_LIMIT:
+def in_order(part: Handed, known: tuple[str, ...], where: str) -> Handed:
+    """Return `part` with the columns of a data frame [N, D] in the order `known`; DataError where they are others."""
+    if not known or not part.columns or part.columns == known:
+        return part
+    listed = f"expected the {len(known)} of training: {', '.join(known[:10])}{', ...' if len(known) > 10 else ''}"
+    if unknown := [name for name in part.columns if name not in known]:
         raise DataError(
-            f"{where}: got a sparse array of {' x '.join(map(str, shape))} = {size:,} values, expected at most "
-            f"{DENSE_LIMIT:,}, because models read dense rows; choose fewer columns, or pass {call} if memory allows"
+            f"{where}: got column {unknown[0]!r}, {listed}.{nearest(unknown[0], list(known))} Rename or drop it, or "
+            "pass .to_numpy() to go by position"
         )
+    if missing := [name for name in known if name not in part.columns]:
+        raise DataError(f"{where}: got no column {missing[0]!r}, {listed}; supply it")
+    order = [part.columns.index(name) for name in known]
+    masked = None if part.masked is None else part.masked[:, order]
+    return part._replace(values=part.values[:, order], masked=masked, columns=known)
 
 
-def _check_rows(indices: Mapping[str, Array], what: str) -> None:
-    """Refuse data frames whose rows bear the same names in another order: row i would be two different items."""
-    for name, index in indices.items():
-        first = next(iter(indices))
-        if not np.array_equal(index, indices[first]) and set(index.tolist()) == set(indices[first].tolist()):
+def read_presence(parts: Mapping[str, Handed], present: Any, names: Sequence[str], what: str) -> Mask:
+    """Return what is there, bool [N, M], columns in the order of `names`.
+
+    Not there is a part that was not handed over, what `present` hides, and a row of a masked array whose cells are all
+    masked. DataError for a row that is there and masked in some of its cells.
+    """
+    n = len(next(iter(parts.values())).values)
+    there = read_present(present, names, n, what)
+    for i, name in enumerate(names):
+        masked = parts[name].masked if name in parts else np.ones(n, bool)
+        cells = np.zeros((n, 1), bool) if masked is None else masked.reshape(n, -1)
+        there[:, i] &= ~cells.all(1)
+        if len(partly := np.flatnonzero(cells.any(1) & there[:, i])):
             raise DataError(
-                f"{what}: got rows of {name} in another order than those of {first} (by their index), expected the "
-                f"same item in row i of both; use {name}.loc[{first}.index], or .to_numpy() to go by position"
+                f"{what}, modality {name!r}: got {len(partly)} rows that are masked in some of their cells, first "
+                f"{partly[:SHOWN].tolist()}, expected rows masked in all or none; a part is there whole or not at all: "
+                "fill those cells, or mask the whole rows"
             )
+    return there
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+def read_present(present: Any, names: Sequence[str], n: int, what: str) -> Mask:
+    """Return the mask `present` as bool [n, M], columns in the order of `names`; all true for None.
+
+    It is an array [n, M], or a dict or data frame of columns [n] by name, where a name left out is present everywhere.
+    Its values are bool, or whole numbers 0 and 1.
+    """
+    if hasattr(present, "columns") and list(present.columns) != list(range(len(names))):
+        present = {name: present[name] for name in present.columns}
+    if not isinstance(present, Mapping | None):
+        return _as_mask(present, (n, len(names)), f"{what}, columns {', '.join(names)}")
+    by_name = present or {}
+    if unknown := [name for name in by_name if name not in names]:
+        raise ModalityError(
+            f"{what}, present: got unknown modality {unknown[0]!r}, expected some of {', '.join(names)}."
+            f"{nearest(str(unknown[0]), list(names))} Correct the name"
+        )
+    there = np.ones(n, bool)
+    columns = [_as_mask(by_name[name], (n,), f"{what}, {name}") if name in by_name else there for name in names]
+    return np.stack(columns, 1)
+
+
+def _as_mask(mask: Any, shape: tuple[int, ...], where: str) -> Mask:
+    found = unpack(mask, f"{where}, present")
+    values = found.values
+    if values.dtype == object and all(isinstance(cell, bool | np.bool_) for cell in values.flat):
+        values = values.astype(bool)
+    if values.shape != shape:
+        raise DataError(f"{where}, present: got shape {values.shape}, expected {shape}; one entry a row and modality")
+    if found.hidden.any():
+        raise DataError(f"{where}, present: got masked entries, expected true or false in each; fill them")
+    if values.dtype != bool and not (values.dtype.kind in "iu" and np.isin(values, (0, 1)).all()):
+        raise DataError(
+            f"{where}, present: got dtype {values.dtype}, expected bool; use mask.astype(bool) if true is what is "
+            "there and false what is not"
+        )
+    return values.astype(bool)
 
 
 def _named(value: Any) -> str:
-    if value is None:
-        return "None"
-    shown = f" {value[:20]!r}" if isinstance(value, str) else ""
-    return f"{type(value).__name__}{shown}"
+    return "None" if value is None else type(value).__name__ + (f" {value[:20]!r}" if isinstance(value, str) else "")

@@ -98,7 +98,7 @@ def read_labels(labels: Any, n: int, what: str) -> list[Class | None] | None:
         one_hot = values.ndim == 2 and values.dtype.kind in "biuf" and bool((np.sort(values)[:, :-1] == 0).all())
         fix = "of one-hot rows pass labels.argmax(1)" if one_hot and len(values) == n else "supply them all"
         raise DataError(f"{where}: got shape {values.shape}, expected ({n},), one for each row; {fix}")
-    hidden = np.zeros(n, bool) if found.masked is None else found.masked.reshape(n)
+    hidden = found.hidden.reshape(n)
     read = [None if hidden[i] else _label(value, i, where) for i, value in enumerate(values.tolist())]
     if len({type(label) for label in read if label is not None}) > 1:
         raise DataError(f"{where}: got both texts and numbers, expected one of them; convert them, labels.astype(str)")
