@@ -21,13 +21,13 @@ from multiebm.core.modality import Views
 from multiebm.core.random import make_generator
 from multiebm.core.tree import per_item
 from multiebm.experiments.schema import Experiment
-from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.blocks import SLOPE, EnergyBlock, ResidualBlock
 from multiebm.nn.pictures import ConvDecoder, Crop, PictureDecoder
 from multiebm.nn.precision import Mixed
 from multiebm.objectives.vae import bound_loss, draw
+from multiebm.priors.energy import EnergyPrior
 from multiebm.training.cooperative import STRATIFIED
 from multiebm.training.settings import CooperativeSettings
 from multiebm.training.state import TrainState

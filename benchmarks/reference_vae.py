@@ -22,10 +22,11 @@ from multiebm.core.batch import Batch
 from multiebm.core.errors import ConfigError
 from multiebm.core.modality import Views
 from multiebm.core.random import make_generator
-from multiebm.distributions.priors import ClusterPrior, StandardPrior
 from multiebm.experiments.load import differences, load_experiment
 from multiebm.experiments.schema import Experiment, TrainingSection
 from multiebm.models.model import MultimodalModel
+from multiebm.priors.clusters import ClusterPrior
+from multiebm.priors.standard import StandardPrior
 from reference_step import plain_copy
 
 # what may differ from the preset polymnist-ROW: sizes, and what does not enter the formulas

@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "multiebm"
 CONTRACT = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
-# folder -> floor, 0 at the bottom; `|` separates siblings of one floor
-FLOOR = {name.strip(): i for i, row in enumerate(reversed(CONTRACT["layers"])) for name in row.split("|")}
+# folder -> floor, 0 at the bottom; `|` separates siblings of one floor, brackets hold a folder that may not be there
+FLOOR = {name.strip(" ()"): i for i, row in enumerate(reversed(CONTRACT["layers"])) for name in row.split("|")}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
 
 

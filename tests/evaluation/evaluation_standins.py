@@ -15,7 +15,7 @@ from multiebm.core.tree import per_item, randn_tree
 from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.mixture import Mixture
-from multiebm.distributions.priors import StandardPrior
+from multiebm.priors.standard import StandardPrior
 
 SIZE = 12
 ITEM, MARK = 10, 11

@@ -9,12 +9,12 @@ from evaluation_standins import ExactJudges, GaussianCodes, Oracle, Wobbly, know
 
 from multiebm.cli.tables import remarks
 from multiebm.data.dataset import Split
-from multiebm.distributions.priors import MixturePrior
 from multiebm.evaluation.draws import Plan
 from multiebm.evaluation.evaluate import evaluate
 from multiebm.evaluation.record import EvaluationSettings
 from multiebm.evaluation.representation import latent_use
-from multiebm.models.energy_prior import EnergyPrior
+from multiebm.priors.energy import EnergyPrior
+from multiebm.priors.mixture import MixturePrior
 
 SMALL = EvaluationSettings(n_samples=20, n_items=20, n_refined=5, refine_steps=1, n_codes=60, batch_size=64)
 

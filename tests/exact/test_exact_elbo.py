@@ -9,8 +9,8 @@ from torch import nn
 from multiebm.core.random import make_generator
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.mixture import Diagonal, Mixture
-from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import Posterior
+from multiebm.priors.energy import EnergyPrior
 from small_models import cross_draw, elbo_loss, energy_prior, linear_model, random_views, small_model, vectors, whole
 
 SIGMA = 0.7

@@ -38,11 +38,12 @@ from torch.distributions import (
 
 from multiebm.core.batch import Batch
 from multiebm.core.errors import DataError
-from multiebm.distributions.priors import ClusterPrior, StandardPrior
 from multiebm.experiments.baselines import ROWS
-from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.model import MultimodalModel
 from multiebm.objectives.settings import BoundSettings
+from multiebm.priors.clusters import ClusterPrior
+from multiebm.priors.energy import EnergyPrior
+from multiebm.priors.standard import StandardPrior
 
 EXACT = 1e-9  # float64 sums of some hundred terms, cancellation included
 ROUNDED = 1e-6  # ten times the rounding of float32

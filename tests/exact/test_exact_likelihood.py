@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from multiebm.core.errors import ConfigError
-from multiebm.distributions.priors import ClusterPrior
+from multiebm.priors.clusters import ClusterPrior
 from small_models import energy_prior, linear_model, random_views, small_model, vectors
 
 SIGMA, SAMPLES = 1.0, 80_000

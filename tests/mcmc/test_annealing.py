@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from multiebm.core.random import make_generator
-from multiebm.distributions.priors import StandardPrior
 from multiebm.mcmc.annealing import annealed_log_weights, log_normalizer_of
+from multiebm.priors.standard import StandardPrior
 
 SIGMAS = 4.0
 

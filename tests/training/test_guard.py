@@ -7,7 +7,7 @@ import torch
 from training_standin import assert_same_state, hooks, log_lines, make_state, step
 
 from multiebm.core.errors import DivergenceError
-from multiebm.distributions.priors import MixturePrior
+from multiebm.priors.mixture import MixturePrior
 from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.guard import Guard, find_problem
 from multiebm.training.hooks import CheckpointEvery, MetricsLog

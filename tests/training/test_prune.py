@@ -6,9 +6,9 @@ import torch
 from multiebm.core.random import make_generator
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.mixture import Diagonal
-from multiebm.distributions.priors import ClusterPrior
 from multiebm.experiments.build import settling
 from multiebm.experiments.load import load_experiment
+from multiebm.priors.clusters import ClusterPrior
 from multiebm.training.priors import prune_clusters
 
 

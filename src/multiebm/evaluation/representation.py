@@ -17,7 +17,7 @@ from multiebm.evaluation.base import (
     stream_seed,
 )
 from multiebm.evaluation.draws import Plan, chosen_items, codes, complete_items, labelled_items
-from multiebm.models.energy_prior import EnergyPrior
+from multiebm.priors.energy import EnergyPrior
 
 KL, ACTIVE, LATENTS = "latent/kl", "latent/active_units", "latent/units"
 _ACTIVE_VARIANCE = 0.01  # over items, of a coordinate's posterior mean: Burda et al. 2016, arXiv 1509.00519

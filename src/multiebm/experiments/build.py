@@ -14,16 +14,19 @@ from multiebm.core.modality import Modality, name_problem
 from multiebm.core.random import make_generator
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.likelihoods import Likelihood
-from multiebm.distributions.priors import ClusterPrior, MixturePrior, Prior, StandardPrior, ridge_for
 from multiebm.experiments.schema import Experiment, ModelSection, NetworkSection, TrainingSection
 from multiebm.models.aggregation import Aggregation, PriorExpert
-from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.generator import Generator, make_decoder
 from multiebm.models.inference import Encoder, InferenceModel, JointEncoder, make_trunk
 from multiebm.models.model import DataChain, LatentChain, MultimodalModel
 from multiebm.nn.energies import EnergyNetwork
 from multiebm.nn.pictures import Networks
 from multiebm.nn.precision import Mixed, set_precision
+from multiebm.priors.clusters import ClusterPrior
+from multiebm.priors.energy import EnergyPrior
+from multiebm.priors.mixture import MixturePrior
+from multiebm.priors.prior import Prior, ridge_for
+from multiebm.priors.standard import StandardPrior
 from multiebm.training import averaging
 from multiebm.training.cooperative import cooperative_step, warmup_step
 from multiebm.training.guard import NETWORK_RATE, PRIOR_RATE, RATE
@@ -134,7 +137,7 @@ def _prior(s: ModelSection) -> Prior:
     base = MixturePrior(s.shared, p.components, ridge) if p.components else standard
     if p.kind == "mixture":
         return base
-    return EnergyPrior(base, p.width, p.layers, p.steps, p.step_size, p.bound, p.penalty, p.activation)
+    return EnergyPrior(base, p.width, p.layers, p.steps, p.step_size, p.bound, p.penalty)
 
 
 def settling(experiment: Experiment, numbers: Mapping[str, float]) -> dict[str, Any]:

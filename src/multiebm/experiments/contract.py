@@ -23,9 +23,9 @@ from multiebm.experiments.build import TrainingStep, build_model, build_state
 from multiebm.experiments.load import merge
 from multiebm.experiments.pretrained import from_pretrained
 from multiebm.experiments.schema import Experiment
-from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
+from multiebm.priors.energy import EnergyPrior
 from multiebm.training.cooperative import bound_of_batch
 
 ITEMS, LEARNING_STEPS = 6, 20

@@ -26,10 +26,10 @@ from multiebm.experiments.folder import (
 from multiebm.experiments.load import CONFIG, load_experiment
 from multiebm.experiments.pretrained import MODEL, from_pretrained, save_pretrained
 from multiebm.experiments.schema import Experiment, PriorSection
-from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.precision import precision_of, set_precision
+from multiebm.priors.energy import EnergyPrior
 from multiebm.training.priors import codes_of, settle_tilt
 
 CODES_BATCHES, CODES_BATCH = 128, 64  # items whose codes the prior is fitted to, twice each

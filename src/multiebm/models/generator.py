@@ -10,11 +10,13 @@ from multiebm.core.random import Randomness, rand
 from multiebm.core.tree import rows_of, rows_present, spread
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.likelihoods import Likelihood
-from multiebm.distributions.priors import RIDGE, MixturePrior, Prior, StandardPrior
 from multiebm.models.inference import SHARED, Latents
 from multiebm.nn.blocks import mlp
 from multiebm.nn.pictures import ConvDecoder, Networks, PictureDecoder
 from multiebm.nn.precision import Mixed
+from multiebm.priors.mixture import MixturePrior
+from multiebm.priors.prior import RIDGE, Prior
+from multiebm.priors.standard import StandardPrior
 
 
 def make_decoder(modality: Modality, n_in: int, networks: Networks, bounded: bool = True) -> nn.Module:

@@ -31,7 +31,6 @@ from multiebm.models.checks import (
     check_temperature,
     check_whole,
 )
-from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Latents
 from multiebm.models.likelihood import conditional_log_likelihood, importance_log_likelihood
@@ -39,6 +38,7 @@ from multiebm.models.pretrained import write_pretrained
 from multiebm.models.use import LARGEST, MOST, in_use, over_items, over_parts
 from multiebm.nn.energies import EnergyNetwork
 from multiebm.nn.spectral import frozen
+from multiebm.priors.energy import EnergyPrior
 
 SCORE_SAMPLES = 64  # importance samples of a score where there is no energy
 

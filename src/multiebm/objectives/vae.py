@@ -16,11 +16,12 @@ from torch.utils.checkpoint import checkpoint
 from multiebm.core.batch import Batch
 from multiebm.core.random import Randomness
 from multiebm.distributions.mixture import Diagonal
-from multiebm.distributions.priors import Prior, StandardPrior
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, Latents, Posterior
 from multiebm.objectives.penalties import PENALTIES
 from multiebm.objectives.settings import BoundSettings
+from multiebm.priors.prior import Prior
+from multiebm.priors.standard import StandardPrior
 
 
 class Draw(NamedTuple):

@@ -13,9 +13,9 @@ from multiebm.core.batch import Batch
 from multiebm.core.modality import Views
 from multiebm.evaluation.base import Result
 from multiebm.evaluation.coherence import joint_coherence
-from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents
 from multiebm.nn.spectral import frozen
+from multiebm.priors.energy import EnergyPrior
 from multiebm.report.figures import DATA, EBM, GEN, Cloud, Level, Mark, Panel, Series, draw_clouds, draw_panel
 from multiebm.report.grids import picture_rows
 from multiebm.report.markup import block, columns, join, paragraph, section

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch
 from multiebm.core.modality import Views
-from multiebm.distributions.priors import MixturePrior, Prior, StandardPrior
-from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents, Posterior
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.spectral import frozen
@@ -27,6 +25,10 @@ from multiebm.objectives.cooperative import (
 )
 from multiebm.objectives.settings import BoundSettings
 from multiebm.objectives.vae import Draw, bound_loss, draw, vae_loss
+from multiebm.priors.energy import EnergyPrior
+from multiebm.priors.mixture import MixturePrior
+from multiebm.priors.prior import Prior
+from multiebm.priors.standard import StandardPrior
 from multiebm.training.priors import follow_codes, observed, prior_step
 from multiebm.training.revision import (
     RevisedCodes,

@@ -13,10 +13,11 @@ from multiebm.core.errors import DivergenceError
 from multiebm.core.progress import track
 from multiebm.core.random import make_generator, rand
 from multiebm.distributions.mixture import Diagonal
-from multiebm.distributions.priors import ClusterPrior, MixturePrior
-from multiebm.models.energy_prior import EnergyPrior
 from multiebm.models.inference import SHARED, Latents, Posterior
 from multiebm.models.model import MultimodalModel
+from multiebm.priors.clusters import ClusterPrior
+from multiebm.priors.energy import EnergyPrior
+from multiebm.priors.mixture import MixturePrior
 from multiebm.training.guard import BASE_DRAWS, PRIOR_DRAWS, PRIOR_GAP, find_problem
 from multiebm.training.state import TrainState, update
 

@@ -7,9 +7,11 @@ import torch
 
 from multiebm.core.errors import ConfigError, DivergenceError
 from multiebm.core.random import item_generators, make_generator
-from multiebm.distributions.priors import RIDGE, MixturePrior, StandardPrior, ridge_for
 from multiebm.mcmc.langevin import langevin
 from multiebm.mcmc.run import run_chain
+from multiebm.priors.mixture import MixturePrior
+from multiebm.priors.prior import RIDGE, ridge_for
+from multiebm.priors.standard import StandardPrior
 
 REFERENCE = {"normal": torch.distributions.Normal, "laplace": torch.distributions.Laplace}
 FAMILY = pytest.mark.parametrize("family", ["normal", "laplace"])

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-import multiebm.distributions.priors as module
+import multiebm.priors.clusters as module
 from multiebm.core.random import item_generators, make_generator
-from multiebm.distributions.priors import ClusterPrior, StandardPrior
+from multiebm.priors.clusters import ClusterPrior
+from multiebm.priors.standard import StandardPrior
 
 REFERENCE = {"normal": torch.distributions.Normal, "laplace": torch.distributions.Laplace}
 FAMILY = pytest.mark.parametrize("family", ["normal", "laplace"])

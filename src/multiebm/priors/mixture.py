@@ -1,129 +1,42 @@
-"""Priors over a latent. A prior is anything with `log_prob`, `sample`, `log_normalizer` (contract of this file)."""
+"""A mixture of Gaussians that follows the codes by stochastic expectation maximisation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import log, pi
-from typing import Protocol
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from multiebm.core.errors import DivergenceError
 from multiebm.core.progress import track
 from multiebm.core.random import Randomness, rand, randn
-from multiebm.distributions.families import FAMILIES
+from multiebm.priors.prior import RIDGE, Prior, PriorSettings
 
-RIDGE = 1e-4  # least variance added to those of a mixture, squared latent units
 LOST = 0.1  # share of its fair weight below which a component of a mixture is lost
 
 
-def ridge_for(step_size: float) -> float:
-    """Return the ridge with which a Langevin chain of this step size does not oscillate on a component.
+@dataclass(frozen=True)
+class Mixture(PriorSettings):
+    """A mixture of Gaussians fitted to the codes; bounds see the standard density in its place."""
 
-    On variance v its mean moves by the factor 1 - s^2 / 2v, never negative for v >= s^2 / 2; its own variance is
-    then at most 2v. A tilt of the mixture is not bounded by this.
-    """
-    return max(RIDGE, step_size**2 / 2)
+    kind: Literal["mixture"] = "mixture"
+    components: Annotated[int, Field(ge=1, le=1000, description="number of Gaussians")] = 60
 
-
-class Prior(Protocol):
-    """`log_prob` [..., D] -> [...], normalised only where `normalised`; `sample(n, generator)` -> [n, D], at a
-    `temperature` T from the density to the power 1 / T, of a mixture every component to that power, weights kept;
-    `log_normalizer(n, generator)` is 0 if normalised, else a scalar whose gradient is that of log Z.
-    """
-
-    dim: int
-    normalised: bool
-
-    def log_prob(self, z: Tensor) -> Tensor: ...  # noqa: D102
-    def sample(self, n: int, generator: Randomness, temperature: float = 1.0) -> Tensor: ...  # noqa: D102
-    def log_normalizer(self, n: int, generator: Randomness) -> Tensor: ...  # noqa: D102
+    def build(self, dim: int, family: str, ridge: float) -> "MixturePrior":
+        """Return the prior over [D], spread over N(0, I)."""
+        return MixturePrior(dim, self.components, ridge)
 
 
-class StandardPrior(torch.nn.Module):
-    """Location 0, scale 1, of the named family ("normal" or "laplace"), over [D]; `learned`: scales are parameters."""
-
-    normalised = True
-
-    def __init__(self, family: str, dim: int, learned: bool = False) -> None:
-        super().__init__()
-        self.family, self.dim = FAMILIES[family], dim
-        self.register_buffer("zero", torch.zeros(()), persistent=False)
-        self.log_scale = torch.nn.Parameter(torch.zeros(dim)) if learned else None
-
-    @property
-    def scale(self) -> Tensor:
-        """The scales [D]."""
-        if self.log_scale is None:
-            return torch.ones_like(self.get_buffer("zero")).expand(self.dim)
-        return self.log_scale.exp()
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Return the log density in nats: [..., D] -> [...]."""
-        return self.family.log_prob(z, torch.zeros_like(z), self.scale.to(z).expand_as(z)).sum(-1)
-
-    def kl(self, loc: Tensor, scale: Tensor) -> Tensor:
-        """Return KL(q || p) in nats of q at `loc`, `scale` [..., D], of the same family: [...]."""
-        return self.family.kl(loc, scale, torch.zeros_like(loc), self.scale.to(scale).expand_as(scale)).sum(-1)
-
-    def sample(self, n: int, generator: Randomness, temperature: float = 1.0) -> Tensor:
-        """Draw [n, D]."""
-        scale = self.scale * temperature**self.family.exponent
-        return self.family.rsample(generator, torch.zeros_like(scale).expand(n, self.dim), scale.expand(n, self.dim))
-
-    def log_normalizer(self, n: int, generator: Randomness) -> Tensor:
-        """Return 0 (shape []): the density is normalised."""
-        return torch.zeros(())
-
-
-class ClusterPrior(torch.nn.Module):
-    """p(z) = sum_c pi_c p(z; loc_c, 1): C clusters of the named family over [D], weights and locations learned.
-
-    The prior of CMVAE (Palumbo et al. 2024). The cluster term printed there, sum_c q(c | z) [log pi_c + log p(z | c) -
-    log q(c | z)] with q(c | z) the exact responsibility, is log p(z): a prior is all there is to implement.
-    """
-
-    normalised = True
-
-    def __init__(self, family: str, dim: int, clusters: int, reach: float = 0.5) -> None:
-        super().__init__()
-        self.family, self.dim, self.clusters = FAMILIES[family], dim, clusters
-        self.logits = torch.nn.Parameter(torch.zeros(clusters))
-        self.loc = torch.nn.Parameter(torch.empty(clusters, dim).uniform_(-reach, reach))
-        self.kept: Tensor
-        self.register_buffer("kept", torch.ones(clusters, dtype=torch.bool))  # the others are pruned
-
-    def cluster_log_prob(self, z: Tensor) -> Tensor:
-        """Return log pi_c + log p(z | c) in nats for every cluster: [..., D] -> [..., C], -inf where pruned."""
-        log_weight = torch.where(self.kept, self.logits, -torch.inf).log_softmax(0)
-        at = z[..., None, :]
-        return log_weight + self.family.log_prob(at, self.loc, torch.ones_like(self.loc)).sum(-1)
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Return the log density in nats: [..., D] -> [...]."""
-        return self.cluster_log_prob(z).logsumexp(-1)
-
-    def sample(self, n: int, generator: Randomness, temperature: float = 1.0) -> Tensor:
-        """Draw [n, D]."""
-        weight = torch.where(self.kept, self.logits, -torch.inf).softmax(0)
-        drawn = torch.searchsorted(weight.cumsum(0), rand(generator, (n, 1), weight)[:, 0], right=True)
-        loc = self.loc[drawn.clamp_max(int(self.kept.nonzero()[-1]))]  # rounding of the last edge picks no pruned one
-        return self.family.rsample(generator, loc, torch.full_like(loc, temperature**self.family.exponent))
-
-    def log_normalizer(self, n: int, generator: Randomness) -> Tensor:
-        """Return 0 (shape []): the density is normalised."""
-        return torch.zeros(())
-
-
-class MixturePrior(torch.nn.Module):
+class MixturePrior(Prior):
     """A mixture of K Gaussians over [D], fitted to the codes it has seen by expectation maximisation.
 
     Starts as N(0, I) (K = 1) or spread over it. Encoders put their codes where the data needs them, not where N(0, I)
     has its mass; this prior goes where they are. No gradient reaches it: `fit` is its learning. `ridge` is added to
     every variance (see `ridge_for`).
     """
-
-    normalised = True
 
     def __init__(self, dim: int, components: int, ridge: float = RIDGE) -> None:
         super().__init__()
@@ -174,17 +87,13 @@ class MixturePrior(torch.nn.Module):
         """Return the log density in nats: [..., D] -> [...]."""
         return self.component_log_prob(z).logsumexp(-1)
 
-    def sample(self, n: int, generator: Randomness, temperature: float = 1.0) -> Tensor:
+    def sample(self, n: int, rng: Randomness, temperature: float = 1.0) -> Tensor:
         """Draw [n, D]."""
         log_weight, mean, tril = self._buffers_of("log_weight", "mean", "scale_tril")
-        drawn = torch.searchsorted(log_weight.exp().cumsum(0), rand(generator, (n, 1), mean)[:, 0])
+        drawn = torch.searchsorted(log_weight.exp().cumsum(0), rand(rng, (n, 1), mean)[:, 0])
         chosen = drawn.clamp_max(self.components - 1)
-        noise = randn(generator, (n, self.dim), mean)
+        noise = randn(rng, (n, self.dim), mean)
         return mean[chosen] + temperature**0.5 * torch.einsum("nij,nj->ni", tril[chosen], noise)
-
-    def log_normalizer(self, n: int, generator: Randomness) -> Tensor:
-        """Return 0 (shape []): the density is normalised."""
-        return torch.zeros(())
 
     @torch.no_grad()
     def fit(self, codes: Tensor, decay: float, split: bool = True) -> None:

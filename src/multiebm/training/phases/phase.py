@@ -1,0 +1,65 @@
+"""What a way of training is: frozen settings, a step, and the rates at which it learns."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, NamedTuple
+
+from pydantic import Field
+
+from multiebm.core.batch import Batch
+from multiebm.models.model import MultimodalModel
+from multiebm.priors.prior import PriorSettings
+from multiebm.training.state import TrainState
+
+
+class Chosen(NamedTuple):
+    """What else a run has chosen, which a phase may not go with."""
+
+    prior: PriorSettings
+    family: str  # of the experts
+    private: int  # size of private latents, 0 = none
+    subsets: str  # model.inference.subsets
+    joint: bool  # model.inference.joint
+    energy: bool  # whether there is one
+    phases: "Sequence[Phase]"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Settings of one way of training: a `kind`, by which the table has it, and how many steps it takes.
+
+    A method that is left as it stands here says that there is nothing of the sort. `done` counts the phase's own steps.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    kind: str = ""
+    is_last: ClassVar[bool] = False  # begins when the steps of all others are made; its own are not counted by the loop
+    steps: Annotated[int, Field(ge=0, description="training steps; 0 = the phase is left out")] = 0
+
+    def step(self, state: TrainState[MultimodalModel], batch: Batch, done: int) -> dict[str, float]:
+        """Make one step on views [B, ...]; metrics by name."""
+        raise NotImplementedError
+
+    def factor(self, done: int) -> float:
+        """Return the factor on the rates of generator and inference model."""
+        return 1.0
+
+    @property
+    def momentum(self) -> float | None:
+        """beta1 of generator, inference model and energy in this phase; None = training.optimiser.beta1."""
+        return None
+
+    def marks(self) -> tuple[int, ...]:
+        """Return the steps within the phase at which another part begins to learn."""
+        return ()
+
+    def problems(self, chosen: Chosen) -> list[str]:
+        """Return a line for every pair of choices that cannot both be meant, with the way out."""
+        return []
+
+
+def half_cosine(start: float, end: float, progress: float) -> float:
+    """Return the way from `start` to `end` along half a cosine; progress is clipped to [0, 1]."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
