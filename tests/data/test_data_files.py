@@ -12,7 +12,7 @@ from numpy.lib import format as npy
 
 from multiebm.core.errors import DataError, OutputError
 from multiebm.data import load_dataset
-from multiebm.data.files import MAX_BYTES, read_npz, write_npz
+from multiebm.data.npz import MAX_BYTES, read_npz, write_npz
 
 LITTLE = 32 << 20  # bytes that a refusal may take
 SOON = 5.0  # seconds that it may take, on a busy machine
@@ -176,7 +176,7 @@ def test_a_failed_write_leaves_the_old_archive_as_it_was(tmp_path, monkeypatch):
     def full(*arguments, **named):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("multiebm.data.files.npy.write_array", full)
+    monkeypatch.setattr("multiebm.data.npz.npy.write_array", full)
     with pytest.raises(OutputError, match=r"x.npz: the disk is full; choose another place"):
         write_npz(tmp_path / "x.npz", {"x": np.arange(4)})
     assert read_npz(tmp_path / "x.npz")["x"].tolist() == [0, 1, 2]

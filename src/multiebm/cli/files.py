@@ -17,7 +17,7 @@ from multiebm.core.errors import ConfigError, OutputError
 from multiebm.core.files import why_not_written, written_whole
 from multiebm.core.modality import Modality, Views
 from multiebm.core.tiles import tiles
-from multiebm.data.files import write_npz
+from multiebm.data.npz import write_npz
 
 GAP = 2  # white pixels between pictures
 COLUMNS = 16  # items side by side; more items go into bands below

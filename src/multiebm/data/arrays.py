@@ -18,7 +18,7 @@ from multiebm.core.random import check_seed
 from multiebm.core.raw import check_dark, check_state
 from multiebm.core.table import nearest
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint
-from multiebm.data.files import expanded, read_npz, sorted_content
+from multiebm.data.npz import expanded, read_npz, sorted_content
 from multiebm.data.validate import check_names, check_picture, check_vector, code_labels, read_labels
 
 logger = logging.getLogger(__name__)

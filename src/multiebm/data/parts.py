@@ -18,7 +18,7 @@ from multiebm.core.errors import DataError, ModalityError
 from multiebm.core.handed import Array, check_lengths, read_present
 from multiebm.core.modality import BESIDE, MASK, TEST, Modality
 from multiebm.core.table import nearest
-from multiebm.data.files import BROKEN, check_bytes, expanded, read_npz, sorted_content
+from multiebm.data.npz import BROKEN, check_bytes, expanded, read_npz, sorted_content
 
 logger = logging.getLogger(__name__)
 

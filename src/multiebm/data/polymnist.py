@@ -19,8 +19,8 @@ from multiebm.core.files import sha256_of_json
 from multiebm.core.modality import Modality
 from multiebm.data.cache import Builder, cache_root, cached_arrays, combined_sha256, file_sha256
 from multiebm.data.dataset import MultimodalDataset, Split, everything_present
-from multiebm.data.files import expanded
 from multiebm.data.mnist import mnist_files, read_mnist
+from multiebm.data.npz import expanded
 from multiebm.data.parts import opened_picture
 from multiebm.data.recipe import NAMES, Pixels, invert_inside, random_crops, recipe_problems
 

@@ -58,7 +58,6 @@ def read_npz(path: str | Path) -> dict[str, Array]:
     holds or than is allowed (MAX_BYTES).
     """
     path = expanded(path)
-    fix = "expected an .npz of plain arrays; write it by numpy.savez"
     try:
         if not path.is_file():  # a pipe would never end
             what = "a folder" if path.is_dir() else "no such file"
@@ -67,17 +66,42 @@ def read_npz(path: str | Path) -> dict[str, Array]:
             if stored.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
                 raise ValueError("one bare array without names")
             with zipfile.ZipFile(stored) as archive:
-                members = _members(archive)
-                check_bytes(path, sum(info.file_size for info in members.values()), path.stat().st_size)
+                members = archive.infolist()
+                check_bytes(path, sum(info.file_size for info in members), path.stat().st_size)
                 warnings.simplefilter("ignore")  # numpy's, of headers that Python 2 wrote
-                return {name: _read_member(archive, info) for name, info in members.items()}
-    except OSError as error:
-        raise DataError(
-            f"{path}: got a file that cannot be read ({error.strerror or error}), expected an .npz; make it readable, "
-            "or correct the path"
-        ) from error
-    except BROKEN as error:
-        raise DataError(f"{path}: got a file that cannot be read ({error or type(error).__name__}), {fix}") from error
+                arrays: dict[str, Array] = {}
+                for info in members:
+                    name = info.filename.removesuffix(".npy")
+                    if name in arrays:
+                        raise ValueError(f"two arrays called {name!r} in it")
+                    arrays[name] = _read_member(archive, info)
+                return arrays
+    except (OSError, *BROKEN) as error:
+        problem, fix = str(error) or type(error).__name__, " of plain arrays; write it by numpy.savez"
+        if isinstance(error, OSError):
+            problem, fix = error.strerror or problem, "; make it readable, or correct the path"
+        raise DataError(f"{path}: got a file that cannot be read ({problem}), expected an .npz{fix}") from error
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
+    """Return one array, of which nothing is allocated before its header agrees with the size of the member."""
+    if not info.filename.endswith(".npy"):
+        raise ValueError(f"{info.filename!r} in it, which is no .npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others reserve what memory they like
+        raise ValueError(f"{info.filename!r} in it, compressed by a method that numpy does not use")
+    with archive.open(info) as member:
+        start = io.BytesIO(member.read(_HEADER))
+    version = npy.read_magic(start)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"{info.filename}: format {version[0]}.{version[1]} of an array")
+    shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(start)
+    if dtype.hasobject or dtype.names or dtype.subdtype or not dtype.itemsize:
+        raise ValueError(f"{info.filename}: values of type {dtype}")
+    holds = info.file_size - start.tell()
+    if min(shape, default=0) < 0 or 0 in shape[1:] or math.prod(shape) * dtype.itemsize != holds:
+        raise ValueError(f"{info.filename}: shape {shape} of {dtype} declared, and {holds} bytes of values")
+    with archive.open(info) as member:
+        return np.asarray(npy.read_array(member, allow_pickle=False))
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -109,20 +133,6 @@ def sorted_content(arrays: Mapping[str, Array], what: str) -> Content:
     return Content(views, arrays.get("labels"), masks or arrays.get("present"))
 
 
-def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    members: dict[str, zipfile.ZipInfo] = {}
-    for info in archive.infolist():
-        name = info.filename.removesuffix(".npy")
-        if name == info.filename:
-            raise ValueError(f"{name!r} in it, which is no .npy")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others reserve what memory they like
-            raise ValueError(f"{name!r} in it, compressed by a method that numpy does not use")
-        if name in members:
-            raise ValueError(f"two arrays called {name!r} in it")
-        members[name] = info
-    return members
-
-
 def check_bytes(path: Path, declared: int, stored: int | None = None) -> None:
     """Raise DataError if `path`, an archive of `stored` bytes, declares more than is allowed and likely."""
     given = os.environ.get(MAX_BYTES_VARIABLE)
@@ -136,21 +146,3 @@ def check_bytes(path: Path, declared: int, stored: int | None = None) -> None:
             f"{path}: got {declared:,} bytes to unpack{size}, expected at most {allowed:,}; if it is what you think, "
             f"set the environment variable {MAX_BYTES_VARIABLE}={declared}"
         )
-
-
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
-    """Return one array, of which nothing is allocated before its header agrees with the size of the member."""
-    with archive.open(info) as member:
-        start = io.BytesIO(member.read(_HEADER))
-    version = npy.read_magic(start)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"{info.filename}: format {version[0]}.{version[1]} of an array")
-    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read_header(start)
-    if dtype.hasobject or dtype.names or dtype.subdtype or not dtype.itemsize:
-        raise ValueError(f"{info.filename}: values of type {dtype}")
-    holds = info.file_size - start.tell()
-    if min(shape, default=0) < 0 or 0 in shape[1:] or math.prod(shape) * dtype.itemsize != holds:
-        raise ValueError(f"{info.filename}: shape {shape} of {dtype} declared, and {holds} bytes of values")
-    with archive.open(info) as member:
-        return np.asarray(npy.read_array(member, allow_pickle=False))
