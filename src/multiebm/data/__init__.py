@@ -36,8 +36,8 @@ __all__ = [
 DATASETS: Table[Callable[..., MultimodalDataset]] = Table(
     "data set",
     {"polydigits": load_polydigits, "polymnist": load_polymnist, "arrays": load_arrays, "toy2d": load_toy2d},
-    "multiebm.datasets",
-)
+    group="multiebm.datasets",
+)  # a loader's keyword arguments are the settings of its data set
 
 
 def load_dataset(name: str, settings: dict[str, Any] | None = None) -> MultimodalDataset:
@@ -46,15 +46,14 @@ def load_dataset(name: str, settings: dict[str, Any] | None = None) -> Multimoda
     ConfigError for an unknown name, and for unknown, missing or mistyped settings (all at once); DataError for data
     that does not fit.
     """
-    loader, settings = DATASETS[name], settings or {}
-    if problems := settings_problems(name, loader, settings):
+    if problems := settings_problems(name, DATASETS[name], settings or {}):
         raise ConfigError(problems)
-    return loader(**settings)
+    return DATASETS[name](**settings or {})
 
 
 def settings_problems(name: str, loader: Callable[..., MultimodalDataset], settings: dict[str, Any]) -> list[str]:
     """Return what is wrong with the names and types of `settings`, judged by the loader's signature."""
-    known = inspect.signature(loader).parameters
+    known = inspect.signature(loader, eval_str=True).parameters
     problems = [
         f"data set {name!r}: got no setting {key!r}, expected one; set data.settings.{key}, or pass data that live in "
         "Python as dataset= to train, evaluate and write_report"
@@ -63,11 +62,8 @@ def settings_problems(name: str, loader: Callable[..., MultimodalDataset], setti
     ]
     for key, value in settings.items():
         if key not in known:
-            listed = ", ".join(known)
-            near = nearest(key, list(known))
-            problems.append(
-                f"data set {name!r}: got unknown setting {key!r}, expected some of {listed}.{near} Remove it"
-            )
+            some = f"expected some of {', '.join(known)}.{nearest(key, list(known))}"
+            problems.append(f"data set {name!r}: got unknown setting {key!r}, {some} Remove it")
             continue
         try:
             TypeAdapter(known[key].annotation).validate_python(value, strict=True)
