@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from multiebm.cli.files import check_pictures, check_target, write_scores, write_views
 from multiebm.cli.main import main
+from multiebm.cli.outputs import check_pictures, check_target, write_scores, write_views
 from multiebm.core.errors import ConfigError, OutputError
 from multiebm.core.modality import Modality
 from small_models import small_model
@@ -88,7 +88,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, 
         check_target(tmp_path / "folder.npz")
     with pytest.raises(OutputError, match=r"under .*plain, which is no folder; choose another place"):
         check_target(tmp_path / "plain" / "deep" / "x.npz")
-    monkeypatch.setattr("multiebm.cli.files.os.access", lambda path, mode: False)
+    monkeypatch.setattr("multiebm.cli.outputs.os.access", lambda path, mode: False)
     with pytest.raises(OutputError, match=r"x.npz, under .*, which is read-only; choose another place"):
         check_target(tmp_path / "new" / "x.npz")
 

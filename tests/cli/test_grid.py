@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from multiebm.cli.files import GAP, grid
+from multiebm.cli.outputs import GAP, grid
 from multiebm.core.modality import Modality
 from multiebm.core.tiles import tile_size
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from multiebm.cli.comparing import seconds_of
+from multiebm.cli.commands_on_runs import seconds_of
 from multiebm.core.errors import ConfigError, DataError, DivergenceError
 from multiebm.evaluation.base import Result
 from multiebm.evaluation.record import Evaluation

@@ -8,11 +8,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from multiebm.cli.comparing import compare
-from multiebm.cli.measuring import evaluate, presets, report, show
-from multiebm.cli.rows import baselines, cite
-from multiebm.cli.training import INTERRUPTED, fit_prior, train
-from multiebm.cli.using import encode, impute, likelihood, match, sample, score
+from multiebm.cli.commands_on_models import encode, impute, likelihood, match, sample, score
+from multiebm.cli.commands_on_runs import compare, evaluate, fit_prior, report, train
+from multiebm.cli.listings import baselines, cite, presets, show
+from multiebm.cli.options import INTERRUPTED
 from multiebm.core.errors import ConfigError, MultiebmError
 from multiebm.core.interrupts import interruptible
 
@@ -43,11 +42,7 @@ def _ending_with_a_word() -> Iterator[None]:
 
 
 app = typer.Typer(
-    name="multiebm",
-    cls=Commands,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    name="multiebm", cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 _USE = (sample, impute, encode, likelihood, score, match)
 for _command in (train, fit_prior, *_USE, evaluate, report, presets, show, baselines, cite, compare):

@@ -107,12 +107,13 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays to an .npz, whole or not at all, under any names that stay inside the archive (`file` is one).
 
-    OutputError when it cannot be written.
+    Its folder is made. OutputError when it cannot be written.
     """
     for name in arrays:
         if not name or name.startswith("..") or set(name) & set("/\\:\0"):
             raise OutputError(f"{path}: got an array called {name!r}, expected a name without / \\ : in it; rename it")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as aside, zipfile.ZipFile(aside, "w") as archive:
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:

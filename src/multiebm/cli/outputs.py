@@ -1,25 +1,24 @@
 """What commands write: .npz archives, PNG pictures, lines of scores; each whole or not at all."""
 
-import csv
+import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from multiebm.core.errors import ConfigError, OutputError
-from multiebm.core.files import why_not_written, written_whole
+from multiebm.core.files import write_output
 from multiebm.core.modality import Modality, Views
 from multiebm.core.tiles import tiles
 from multiebm.data.npz import write_npz
 
 GAP = 2  # white pixels between pictures
+WAY_OUT = "choose another place with --out"
 COLUMNS = 16  # items side by side; more items go into bands below
 
 
@@ -41,46 +40,33 @@ def check_target(out: Path | None, endings: Sequence[str] = (".png", ".npz")) ->
         raise OutputError(f"--out: got {out}, under {above}, {what}; choose another place")
 
 
-def write_views(out: Path, views: Views, modalities: dict[str, Modality]) -> None:
-    """Write raw views [B, ...]: arrays by name into an .npz, or the picture modalities, one row each, into a .png."""
-    with _target(out):
-        if out.suffix.lower() == ".npz":
-            write_npz(out, {name: view.detach().cpu().numpy() for name, view in views.items()})
-        else:
-            sheet = Image.fromarray(grid(views, modalities))
-            with written_whole(out) as aside:
-                sheet.save(aside)
+def write_views(out: Path, views: Views, modalities: dict[str, Modality]) -> str:
+    """Write raw views [B, ...]: arrays by name into an .npz, or the picture modalities, one row each, into a .png.
 
-
-def written(out: Path, names: Sequence[str], modalities: dict[str, Modality]) -> str:
-    """Return what `write_views` has put where, for the user: a .png holds pictures alone."""
-    vectors = [name for name in names if modalities[name].kind != "picture"]
-    if out.suffix.lower() == ".npz" or not vectors:
-        return f"{', '.join(names)}: {out}"
-    pictures = ", ".join(name for name in names if name not in vectors)
-    return f"{pictures}: {out} (a .png holds no vectors: for {', '.join(vectors)} write an .npz)"
+    Return what is where, for the user.
+    """
+    if out.suffix.lower() == ".npz":
+        write_npz(out, {name: view.detach().cpu().numpy() for name, view in views.items()})
+        return f"{', '.join(views)}: {out}"
+    sheet = io.BytesIO()
+    Image.fromarray(grid(views, modalities)).save(sheet, "PNG")
+    write_output(out, sheet.getvalue(), WAY_OUT)
+    vectors = [name for name in views if modalities[name].kind != "picture"]
+    said = f"{', '.join(name for name in views if name not in vectors)}: {out}"
+    return f"{said} (a .png holds no vectors: for {', '.join(vectors)} write an .npz)" if vectors else said
 
 
 def write_scores(out: Path | None, scores: Sequence[float], title: str = "score") -> None:
     """Write row and score as CSV under this title, or as JSON lines where `out` ends in .jsonl; None: on the screen."""
+    if out is not None and out.suffix.lower() == ".jsonl":
+        lines = [json.dumps({"row": row, title: value}) for row, value in enumerate(scores)]
+    else:
+        lines = [f"row,{title}", *(f"{row},{value}" for row, value in enumerate(scores))]
+    text = "".join(f"{line}\n" for line in lines)
     if out is None:
-        _write_csv(sys.stdout, scores, title)
-        return
-    with _target(out), written_whole(out) as aside, aside.open("w", newline="") as stream:
-        if out.suffix.lower() == ".csv":
-            _write_csv(stream, scores, title)
-        else:
-            stream.writelines(json.dumps({"row": i, title: s}) + "\n" for i, s in enumerate(scores))
-
-
-@contextmanager
-def _target(out: Path) -> Iterator[None]:
-    """Make the folder of `out`; OutputError says why it, or what is written inside this context, could not be."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise OutputError(f"{out}: {why_not_written(error)}; choose another place with --out") from error
+        sys.stdout.write(text)
+    else:
+        write_output(out, text.encode(), WAY_OUT)
 
 
 def check_pictures(out: Path, modalities: dict[str, Modality]) -> None:
@@ -106,9 +92,3 @@ def grid(views: Views, modalities: dict[str, Modality]) -> NDArray[np.uint8]:
             left = i % COLUMNS * width
             sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     return sheet
-
-
-def _write_csv(stream: TextIO, scores: Sequence[float], title: str) -> None:
-    writer = csv.writer(stream)
-    writer.writerow(["row", title])
-    writer.writerows(enumerate(scores))

@@ -1,0 +1,149 @@
+"""`multiebm sample`, `impute`, `encode`, `likelihood`, `score` and `match`: a trained model at work on files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from multiebm.cli.options import DataSteps, Device, LatentSteps, Model, OldSteps, Parts, Refine, Seed, Table, Views
+
+if TYPE_CHECKING:
+    from multiebm.models.model import MultimodalModel
+
+TABLES = (".csv", ".jsonl")
+
+
+def sample(
+    run: Model,
+    out: Views,
+    n: Annotated[int, typer.Option("-n", "--number", help="Number of joint samples.", min=1)] = 16,
+    refine: Refine = False,
+    data_steps: DataSteps = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="T of p(z)^(1/T), at most 1; model.temperature by default.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    old_steps: OldSteps = None,
+) -> None:
+    """Draw joint samples of all modalities."""
+    from multiebm.cli.outputs import check_pictures, write_views
+
+    model = _open(run, device, out)
+    check_pictures(out, model.modalities)
+    views = model.sample(n, _steps(refine, data_steps), seed, temperature)
+    typer.echo(f"{n} samples, {write_views(out, views, model.modalities)}")
+
+
+def impute(
+    run: Model,
+    parts: Parts,
+    out: Views,
+    want: Annotated[str | None, typer.Option(help="Modalities to return, as m1,m2; all by default.")] = None,
+    latent_steps: LatentSteps = 0,
+    refine: Refine = False,
+    data_steps: DataSteps = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    old_steps: OldSteps = None,
+) -> None:
+    """Complete items of which some modalities are given."""
+    from multiebm.cli.outputs import check_pictures, write_views
+    from multiebm.data import read_parts
+    from multiebm.models.checks import check_names
+
+    model = _open(run, device, out)
+    views, present = read_parts(parts, model.modalities)
+    wanted = check_names(model.modalities, _names(want), "want")
+    check_pictures(out, {name: model.modalities[name] for name in wanted})
+    completed = model.impute(views, wanted, latent_steps, _steps(refine, data_steps), seed, present)
+    typer.echo(f"{len(completed[wanted[0]])} items, {write_views(out, completed, model.modalities)}")
+
+
+def encode(
+    run: Model,
+    parts: Parts,
+    out: Annotated[Path, typer.Option(help="An .npz; its array codes has a row an item.")],
+    device: Device = "auto",
+) -> None:
+    """Encode items to the mean of q(z | parts), whichever modalities are given."""
+    from multiebm.cli.outputs import write_views
+    from multiebm.data import read_parts
+
+    model = _open(run, device, out, (".npz",))
+    codes = model.encode(*read_parts(parts, model.modalities))
+    write_views(out, {"codes": codes}, {})
+    typer.echo(f"{len(codes)} codes of {codes.shape[1]} latents: {out}")
+
+
+def likelihood(
+    run: Model,
+    parts: Parts,
+    given: Annotated[str | None, typer.Option(help="Modalities to condition on, as m1,m2; none by default.")] = None,
+    samples: Annotated[int, typer.Option(help="Importance samples an item.", min=1)] = 1000,
+    out: Table = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Estimate log p(parts), or log p(the other parts | those given), in nats an item, by importance sampling.
+
+    Estimates are too low, by nats where latents are many, and grow with --samples: raise it until they stay. The
+    normaliser of an energy prior is estimated too, from below, which raises them.
+    """
+    from multiebm.cli.outputs import write_scores
+    from multiebm.data import read_parts
+    from multiebm.models.checks import check_given
+
+    model = _open(run, device, out, TABLES)
+    views, present = read_parts(parts, model.modalities)
+    names = _names(given)
+    check_given(model.modalities, names or [], views)  # before log Z, which takes long
+    constant = model.log_normalizer()
+    if constant.error:
+        typer.echo(f"log Z of the prior, subtracted: {constant.value:.2f} +- {constant.error:.2f} nats", err=True)
+    found = model.log_likelihood(views, names, samples, seed, present, constant.value)
+    write_scores(out, found.tolist(), "log_likelihood")
+
+
+def score(run: Model, parts: Parts, out: Table = None, device: Device = "auto") -> None:
+    """Score complete items; higher = more like data. Minus the energy, or the log-likelihood of a model without one.
+
+    A log density up to a constant; what is like neither data nor samples an energy was never shown.
+    """
+    _rate("score", run, parts, out, device)
+
+
+def match(run: Model, parts: Parts, out: Table = None, device: Device = "auto") -> None:
+    """Say how well the parts of items belong together: 0 at best, lower = less.
+
+    Minus the squared distance between the codes that two parts have alone, mean over pairs; needs no energy. nan where
+    an item has one part alone.
+    """
+    _rate("match", run, parts, out, device)
+
+
+def _rate(method: str, run: Path, parts: Path, out: Path | None, device: str) -> None:
+    from multiebm.cli.outputs import write_scores
+    from multiebm.data import read_parts
+
+    model = _open(run, device, out, TABLES)
+    write_scores(out, getattr(model, method)(*read_parts(parts, model.modalities)).tolist(), method)
+
+
+def _open(run: Path, device: str, out: Path | None, endings: Sequence[str] = (".png", ".npz")) -> "MultimodalModel":
+    """Return the model of a run on a device; what would stop writing `out` is raised first."""
+    from multiebm.cli.outputs import check_target
+    from multiebm.experiments.pretrained import from_pretrained
+
+    check_target(out, endings)
+    return from_pretrained(run, device)
+
+
+def _steps(refine: bool, data_steps: int | None) -> int | None:
+    """Return the steps of the data chain as a model takes them: None are those of training."""
+    return data_steps if refine or data_steps is not None else 0
+
+
+def _names(listed: str | None) -> list[str] | None:
+    return None if listed is None else [name.strip() for name in listed.split(",")]

@@ -1,0 +1,201 @@
+"""`multiebm train`, `fit-prior`, `compare`, `evaluate`, `report`: runs, from their settings to what they are worth."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from multiebm.cli.options import INTERRUPTED, Device, Overrides, Run
+
+if TYPE_CHECKING:
+    from multiebm.data import MultimodalDataset
+    from multiebm.experiments.schema import Experiment
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def train(
+    context: typer.Context,
+    preset: Annotated[str, typer.Argument(help="A preset (see `multiebm presets`), a YAML file, or a run folder.")],
+    out: Annotated[Path, typer.Option(help="Run folder: configuration, log, checkpoints, model.", show_default=False)],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, bit-exactly.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the folder first.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Take over the folder's lock of another, ended host.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Train a model; Ctrl-C saves, and --resume continues."""
+    from multiebm.experiments.load import load_experiment
+
+    experiment = load_experiment(preset, overrides or [])  # before torch: mistakes are told at once
+    from multiebm.experiments.live import live_view
+    from multiebm.experiments.run import run_experiment
+
+    with live_view(experiment, progress=not context.obj) as live:
+        result = run_experiment(
+            experiment, out, resume=resume, overwrite=overwrite, live=live, device=device, preset=preset, force=force
+        )
+    typer.echo(result.fit.message())
+    if result.fit.reason == "interrupted":
+        where = ["--out", str(out), *([] if device == "auto" else ["--device", device])]
+        again = shlex.join(["multiebm", "train", preset, *(overrides or []), *where, "--resume"])
+        typer.echo(f"to go on: {again}")
+        raise typer.Exit(INTERRUPTED)
+    ending = "png" if any(m.kind == "picture" for m in result.model.modalities.values()) else "npz"
+    typer.echo(f"model: {result.folder / 'model'}; look at it: multiebm sample {out} --out samples.{ending}")
+
+
+def fit_prior(
+    run: Annotated[Path, typer.Argument(help="A run folder; it stays as it is.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Run folder of the same model with the new prior.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings of model.prior, such as model.prior.components=60."),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of Adam.", min=1)] = 3000,
+    rate: Annotated[float, typer.Option(help="Its learning rate.", min=0)] = 1e-3,
+    device: Device = "auto",
+) -> None:
+    """Fit an energy prior over the shared latent to a trained model, which stays as it is."""
+    from multiebm.experiments.fit_prior import fit_prior_of_run
+
+    fit_prior_of_run(run, out, overrides or [], steps, rate, device, typer.echo)
+    typer.echo(f"model: {out / 'model'}; measure it: multiebm evaluate {out}")
+
+
+def compare(
+    rows: Annotated[
+        list[str],
+        typer.Argument(
+            help="Rows of `multiebm baselines`, combined (the preset itself), or ROW of a preset D-ROW.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of cells, runs and tables; what it holds is not made again.")],
+    data: Annotated[
+        str, typer.Option(help="A preset that names the data: polydigits, polymnist16, polymnist, toy2d, arrays.")
+    ] = "polydigits",
+    budget: Annotated[str, typer.Option(help="Time to train each, such as 240s, 15m or 1h.")] = "4m",
+    seeds: Annotated[int, typer.Option(help="Seeds 0 to N - 1.", min=1)] = 1,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting to change in every row.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Train and measure methods under one budget, one at a time; writes a table as Markdown, CSV, LaTeX and HTML."""
+    seconds = seconds_of(budget)
+    import multiebm
+    from multiebm.experiments.compare import compare as run
+
+    try:
+        cells = run(rows, data, seconds, seeds, out, settings or [], typer.echo, device)
+    except KeyboardInterrupt as interrupted:
+        typer.echo("interrupted; the same command goes on where it was")
+        raise typer.Exit(INTERRUPTED) from interrupted
+    typer.echo(f"tables: {out / 'table.md'}, .csv, .tex; page: {multiebm.write_comparison(cells, out, data)}")
+
+
+def seconds_of(budget: str) -> float:
+    """Return the seconds that "240s", "15m" or "1.5h" stand for; ConfigError for anything else."""
+    from multiebm.core.errors import ConfigError
+
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", budget.strip())
+    if found is None or not float(found[1]):
+        raise ConfigError(f"--budget: got {budget!r}, expected a time such as 240s, 15m or 1h")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def evaluate(
+    run: Run,
+    samples: Annotated[int | None, typer.Option(help="Joint samples; the run's evaluation.samples by default.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Such as evaluation.sizes=[1,2,3,4], evaluation.temperature=1.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.", min=0, max=2**32 - 1)] = 0,
+    inception: Annotated[
+        Path | None, typer.Option(help="Weights of Inception (pt_inception-2015-12-05-6726825d.pth), for FID too.")
+    ] = None,
+    device: Device = "auto",
+    out: Annotated[Path | None, typer.Option(help="File to write; the run's evaluation.json by default.")] = None,
+) -> None:
+    """Measure a trained model on its test data; writes evaluation.json into the run folder."""
+    from multiebm.core.errors import ConfigError
+    from multiebm.core.files import try_output
+
+    changes = [*(overrides or []), *([] if samples is None else [f"evaluation.samples={samples}"])]
+    if wrong := [text for text in changes if not text.startswith(("evaluation.", "data."))]:
+        problems = [f"{text!r}: expected a setting of evaluation or data; the model is the run's" for text in wrong]
+        raise ConfigError(problems)
+    experiment = _experiment_of(run, changes)
+    from multiebm.cli.tables import print_evaluation
+    from multiebm.evaluation.judges import readable
+    from multiebm.experiments.folder import EVALUATION
+    from multiebm.experiments.measure import measure_model
+    from multiebm.experiments.pretrained import from_pretrained
+
+    out = run / EVALUATION if out is None else out
+    try_output(out, "give another file with --out")
+    dataset, measured = _data_of(run, experiment), experiment.evaluation
+    model = from_pretrained(run, device)
+    judges = "; judges of the data are trained the first time" if readable(dataset) else ""
+    what = f"{measured.samples} joint samples and completions of {measured.items} items"
+    typer.echo(f"measuring {what}{judges}", err=True)
+    evaluation = measure_model(model, dataset, measured, seed, inception)
+    evaluation.save(out)
+    print_evaluation(evaluation)
+    typer.echo(f"all of it: {out}")
+
+
+def report(
+    run: Run,
+    out: Annotated[Path | None, typer.Option(help="File to write; the run's report.html by default.")] = None,
+) -> None:
+    """Write report.html, one self-contained page about a run."""
+    import multiebm
+
+    dataset = _data_of(run, _experiment_of(run))
+    page = multiebm.write_report(run, dataset=dataset, out=out, progress=False)  # the command shows it
+    typer.echo(f"report: {page}")
+
+
+def _experiment_of(run: Path, changes: list[str] | None = None) -> "Experiment":
+    from multiebm.core.errors import ConfigError
+    from multiebm.experiments.load import CONFIG, load_experiment
+
+    if not (run / CONFIG).is_file():
+        raise ConfigError(
+            f"{run}: got no run folder (it has no {CONFIG}), expected one that `multiebm train` wrote, which "
+            "names the data to measure on; for a model alone use multiebm.evaluate(model, dataset) in Python"
+        )
+    return load_experiment(run / CONFIG, changes or [])
+
+
+def _data_of(run: Path, experiment: "Experiment") -> "MultimodalDataset":
+    """Return what the run was trained on; ConfigError where its configuration does not name it, or names another."""
+    from multiebm.core.errors import ConfigError
+    from multiebm.data import DATASETS, settings_problems
+    from multiebm.experiments.data import build_dataset
+    from multiebm.experiments.folder import check_same_data, read_run
+
+    data, origin = experiment.data, read_run(run)
+    if origin and (problems := settings_problems(data.name, DATASETS[data.name], data.settings)):
+        raise ConfigError(
+            [
+                f"{run}: got a run whose configuration does not say where its data are, expected that of a run trained "
+                "on files: these data were handed over in Python, so measure it there, by "
+                f'multiebm.evaluate(model, dataset).save("{run}/evaluation.json") and '
+                f'multiebm.write_report("{run}", dataset=dataset)',
+                *problems,
+            ]
+        )
+    dataset = build_dataset(data)
+    if origin:
+        check_same_data(origin, dataset, run)
+    return dataset
