@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from multiebm.data import from_arrays, load_dataset
     from multiebm.experiments.api import build, evaluate, train
     from multiebm.experiments.load import load_experiment
-    from multiebm.experiments.pretrained import from_pretrained, save_pretrained
+    from multiebm.experiments.saved import from_pretrained, save_pretrained
     from multiebm.experiments.schema import Experiment
 
 __all__ = [
@@ -49,7 +49,7 @@ _HOMES = {
     "multiebm.data": ["from_arrays", "load_dataset"],
     "multiebm.experiments.api": ["build", "evaluate", "train"],
     "multiebm.experiments.load": ["load_experiment"],
-    "multiebm.experiments.pretrained": ["from_pretrained", "save_pretrained"],
+    "multiebm.experiments.saved": ["from_pretrained", "save_pretrained"],
     "multiebm.experiments.schema": ["Experiment"],
     "multiebm.report.comparison": ["write_comparison"],
     "multiebm.report.page": ["write_report"],

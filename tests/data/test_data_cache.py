@@ -3,14 +3,17 @@
 import json
 import logging
 import os
+import pwd
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from multiebm.core.errors import DataError
+from multiebm.core.files import file_sha256, sealed
 from multiebm.data import cache
-from multiebm.data.cache import cache_root, cached_arrays, file_sha256
+from multiebm.data.cache import cache_root, cached_arrays
 
 ARRAYS = {"first": np.arange(1000, dtype=np.uint8), "second": np.arange(24.0).reshape(2, 3, 4)}
 IDENTITY = {"source": "abc", "size": 16}
@@ -83,27 +86,42 @@ def truncate_the_manifest(folder):
     path.write_text(path.read_text()[:40])
 
 
-def forge_the_manifest(folder):
+def edit_the_manifest(folder):
     path = folder / "manifest.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, "identity": {"source": "other"}}))
+    path.write_text(path.read_text().replace("abc", "abd"))
+
+
+def seal_again(folder, **changes):
+    path = folder / "manifest.json"
+    content = json.loads(path.read_text()) | changes
+    del content["sha256"]
+    path.write_bytes(sealed(content))
+
+
+def forge_the_manifest(folder):
+    seal_again(folder, identity={"source": "other"})
 
 
 def empty_the_entries(folder):
-    path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "files": {"first": {}}}))
+    seal_again(folder, files=[{"name": "first.npy"}])
+
+
+def drop_an_entry(folder):
+    seal_again(folder, files=json.loads((folder / "manifest.json").read_text())["files"][:1])
 
 
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (truncate, "second.npy: got 315 bytes, expected 320"),
-        (flip_a_byte, "second.npy: got sha256 "),
-        (remove_a_file, "first.npy: got 0 bytes, expected 1128"),
-        (remove_the_manifest, "manifest.json: got no readable manifest"),
-        (truncate_the_manifest, "manifest.json: got no readable manifest"),
-        (forge_the_manifest, "manifest.json: got the manifest of other data"),
-        (empty_the_entries, "manifest.json: got no readable manifest"),
+        (truncate, "second.npy: truncated: got 315 bytes, expected 320"),
+        (flip_a_byte, "second.npy: damaged: got sha256 "),
+        (remove_a_file, "first.npy: cannot be read (No such file or directory)"),
+        (remove_the_manifest, "manifest.json: cannot be read (No such file or directory)"),
+        (truncate_the_manifest, "manifest.json: not readable as JSON"),
+        (edit_the_manifest, "manifest.json: damaged: its values do not match its sha256"),
+        (forge_the_manifest, "manifest.json: got that of other data"),
+        (empty_the_entries, "manifest.json: files.0.bytes: got nothing, expected"),
+        (drop_an_entry, "second.npy: not in manifest.json"),
     ],
 )
 def test_damage_is_reported_and_repaired_to_identical_files(tmp_path, caplog, damage, reason):
@@ -124,7 +142,7 @@ def test_damage_is_reported_and_repaired_to_identical_files(tmp_path, caplog, da
 def test_a_build_that_was_killed_leaves_nothing_that_is_mistaken_for_a_cache(tmp_path):
     open_cache(tmp_path, Counted())
     folder = only_folder(tmp_path)
-    half = tmp_path / f"{folder.name}.building-k1ll3d"
+    half = tmp_path / f".aside-{folder.name}-k1ll3d"
     half.mkdir()
     shutil.copy(folder / "first.npy", half)
     shutil.rmtree(folder)
@@ -137,7 +155,7 @@ def test_a_build_that_was_killed_leaves_nothing_that_is_mistaken_for_a_cache(tmp
 def test_old_leftovers_of_killed_builds_are_removed_with_the_next_build(tmp_path):
     open_cache(tmp_path, Counted())
     folder = only_folder(tmp_path)
-    half = tmp_path / f"{folder.name}.building-k1ll3d"
+    half = tmp_path / f".aside-{folder.name}-k1ll3d"
     half.mkdir()
     os.utime(half, (0, 0))
     truncate(folder)
@@ -176,11 +194,11 @@ def test_the_result_of_a_faster_process_is_used(tmp_path):
 
 
 def test_a_full_disk_is_reported_with_the_fix_and_the_data_is_built_in_memory(tmp_path, monkeypatch, caplog):
-    def no_space(file):
+    def no_space(handle):
         raise OSError(28, "No space left on device")
 
     whole = open_cache(tmp_path / "whole", Counted())[1]
-    monkeypatch.setattr(cache, "_flush", no_space)
+    monkeypatch.setattr(os, "fsync", no_space)
     arrays, sums = open_cache(tmp_path / "full", Counted())
     assert_whole(arrays)
     assert sums == whole  # the fingerprint of the data does not depend on where it is
@@ -212,7 +230,7 @@ def test_a_place_that_cannot_be_written_is_reported_once_and_gone_without(tmp_pa
         def refused(*arguments, **named):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(cache.tempfile, "mkdtemp", refused)
+        monkeypatch.setattr(Path, "mkdir", refused)
     before = [path.read_bytes() for path in tmp_path.iterdir() if path.is_file()]
     assert_whole(open_cache(root, Counted())[0])
     (record,) = caplog.records
@@ -228,7 +246,8 @@ def test_a_cache_that_is_read_only_but_filled_is_read(tmp_path, monkeypatch, cap
     def refused(*arguments, **named):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(cache.tempfile, "mkdtemp", refused)
+    monkeypatch.setattr(Path, "mkdir", refused)
+    monkeypatch.setattr(os, "replace", refused)
     build = Counted()
     assert_whole(open_cache(tmp_path, build)[0])
     assert build.calls == 0
@@ -250,6 +269,7 @@ def test_a_source_that_cannot_be_read_is_an_error_of_the_data(tmp_path):
 
 def test_old_leftovers_of_any_build_are_removed_and_nothing_else(tmp_path):
     names = ["digits-0123456789abcdef.building-x1_y", "digits-0123456789abcdef.damaged-x1_y", "my-notes.building-x"]
+    names += [".aside-digits-0123456789abcdef-x1y2", ".aside-old-digits-0123456789abcdef"]
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "first.npy").write_bytes(b"half")
@@ -261,11 +281,11 @@ def test_old_leftovers_of_any_build_are_removed_and_nothing_else(tmp_path):
 
 def test_a_user_without_a_home_has_a_cache_for_the_process_and_is_told(tmp_path, monkeypatch, caplog):
     def lost(*arguments):
-        raise RuntimeError("Could not determine home directory.")
+        raise KeyError("uid not found")
 
-    for variable in ("MULTIEBM_CACHE", "XDG_CACHE_HOME"):
+    for variable in ("MULTIEBM_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(cache.Path, "home", lost)
+    monkeypatch.setattr(pwd, "getpwuid", lost)
     folder = cache_root()
     assert folder.is_dir()
     assert cache_root() == folder

@@ -158,7 +158,7 @@ def test_a_damaged_cache_is_rebuilt_to_the_same_data(built, sources, tmp_path, c
     content[500] ^= 255
     path.write_bytes(bytes(content))
     again = load_dataset("polymnist", settings)
-    assert "train-m3.npy: got sha256" in caplog.text
+    assert "train-m3.npy: damaged: got sha256" in caplog.text
     assert again.fingerprint == built.fingerprint
     assert all(torch.equal(again.train.views[name], built.train.views[name]) for name in NAMES)
 

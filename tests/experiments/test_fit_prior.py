@@ -9,7 +9,7 @@ from multiebm.data import from_arrays
 from multiebm.experiments.baselines import TILT, TILT_ON_CODES
 from multiebm.experiments.fit_prior import fit_prior, tilted
 from multiebm.experiments.load import load_experiment
-from multiebm.experiments.pretrained import from_pretrained
+from multiebm.experiments.saved import from_pretrained
 from multiebm.experiments.schema import PriorSection
 from multiebm.models.inference import InferenceModel
 from small_models import small_model, vectors

@@ -17,9 +17,9 @@ from multiebm.data import from_arrays
 from multiebm.experiments.data import find_device, hide_at_random, training_data
 from multiebm.experiments.folder import CHECKPOINTS, CONFIG, METRICS, RUN
 from multiebm.experiments.load import load_experiment
-from multiebm.experiments.pretrained import MODEL, from_pretrained
 from multiebm.experiments.run import fresh_state, run_experiment
-from multiebm.models.pretrained import HEADER
+from multiebm.experiments.saved import MODEL, from_pretrained
+from multiebm.models.saving import HEADER
 from multiebm.training.checkpoint import read_checkpoint
 
 

@@ -20,8 +20,8 @@ from multiebm.experiments import run as run_module
 from multiebm.experiments import settle as settle_module
 from multiebm.experiments.folder import BOARD, CHECKPOINTS, CONFIG, METRICS, RUN
 from multiebm.experiments.load import load_experiment
-from multiebm.experiments.pretrained import MODEL, from_pretrained
 from multiebm.experiments.run import run_experiment
+from multiebm.experiments.saved import MODEL, from_pretrained
 from multiebm.training.state import TrainState
 
 SHORT = tiny("training.cooperative.steps=1")

@@ -21,7 +21,7 @@ from multiebm.core.errors import CheckpointError, ConfigError, OutputError
 from multiebm.core.modality import Modality
 from multiebm.experiments.folder import describe_run, write_run
 from multiebm.experiments.load import dump_experiment
-from multiebm.experiments.pretrained import save_pretrained
+from multiebm.experiments.saved import save_pretrained
 from multiebm.report.page import render, write_report
 from small_models import small_model
 

@@ -1,5 +1,4 @@
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -13,6 +12,7 @@ from torch import nn
 from training_standin import assert_same_state, make_state, step
 
 from multiebm.core.errors import CheckpointError, OutputError
+from multiebm.core.files import sealed
 from multiebm.core.random import make_generator
 from multiebm.training.checkpoint import CheckpointStore, read_checkpoint
 from multiebm.training.state import TrainState
@@ -268,15 +268,16 @@ def sealed_again(path: Path, **changes: object) -> None:
     """A header with a right checksum, as somebody may make by hand."""
     header = json.loads((path / "state.json").read_text()) | changes
     header.pop("sha256")
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
-    (path / "state.json").write_text(json.dumps(header | {"sha256": digest}))
+    (path / "state.json").write_bytes(sealed(header))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"tensors": "a text"},
-        {"tensors": {"bytes": "1", "sha256": "0"}},
+        {"files": "a text"},
+        {"files": []},
+        {"files": [{"name": "tensors.safetensors", "bytes": "1", "sha256": "0"}]},
+        {"files": [{"name": "../step-000000001/tensors.safetensors", "bytes": 1, "sha256": "0" * 64}]},
         {"step": "two"},
         {"metric": [1]},
         {"state": []},
@@ -307,7 +308,7 @@ def test_folders_that_are_no_checkpoints_are_not_read(two):
 
 def test_another_version_is_named_with_the_version_expected(two):
     rewrite_header(two.path(2), version=9)
-    with pytest.raises(CheckpointError, match=r"got checkpoint version 9, expected 1; .*run.json"):
+    with pytest.raises(CheckpointError, match=r"got checkpoint version 9, expected 2; .*that wrote it \(0\.1\.0\)"):
         two.load(make_state(), two.path(2))
 
 

@@ -134,7 +134,7 @@ def _rate(method: str, run: Path, parts: Path, out: Path | None, device: str) ->
 def _open(run: Path, device: str, out: Path | None, endings: Sequence[str] = (".png", ".npz")) -> "MultimodalModel":
     """Return the model of a run on a device; what would stop writing `out` is raised first."""
     from multiebm.cli.outputs import check_target
-    from multiebm.experiments.pretrained import from_pretrained
+    from multiebm.experiments.saved import from_pretrained
 
     check_target(out, endings)
     return from_pretrained(run, device)

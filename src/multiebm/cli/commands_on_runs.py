@@ -138,7 +138,7 @@ def evaluate(
     from multiebm.evaluation.judges import readable
     from multiebm.experiments.folder import EVALUATION
     from multiebm.experiments.measure import measure_model
-    from multiebm.experiments.pretrained import from_pretrained
+    from multiebm.experiments.saved import from_pretrained
 
     out = run / EVALUATION if out is None else out
     try_output(out, "give another file with --out")

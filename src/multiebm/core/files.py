@@ -1,6 +1,5 @@
-"""Files are written whole or not at all: aside, synced to the disk, then renamed. Checksums say that they stayed so.
-
-What is read may have been made by anybody: it is bounded before it is parsed.
+"""Files and folders are written whole or not at all: aside, synced to the disk, then renamed. Checksums say that they
+stayed so. What is read may have been made by anybody: it is bounded before it is parsed.
 """
 
 import errno
@@ -14,14 +13,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, NamedTuple
 
-from multiebm.core.errors import OutputError
+from multiebm.core.errors import MultiebmError, OutputError
 
 ASIDE = ".aside-"  # begins the name of what is not whole yet; what a kill leaves of it is ours to remove
+OLD = f"{ASIDE}old-"  # begins the name of a folder that another is about to replace
 STALE_SECONDS = 3600.0  # what is not whole and was not touched for this long belongs to a process that was killed
 LARGEST_JSON = 16 * 2**20  # bytes; a parser makes twenty times as much of them in memory
 SEAL = "sha256"  # key of the checksum of a sealed file
+FREE = "free space or repair the folder"
 _LONGEST_INTEGER = 40  # digits, enough for 128 bits
 _DEEPEST = 100  # brackets in brackets
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -41,33 +43,59 @@ class Held(NamedTuple):
     locked: bool
 
 
+def why_not_written(error: OSError) -> str:
+    """Return what to tell the user of a write that failed: "the disk is full" or "cannot be written (...)"."""
+    return "the disk is full" if error.errno in _FULL else f"cannot be written ({error.strerror or error})"
+
+
+@contextmanager
+def writing(path: Path, way_out: str = FREE) -> Iterator[None]:
+    """Inside, what keeps a result of the user's from being written at `path` becomes an OutputError that says so."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: {why_not_written(error)}; {way_out}") from error
+
+
+@contextmanager
+def reading(path: Path, refuse: type[MultiebmError], way_out: str) -> Iterator[None]:
+    """Inside, OSError and ValueError of reading `path` become an error of type `refuse` that says what is wrong."""
+    try:
+        yield
+    except OSError as error:
+        raise refuse(f"{path}: cannot be read ({error.strerror or error}); {way_out}") from error
+    except ValueError as error:
+        raise refuse(f"{path}: {error}; {way_out}") from error
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that there is never half a file of that name. OSError when it cannot be written."""
     with written_whole(path) as aside:
         aside.write_bytes(data)
 
 
-def write_output(path: Path, data: bytes, way_out: str = "free space or repair the folder") -> None:
+def write_output(path: Path, data: bytes, way_out: str = FREE) -> None:
     """`replace_file` for a result of the user's; its folder is made. OutputError when it cannot be written."""
-    try:
+    with writing(path, way_out):
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, data)
-    except OSError as error:
-        raise OutputError(f"{path}: {why_not_written(error)}; {way_out}") from error
+
+
+def write_json(path: Path, values: dict[str, Any], way_out: str = FREE) -> None:
+    """Write a JSON file as `write_output` does."""
+    write_output(path, (json.dumps(values, indent=1) + "\n").encode(), way_out)
 
 
 def try_output(path: Path, way_out: str) -> None:
     """Raise OutputError unless a file `path` can be written, before the work that it is for. Nothing is left behind."""
     there = next(parent for parent in path.absolute().parents if parent.exists())
-    try:
+    with writing(path, way_out):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         aside = there / f"{ASIDE}{path.name}"
         held = hold(aside, wait=True)
         aside.unlink(missing_ok=True)
         os.close(held.handle)
-    except OSError as error:
-        raise OutputError(f"{path}: {why_not_written(error)}; {way_out}") from error
 
 
 @contextmanager
@@ -81,12 +109,59 @@ def written_whole(path: Path) -> Iterator[Path]:
     held = hold(aside, wait=True)
     try:
         yield aside
-        with aside.open("rb") as stream:
-            os.fsync(stream.fileno())
+        _sync(aside)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
         os.close(held.handle)
+
+
+@contextmanager
+def whole_folder(folder: Path, keep: bool = False) -> Iterator[Path]:
+    """Give a new folder to fill with files; on leaving they are synced and it is renamed to `folder`.
+
+    After an error it is removed. What was at `folder` is set aside just before, where `put_back` finds it if a kill
+    comes between, and then removed; or `keep`, and it stays, as whoever was faster has made the same.
+    """
+    aside, old = folder.with_name(f"{ASIDE}{folder.name}-{token_hex(4)}"), folder.with_name(f"{OLD}{folder.name}")
+    aside.mkdir()
+    try:
+        yield aside
+        for path in (*aside.iterdir(), aside):
+            _sync(path)
+        if not (keep and folder.is_dir()):
+            if folder.exists():  # a folder cannot be replaced in one call
+                os.replace(folder, old)
+            os.replace(aside, folder)
+            _sync(folder.parent)
+            remove(old)
+    finally:
+        with suppress(OSError):
+            remove(aside)
+
+
+def put_back(parent: Path) -> None:
+    """Undo, in the folder `parent`, the replacements of folders that a kill has stopped between their two renames."""
+    for old in parent.glob(f"{OLD}*"):
+        target = parent / old.name.removeprefix(OLD)
+        if not target.exists():
+            os.replace(old, target)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder, by a rename first, so that nobody finds half of it. One that is gone by then is no error."""
+    aside = folder.with_name(f"{ASIDE}{folder.name}-{token_hex(4)}")
+    with suppress(FileNotFoundError):
+        os.replace(folder, aside)
+        remove(aside)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def hold(path: Path, wait: bool) -> Held:
@@ -145,9 +220,10 @@ def remove_stale(leftovers: Iterable[Path]) -> None:
                 remove(left)
 
 
-def why_not_written(error: OSError) -> str:
-    """Return what to tell the user of a write that failed: "the disk is full" or "cannot be written (...)"."""
-    return "the disk is full" if error.errno in _FULL else f"cannot be written ({error.strerror or error})"
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_json(values: Any) -> str:
@@ -161,7 +237,7 @@ def read_json(file: Path, largest: int = LARGEST_JSON) -> Any:
     OSError where it cannot be read; ValueError says why it is refused: no JSON, above `largest` bytes, nested too deep,
     or with an integer of more digits than anything here has.
     """
-    return _parse(_read(file, largest))
+    return parse_json(_read(file, largest))
 
 
 def sealed(values: dict[str, Any]) -> bytes:
@@ -176,9 +252,9 @@ def read_sealed(file: Path, largest: int = LARGEST_JSON) -> tuple[dict[str, Any]
     OSError and ValueError as `read_json`; the latter also where it is no JSON object.
     """
     data = _read(file, largest)
-    values = _parse(data)
+    values = parse_json(data)
     if not isinstance(values, dict):
-        raise ValueError(f"got {type(values).__name__}, expected an object")
+        raise ValueError(f"not readable as JSON (got {type(values).__name__}, expected an object)")
     return values, values.pop(SEAL, None) == _seal(data)
 
 
@@ -191,20 +267,14 @@ def check_size(file: Path, size: int) -> None:
         raise ValueError(f"{'truncated' if found < size else 'too long'}: got {found} bytes, expected {size}")
 
 
-def read_verified(file: Path, size: int, sha256: str) -> bytes:
-    """Return the content of `file`; ValueError says that it has another size or checksum, OSError cannot be read."""
-    check_size(file, size)
-    data = file.read_bytes()
-    if (digest := hashlib.sha256(data).hexdigest()) != sha256:
-        raise ValueError(f"damaged: got sha256 {digest[:16]}, expected {sha256[:16]}")
-    return data
+def check_sha256(got: str, expected: str) -> None:
+    """Raise ValueError unless these checksums are one."""
+    if got != expected:
+        raise ValueError(f"damaged: got sha256 {got[:16]}, expected {expected[:16]}")
 
 
 def _seal(data: bytes) -> str:
-    def as_written(text: str) -> list[str]:  # two texts of one number are two contents
-        return ["number", text]
-
-    values = _parse(data, as_written)
+    values = parse_json(data, lambda text: ["number", text])  # two texts of one number are two contents
     values.pop(SEAL, None)
     return sha256_of_json(values)
 
@@ -219,13 +289,17 @@ def _read(file: Path, largest: int) -> bytes:
     return data
 
 
-def _parse(data: bytes, number: Callable[[str], Any] | None = None) -> Any:
+def parse_json(data: bytes, number: Callable[[str], Any] | None = None) -> Any:
+    """Return what JSON text holds, `number` of each number's text; ValueError as `read_json`."""
     depth = 0
     for bracket in _STRING.sub(b"", data).translate(None, delete=_NO_BRACKETS):
         depth += 1 if bracket in b"[{" else -1
         if depth > _DEEPEST:  # far below where parsers, and what walks their results, give up
-            raise ValueError(f"nested more than {_DEEPEST} deep")
-    return json.loads(data, parse_int=number or _integer, parse_float=number, parse_constant=number)
+            raise ValueError(f"not readable as JSON (nested more than {_DEEPEST} deep)")
+    try:
+        return json.loads(data, parse_int=number or _integer, parse_float=number, parse_constant=number)
+    except ValueError as error:
+        raise ValueError(f"not readable as JSON ({error})") from error
 
 
 def _integer(text: str) -> int:

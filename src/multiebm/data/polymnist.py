@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from multiebm.core.errors import ConfigError, DataError
-from multiebm.core.files import sha256_of_json
+from multiebm.core.files import file_sha256, sha256_of_json
 from multiebm.core.modality import Modality
-from multiebm.data.cache import Builder, cache_root, cached_arrays, combined_sha256, file_sha256
+from multiebm.data.cache import Builder, cache_root, cached_arrays
 from multiebm.data.dataset import MultimodalDataset, Split, everything_present
 from multiebm.data.mnist import mnist_files, read_mnist
 from multiebm.data.npz import expanded
@@ -80,7 +80,7 @@ def load_polymnist(
     views = [{name: kept[f"{split}-{name}"] for name in modalities} for split in SPLITS]
     train, test = (Split(v, everything_present(v), kept[f"{s}-labels"]) for v, s in zip(views, SPLITS, strict=True))
     parts = {name: Modality(name, "picture", (3, size, size)) for name in modalities}
-    fingerprint = combined_sha256({**sums, "limit": str(limit)})
+    fingerprint = sha256_of_json({**sums, "limit": str(limit)})
     return MultimodalDataset("polymnist", parts, train, test, 10, CITATION, fingerprint)
 
 

@@ -1,29 +1,33 @@
-"""Judges are trained once per data set: weights in safetensors, accuracies in JSON, each written whole.
-
-The JSON has a checksum of itself, and in it that of the weights. Where nothing can be written, a warning says so, and
-judges are trained whenever they are asked for.
+"""Judges are trained once per data set, and kept. Where nothing can be written, a warning says so, and they are trained
+whenever they are asked for.
 """
 
-import hashlib
-import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from pydantic import Field
 
 from multiebm.core.errors import CheckpointError
-from multiebm.core.files import ASIDE, read_sealed, remove_stale, replace_file, sealed, why_not_written
+from multiebm.core.files import ASIDE, reading, remove_stale, replace_file, sha256_of_json, why_not_written
+from multiebm.core.store import Header, Store
 from multiebm.data.cache import CHOOSE
 from multiebm.data.dataset import MultimodalDataset
 from multiebm.evaluation.judges import Judge, Judges, JudgeSettings, build_judge, readable, train_judges
 from multiebm.nn.precision import fastest_precision
 
-_FORMAT = 3  # raise it when the networks, their training or the files change
 _LEFTOVERS = (f"{ASIDE}judges-*", "judges-*.tmp")  # of writers that were killed, now and in releases before
 _log = logging.getLogger(__name__)
+
+
+class _JudgesHeader(Header):
+    accuracy: dict[str, Annotated[float, Field(ge=0, le=1)]]
+
+
+# raise the version when the networks, their training or the files change
+_STORE = Store(_JudgesHeader, "multiebm-judges", 4, "set of judges", "it is replaced")
 
 
 def load_judges(
@@ -50,56 +54,36 @@ def load_judges(
     try:
         write_judges(stem, judges)
     except OSError as error:
-        _log.warning(
-            "judges are not kept for the next time: %s: %s; free space, or %s",
-            cache_folder,
-            why_not_written(error),
-            CHOOSE,
-        )
+        problem = why_not_written(error)
+        _log.warning("judges are not kept: %s: %s; free space, or %s", cache_folder, problem, CHOOSE)
     return judges
 
 
 def cache_key(dataset: MultimodalDataset, seed: int, settings: JudgeSettings, device: str = "cpu") -> str:
-    """Return 24 hexadecimal digits that name (data, settings, seed, the precision of training, format)."""
-    parts = json.dumps([_FORMAT, dataset.fingerprint, asdict(settings), seed, fastest_precision(device)])
-    return hashlib.sha256(parts.encode()).hexdigest()[:24]
+    """Return 24 hexadecimal digits that name (data, settings, seed, the precision of training, version)."""
+    return sha256_of_json([_STORE.version, dataset.fingerprint, asdict(settings), seed, fastest_precision(device)])[:24]
 
 
 def write_judges(stem: Path, judges: Judges) -> None:
-    """Write `stem`.safetensors, then `stem`.json with its checksum; the JSON file is what makes an entry complete."""
+    """Write `stem`.safetensors, then `stem`.json, which makes the entry complete."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        f"{i}.{key}": value.contiguous().cpu()
-        for i, network in enumerate(judges.networks.values())
-        for key, value in network.state_dict().items()
-    }
-    weights = save(tensors)
-    record = {"accuracy": judges.accuracy, "weights": hashlib.sha256(weights).hexdigest()}
-    replace_file(stem.with_suffix(".safetensors"), weights)
-    replace_file(stem.with_suffix(".json"), sealed(record))
+    networks = enumerate(judges.networks.values())
+    tensors = {f"{i}.{key}": value for i, network in networks for key, value in network.state_dict().items()}
+    files = _STORE.pack(f"{stem.name}.json", {"accuracy": judges.accuracy}, f"{stem.name}.safetensors", tensors)
+    for name, data in files.items():
+        replace_file(stem.with_name(name), data)
 
 
 def read_judges(stem: Path, dataset: MultimodalDataset, settings: JudgeSettings, device: str) -> Judges:
     """Read what `write_judges` wrote; CheckpointError naming the file where anything does not fit."""
-    file = stem.with_suffix(".safetensors")
-    try:
-        record, whole = read_sealed(stem.with_suffix(".json"))
-        if not whole:
-            raise CheckpointError(f"{stem}.json: damaged: its values do not match its sha256")
-        weights = file.read_bytes()
-        if hashlib.sha256(weights).hexdigest() != record["weights"]:
-            raise CheckpointError(f"{file}: damaged: the checksum differs from the one in {stem.name}.json")
-        tensors = load(weights)
-        names = readable(dataset)
-        accuracy = {name: float(record["accuracy"][name]) for name in names}
-        if not all(0 <= share <= 1 for share in accuracy.values()):
-            raise ValueError("an accuracy is no share")
-        networks = {
-            name: _restored(tensors, f"{i}.", dataset, name, settings).to(device) for i, name in enumerate(names)
-        }
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{stem}: cannot be read as judges of {dataset.name!r} ({error})") from error
-    return Judges(networks, accuracy)
+    file = stem.with_suffix(".json")
+    header = _STORE.read(file)
+    tensors = _STORE.tensors(stem.parent, header.files[0])
+    with reading(file, CheckpointError, _STORE.way_out):
+        if list(header.accuracy) != (names := readable(dataset)):
+            raise ValueError(f"got judges of {', '.join(header.accuracy)}, expected of {', '.join(names)}")
+        networks = {name: _restored(tensors, f"{i}.", dataset, name, settings) for i, name in enumerate(names)}
+    return Judges({name: network.to(device) for name, network in networks.items()}, header.accuracy)
 
 
 def _restored(
@@ -107,5 +91,9 @@ def _restored(
 ) -> Judge:
     assert dataset.n_classes is not None
     network = build_judge(dataset.modalities[name], dataset.n_classes, settings.width)
-    network.load_state_dict({key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)})
+    own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    try:
+        network.load_state_dict(own)
+    except RuntimeError as error:
+        raise ValueError(f"got weights of another network of {name!r} ({error})") from error
     return network.eval().requires_grad_(False)

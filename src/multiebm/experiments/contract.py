@@ -21,7 +21,7 @@ from multiebm.core.random import make_generator
 from multiebm.experiments.baselines import NEUTRAL, Baseline
 from multiebm.experiments.build import TrainingStep, build_model, build_state
 from multiebm.experiments.load import merge
-from multiebm.experiments.pretrained import from_pretrained
+from multiebm.experiments.saved import from_pretrained
 from multiebm.experiments.schema import Experiment
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel

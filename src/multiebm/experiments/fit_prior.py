@@ -24,7 +24,7 @@ from multiebm.experiments.folder import (
     write_run,
 )
 from multiebm.experiments.load import CONFIG, load_experiment
-from multiebm.experiments.pretrained import MODEL, from_pretrained, save_pretrained
+from multiebm.experiments.saved import MODEL, from_pretrained, save_pretrained
 from multiebm.experiments.schema import Experiment, PriorSection
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel

@@ -18,10 +18,10 @@ from multiebm.core.files import ASIDE, remove, replace_file, why_not_written, wr
 from multiebm.core.lock import LOCK
 from multiebm.data import MultimodalDataset
 from multiebm.experiments.load import CONFIG, differences, dump_experiment, load_experiment, say
-from multiebm.experiments.pretrained import MODEL
+from multiebm.experiments.saved import MODEL
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
-from multiebm.models.pretrained import check_model_folder
+from multiebm.models.saving import check_model_folder
 from multiebm.training.hooks import check_log
 
 RUN, METRICS, CHECKPOINTS, EVALUATION, REPORT, BOARD = (

@@ -30,7 +30,7 @@ from multiebm.experiments.folder import (
 )
 from multiebm.experiments.load import CONFIG, preset_names
 from multiebm.experiments.measure import BEST, validation
-from multiebm.experiments.pretrained import MODEL, save_pretrained
+from multiebm.experiments.saved import MODEL, save_pretrained
 from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.experiments.settle import MOST, Settling, settling_within, take_average
 from multiebm.models.model import MultimodalModel

@@ -34,7 +34,7 @@ from multiebm.models.checks import (
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Latents
 from multiebm.models.likelihood import conditional_log_likelihood, importance_log_likelihood
-from multiebm.models.pretrained import write_pretrained
+from multiebm.models.saving import write_model
 from multiebm.models.use import LARGEST, MOST, in_use, over_items, over_parts
 from multiebm.nn.energies import EnergyNetwork
 from multiebm.nn.spectral import frozen
@@ -343,7 +343,7 @@ class MultimodalModel(nn.Module):
         blueprint = self.blueprint
         if blueprint:  # the one plain value that may be set after building
             blueprint = blueprint | {"prior": blueprint["prior"] | {"temperature": self.generator.temperature}}
-        write_pretrained(self, self.modalities, blueprint, Path(folder))
+        write_model(self, self.modalities, blueprint, Path(folder))
 
     def _raw(self, views: Views, names: list[str]) -> Views:
         return {name: self.modalities[name].to_raw(views[name]) for name in names}

@@ -12,8 +12,8 @@ from multiebm.evaluation.base import JudgesLike, evaluation_mode
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.folder import REPORT, check_same_data
 from multiebm.experiments.measure import judges_of
-from multiebm.experiments.pretrained import from_pretrained
 from multiebm.experiments.progress import showing
+from multiebm.experiments.saved import from_pretrained
 from multiebm.report.chains import chains_section
 from multiebm.report.curves import curves_section
 from multiebm.report.markup import join, text

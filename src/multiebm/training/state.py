@@ -1,6 +1,6 @@
 """Everything a training run must remember, as named tensors and plain numbers, so that it continues bit-exactly."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -11,11 +11,11 @@ from torch.optim import Optimizer
 
 from multiebm.core.batch import Batch
 from multiebm.core.errors import CheckpointError
+from multiebm.core.store import describe, misfits
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 ELAPSED = "elapsed_seconds"  # key of `numbers`: seconds spent in steps so far, hooks not counted
 _GOOD = "good."  # before the names of the tensors of the good state
-_LISTED = 8  # names shown per kind of mismatch; the rest is counted
 
 
 class Stream(Protocol):
@@ -126,13 +126,13 @@ class TrainState(Generic[ModelT]):
         self.step = int(numbers["step"])
 
     def _check(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        expected = {f"model.{name}": _describe(tensor) for name, tensor in self.model.state_dict().items()}
-        expected["generator"] = _describe(self.generator.get_state())
+        expected = {f"model.{name}": describe(tensor) for name, tensor in self.model.state_dict().items()}
+        expected["generator"] = describe(self.generator.get_state())
         # moments and averages exist only once a run has made them, so they are checked where the file has them
         owners = self._owners()
         optional = {name for name, tensor in tensors.items() if _fits(name, tensor, owners)}
-        got = {name: _describe(tensor) for name, tensor in tensors.items() if name not in optional}
-        problems = _differences(got, expected)
+        got = {name: describe(tensor) for name, tensor in tensors.items() if name not in optional}
+        problems = misfits(got, expected)
         saved = {name: len(groups) for name, groups in numbers["optimisers"].items()}
         own = {name: len(optimiser.param_groups) for name, optimiser in self.optimisers.items()}
         if saved != own:
@@ -198,22 +198,6 @@ def _fits(name: str, tensor: Tensor, owners: dict[str, torch.Size]) -> bool:
         return tensor.shape == owners[name]
     owner = owners.get(name.rpartition(".")[0])
     return owner is not None and (tensor.shape == owner or tensor.dim() == 0)
-
-
-def _describe(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
-def _differences(got: dict[str, str], expected: dict[str, str]) -> list[str]:
-    wrong = [f"{n}: got {got[n]}, expected {expected[n]}" for n in expected if n in got and got[n] != expected[n]]
-    missing = [f"{n}: missing, expected {expected[n]}" for n in expected if n not in got]
-    unexpected = [f"{n}: unexpected, got {got[n]}" for n in got if n not in expected]
-    return _listed(wrong) + _listed(missing) + _listed(unexpected)
-
-
-def _listed(lines: Iterable[str]) -> list[str]:
-    lines = list(lines)
-    return lines[:_LISTED] + ([f"... and {len(lines) - _LISTED} more like it"] if len(lines) > _LISTED else [])
 
 
 def update(state: TrainState, loss: Tensor, *names: str) -> dict[str, float]:

@@ -21,9 +21,9 @@ from multiebm.core.files import sealed
 from multiebm.core.modality import Modality
 from multiebm.core.random import item_generators
 from multiebm.experiments.data import find_device
-from multiebm.experiments.pretrained import find_model, from_pretrained, save_pretrained
+from multiebm.experiments.saved import find_model, from_pretrained, save_pretrained
 from multiebm.models.model import MultimodalModel
-from multiebm.models.pretrained import HEADER, check_model_folder
+from multiebm.models.saving import HEADER, check_model_folder
 from multiebm.nn.precision import Mixed, set_precision
 from small_models import energy_prior, mixed, random_views, small_model, whole
 
@@ -108,14 +108,14 @@ def test_a_save_that_is_killed_before_its_last_rename_leaves_the_old_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     before = everything(saved_model(tmp_path))
-    real = multiebm.models.pretrained.replace_file  # type: ignore[attr-defined]
+    real = multiebm.models.saving.replace_file  # type: ignore[attr-defined]
 
     def killed(path: Path, data: bytes) -> None:
         if path.name == HEADER:
             raise OSError(28, "No space left on device")
         real(path, data)
 
-    monkeypatch.setattr("multiebm.models.pretrained.replace_file", killed)
+    monkeypatch.setattr("multiebm.models.saving.replace_file", killed)
     with pytest.raises(OutputError, match="the disk is full"):
         saved_model(tmp_path, shared=4)
     for ours, theirs in zip(before, everything(from_pretrained(tmp_path)), strict=True):
@@ -148,7 +148,8 @@ def test_a_truncated_or_altered_file_is_named_with_sizes_and_checksums(tmp_path:
 def test_another_version_or_format_is_refused(tmp_path: Path):
     saved_model(tmp_path)
     edit(tmp_path, lambda header: header.update(version=1))
-    with pytest.raises(CheckpointError, match="got model version 1, expected 2; load it with the multiebm release"):
+    said = r"got saved model version 1, expected 3; load it with the multiebm release that wrote it \(0\.1\.0\)"
+    with pytest.raises(CheckpointError, match=said):
         from_pretrained(tmp_path)
     edit(tmp_path, lambda header: header.update(format="other"))
     with pytest.raises(CheckpointError, match="got format 'other', expected 'multiebm-model'"):
@@ -163,15 +164,15 @@ def test_weights_of_another_architecture_are_refused_and_the_shapes_named(tmp_pa
     edit(tmp_path, lambda header: header["model"].update(shared=5))
     with pytest.raises(CheckpointError, match="of another architecture") as raised:
         from_pretrained(tmp_path)
-    assert "got [8, 3], expected [8, 5]" in str(raised.value)  # the first layer of the prior's tilt
+    assert "got float32 [8, 3], expected float32 [8, 5]" in str(raised.value)  # the first layer of the prior's tilt
     edit(tmp_path, lambda header: header["model"].update(shared=3, energy=None))
     with pytest.raises(CheckpointError, match="unexpected"):
         from_pretrained(tmp_path)
     edit(tmp_path, lambda header: header["model"].update(colour="red"))
     with pytest.raises(CheckpointError, match="a description this release does not know .model.colour"):
         from_pretrained(tmp_path)
-    edit(tmp_path, lambda header: header.pop("weights"))
-    with pytest.raises(CheckpointError, match="weights: got nothing, expected"):
+    edit(tmp_path, lambda header: header.pop("files"))
+    with pytest.raises(CheckpointError, match="files: got nothing, expected"):
         from_pretrained(tmp_path)
 
 
@@ -193,7 +194,7 @@ def test_no_character_of_a_description_can_change_unseen(tmp_path: Path):
 def test_a_key_that_is_removed_or_added_is_seen(tmp_path: Path):
     saved_model(tmp_path)
     whole = json.loads((tmp_path / HEADER).read_text())
-    for section in ("", "model", "model.prior", "weights", "modalities.0"):
+    for section in ("", "model", "model.prior", "files.0", "modalities.0"):
         keys = whole
         for key in section.split(".") if section else ():
             keys = keys[int(key) if isinstance(keys, list) else key]
@@ -209,10 +210,10 @@ def test_a_key_that_is_removed_or_added_is_seen(tmp_path: Path):
 
 
 WRONG = {
-    "weights": ["a text", None, [], {}],
-    "weights.file": ["../../etc/passwd", "/etc/passwd", "weights-xyz.safetensors", 3],
-    "weights.bytes": ["12", -1, 1.5, True],
-    "weights.sha256": [3, "abc"],
+    "files": ["a text", None, [], {}, [{}, {}]],
+    "files.0.name": ["../../etc/passwd", "/etc/passwd", "weights-xyz.safetensors", 3],
+    "files.0.bytes": ["12", -1, 1.5, True],
+    "files.0.sha256": [3, "abc"],
     "precision": ["fp8", None],
     "modalities": [{}, [], ["left"], "left"],
     "modalities.1.kind": ["sound", 3, None],
@@ -256,7 +257,7 @@ def test_what_was_given_and_expected_is_said(tmp_path: Path):
     saved_model(tmp_path)
     whole = (tmp_path / HEADER).read_bytes()
     for path, value, expected in [
-        ("weights", "a text", "weights: got 'a text', expected: a valid dictionary"),
+        ("files", "a text", "files: got 'a text', expected: a valid list"),
         ("modalities.1.kind", "sound", r"modalities.1.*got.*'sound', expected.* '?picture'? or '?vector'?"),
         ("modalities.1.scale", [1.0, 0.0], "modalities.1.*scale.*expected .*above 0"),
         ("modalities.1.loc", [1.0], "modalities.1.*loc.*1.0.*expected 2 "),
@@ -295,8 +296,8 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(value: float, 
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
     file.write_bytes(data)
-    entry = {"file": file.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    edit(tmp_path, lambda header: header.update(weights=entry))
+    entry = {"name": file.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    edit(tmp_path, lambda header: header.update(files=[entry]))
     assert "not finite (in generator.decoders.left" in refusal(tmp_path)
 
 
@@ -305,7 +306,7 @@ def test_a_weights_file_that_is_none_or_claims_too_much_is_refused_before_it_is_
     file = weights_file(tmp_path)
 
     def claims(size: int) -> None:
-        edit(tmp_path, lambda header: header["weights"].update(bytes=size))
+        edit(tmp_path, lambda header: header["files"][0].update(bytes=size))
 
     header = json.dumps({"x": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}).encode()
     with file.open("wb") as stream:  # four terabytes, none of which are on the disk
@@ -326,9 +327,9 @@ def test_weights_of_another_type_are_refused(tmp_path: Path):
     model = saved_model(tmp_path)
     data = safetensors.torch.save({n: t.double().contiguous() for n, t in model.state_dict().items()})
     weights_file(tmp_path).write_bytes(data)
-    entry = {"file": weights_file(tmp_path).name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    edit(tmp_path, lambda header: header.update(weights=entry))
-    assert "got torch.float64, expected torch.float32" in refusal(tmp_path)
+    entry = {"name": weights_file(tmp_path).name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    edit(tmp_path, lambda header: header.update(files=[entry]))
+    assert "got float64 [4], expected float32 [4]" in refusal(tmp_path)
 
 
 LEFT = {  # what a kill leaves, by the step of the save before which it came

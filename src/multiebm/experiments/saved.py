@@ -11,12 +11,12 @@ from pydantic import ValidationError
 from torch.overrides import TorchFunctionMode
 
 from multiebm.core.errors import CheckpointError, MultiebmError
+from multiebm.core.store import said
 from multiebm.experiments.build import build_model
 from multiebm.experiments.data import find_device
 from multiebm.experiments.schema import ModelSection
-from multiebm.models import pretrained
 from multiebm.models.model import MultimodalModel
-from multiebm.models.pretrained import HEADER, Description
+from multiebm.models.saving import HEADER, Description, load_weights, read_description
 from multiebm.nn.precision import set_precision
 
 MODEL = "model"  # folder of a run
@@ -36,17 +36,17 @@ def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> M
     when the folder is no such folder, its files are damaged, or of another version or architecture.
     """
     target, where = find_device(device), find_model(folder)
-    description = pretrained.read_description(where)
+    description = read_description(where)
     try:
         section = ModelSection.model_validate_json(json.dumps(description.blueprint), strict=True)
     except ValidationError as error:
         raise CheckpointError(
-            f"{where / HEADER}: got a description this release does not know (model.{pretrained.said(error)}); load it "
+            f"{where / HEADER}: got a description this release does not know (model.{said(error)}); load it "
             "with the multiebm release that wrote it"
         ) from error
     with torch.inference_mode(False):  # weights made in it could never be differentiated through
         model = _build(section, description, where)
-        pretrained.load_weights(model, description)
+        load_weights(model, description)
         set_precision(model, description.precision)
         return model.to(target).eval()
 
@@ -70,7 +70,7 @@ def find_model(folder: str | Path) -> Path:
 class _Bounded(TorchFunctionMode):
     """Inside: networks that have much more tensors or numbers than `shapes` raise ValueError before they have them."""
 
-    def __init__(self, shapes: Collection[tuple[int, ...]]) -> None:
+    def __init__(self, shapes: Collection[Sequence[int]]) -> None:
         super().__init__()
         self.tensors = 2 * len(shapes) + 16  # not all that is made is kept
         self.numbers = 2 * sum(map(prod, shapes)) + 10_000
@@ -92,10 +92,11 @@ class _Bounded(TorchFunctionMode):
 def _build(section: ModelSection, description: Description, where: Path) -> MultimodalModel:
     """Return the described model with fresh weights; CheckpointError where it is much larger than those beside it."""
     deepest = max(section.prior.layers, section.energy.blocks if section.energy else 0)
+    shapes = [json.loads(text.partition(" ")[2]) for text in description.tensors.values()]
     try:
-        if deepest > len(description.shapes):  # each has a tensor of its own
+        if deepest > len(shapes):  # each has a tensor of its own
             raise ValueError(f"it has {deepest} layers in a row")
-        with _Bounded(description.shapes.values()):
+        with _Bounded(shapes):
             return build_model(section, description.modalities, seed=0)
     except (MultiebmError, RuntimeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
