@@ -20,9 +20,8 @@ import torch
 from cells import is_made, notes_of, processor, settings_of, spread, write_cell
 
 from multiebm.data import load_dataset
-from multiebm.evaluation.evaluate import evaluate
+from multiebm.evaluation.evaluate import quick_look
 from multiebm.evaluation.judges import Judges
-from multiebm.evaluation.record import quick_settings
 from multiebm.experiments.build import TrainingStep
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.measure import judges_of, settled
@@ -161,7 +160,7 @@ def measure(
 ) -> dict[str, float]:
     """Return the numbers of the table for the averaged weights."""
     with settled(state, dataset, experiment):
-        results = evaluate(state.model, dataset, judges, quick_settings(), experiment.seed).results
+        results = quick_look(state.model, dataset, judges, experiment.seed).results
     return {name: results[metric].value for name, metric in SHOWN.items() if metric in results}
 
 

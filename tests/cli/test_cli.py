@@ -17,7 +17,7 @@ from PIL import Image
 
 import multiebm
 from multiebm.cli.main import main
-from multiebm.evaluation.record import load_evaluation
+from multiebm.evaluation.evaluation import load_evaluation
 from multiebm.experiments.baselines import ROWS
 from multiebm.experiments.explain import annotated
 from multiebm.experiments.load import dump_experiment, load_experiment, preset_names, to_dict
@@ -280,7 +280,7 @@ def test_evaluation_writes_its_file_and_says_whether_to_trust_it(
     assert run("evaluate", str(trained / "run"), "--samples", "32", "evaluation.items=8") == 0
     said = capsys.readouterr().out
     written = load_evaluation(trained / "run" / "evaluation.json")
-    assert (written.settings.n_samples, written.settings.n_items, written.settings.n_refined) == (32, 8, 8)
+    assert (written.settings.samples, written.settings.items, written.settings.refined_items) == (32, 8, 1)
     for name in ("gen/joint_coherence", "ebm/joint_coherence", "gen/fcd", "cond/size1", "latent_classification"):
         assert f"{written.results[name].value:.{1 if abs(written.results[name].value) >= 10 else 3}f}" in said
         assert name in said

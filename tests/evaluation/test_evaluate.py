@@ -10,14 +10,19 @@ from multiebm.core.modality import Modality
 from multiebm.core.progress import listening
 from multiebm.core.random import randn
 from multiebm.data.dataset import MultimodalDataset, Split
-from multiebm.evaluation.evaluate import chosen_items, evaluate
-from multiebm.evaluation.record import EvaluationSettings, load_evaluation, quick_settings
+from multiebm.evaluation.draws import chosen_items
+from multiebm.evaluation.evaluate import evaluate, quick_look
+from multiebm.evaluation.evaluate import measured as of_measurement
+from multiebm.evaluation.evaluation import EvaluationSettings, load_evaluation
+from multiebm.evaluation.measurement import Measurement
+from multiebm.evaluation.metrics import METRICS
 
-SMALL = EvaluationSettings(n_samples=200, n_items=60, n_refined=30, refine_steps=2, n_codes=60, batch_size=64)
+SMALL = EvaluationSettings(samples=200, items=60, sizes=(1, 2), latent_steps=2)
+NO_CODES = [name for name in METRICS if "latent" not in name and name != "private_leakage"]
 
 
-def measured(model, dataset, settings=SMALL, **more):
-    return evaluate(model, dataset, ExactJudges(dataset), settings, **more)
+def measured(model, dataset, settings=SMALL, only=(), **more):
+    return of_measurement(Measurement(model, dataset, ExactJudges(dataset), settings, **more), only)
 
 
 def test_one_call_measures_everything_that_is_defined():
@@ -35,14 +40,14 @@ def test_one_call_measures_everything_that_is_defined():
     assert list(evaluation.skipped) == ["fid"]
     assert evaluation.results["gen/joint_coherence"].n == 200
     assert evaluation.results["cond/size1"].n == 60
-    assert evaluation.results["cond_refined/size1"].n == 30
+    assert evaluation.results["cond_refined/size1"].n == 12
 
 
 def test_nothing_depends_on_the_batch_size():
     dataset = known_dataset(500)
-    settings = replace(SMALL, n_samples=1000, n_items=500, n_refined=50)
-    small = measured(Wobbly(dataset), dataset, replace(settings, batch_size=50)).results
-    large = measured(Wobbly(dataset), dataset, replace(settings, batch_size=500)).results
+    settings = replace(SMALL, samples=1000, items=500)
+    small = measured(Wobbly(dataset), dataset, settings, batch_size=50).results
+    large = measured(Wobbly(dataset), dataset, settings, batch_size=500).results
     assert small.keys() == large.keys()
     assert 0 < small["ebm/joint_coherence"].value < 1
     for name, result in small.items():
@@ -55,7 +60,7 @@ def test_nothing_depends_on_the_batch_size():
 def test_metrics_do_not_share_draws_so_leaving_some_out_changes_none():
     dataset = known_dataset(100)
     full = measured(Wobbly(dataset), dataset).results
-    part = measured(Wobbly(dataset), dataset, replace(SMALL, sizes=(2,), n_codes=0, clamped_sizes=())).results
+    part = measured(Wobbly(dataset), dataset, replace(SMALL, sizes=(2,)), only=NO_CODES).results
     assert set(part) < set(full)
     assert all(full[name] == result for name, result in part.items())
     other = measured(Wobbly(dataset), dataset, seed=1).results
@@ -92,9 +97,9 @@ def test_one_modality_has_nothing_to_complete():
     assert not [name for name in evaluation.results if "joint_coherence" in name]
 
 
-def test_quick_settings_measure_samples_and_pairs_only():
+def test_a_quick_look_measures_samples_and_pairs_only():
     dataset = known_dataset(100)
-    evaluation = measured(Wobbly(dataset), dataset, quick_settings(100))
+    evaluation = quick_look(Wobbly(dataset), dataset, ExactJudges(dataset), n=100)
     assert {name.split("/")[0] for name in evaluation.results} == {"real", "gen", "ebm", "cond", "judge"}
     assert not [name for name in evaluation.results if "size2" in name]
     assert (
@@ -114,7 +119,7 @@ def test_features_of_another_reader_are_reported_under_another_name():
     assert "fid" not in evaluation.skipped
     assert "gen/fid/b" not in evaluation.results
     assert evaluation.results["gen/fid/a"].value == pytest.approx(4 * evaluation.results["gen/fcd/a"].value, rel=1e-6)
-    alone = evaluate(Wobbly(dataset), dataset, None, replace(SMALL, n_codes=0), inception=Doubled())
+    alone = of_measurement(Measurement(Wobbly(dataset), dataset, None, SMALL, inception=Doubled()), NO_CODES)
     found = {name for name in alone.results if "fid" in name}
     assert found == {f"{kind}/fid{part}" for kind in ("gen", "ebm") for part in ("", "/a", "/c")}
 
@@ -141,7 +146,7 @@ def test_samples_that_are_not_finite_are_an_error_that_names_the_modality():
             views["b"][3, 4] = float("nan")
             return views
 
-    with pytest.raises(DivergenceError, match="Gen samples: 1 of 64 generated items of modality 'b'"):
+    with pytest.raises(DivergenceError, match="Gen samples: 1 of 200 generated items of modality 'b'"):
         measured(Broken(dataset), dataset)
 
 
@@ -165,8 +170,9 @@ def test_the_reference_leaves_out_absent_items():
     partial = replace(dataset, test=Split(dataset.test.views, present, dataset.test.labels))
     short = {name: view[20:] for name, view in dataset.test.views.items()}
     rest = replace(dataset, test=Split(short, present[20:], dataset.test.labels[20:]))
-    model, settings = RandomClasses(dataset), replace(SMALL, n_codes=0)
-    with_gaps, without = (evaluate(model, data, ExactJudges(dataset), settings).results for data in (partial, rest))
+    model, judges = RandomClasses(dataset), ExactJudges(dataset)
+    seen = [Measurement(model, data, judges, SMALL) for data in (partial, rest)]
+    with_gaps, without = (of_measurement(m, NO_CODES).results for m in seen)
     assert with_gaps["gen/fcd/b"] == without["gen/fcd/b"]
     assert with_gaps["gen/fcd/a"] != without["gen/fcd/a"]
     assert with_gaps["real/joint_coherence"] == without["real/joint_coherence"]
@@ -221,8 +227,9 @@ def test_pictures_are_read_as_users_see_them_within_their_range():
         def refine_data(self, views, generator, steps=None, clamp=None):
             return {name: 2 * view for name, view in views.items()}, None
 
-    settings = replace(SMALL, n_codes=0)
-    tame, wild = (evaluate(Wild(gain), dataset, Reader(), settings).results for gain in (1.0, 9.0))
+    settings = replace(SMALL, sizes=(1,))
+    seen = [Measurement(Wild(gain), dataset, Reader(), settings) for gain in (1.0, 9.0)]
+    tame, wild = (of_measurement(m, NO_CODES).results for m in seen)
     assert tame == wild
     assert max(ranges) == 1.0
 
@@ -247,7 +254,7 @@ def test_listeners_hear_of_everything_that_takes_long():
     assert evaluation.results == measured(Wobbly(dataset), dataset).results
     assert heard["joint samples"] == [200, 200]
     assert heard["cond, 1 given"] == heard["cond, 2 given"] == [3 * 60, 3 * 60]
-    assert heard["cond_ebm, 1 given"] == heard["cond_refined, 2 given"] == [3 * 30, 3 * 30]
+    assert heard["cond_ebm, 1 given"] == heard["cond_refined, 2 given"] == [3 * 12, 3 * 12]
     assert heard["codes"] == [3, 3]
     assert heard["real test items"] == heard["latents"] == [1, 1]
 
@@ -284,8 +291,8 @@ def test_a_damaged_file_is_named(tmp_path, content):
 
 def test_settings_name_every_bad_count_at_once():
     with pytest.raises(ConfigError) as caught:
-        EvaluationSettings(n_samples=1, n_items=-1, batch_size=0)
+        EvaluationSettings(samples=1, items=-1, latent_steps=-1)
     assert len(caught.value.problems) == 3
     with pytest.raises(ConfigError, match=r"evaluation.temperature: got 2, expected 0 < T <= 1"):
         EvaluationSettings(temperature=2)
-    assert "evaluation.n_items: got -1" in str(caught.value)
+    assert "evaluation.items: got -1" in str(caught.value)

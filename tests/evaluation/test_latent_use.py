@@ -9,14 +9,14 @@ from evaluation_standins import ExactJudges, GaussianCodes, Oracle, Wobbly, know
 
 from multiebm.cli.tables import remarks
 from multiebm.data.dataset import Split
-from multiebm.evaluation.draws import Plan
-from multiebm.evaluation.evaluate import evaluate
-from multiebm.evaluation.record import EvaluationSettings
-from multiebm.evaluation.representation import latent_use
+from multiebm.evaluation import codes
+from multiebm.evaluation.evaluate import QUICK, evaluate, measured
+from multiebm.evaluation.evaluation import EvaluationSettings
+from multiebm.evaluation.measurement import Measurement
 from multiebm.priors.energy import EnergyPrior
 from multiebm.priors.mixture import MixturePrior
 
-SMALL = EvaluationSettings(n_samples=20, n_items=20, n_refined=5, refine_steps=1, n_codes=60, batch_size=64)
+SMALL = EvaluationSettings(samples=20, items=20, sizes=(1, 2), latent_steps=1)
 
 
 def model_with(gain: float, scale: float, n: int = 500):
@@ -25,8 +25,11 @@ def model_with(gain: float, scale: float, n: int = 500):
     return model
 
 
-def used(model, n=500, batch_size=100, **more):
-    return latent_use(model, model.dataset, n, Plan(batch_size, **more), {})
+def used(model, dataset=None, **more):
+    m = Measurement(model, dataset or model.dataset, None, **{"batch_size": 100, **more})
+    return (
+        codes.divergence(m, "latent/kl") | codes.active_units(m, "latent/active_units") | codes.units(m, "latent/units")
+    )
 
 
 @pytest.mark.parametrize(("gain", "scale"), [(2.0, 0.5), (1.0, 0.1), (0.0, 0.7)])
@@ -59,13 +62,15 @@ def test_units_are_active_where_their_mean_varies_by_more_than_a_hundredth():
     for part in view.values():
         part[:, 6:10] = 0.0
     rows = Split(view, model.dataset.test.present, model.dataset.test.labels)
-    assert latent_use(model, replace(model.dataset, test=rows), 500, Plan(), {})["latent/active_units"].value == 6
+    assert used(model, replace(model.dataset, test=rows))["latent/active_units"].value == 6
 
 
-def test_neither_depends_on_the_batch_size_and_both_are_of_as_many_items_as_told():
+def test_neither_depends_on_the_batch_size_and_both_are_of_as_many_items_as_told(monkeypatch):
     model = model_with(1.0, 0.5)
-    assert used(model, 200, 7)["latent/kl"] == pytest.approx(used(model, 200, 200)["latent/kl"], rel=1e-6)
-    assert used(model, 200)["latent/kl"].n == 200
+    monkeypatch.setattr(codes, "CODES", 200)
+    small, large = (used(model, batch_size=size)["latent/kl"] for size in (7, 200))
+    assert small == pytest.approx(large, rel=1e-6)
+    assert used(model)["latent/kl"].n == 200
     assert used(model, seed=1)["latent/kl"] != used(model)["latent/kl"]
 
 
@@ -85,7 +90,7 @@ def test_items_without_any_part_are_left_out():
     present = torch.ones(60, 3, dtype=torch.bool)
     present[:20] = False
     partial = replace(model.dataset, test=Split(model.dataset.test.views, present, model.dataset.test.labels))
-    assert latent_use(model, partial, 100, Plan(), {})["latent/kl"].n == 40
+    assert used(model, partial)["latent/kl"].n == 40
 
 
 def test_a_collapsed_code_is_said_and_a_used_one_is_not():
@@ -105,7 +110,7 @@ def test_a_collapsed_code_is_said_and_a_used_one_is_not():
     assert "0 of 10" in evaluate(model, dataset, judges, SMALL).collapse
     unlabelled = known_dataset(60, labels=False)
     assert evaluate(model, unlabelled, None, SMALL).collapse
-    assert evaluate(model, dataset, judges, replace(SMALL, n_codes=0)).collapse is None
+    assert measured(Measurement(model, dataset, judges, SMALL), QUICK).collapse is None
 
 
 def test_looking_at_the_code_moves_no_other_result():

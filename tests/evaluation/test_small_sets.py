@@ -11,11 +11,11 @@ import multiebm
 from multiebm.core.errors import DataError
 from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.evaluation.evaluate import evaluate
+from multiebm.evaluation.evaluation import EvaluationSettings
 from multiebm.evaluation.judges import JudgeSettings, readable, train_judges, unread
-from multiebm.evaluation.record import EvaluationSettings
 from multiebm.experiments.measure import judges_of
 
-SMALL = EvaluationSettings(n_samples=20, n_items=60, n_refined=10, refine_steps=1, n_codes=60, batch_size=64)
+SMALL = EvaluationSettings(samples=20, items=60, sizes=(1, 2), latent_steps=1)
 QUICK = JudgeSettings(width=4, batch_size=32, cycles=((20, 1.0),))
 DECLARED = {"v": {"kind": "vector"}, "w": {"kind": "vector"}, "p": {"kind": "picture", "layout": "chw"}}
 
@@ -191,7 +191,7 @@ def test_evenly_spread_classes_have_entropy_one_whatever_their_names():
         def sample_latents(self, n, generator, temperature=None):
             return {"shared": torch.arange(n)[:, None].float()}
 
-    results = evaluate(Even(dated), dated, Dated(dataset), replace(SMALL, n_samples=500, batch_size=500)).results
+    results = evaluate(Even(dated), dated, Dated(dataset), replace(SMALL, samples=500)).results
     assert results["gen/label_entropy"].value == pytest.approx(1.0)
 
 

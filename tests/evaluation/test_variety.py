@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from multiebm.evaluation.variety import total_variance, variety_results
+from multiebm.evaluation.samples import total_variance, variety_results
 
 
 def parts(scale: float, n: int = 400, shape: tuple[int, ...] = (3, 4, 4), seed: int = 0) -> torch.Tensor:

@@ -13,7 +13,7 @@ from run_standins import tiny_data
 from multiebm.cli.main import main
 from multiebm.core.errors import ConfigError, DataError, OutputError
 from multiebm.core.lock import locked
-from multiebm.evaluation.record import load_evaluation
+from multiebm.evaluation.evaluation import load_evaluation
 from multiebm.experiments import compare as compare_module
 from multiebm.experiments import fit_prior as fit_module
 from multiebm.experiments.compare import compare
@@ -84,7 +84,7 @@ def test_a_full_disk_leaves_the_result_that_was_there(name: str, written: str, r
 
 def test_an_evaluation_is_read_back_from_where_it_was_sent(run: Path, tmp_path: Path):
     assert command("evaluate", str(run), "--out", str(tmp_path / "e.json")) == 0
-    assert load_evaluation(tmp_path / "e.json").settings.n_samples == 8
+    assert load_evaluation(tmp_path / "e.json").settings.samples == 8
     assert not (run / "evaluation.json").exists()
 
 

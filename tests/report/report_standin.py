@@ -11,8 +11,8 @@ from PIL import Image
 
 from multiebm.core.modality import Modality
 from multiebm.data.dataset import MultimodalDataset, Split
-from multiebm.evaluation.base import Result
-from multiebm.evaluation.record import Evaluation
+from multiebm.evaluation.evaluation import Evaluation
+from multiebm.evaluation.result import Result
 from multiebm.experiments.schema import Experiment
 from multiebm.report.record import RunRecord
 from multiebm.report.scene import Scene

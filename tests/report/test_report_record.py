@@ -5,7 +5,7 @@ import pytest
 from report_standin import make_evaluation, make_experiment
 
 from multiebm.core.errors import OutputError
-from multiebm.evaluation.base import Result
+from multiebm.evaluation.result import Result
 from multiebm.experiments.load import dump_experiment
 from multiebm.report.record import RollBack, pair_tables, read_metrics, read_record
 

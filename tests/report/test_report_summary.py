@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from report_standin import PICTURES, make_evaluation, make_experiment, make_record, make_scene
 
-from multiebm.evaluation.base import Result
+from multiebm.evaluation.result import Result
 from multiebm.experiments.load import load_experiment
 from multiebm.report.summary import (
     NO_EVALUATION,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from report_standin import inside, make_evaluation, make_record, make_scene
 
-from multiebm.evaluation.base import Result
+from multiebm.evaluation.result import Result
 from multiebm.report.page import render
 from multiebm.report.record import RollBack
 from multiebm.report.summary import headline_cards

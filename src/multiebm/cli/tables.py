@@ -3,8 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
-from multiebm.evaluation.base import TRUSTED_ACCURACY
-from multiebm.evaluation.record import Evaluation
+from multiebm.evaluation.evaluation import Evaluation
+from multiebm.evaluation.result import TRUSTED_ACCURACY
 
 FEW_ITEMS = 10  # below, a standard error is not to be relied on; of one item it is 0
 
@@ -51,6 +51,6 @@ def remarks(evaluation: Evaluation) -> list[str]:
     if evaluation.settings.temperature is not None:
         lines.append(f"Joint samples were drawn at temperature {evaluation.settings.temperature:g} of the prior.")
     if evaluation.provisional:
-        n = evaluation.settings.n_samples
+        n = evaluation.settings.samples
         lines.append(f"Frechet distances are provisional: {n:,} samples bias them upwards; compare equal numbers only.")
     return lines + [f"Not measured: {name} ({reason})." for name, reason in evaluation.skipped.items()]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from multiebm.core.errors import DataError
-from multiebm.evaluation.base import Result, bootstrap_deviation
+from multiebm.evaluation.result import Result, mean_and_parts
 
 
 class Moments(NamedTuple):
@@ -47,31 +47,13 @@ def frechet_distance(real: Moments, generated: Moments) -> Tensor:
 
 
 def frechet_results(
-    real: dict[str, Tensor], generated: dict[str, Tensor], name: str, generator: torch.Generator
+    real: dict[str, Tensor], generated: dict[str, Tensor], name: str, rng: torch.Generator
 ) -> dict[str, Result]:
     """Return `name` (mean over modalities) and "name/modality" from features [N_r, F] and [N, F] by modality.
 
-    A modality with fewer than 2 real items has no covariance and is left out; nothing is left of none. N >= 2.
-    The standard error is the deviation over 5 resamples of the generated items; the real items are the fixed reference.
-    The distance is biased upwards at small N: compare only numbers with equal N.
+    A modality with fewer than 2 real items has no covariance and is left out. N >= 2. Errors are of the generated
+    items; the real ones are the fixed reference. The distance is biased upwards at small N: compare equal N only.
     """
     reference = {key: moments(features) for key, features in real.items() if len(features) > 1}
-    if not reference:
-        return {}
-
-    def distances(rows: Tensor) -> Tensor:
-        return torch.stack([frechet_distance(reference[key], moments(generated[key][rows])) for key in reference])
-
-    n = len(next(iter(generated.values())))
-    values = distances(torch.arange(n))
-
-    def with_mean(rows: Tensor) -> Tensor:
-        each = distances(rows)
-        return torch.cat([each.mean().reshape(1), each])
-
-    errors = bootstrap_deviation(with_mean, n, generator).tolist()
-    names = [name, *[f"{name}/{key}" for key in reference]]
-    return {
-        key: Result(value, error, n)
-        for key, value, error in zip(names, [float(values.mean()), *values.tolist()], errors, strict=True)
-    }
+    own = {key: generated[key] for key in reference}
+    return mean_and_parts(name, own, lambda key, x: frechet_distance(reference[key], moments(x)), rng)

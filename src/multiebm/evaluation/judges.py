@@ -19,8 +19,8 @@ from multiebm.core.modality import Modality, Views
 from multiebm.core.progress import track
 from multiebm.core.random import make_generator
 from multiebm.data.dataset import MultimodalDataset, Split
-from multiebm.evaluation.base import is_trustworthy, stream_seed
 from multiebm.evaluation.draws import labelled_items
+from multiebm.evaluation.result import is_trustworthy, stream_seed
 from multiebm.nn.precision import fastest_precision
 
 N_FEATURES = 128
@@ -245,6 +245,12 @@ def unread(dataset: MultimodalDataset) -> dict[str, str]:
         elif classes < 2:
             found[name] = f"has one class only where {name!r} is present in training, so there is nothing to tell apart"
     return found
+
+
+def no_judges(dataset: MultimodalDataset) -> str:
+    """Say that there are no judges of a data set, and where none can be trained, why."""
+    reasons = "; ".join(dict.fromkeys(unread(dataset).values()))
+    return f"no judges of data set {dataset.name!r}" + (f", which {reasons}" if reasons else "")
 
 
 def readable(dataset: MultimodalDataset) -> list[str]:

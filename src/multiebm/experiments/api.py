@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from multiebm.data import MultimodalDataset
-from multiebm.evaluation.record import Evaluation
+from multiebm.evaluation.evaluation import Evaluation
 from multiebm.experiments.build import build_model
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.live import live_view

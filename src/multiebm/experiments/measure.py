@@ -11,11 +11,11 @@ from multiebm.core.errors import DivergenceError
 from multiebm.core.progress import listening
 from multiebm.core.random import make_generator
 from multiebm.data import MultimodalDataset, cache_root
-from multiebm.evaluation.evaluate import evaluate
+from multiebm.evaluation.evaluate import evaluate, quick_look
+from multiebm.evaluation.evaluation import Evaluation, EvaluationSettings
 from multiebm.evaluation.inception import load_inception
 from multiebm.evaluation.judge_cache import load_judges
 from multiebm.evaluation.judges import Judges, readable
-from multiebm.evaluation.record import Evaluation, EvaluationSettings, quick_settings
 from multiebm.experiments.build import settling
 from multiebm.experiments.schema import EvaluationSection, Experiment
 from multiebm.models.model import MultimodalModel
@@ -49,16 +49,8 @@ def measure_model(
 
 def evaluation_settings(section: EvaluationSection) -> EvaluationSettings:
     """Return the settings of `evaluate` that a preset's section means."""
-    return EvaluationSettings(
-        n_samples=section.samples,
-        n_items=section.items,
-        n_refined=section.refined_items,
-        sizes=tuple(section.sizes),
-        refine_steps=section.refine_steps,
-        clamped_sizes=tuple(section.clamped_sizes),
-        n_codes=section.codes,
-        temperature=section.temperature,
-    )
+    sizes = tuple(section.sizes)
+    return EvaluationSettings(section.samples, section.items, sizes, section.refine_steps, section.temperature)
 
 
 def judges_of(dataset: MultimodalDataset, device: str, folder: Path | None = None) -> Judges | None:
@@ -101,7 +93,7 @@ def validation(
     def measure(state: TrainState) -> dict[str, float]:
         try:
             with listening(None), settled(state, train, experiment):  # training shows its own progress
-                results = evaluate(state.model, dataset, judges, quick_settings(), experiment.seed).results
+                results = quick_look(state.model, dataset, judges, experiment.seed).results
         except DivergenceError as error:
             logger.warning("no validation at step %d: %s", state.step, error)
             return {}

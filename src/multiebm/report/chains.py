@@ -11,8 +11,8 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch
 from multiebm.core.modality import Views
-from multiebm.evaluation.base import Result
-from multiebm.evaluation.coherence import joint_coherence
+from multiebm.evaluation.result import Result
+from multiebm.evaluation.samples import joint_coherence
 from multiebm.models.inference import SHARED, Latents
 from multiebm.nn.spectral import frozen
 from multiebm.priors.energy import EnergyPrior

@@ -8,7 +8,8 @@ from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.files import try_output, write_output
 from multiebm.core.progress import track
 from multiebm.data import MultimodalDataset
-from multiebm.evaluation.base import JudgesLike, evaluation_mode
+from multiebm.evaluation.evaluate import evaluation_mode
+from multiebm.evaluation.measurement import JudgesLike
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.folder import REPORT, check_same_data
 from multiebm.experiments.measure import judges_of

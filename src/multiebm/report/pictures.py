@@ -9,7 +9,7 @@ from multiebm.core.batch import Batch, mask_views
 from multiebm.core.modality import Modality, Views
 from multiebm.core.tiles import is_colour
 from multiebm.core.tree import per_item
-from multiebm.evaluation.base import Result
+from multiebm.evaluation.result import Result
 from multiebm.models.inference import SHARED, Latents
 from multiebm.report.figures import DATA, EBM, GEN, Cloud, draw_clouds
 from multiebm.report.grids import picture_cell, picture_rows

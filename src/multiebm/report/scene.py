@@ -12,7 +12,8 @@ from multiebm.core.modality import Modality, Views
 from multiebm.core.random import ItemGenerators, item_generators
 from multiebm.core.tree import per_item
 from multiebm.data.dataset import MultimodalDataset, Split
-from multiebm.evaluation.base import JudgesLike, stream_seed
+from multiebm.evaluation.measurement import JudgesLike
+from multiebm.evaluation.result import stream_seed
 from multiebm.models.model import MultimodalModel
 from multiebm.report.figures import Cloud, draw_clouds
 from multiebm.report.record import RunRecord

@@ -4,8 +4,8 @@ import shlex
 from typing import Any
 
 from multiebm.core.modality import Modality
-from multiebm.evaluation.base import Result
-from multiebm.evaluation.record import Evaluation
+from multiebm.evaluation.evaluation import Evaluation
+from multiebm.evaluation.result import Result
 from multiebm.experiments.folder import parameter_counts
 from multiebm.experiments.load import differences, load_experiment, preset_names
 from multiebm.experiments.schema import Experiment
@@ -64,7 +64,7 @@ def headline_section(scene: Scene) -> str:
     if (temperature := scene.model.generator.temperature) < 1:
         lead += f" Samples are drawn at temperature {temperature:g} of the prior over the shared latent."
     if evaluation.provisional:
-        lead += f" FCD from {evaluation.settings.n_samples:,} samples is biased upwards: compare equal numbers only."
+        lead += f" FCD from {evaluation.settings.samples:,} samples is biased upwards: compare equal numbers only."
     body = f'<div class="cards">{cards}</div>' if cards else ""
     return join([*top, _trust(evaluation.accuracy), body, paragraph(lead, "note"), facts, "</section>"])
 

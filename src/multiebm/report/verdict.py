@@ -2,8 +2,8 @@
 
 from math import hypot
 
-from multiebm.evaluation.base import TRUSTED_ACCURACY, Result
-from multiebm.evaluation.record import Evaluation
+from multiebm.evaluation.evaluation import Evaluation
+from multiebm.evaluation.result import TRUSTED_ACCURACY, Result
 from multiebm.report.record import CONFIDENCE, RunRecord, duration, with_interval
 from multiebm.report.scene import Scene
 

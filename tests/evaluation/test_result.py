@@ -5,9 +5,9 @@ import torch
 from evaluation_standins import Oracle, known_dataset
 
 from multiebm.core.errors import DataError
-from multiebm.evaluation.base import (
+from multiebm.evaluation.evaluate import evaluation_mode
+from multiebm.evaluation.result import (
     bootstrap_deviation,
-    evaluation_mode,
     is_trustworthy,
     mean_of_items,
     proportion,

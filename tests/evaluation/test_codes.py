@@ -6,8 +6,13 @@ from evaluation_standins import StandIn, known_dataset
 
 from multiebm.core.random import randn
 from multiebm.data.dataset import Split
-from multiebm.evaluation.draws import Plan
-from multiebm.evaluation.representation import latent_classification, linear_hits
+from multiebm.evaluation.codes import classification, linear_hits
+from multiebm.evaluation.measurement import Measurement
+
+
+def probed(model, dataset):
+    m = Measurement(model, dataset, None, batch_size=100)
+    return classification(m, "latent_classification") | classification(m, "private_leakage")
 
 
 class Coder(StandIn):
@@ -30,17 +35,17 @@ def test_codes_that_hold_the_class_are_read_and_noise_is_at_chance():
     """Chance is 0.1. Train and test items are the same ones with other draws of noise, so nothing can be memorised; 5
     binomial standard errors of the 300 items (the three probes are not counted as independent): false alarm < 1e-6."""
     dataset = known_dataset()
-    results = latent_classification(Coder(dataset), dataset, 300, Plan(100))
+    results = probed(Coder(dataset), dataset)
     assert results["latent_classification"].value == 1.0
     assert results["private_leakage"].value == pytest.approx(0.1, abs=5 * (0.1 * 0.9 / 300) ** 0.5)
-    leaking = latent_classification(Coder(dataset, leak=True), dataset, 300, Plan(100))
+    leaking = probed(Coder(dataset, leak=True), dataset)
     assert leaking["private_leakage/a"].value == 1.0
     assert leaking["latent_classification/a"].value < 0.3
 
 
 def test_without_private_latents_there_is_no_leakage():
     dataset = known_dataset(100)
-    results = latent_classification(Coder(dataset, private=False), dataset, 100, Plan(100))
+    results = probed(Coder(dataset, private=False), dataset)
     assert set(results) == {"latent_classification", *(f"latent_classification/{name}" for name in "abc")}
     assert results["latent_classification"].n == 100
 
@@ -52,7 +57,7 @@ def test_rows_that_lack_a_modality_have_no_code_of_it():
     present[:, 2] = False
     rows = Split(dataset.test.views, present, dataset.test.labels)
     partial = replace(dataset, train=rows, test=rows)
-    results = latent_classification(Coder(partial, private=False), partial, 100, Plan(100))
+    results = probed(Coder(partial, private=False), partial)
     assert results["latent_classification/a"].n == 60
     assert results["latent_classification/b"].n == 100
     assert "latent_classification/c" not in results

@@ -7,27 +7,23 @@ from evaluation_standins import ConstantClass, ExactJudges, Oracle, RandomClasse
 
 from multiebm.core.errors import DataError
 from multiebm.data.dataset import Split
-from multiebm.evaluation.coherence import (
-    conditional_coherence,
-    conditional_hits,
-    joint_coherence,
-    label_entropy,
-    subsets_of_size,
-)
-from multiebm.evaluation.draws import Conditioning, Plan, completions, joint_samples
+from multiebm.evaluation.completion import conditional_coherence, conditional_hits, subsets_of_size
+from multiebm.evaluation.draws import Conditioning, completions
+from multiebm.evaluation.evaluation import EvaluationSettings
+from multiebm.evaluation.measurement import Measurement
+from multiebm.evaluation.samples import LABEL, joint_coherence, label_entropy, of
 
 FIVE = ("m0", "m1", "m2", "m3", "m4")
 
 
-def joint_labels(model, judges, n, plan):
-    parts = [judges.predict(generated) for generated, _ in joint_samples(model, n, plan, refine=False)]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+def joint_labels(model, dataset, n, batch_size):
+    m = Measurement(model, dataset, ExactJudges(dataset), EvaluationSettings(n), batch_size=batch_size)
+    return of(m, "gen", LABEL)
 
 
 def crossed(model, dataset, size, how):
-    items = torch.arange(len(dataset.test))
-    hits = conditional_hits(model, dataset, ExactJudges(dataset), items, size, how, Plan(128))
-    return conditional_coherence(hits, how.name)
+    m = Measurement(model, dataset, ExactJudges(dataset), batch_size=128)
+    return conditional_coherence(conditional_hits(m, torch.arange(len(dataset.test)), size, how), how.name)
 
 
 def test_joint_coherence_asks_all_modalities_to_agree():
@@ -84,7 +80,7 @@ def test_a_subset_must_leave_something_to_generate(size):
         subsets_of_size(["a", "b", "c"], size)
 
 
-@pytest.mark.parametrize("how", [Conditioning("cond"), Conditioning("x", refine_steps=3, data_chain=True)])
+@pytest.mark.parametrize("how", [Conditioning("cond"), Conditioning("x", latent_steps=3, data_chain=True)])
 def test_the_perfect_oracle_is_as_coherent_as_the_judges_are_accurate(how):
     dataset = known_dataset()
     accuracy = ExactJudges(dataset).accuracy
@@ -104,8 +100,8 @@ def test_a_random_model_has_the_coherence_of_chance():
     """Five uniform labels agree with p = 1e-4: more than 8 of 10,000 has probability 1e-6. CC within 5 standard errors
     of 0.1: the 20 pairs of an item are independent here, false alarm < 1e-6."""
     dataset = known_dataset(1000, FIVE)
-    model, judges = RandomClasses(dataset), ExactJudges(dataset)
-    labels = joint_labels(model, judges, 10_000, Plan(2000))
+    model = RandomClasses(dataset)
+    labels = joint_labels(model, dataset, 10_000, 2000)
     assert joint_coherence(labels).value * 10_000 <= 8
     assert label_entropy(labels, 10).value > 0.999
     result = crossed(model, dataset, 1, Conditioning("cond"))["cond/size1"]
@@ -115,7 +111,7 @@ def test_a_random_model_has_the_coherence_of_chance():
 
 def test_a_constant_model_is_coherent_without_entropy():
     dataset = known_dataset(50, FIVE)
-    labels = joint_labels(ConstantClass(dataset), ExactJudges(dataset), 100, Plan(30))
+    labels = joint_labels(ConstantClass(dataset), dataset, 100, 30)
     assert joint_coherence(labels) == (1.0, 0.0, 100)
     assert label_entropy(labels, 10).value == 0.0
 
@@ -123,14 +119,14 @@ def test_a_constant_model_is_coherent_without_entropy():
 def test_only_the_observed_subset_is_shown_and_refined_as_told():
     dataset = known_dataset(20)
     model = Oracle(dataset)
-    crossed(model, dataset, 2, Conditioning("cond_refined", refine_steps=4))
+    crossed(model, dataset, 2, Conditioning("cond_refined", latent_steps=4))
     assert model.calls == [("a,b", 4), ("a,c", 4), ("b,c", 4)]
 
 
 def test_the_data_chain_starts_from_the_observed_parts_and_holds_them():
     dataset = known_dataset(40)
     how = Conditioning("cond_ebm", data_chain=True)
-    (views,) = completions(Wobbly(dataset), dataset, torch.arange(40), ("b",), how, Plan(40))
+    (views,) = completions(Measurement(Wobbly(dataset), dataset, None), torch.arange(40), ("b",), how)
     assert torch.equal(views["b"], dataset.test.views["b"])
     assert not torch.equal(views["a"], dataset.test.views["a"])
 

@@ -1,0 +1,156 @@
+"""Joint samples, before and after the data chain, beside real test items: do parts agree, and how varied are they?
+
+To add a metric of them: a function of a measurement and a name such as "gen/fcd", and a row in `metrics.py`.
+"""
+
+from math import log, sqrt
+
+import torch
+from torch import Tensor
+
+from multiebm.core.errors import DataError
+from multiebm.core.modality import Views
+from multiebm.core.progress import task, track
+from multiebm.evaluation.draws import as_shown, known_classes
+from multiebm.evaluation.frechet import frechet_results
+from multiebm.evaluation.measurement import Measurement, joined
+from multiebm.evaluation.names import COHERENCE, EBM, ENTROPY, FCD, FID, GEN, REAL
+from multiebm.evaluation.result import Result, mean_and_parts, proportion
+
+ITEMS = 1000  # of which the parts themselves are kept
+LABEL, PART = "label", "part"
+Read = dict[tuple[str, str], Tensor]  # what is kept, [N, ...] on the CPU: labels, parts and features by (what, part)
+
+
+def samples(m: Measurement) -> dict[str, Read]:
+    """Return what is kept of joint samples, "ebm" where there is a data chain, and of the real test items.
+
+    The chain starts from decoder means as they are; both are read clamped.
+    """
+    model, read = m.model, dict[str, list[Read]]()
+    with task("joint samples", m.settings.samples) as advance:
+        for rows, rng in m.chunks(torch.arange(m.settings.samples), "joint"):
+            drawn = model.decode(model.sample_latents(len(rows), rng, m.settings.temperature))
+            shown = {GEN: as_shown(model.modalities, drawn, "Gen samples")}
+            if not m.no_chain:
+                shown[EBM] = as_shown(model.modalities, model.refine_data(drawn, rng)[0], "EBM samples")
+            for source, views in shown.items():
+                read.setdefault(source, []).append(_read(m, views, int(rows[0])))
+            advance(len(rows))
+    items = torch.arange(len(m.dataset.test)).split(m.batch_size)
+    read[REAL] = [
+        _read(m, m.dataset.batch("test", rows).to(model.device).views, int(rows[0]))
+        for rows in track(items, "real test items")
+    ]
+    return {source: joined(batches) for source, batches in read.items()}
+
+
+def _read(m: Measurement, views: Views, first: int) -> Read:
+    """Return what is kept of a batch of states [B, ...] that begins with item `first`."""
+    read = {(PART, name): view[: max(0, ITEMS - first)] for name, view in views.items()}
+    if m.judges is not None:
+        views_read = {name: views[name] for name in m.judges.accuracy}
+        read |= {(LABEL, name): label for name, label in m.judges.predict(views_read).items()}
+        read |= {(FCD, name): own for name, own in m.judges.features(views_read).items()}
+    if m.inception is not None:
+        read |= {(FID, name): own for name, own in m.inception.features(views).items()}
+    return read
+
+
+def of(m: Measurement, source: str, what: str) -> dict[str, Tensor]:
+    """Return what is kept of samples [N, ...] by modality: of real parts, those that are present."""
+    found = {name: own for (kept, name), own in m.once(samples)[source].items() if kept == what}
+    if source != REAL or what == LABEL:
+        return found
+    return {name: own[m.dataset.test.of(name)[1][: len(own)]] for name, own in found.items()}
+
+
+def coherence(m: Measurement, name: str) -> dict[str, Result]:
+    """Return the joint coherence of samples, or of real items that have all parts with a judge."""
+    assert m.judges is not None
+    labels = of(m, name.split("/")[0], LABEL)
+    if len(labels) < 2:
+        m.skipped[COHERENCE] = "judges read one part only, and one part agrees with itself"
+        return {}
+    if name.startswith(REAL):
+        complete = torch.stack([m.dataset.test.of(part)[1] for part in labels]).all(0)
+        if not bool(complete.any()):
+            m.skipped[name] = "no test item has all parts that judges read"
+            return {}
+        labels = {part: label[complete] for part, label in labels.items()}
+    return {name: joint_coherence(labels)}
+
+
+def joint_coherence(predictions: dict[str, Tensor]) -> Result:
+    """Return the share of items whose labels int64 [N] agree in all modalities (Shi et al. 2019, arXiv 1911.03393).
+
+    No ground truth is involved: a model that always draws the same digit scores 1, so read it next to `label_entropy`.
+    """
+    labels = torch.stack(list(predictions.values()))  # [M, N]
+    return proportion((labels == labels[0]).all(0))
+
+
+def entropy(m: Measurement, name: str) -> dict[str, Result]:
+    """Return the label entropy of samples, where data have two classes or more."""
+    n_classes = len(known_classes(m.dataset))
+    if n_classes < 2:
+        m.skipped[ENTROPY] = f"{n_classes or 'no'} known class(es) among the labels, and it needs 2"
+        return {}
+    return {name: label_entropy(of(m, name.split("/")[0], LABEL), n_classes)}
+
+
+def label_entropy(predictions: dict[str, Tensor], n_classes: int) -> Result:
+    """Return the entropy of labels, shape [N], pooled over modalities, over log `n_classes`: 1 uniform, 0 constant.
+
+    `n_classes`: how many there are in the data, at least 2, whatever the largest label. The standard error is the delta
+    method's, sqrt(Var[log p(y)] / N), with N items because labels of one item repeat.
+    """
+    if n_classes < 2:
+        raise DataError(f"label entropy: got {n_classes} class(es), expected at least 2; one class has no entropy")
+    labels = torch.stack(list(predictions.values()))
+    p = torch.bincount(labels.flatten(), minlength=n_classes).double() / labels.numel()
+    surprise = -torch.where(p > 0, p, 1.0).log()
+    entropy = (p * surprise).sum()
+    variance = (p * (surprise - entropy).square()).sum()
+    n = labels.shape[1]
+    return Result(float(entropy) / log(n_classes), sqrt(float(variance) / n) / log(n_classes), n)
+
+
+def distance(m: Measurement, name: str) -> dict[str, Result]:
+    """Return the Frechet distance of samples, "source/fcd" or "source/fid", from the real parts of the test split."""
+    source, reader = name.split("/")
+    real = of(m, REAL, reader)
+    results = frechet_results(real, of(m, source, reader), name, m.rng(name))
+    if not real:
+        m.skipped[reader] = "no modality that its network reads"
+    for part, own in real.items():
+        if f"{name}/{part}" not in results:
+            m.skipped[f"{reader}/{part}"] = f"{len(own)} real part(s) in the test split, and it needs 2"
+    return results
+
+
+def variety(m: Measurement, name: str) -> dict[str, Result]:
+    """Return how varied samples are beside the real parts of the first test items."""
+    source, metric = name.split("/")
+    real = of(m, REAL, PART)
+    results = variety_results(real, of(m, source, PART), name, m.rng(name))
+    for part, own in real.items():
+        if f"{name}/{part}" not in results:
+            m.skipped[f"{metric}/{part}"] = f"{len(own)} real part(s) of the test split vary in nothing"
+    return results
+
+
+def variety_results(real: Views, generated: Views, name: str, rng: torch.Generator) -> dict[str, Result]:
+    """Return `name` (mean over modalities) and "name/modality": variance of generated parts over that of real ones.
+
+    Parts are [N, ...]. 1 is as varied as the data, 0 one part repeated; a modality whose real parts do not vary is left
+    out. Averages score low, noise scores high: read it beside coherence and Frechet distance.
+    """
+    reference = {key: total_variance(parts) for key, parts in real.items() if len(parts) > 1}
+    own = {key: generated[key] for key, variance in reference.items() if variance > 0}
+    return mean_and_parts(name, own, lambda key, parts: total_variance(parts) / reference[key], rng)
+
+
+def total_variance(parts: Tensor) -> Tensor:
+    """Return the variance over items, mean over coordinates, of parts [N, ...]: a scalar."""
+    return parts.flatten(1).var(0).mean()
