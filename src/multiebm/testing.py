@@ -14,6 +14,9 @@ from typing import Any, ClassVar
 import torch
 
 from multiebm.data import DATASETS, MultimodalDataset, Split, load_dataset, settings_problems
+from multiebm.evaluation.contract import JudgesContract, MetricContract
+
+__all__ = ["DatasetContract", "JudgesContract", "MetricContract"]
 
 
 class DatasetContract:
