@@ -14,6 +14,7 @@ from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.evaluation.evaluation import Evaluation
 from multiebm.evaluation.result import Result
 from multiebm.experiments.schema import Experiment
+from multiebm.report.content import PAGES, Part, Section
 from multiebm.report.record import RunRecord
 from multiebm.report.scene import Scene
 from small_models import energy_prior, random_views, small_model, vectors
@@ -70,6 +71,13 @@ def make_scene(modalities: dict[str, Modality] = PICTURES, energy: bool = True, 
     model = small_model(modalities, **sections).eval()
     model.energy_steps += 1  # as training would have
     return Scene(make_record(**record), model, make_dataset(modalities))
+
+
+def html(part: Part | Section) -> str:
+    """What the templates make of a part, or of the parts of a section below its title and lead."""
+    if isinstance(part, Section):
+        return part.title + part.lead + "".join(html(each) for each in part.parts)
+    return str(PAGES.get_template("parts.html").module.part(part))  # type: ignore[attr-defined]
 
 
 def data_uris(page: str) -> list[str]:

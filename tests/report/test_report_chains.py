@@ -1,6 +1,6 @@
 import pytest
 import torch
-from report_standin import VECTORS, data_uris, make_scene
+from report_standin import VECTORS, data_uris, html, make_scene
 
 from multiebm.core.batch import Batch
 from multiebm.report.chains import (
@@ -16,14 +16,14 @@ from multiebm.report.chains import (
     trace_latent_chain,
     trace_prior_chain,
 )
-from multiebm.report.figures import GEN, Level
+from multiebm.report.figures import GEN
 
 
 def test_the_energy_curve_is_the_chains_own_and_its_pictures_are_its_positions():
     scene = make_scene()
     length = scene.model.data_chain.steps
-    trace, start, ends = trace_data_chain(scene)
-    generators = scene.generators("data chain", ITEMS)
+    trace = trace_data_chain(scene)
+    generators = scene.rng("data chain", ITEMS)
     again = scene.model.decode(scene.model.sample_latents(ITEMS, generators))
     end, info = scene.model.refine_data(again, generators, steps=LONGER * length, record=True)
     assert torch.equal(trace.values, -info.logdensity)
@@ -31,9 +31,11 @@ def test_the_energy_curve_is_the_chains_own_and_its_pictures_are_its_positions()
     for t, views in zip(trace.at, trace.views, strict=True):
         for name, modality in scene.modalities.items():
             assert torch.equal(views[name], modality.to_raw(info.positions[t][name]))  # type: ignore[index]
-    assert all(torch.equal(start[name], again[name]) for name in start)
-    assert all(torch.equal(ends[1][name], end[name]) for name in end)
-    assert torch.equal(trace.values[0], -scene.model.log_density_unnorm(start).detach())
+    for name, view in scene.raw(again).items():
+        assert torch.equal(trace.views[0][name], view)
+    for name, view in scene.raw(end).items():
+        assert torch.equal(trace.views[-1][name], view)
+    assert torch.equal(trace.values[0], -scene.model.log_density_unnorm(again).detach())
 
 
 def test_the_likelihood_curve_is_that_of_the_present_parts_at_every_step():
@@ -45,7 +47,7 @@ def test_the_likelihood_curve_is_that_of_the_present_parts_at_every_step():
         {name: view * present[:, i, None, None, None] for i, (name, view) in enumerate(whole.views.items())}, present
     )
     trace = trace_latent_chain(scene, batch)
-    generators = scene.generators("latent chain", 6)
+    generators = scene.rng("latent chain", 6)
     start = scene.model.infer_latents(batch, generators)
     end, info = scene.model.refine_latents(start, batch, generators, steps=12, record=True)
     assert trace.values.shape == (13, 6)
@@ -63,7 +65,7 @@ def test_the_prior_chain_is_the_one_that_draws_samples(temperature):
     scene.model.generator.temperature = temperature
     prior = scene.model.generator.prior
     trace = trace_prior_chain(scene, prior)  # type: ignore[arg-type]
-    drawn = scene.model.sample_latents(ITEMS, scene.generators("prior chain", ITEMS))
+    drawn = scene.model.sample_latents(ITEMS, scene.rng("prior chain", ITEMS))
     assert trace.at == [0, 1, 2, 3, 4]  # all steps of a chain shorter than eight pictures
     assert torch.equal(trace.values[-1], prior.log_prob(drawn["shared"]).detach())
     assert torch.equal(trace.views[-1]["up"], scene.raw(scene.model.decode(drawn))["up"])
@@ -80,33 +82,33 @@ def test_the_pictures_of_a_long_prior_chain_are_equally_far_apart():
 
 def test_a_chains_chart_shows_mean_and_quantiles_and_marks_the_training_length():
     values = torch.rand(9, 50, generator=torch.Generator().manual_seed(0))
-    panel = chain_panel("title", "energy", values, 2, GEN, [Level(0.5, "real")])
+    panel = chain_panel("title", "energy", values, 2, GEN)
     (mean,) = panel.series
     assert list(mean.x) == list(range(9))
     assert torch.equal(torch.as_tensor(mean.y), values.mean(1))
     assert torch.equal(torch.as_tensor(mean.low), values.quantile(0.1, dim=1))
     assert torch.equal(torch.as_tensor(mean.high), values.quantile(0.9, dim=1))
     assert [(mark.x, mark.label) for mark in panel.marks] == [(2, "training")]
-    assert [(level.y, level.label) for level in panel.levels] == [(0.5, "real")]
     assert not panel.settled  # nothing of a chain that runs away may be cut off
     assert chain_panel("t", "e", values, 8, GEN).marks == []
 
 
 def test_each_chain_has_its_chart_and_the_pictures_of_the_followed_items():
-    section = chains_section(make_scene())
+    section = html(chains_section(make_scene()))
+    assert ">mean of real test items</text>" in section.replace("> ", ">")
     assert section.count("<svg") == 4  # the prior chain has a cloud of codes too
     assert len(data_uris(section)) == 3 * FOLLOWED * 2  # chains, items, modalities
 
 
 def test_chains_a_model_does_not_have_are_left_out_with_a_sentence():
-    section = chains_section(make_scene(energy=False, prior="normal"))
+    section = html(chains_section(make_scene(energy=False, prior="normal")))
     assert "Left out: the model has no energy" in section
     assert "Left out: the prior is not an energy prior" in section
     assert section.count("<svg") == 1
 
 
 def test_vectors_are_shown_as_points():
-    section = chains_section(make_scene(VECTORS))
+    section = html(chains_section(make_scene(VECTORS)))
     assert data_uris(section) == []
     assert section.count("<svg") == 4 + 3 * len(VECTORS)
 
@@ -129,9 +131,9 @@ class TurningJudges:
 
 
 def test_judges_tell_how_often_the_chain_changes_a_class():
-    section = chains_section(make_scene()._replace(judges=TurningJudges()))
+    section = html(chains_section(make_scene()._replace(judges=TurningJudges())))
     assert "The judges read another class for 50.0% of the parts by then, and 50.0% at the end." in section
-    assert "judges" not in chains_section(make_scene())
+    assert "judges" not in html(chains_section(make_scene()))
 
 
 class BrightJudges(TurningJudges):
@@ -151,7 +153,7 @@ def test_coherence_along_the_prior_chain_is_that_of_what_is_decoded_at_each_step
         bright = [view.flatten(1).mean(1) > 0.5 for view in views.values()]
         assert value.n == COHERENCE_ITEMS
         assert value.value == pytest.approx((bright[0] == bright[1]).float().mean().item(), abs=2 / COHERENCE_ITEMS)
-    assert f"{values[-1].value:.3f} after {at[-1]} steps" in chains_section(scene)
+    assert f"{values[-1].value:.3f} after {at[-1]} steps" in html(chains_section(scene))
 
 
 def test_the_cloud_of_codes_is_turned_onto_its_principal_axes_and_the_draws_with_it():

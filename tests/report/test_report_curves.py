@@ -1,17 +1,21 @@
-from report_standin import WARMUP, make_experiment, make_lines, make_record
+from report_standin import WARMUP, html, make_experiment, make_lines, make_record, make_scene
 
 from multiebm.report.curves import curves_section, training_panels
 from multiebm.report.record import RollBack
 
 
 def panels(**changes):
-    return {curve.title: panel for curve, panel in training_panels(make_record(**changes))}
+    return {panel.title: panel for panel in training_panels(make_record(**changes))}
+
+
+def section(**changes) -> str:
+    return html(curves_section(make_scene(**changes)))
 
 
 def test_a_curve_shows_exactly_the_logged_points():
     found = panels()
     (bound,) = found["Bound"].series
-    assert (bound.label, list(bound.x)) == ("warm-up", [2, 4, 6, 8, 10])
+    assert (bound.label, list(bound.x)) == ("bound alone", [2, 4, 6, 8, 10])
     assert list(bound.y) == [98.0, 96.0, 94.0, 92.0, 90.0]
     (gap,) = found["Energy gap"].series
     assert list(gap.y) == [line["energy/gap"] for line in make_lines() if "energy/gap" in line]
@@ -38,18 +42,18 @@ def test_the_change_of_phase_and_roll_backs_are_marked_where_the_chart_reaches()
 
 
 def test_the_section_says_what_the_lines_mean():
-    plain = curves_section(make_record())
-    assert "The dotted line at step 10 is where the warm-up ends" in plain
+    plain = section()
+    assert "A dotted line is where a phase begins: cooperative at step 10." in plain
     assert "The guard never had to roll back." in plain
-    rolled = curves_section(make_record(rollbacks=[RollBack(25, 20)]))
+    rolled = section(rollbacks=[RollBack(25, 20)])
     assert "roll-backs of the guard after a divergence: step 25 back to 20." in rolled
-    cold = curves_section(make_record(experiment=make_experiment(training={"warmup": {"steps": 0}})))
+    cold = section(experiment=make_experiment(training={"warmup": {"steps": 0}}))
     assert "All steps are of one phase: cooperative." in cold
-    warm = curves_section(make_record(experiment=make_experiment(training={"warmup": {"steps": 500}})))
-    assert "All steps are of one phase: the warm-up." in warm
+    warm = section(experiment=make_experiment(training={"warmup": {"steps": 500}}))
+    assert "All steps are of one phase: warm-up." in warm
 
 
 def test_a_run_without_metrics_has_a_sentence_instead():
-    section = curves_section(make_record(lines=[]))
-    assert "Left out: the run folder has no metrics.jsonl" in section
-    assert "<svg" not in section
+    empty = section(lines=[])
+    assert "Left out: the run folder has no metrics.jsonl" in empty
+    assert "<svg" not in empty

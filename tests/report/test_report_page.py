@@ -168,7 +168,7 @@ def test_a_run_on_data_of_python_gets_a_page_without_them_that_says_how_to_get_t
     assert "<h1>small: trial</h1>" in page
     assert "Data: Somebody (2020)" in page
     for name in ("samples", "cross", "chains"):
-        assert "it needs the run&#x27;s data, which are not at hand" in inside(page, name)
+        assert "it needs the run&#39;s data, which are not at hand" in inside(page, name)
     whole = render(make_scene())
     gen = data_uris(inside(whole, "samples"))[:2]
     assert data_uris(inside(page, "samples"))[:2] == gen

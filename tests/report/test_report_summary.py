@@ -2,13 +2,12 @@ import re
 from dataclasses import replace
 
 import pytest
-from report_standin import PICTURES, make_evaluation, make_experiment, make_record, make_scene
+from report_standin import PICTURES, html, make_evaluation, make_experiment, make_record, make_scene
 
 from multiebm.evaluation.result import Result
 from multiebm.experiments.load import load_experiment
+from multiebm.report.record import duration, with_interval
 from multiebm.report.summary import (
-    NO_EVALUATION,
-    duration,
     flatten,
     headline_cards,
     headline_section,
@@ -18,9 +17,8 @@ from multiebm.report.summary import (
     origin_facts,
     origin_section,
     run_facts,
-    trust_statement,
-    with_interval,
 )
+from multiebm.report.verdict import NO_EVALUATION, trust_statement
 
 
 def test_coherence_is_trusted_from_95_percent_of_every_judge():
@@ -34,10 +32,10 @@ def test_one_judge_below_95_percent_is_enough_to_distrust_and_is_named():
     trusted, words = trust_statement({"up": 0.9499, "down": 0.99})
     assert not trusted
     assert words.startswith("Coherence is not to be trusted: the judges of up read less than 95%")
-    assert 'class="warning">Coherence is not to be trusted' in headline_section(
-        make_scene(evaluation=make_evaluation(accuracy=0.93))
+    assert 'class="warning">Coherence is not to be trusted' in html(
+        headline_section(make_scene(evaluation=make_evaluation(accuracy=0.93)))
     )
-    assert 'class="trust">Coherence can be trusted' in headline_section(make_scene(evaluation=make_evaluation()))
+    assert 'class="trust">Coherence can be trusted' in html(headline_section(make_scene(evaluation=make_evaluation())))
 
 
 def test_a_data_set_without_judges_says_what_was_not_measured():
@@ -59,7 +57,7 @@ def test_durations_read_well(seconds: float, said: str):
 def test_the_headline_holds_the_facts_of_the_run():
     facts = dict(run_facts(make_scene()))
     assert facts["Data set"] == "small, up 3 x 8 x 8, down 1 x 8 x 8, 40 training items"
-    assert facts["Steps"] == "30, of which 10 warm-up"
+    assert facts["Steps"] == "30: 10 warm-up, 20 cooperative"
     assert facts["Training time"] == "15 s"
     assert facts["Parameters"].startswith("generator ")
     same = PICTURES | {"up2": PICTURES["up"], "down": PICTURES["up"]}
@@ -74,13 +72,13 @@ def test_the_preset_is_named_with_what_was_changed():
 
 def test_the_headline_says_at_which_temperature_samples_were_drawn():
     scene = make_scene(evaluation=make_evaluation())
-    assert "temperature" not in headline_section(scene)
+    assert "temperature" not in html(headline_section(scene))
     scene.model.generator.temperature = 0.25
-    assert "Samples are drawn at temperature 0.25 of the prior" in headline_section(scene)
+    assert "Samples are drawn at temperature 0.25 of the prior" in html(headline_section(scene))
 
 
 def test_headline_cards_hold_gen_and_ebm_side_by_side_and_only_what_was_measured():
-    cards = {title: variants for title, variants, _ in headline_cards(make_evaluation())}
+    cards = {card.title: card.parts[0].rows for card in headline_cards(make_evaluation())}
     assert list(cards) == ["Joint coherence", "Conditional coherence", "Label entropy", "FCD"]
     assert cards["Joint coherence"] == [("Gen", "0.712 ± 0.020"), ("EBM", "0.700 ± 0.020")]
     assert cards["FCD"] == [("Gen", "142.3 ± 2.0")]
@@ -88,13 +86,13 @@ def test_headline_cards_hold_gen_and_ebm_side_by_side_and_only_what_was_measured
 
 def test_a_run_that_was_not_measured_says_which_command_does():
     assert "multiebm evaluate" in NO_EVALUATION
-    assert NO_EVALUATION in headline_section(make_scene())
-    assert NO_EVALUATION in metrics_section(make_record())
+    assert NO_EVALUATION in html(headline_section(make_scene()))
+    assert NO_EVALUATION in html(metrics_section(make_scene()))
 
 
 def test_every_number_is_in_the_metrics_with_its_count_and_what_is_missing_has_its_reason():
     evaluation = make_evaluation()
-    section = metrics_section(make_record(evaluation=evaluation))
+    section = html(metrics_section(make_scene(evaluation=evaluation)))
     flat = section.split("<details>")[1]
     assert f"All {len(evaluation.results)} numbers by name" in flat
     for name in evaluation.results:
@@ -107,7 +105,7 @@ def test_the_table_of_joint_samples_has_a_column_for_what_was_measured_only():
     evaluation = make_evaluation()
     gen = replace(evaluation, results={k: v for k, v in evaluation.results.items() if not k.startswith("ebm/")})
     heads = [
-        re.findall(r"<th[^>]*>([^<]+)</th>", metrics_section(make_record(evaluation=e)).split("<tbody>")[0])
+        re.findall(r"<th[^>]*>([^<]+)</th>", html(metrics_section(make_scene(evaluation=e))).split("<tbody>")[0])
         for e in (evaluation, gen)
     ]
     assert heads == [["Gen", "EBM"], ["Gen"]]
@@ -115,9 +113,9 @@ def test_the_table_of_joint_samples_has_a_column_for_what_was_measured_only():
 
 def test_the_heat_table_shows_each_pair_in_its_place_stronger_where_higher():
     pairs = {("a", "b"): Result(0.25, 0.1, 10), ("b", "a"): Result(1.0, 0.0, 10)}
-    rows = heat_table(pairs).split("<tr>")[2:]
+    rows = html(heat_table(pairs)).split("<tr>")[2:]
     assert [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in rows] == [["", "0.25"], ["1.00", ""]]
-    strengths = [float(x) for x in re.findall(r"rgba\(0,114,178,([\d.]+)\)", heat_table(pairs))]
+    strengths = [float(x) for x in re.findall(r"rgba\(0,114,178,([\d.]+)\)", html(heat_table(pairs)))]
     assert strengths == [pytest.approx(0.55 / 16, abs=1e-3), pytest.approx(0.55)]
 
 
@@ -144,7 +142,7 @@ def test_the_origin_lists_seed_commands_versions_and_hardware_and_the_whole_conf
         ("versions.torch", "2.13.0"),
         ("hardware.processor", "A & B"),
     ]
-    section = origin_section(make_record(origin=origin, config_text="data: {name: <b>}\n"))
+    section = html(origin_section(make_scene(origin=origin, config_text="data: {name: <b>}\n")))
     assert "A &amp; B" in section
     assert "<pre>data: {name: &lt;b&gt;}</pre>" in section
 

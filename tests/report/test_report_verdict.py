@@ -47,8 +47,8 @@ def test_joint_coherence_stands_beside_that_of_real_items_as_the_same_judges_rea
     good, said = agreement(measured(real__joint_coherence=(0.95, 0.005)))
     assert not good
     assert said == (
-        "The parts of a sample agree in class 75% as often as those of real items: joint coherence Gen 0.712 ± 0.020, "
-        "EBM 0.700 ± 0.020; the ceiling, real items: 0.950 ± 0.010."
+        "The parts of a Gen sample (prior and generator) agree in class 75% as often as those of real items: joint "
+        "coherence 0.712 ± 0.020; the ceiling, real items: 0.950 ± 0.010."
     )
     good, said = agreement(measured(real__joint_coherence=(0.73, 0.005)))  # 1.96 sqrt(0.005^2 + 0.01^2) = 0.022
     assert good
@@ -66,22 +66,22 @@ def test_agreement_by_few_classes_is_no_good_news():
 def test_what_was_not_measured_is_said_with_its_reason():
     nothing = replace(make_evaluation(), results={}, skipped={"joint_coherence, fcd": "no judges for it"})
     assert agreement(nothing) == (False, "Whether the parts of a sample agree was not measured: no judges for it.")
-    assert use_of_energy(nothing, "") == (False, "Whether the energy is of use was not measured.")
+    assert use_of_energy(nothing) == (False, "Whether the energy is of use was not measured.")
     assert use_of_code(nothing) is None
 
 
 def test_the_energy_is_of_use_where_its_chain_changes_a_number_by_more_than_its_error():
-    good, said = use_of_energy(measured(ebm__fcd=(139.0, 1.0)), "")  # 3.3 better, of an error of 2.8
+    good, said = use_of_energy(measured(ebm__fcd=(139.0, 1.0)))  # 3.3 better, of an error of 2.8
     assert good
     assert said == (
-        "The energy makes samples better in FCD (Gen to EBM: FCD 142.3 ± 2.0 to 139.0 ± 2.0, joint coherence "
+        "EBM, Gen after the data chain, is better in FCD (Gen to EBM: FCD 142.3 ± 2.0 to 139.0 ± 2.0, joint coherence "
         "0.712 ± 0.020 to 0.700 ± 0.020)."
     )
-    assert "makes no difference that these samples can show" in use_of_energy(measured(ebm__fcd=(140.0, 1.0)), "")[1]
-    good, said = use_of_energy(measured(ebm__fcd=(139.0, 1.0), ebm__joint_coherence=(0.6, 0.01)), "")
+    assert "makes no difference that these samples can show" in use_of_energy(measured(ebm__fcd=(140.0, 1.0)))[1]
+    good, said = use_of_energy(measured(ebm__fcd=(139.0, 1.0), ebm__joint_coherence=(0.6, 0.01)))
     assert not good
     assert "better in FCD but worse in joint coherence" in said
-    assert use_of_energy(measured(), "the model has no energy") is None
+    assert not any("EBM" in said for _, said in verdict(make_scene(energy=False, evaluation=make_evaluation())))
 
 
 def test_a_collapsed_code_is_said():
@@ -97,11 +97,11 @@ def test_the_page_begins_with_the_verdict_the_trust_and_the_ceiling():
     evaluation = measured(real__joint_coherence=(0.95, 0.005), latent__kl=(12.3, 0.1))
     scene = make_scene(evaluation=evaluation)
     head = inside(render(scene), "headline")
-    assert head.index("Verdict") < head.index("Coherence can be trusted") < head.index('class="cards"')
+    assert head.index("Verdict") < head.index("Coherence can be trusted") < head.index('class="columns cards"')
     for good, sentence in verdict(scene):
-        assert f'<li class="{"good" if good else "bad"}">{sentence}</li>' in head
+        assert f'<p class="{"good" if good else "bad"}">{sentence}</p>' in head
     assert len(verdict(scene)) == 4
-    cards = {title: variants for title, variants, _ in headline_cards(evaluation)}
+    cards = {card.title: card.parts[0].rows for card in headline_cards(evaluation)}
     assert cards["Joint coherence"][-1] == ("Real", "0.950 ± 0.010")
     assert verdict(make_scene())[-1] == (False, NO_EVALUATION)
 

@@ -1,8 +1,7 @@
 """Section on the chains: energy along the data chain, likelihood along the latent one, density along the prior's."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +12,15 @@ from multiebm.core.batch import Batch
 from multiebm.core.modality import Views
 from multiebm.evaluation.result import Result
 from multiebm.evaluation.samples import joint_coherence
+from multiebm.mcmc.run import ChainInfo
 from multiebm.models.inference import SHARED, Latents
 from multiebm.nn.spectral import frozen
 from multiebm.priors.energy import EnergyPrior
+from multiebm.report.content import Block, Section, Text
 from multiebm.report.figures import DATA, EBM, GEN, Cloud, Level, Mark, Panel, Series, draw_clouds, draw_panel
-from multiebm.report.grids import picture_rows
-from multiebm.report.markup import block, columns, join, paragraph, section
-from multiebm.report.scene import NEEDS_DATA, POINTS, Scene, cloud_charts
+from multiebm.report.scene import NEEDS_DATA, POINTS, Scene
+from multiebm.report.verdict import use_of_energy
+from multiebm.report.views import Stage, other_views, shown_pictures, strips
 
 ITEMS = 64  # chains whose mean and quantiles are drawn
 FOLLOWED = 2  # chains whose pictures are shown
@@ -30,38 +31,41 @@ COHERENCE_ITEMS = 500  # draws of the prior whose coherence is read along its ch
 
 
 class Trace(NamedTuple):
-    """`values` [T+1, B] along a chain, and the raw `views` of the followed items at the steps `at`, in that order."""
+    """`values` [T+1, B] along a chain, and the raw `views` of its items at the steps `at`, in that order."""
 
     values: Tensor
     at: list[int]
     views: list[Views]
 
 
-def chains_section(scene: Scene) -> str:
+def chains_section(scene: Scene) -> Section:
     """All three chains, each with its curve and pictures; what the model does not have is said."""
     lead = (
-        "What the Markov chains do, at the length used in training (dotted line) and four times longer. A chain that "
-        "works lowers the energy or raises the likelihood, and what it makes stays good beyond that line; whether "
-        "these do is measured below each chart."
+        "Charts show the Markov chains at the length used in training (dotted line) and four times longer. A chain "
+        "that works lowers the energy or raises the likelihood, and what it makes stays good beyond that line. Gen is "
+        "what prior and generator reach by themselves; EBM is Gen after the data chain, which alone is the energy's."
     )
-    parts = [data_chain_part(scene), latent_chain_part(scene), prior_chain_part(scene)]
-    return section("chains", "Chains", lead, join(parts))
+    return Section("chains", "Chains", lead, [*data_part(scene), *latent_part(scene), *prior_part(scene)])
 
 
-def data_chain_part(scene: Scene) -> str:
+def data_part(scene: Scene) -> list[Block]:
     """Energy along the data chain from generated items, with the pictures it passes through."""
-    title = "Data chain: energy of generated items"
-    length = scene.model.data_chain.steps
+    title, length = "Data chain: energy of generated items", scene.model.data_chain.steps
     if scene.no_energy or length == 0:
-        return _omitted(title, f"Left out: {scene.no_energy or 'the data chain has no steps'}.")
-    trace, start, ends = trace_data_chain(scene)
-    levels = [] if (level := real_energy(scene)) is None else [Level(level, "mean of real test items", DATA)]
-    panel = chain_panel(title, "energy", trace.values, length, GEN, levels)
+        return _omitted(title, scene.no_energy or "the data chain has no steps")
+    trace = trace_data_chain(scene)
+    level = real_energy(scene)
+    panel = chain_panel(title, "energy", trace.values, length, GEN)
+    panel = panel._replace(levels=[] if level is None else [Level(level, "mean of real test items", DATA)])
     fell = float((trace.values[length] < trace.values[0]).float().mean())
-    words = (
-        f"Mean energy {_ends(trace.values, length)}; {fell:.0%} of the items are lower after {length} steps."
-    ) + _flips(scene, start, ends)
-    return _part(scene, title, panel, words, trace, "data chain")
+    words = f"Mean energy {_ends(trace.values, length)}; {fell:.0%} of the items are lower after {length} steps."
+    if scene.judges and scene.judges.accuracy:
+        before, *after = (scene.read(trace.views[trace.at.index(t)]) for t in (0, length, LONGER * length))
+        then, last = (torch.stack([a[n] != before[n] for n in before]).float().mean().item() for a in after)
+        words += f" The judges read another class for {then:.1%} of the parts by then, and {last:.1%} at the end."
+    if scene.record.evaluation is not None:
+        words += f" {use_of_energy(scene.record.evaluation)[1]}"
+    return [_columns(scene, panel, words, trace, "data chain")]
 
 
 def real_energy(scene: Scene) -> float | None:
@@ -69,59 +73,48 @@ def real_energy(scene: Scene) -> float | None:
     if scene.dataset is None:
         return None
     real = scene.test_batch(ITEMS)
-    complete = {name: view[real.present.all(1)] for name, view in real.views.items()}
-    if not len(next(iter(complete.values()))):
+    complete = real.present.all(1)
+    if not complete.any():
         return None
     with torch.no_grad(), frozen(scene.model):
-        return -float(scene.model.log_density_unnorm(complete).mean())
+        return -float(scene.model.log_density_unnorm({n: v[complete] for n, v in real.views.items()}).mean())
 
 
-def trace_data_chain(scene: Scene) -> tuple[Trace, Views, list[Views]]:
-    """Run the data chain (energies of shape [T+1, B]) at `LONGER` times its length; also return its start and where it
-    is after 1x and `LONGER`x.
-    """
-    generators = scene.generators("data chain", ITEMS)
-    start = scene.model.decode(scene.model.sample_latents(ITEMS, generators))
-    length = scene.model.data_chain.steps
-    _, info = scene.model.refine_data(start, generators, steps=LONGER * length, record=True)
-    assert info.positions is not None
+def trace_data_chain(scene: Scene) -> Trace:
+    """Run the data chain from Gen at `LONGER` times its length; values: energies [T+1, B]."""
+    rng, length = scene.rng("data chain", ITEMS), scene.model.data_chain.steps
+    start = scene.model.decode(scene.model.sample_latents(ITEMS, rng))
+    _, info = scene.model.refine_data(start, rng, steps=LONGER * length, record=True)
     at = sorted({0, length // 2, length, 2 * length, 3 * length, LONGER * length})
-    views = [_as_views(info.positions[t]) for t in at]
-    trace = Trace(-info.logdensity.cpu(), at, [scene.raw(view) for view in views])
-    return trace, start, [_as_views(info.positions[length]), _as_views(info.positions[-1])]
+    return Trace(-info.logdensity.cpu(), at, [scene.raw(_positions(info)[t]) for t in at])
 
 
-def latent_chain_part(scene: Scene) -> str:
+def latent_part(scene: Scene) -> list[Block]:
     """Log-likelihood along the latent chain on real test items, with the reconstructions it passes through."""
-    title = "Latent chain: log-likelihood of real items"
-    length = scene.model.latent_chain.steps
-    if length == 0:
-        return _omitted(title, "Left out: the latent chain has no steps.")
-    if scene.dataset is None:
-        return _omitted(title, f"Left out: {NEEDS_DATA}.")
+    title, length = "Latent chain: log-likelihood of real items", scene.model.latent_chain.steps
+    if length == 0 or scene.dataset is None:
+        return _omitted(title, NEEDS_DATA if length else "the latent chain has no steps")
     batch = scene.test_batch(ITEMS)
     if not batch.present.any():
-        return _omitted(title, "Left out: no test item has a part.")
+        return _omitted(title, "no test item has a part")
     trace = trace_latent_chain(scene, batch)
     panel = chain_panel(title, "log p(X | z, W), nats per item", trace.values, length, EBM)
     rose = float((trace.values[length] > trace.values[0]).float().mean())
     words = (
         f"Mean log-likelihood {_ends(trace.values, length)}; {rose:.0%} of the items are higher after {length} steps."
     )
-    return _part(scene, title, panel, words, trace, "reconstruction", scene.real(batch))
+    return [_columns(scene, panel, words, trace, "reconstruction", scene.real(batch))]
 
 
 def trace_latent_chain(scene: Scene, batch: Batch) -> Trace:
     """Run the latent chain from an inference model's draw; values (shape [T+1, B]): log p(X_S | z, W), S present."""
-    generators = scene.generators("latent chain", len(batch.present))
-    length = scene.model.latent_chain.steps
-    start = scene.model.infer_latents(batch, generators)
-    _, info = scene.model.refine_latents(start, batch, generators, steps=LONGER * length, record=True)
-    assert info.positions is not None
+    rng, length = scene.rng("latent chain", len(batch.present)), scene.model.latent_chain.steps
+    start = scene.model.infer_latents(batch, rng)
+    _, info = scene.model.refine_latents(start, batch, rng, steps=LONGER * length, record=True)
     at = sorted({0, length // 2, length, 2 * length, LONGER * length})
     values, views = [], []
-    for t, position in enumerate(info.positions):
-        means = scene.model.decode(_as_views(position))
+    for t, position in enumerate(_positions(info)):
+        means = scene.model.decode(position)
         log_px = scene.model.generator.log_likelihood(batch.views, means)
         values.append(torch.where(batch.present, log_px, 0.0).sum(1))
         if t in at:
@@ -129,32 +122,39 @@ def trace_latent_chain(scene: Scene, batch: Batch) -> Trace:
     return Trace(torch.stack(values).cpu(), at, views)
 
 
-def prior_chain_part(scene: Scene) -> str:
+def prior_part(scene: Scene) -> list[Block]:
     """Log density along the chain of an energy prior, with the decoded pictures, private latents fixed."""
-    title = "Prior chain: density of the shared latent"
-    prior = scene.model.generator.prior
+    title, prior = "Prior chain: density of the shared latent", scene.model.generator.prior
     if not isinstance(prior, EnergyPrior):
-        return _omitted(title, "Left out: the prior is not an energy prior, so draws from it need no chain.")
+        return _omitted(title, "the prior is not an energy prior, so draws from it need no chain")
     trace = trace_prior_chain(scene, prior)
     panel = chain_panel(title, "log p(z) + constant, nats", trace.values, prior.steps, GEN)
-    first, last = trace.values[0].mean().item(), trace.values[-1].mean().item()
+    first, last = (_say(values.mean().item()) for values in trace.values[[0, -1]])
     words = (
-        f"Mean log density {_say(first)} at the base and {_say(last)} after {prior.steps} steps; there is no longer "
-        "version, because the learned prior is the short chain itself."
+        f"Mean log density {first} at the base and {last} after {prior.steps} steps. There is no longer version: the "
+        "learned prior is the short chain itself. Gen starts where it ends, so what it gains counts as Gen's."
     )
-    blocks = [] if scene.dataset is None else [_codes_block(scene, prior)]
-    blocks += [_coherence_block(scene, prior)] if scene.judges and len(scene.judges.accuracy) > 1 else []
-    return join([_part(scene, title, panel, words, trace, "prior chain"), columns(blocks, "two")])
+    blocks = []
+    if scene.dataset is not None:
+        codes, draws = prior_clouds(scene, prior)
+        clouds = [Cloud(name, points, colour) for (name, points), colour in zip(draws.items(), (GEN, EBM), strict=True)]
+        note = "Codes of test items are grey, on their two first principal axes. The tilt has to bring draws to them."
+        chart = draw_clouds("Codes, draws of the base and of the prior", clouds, codes)
+        blocks.append(Block("Codes and the prior", [chart], note))
+    if scene.judges and len(scene.judges.accuracy) > 1:
+        blocks.append(_coherence_block(scene, prior))
+    return [_columns(scene, panel, words, trace, "prior chain"), Block("", blocks, kind="two")]
 
 
-def _codes_block(scene: Scene, prior: EnergyPrior) -> str:
-    """Draw base and prior over the codes of test items, on the codes' two first principal axes."""
-    codes, draws = prior_clouds(scene, prior)
-    clouds = [Cloud(name, points, colour) for (name, points), colour in zip(draws.items(), (GEN, EBM), strict=True)]
-    words = (
-        "Grey: codes of test items, on their two first principal axes. The tilt has to bring the base's draws to them."
-    )
-    return block("Codes and the prior", draw_clouds("Codes, draws of the base and of the prior", clouds, codes), words)
+def trace_prior_chain(scene: Scene, prior: EnergyPrior, n: int = ITEMS) -> Trace:
+    """Run the prior's own chain from its base; values: f(z) + log p0(z), shape [T+1, n]. Draws as `sample_latents`."""
+    rng = scene.rng("prior chain", n)
+    with torch.no_grad():
+        _, info = prior.chain(n, rng, scene.model.generator.temperature, record=True)
+    private: Latents = scene.model.generator.sample_private(n, rng)
+    at = sorted({round(i * prior.steps / (PRIOR_PICTURES - 1)) for i in range(PRIOR_PICTURES)})
+    views = [scene.raw(scene.model.decode({SHARED: _positions(info)[t], **private})) for t in at]
+    return Trace(info.logdensity.cpu(), at, views)
 
 
 def prior_clouds(
@@ -163,90 +163,58 @@ def prior_clouds(
     """Return codes [N, 2] of test items and draws of base and prior [N, 2], all on the principal axes of the codes."""
     batch = scene.test_batch(POINTS)
     n = len(batch.present)
-    codes = scene.model.infer_latents(batch, scene.generators("codes", n))[SHARED]
-    generators = scene.generators("prior chain", n)
+    codes = scene.model.infer_latents(batch, scene.rng("codes", n))[SHARED]
     with torch.no_grad():
-        end, info = prior.chain(n, generators, scene.model.generator.temperature, record=True)
-    assert info.positions is not None
+        end, info = prior.chain(n, scene.rng("prior chain", n), scene.model.generator.temperature, record=True)
     centre = codes.mean(0)
     axes = torch.linalg.svd(codes - centre, full_matrices=False).Vh[:2]
-
-    def project(z: Tensor) -> npt.NDArray[np.floating]:
-        points: npt.NDArray[np.floating] = ((z - centre) @ axes.T).cpu().numpy()
-        return points
-
-    return project(codes), {"base": project(info.positions[0]), "prior": project(end)}
+    clouds = (((z - centre) @ axes.T).cpu().numpy() for z in (codes, _positions(info)[0], end))
+    return next(clouds), dict(zip(("base", "prior"), clouds, strict=True))
 
 
-def _coherence_block(scene: Scene, prior: EnergyPrior) -> str:
+def _coherence_block(scene: Scene, prior: EnergyPrior) -> Block:
     """Draw the joint coherence of what is decoded along the prior's chain: what the tilt is for."""
     title = "Joint coherence along the prior chain"
-    at, values = prior_chain_coherence(scene, prior)
-    low, high = zip(*((v.value - 2 * v.standard_error, v.value + 2 * v.standard_error) for v in values), strict=True)
-    line = Series("two standard errors", at, [v.value for v in values], GEN, low, high)
+    at, found = prior_chain_coherence(scene, prior)
+    values, errors = (np.array([getattr(v, key) for v in found]) for key in ("value", "standard_error"))
+    line = Series("two standard errors", at, values, GEN, values - 2 * errors, values + 2 * errors)
     words = (
-        f"{values[0].value:.3f} at the base, {values[-1].value:.3f} after {at[-1]} steps (standard error "
-        f"{values[-1].standard_error:.3f}, {values[-1].n} draws). "
-        + ", ".join(f"step {t}: {v.value:.3f}" for t, v in zip(at, values, strict=True))
+        f"{values[0]:.3f} at the base, {values[-1]:.3f} after {at[-1]} steps (standard error {errors[-1]:.3f}, "
+        f"{found[-1].n} draws). " + ", ".join(f"step {t}: {v:.3f}" for t, v in zip(at, values, strict=True))
     )
-    return block(title, draw_panel(Panel(title, "chain step", "joint coherence", [line])), words)
+    return Block(title, [draw_panel(Panel(title, "chain step", "joint coherence", [line]))], words)
 
 
 def prior_chain_coherence(scene: Scene, prior: EnergyPrior) -> tuple[list[int], list[Result]]:
     """Return the steps shown and the joint coherence of COHERENCE_ITEMS draws decoded at each, private ones fixed."""
     trace = trace_prior_chain(scene, prior, COHERENCE_ITEMS)
-    shown = {n: replace(m, range=None) for n, m in scene.modalities.items()}
-    states = [{n: shown[n].to_state(v) for n, v in views.items()} for views in trace.views]
-    return trace.at, [joint_coherence(scene.read(state)) for state in states]
+    return trace.at, [joint_coherence(scene.read(views)) for views in trace.views]
 
 
-def trace_prior_chain(scene: Scene, prior: EnergyPrior, n: int = ITEMS) -> Trace:
-    """Run the prior's own chain from its base; values: f(z) + log p0(z), shape [T+1, n]. Draws as `sample_latents`."""
-    generators = scene.generators("prior chain", n)
-    with torch.no_grad():
-        _, info = prior.chain(n, generators, scene.model.generator.temperature, record=True)
-    assert info.positions is not None
-    private: Latents = scene.model.generator.sample_private(n, generators)
-    at = sorted({round(i * prior.steps / (PRIOR_PICTURES - 1)) for i in range(PRIOR_PICTURES)})
-    views = []
-    for t in at:
-        z = info.positions[t]
-        assert isinstance(z, Tensor)
-        views.append(scene.raw(scene.model.decode({SHARED: z} | private)))
-    return Trace(info.logdensity.cpu(), at, views)
-
-
-def chain_panel(
-    title: str, y_label: str, values: Tensor, length: int, colour: int, levels: Sequence[Level] = ()
-) -> Panel:
+def chain_panel(title: str, y_label: str, values: Tensor, length: int, colour: int) -> Panel:
     """Return the chart of `values`, shape [T+1, B]: mean over items, band between quantiles, a mark at `length`."""
-    low, high = values.quantile(torch.tensor(BAND), dim=1)
-    steps = list(range(len(values)))
+    low, high = values.quantile(torch.tensor(BAND), dim=1).numpy()
     label = f"mean, band {BAND[0]:.0%} to {BAND[1]:.0%}"
-    mean = Series(label, steps, values.mean(1).numpy(), colour, low.numpy(), high.numpy())
+    mean = Series(label, range(len(values)), values.mean(1).numpy(), colour, low, high)
     marks = [Mark(length, "training")] if length < len(values) - 1 else []
-    return Panel(title, "chain step", y_label, [mean], marks, levels)
+    return Panel(title, "chain step", y_label, [mean], marks)
 
 
-def _part(
-    scene: Scene, title: str, panel: Panel, words: str, trace: Trace, what: str, given: Views | None = None
-) -> str:
+def _columns(scene: Scene, panel: Panel, words: str, trace: Trace, what: str, given: Views | None = None) -> Block:
     """Lay out the chart beside the pictures of the followed items, given ones first."""
-    blocks = [block(title, draw_panel(panel), words)]
-    heads = (["given"] if given else []) + [str(t) for t in trace.at]
-    if scene.has_pictures:
-        for item in range(min(FOLLOWED, trace.values.shape[1])):
-            stages = ([given] if given else []) + trace.views
-            rows = {name: torch.stack([stage[name][item] for stage in stages]) for name in scene.modalities}
-            pictures = picture_rows(scene.modalities, rows, f"{what}, item {item + 1}", heads)
-            blocks.append(block(f"Item {item + 1} at these steps", pictures))
+    blocks, first = [Block(panel.title, [draw_panel(panel)], words)], [] if given is None else [given]
+    heads, stages = (
+        ["given"] * len(first) + [str(t) for t in trace.at],
+        [shown_pictures(scene, v) for v in first + trace.views],
+    )
+    for item in range(min(FOLLOWED, trace.values.shape[1]) if scene.showing("pictures") else 0):
+        rows = {name: torch.stack([stage[name][item] for stage in stages]) for name in stages[0]}
+        blocks.append(Block(f"Item {item + 1} at these steps", strips(rows, f"{what}, item {item + 1}", heads)))
     ends = sorted({0, trace.at[-1] // LONGER, trace.at[-1]} & set(trace.at))
-    titled = [(f"step {t}", trace.views[trace.at.index(t)], GEN) for t in ends]
-    charts = cloud_charts(scene, what, titled)
-    if charts:
-        stacked = join(join([paragraph(name, "note"), chart]) for name, chart in charts.items())
-        blocks.append(block("All items at these steps", stacked))
-    return columns(blocks, "two" if charts else "chain")
+    others = other_views(scene, what, [Stage(f"step {t}", trace.views[trace.at.index(t)], GEN) for t in ends])
+    if others:
+        blocks.append(Block("All items at these steps", others))
+    return Block("", blocks, kind="two" if others else "chain")
 
 
 def _ends(values: Tensor, length: int) -> str:
@@ -259,22 +227,11 @@ def _say(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
-def _flips(scene: Scene, start: Views, ends: Sequence[Views]) -> str:
-    """Say how often the judges read another class after the chain; nothing without judges."""
-    if not scene.judges or not scene.judges.accuracy:
-        return ""
-    before = scene.read(start)
-    shares = []
-    for end in ends:
-        after = scene.read(end)
-        shares.append(torch.stack([after[name] != before[name] for name in before]).float().mean().item())
-    return f" The judges read another class for {shares[0]:.1%} of the parts by then, and {shares[1]:.1%} at the end."
+def _positions(info: ChainInfo) -> Sequence[Any]:
+    """Return the positions of a recorded chain: views, latents or [B, D]."""
+    assert info.positions is not None
+    return info.positions
 
 
-def _as_views(position: object) -> Views:
-    assert isinstance(position, dict)
-    return position
-
-
-def _omitted(title: str, reason: str) -> str:
-    return columns([block(title, paragraph(reason, "omitted"))])
+def _omitted(title: str, reason: str) -> list[Block]:
+    return [Block(title, [Text(f"Left out: {reason}.", "omitted")])]

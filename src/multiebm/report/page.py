@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from string import Template
 
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.files import try_output, write_output
@@ -16,34 +15,24 @@ from multiebm.experiments.measure import judges_of
 from multiebm.experiments.progress import showing
 from multiebm.experiments.saved import from_pretrained
 from multiebm.report.chains import chains_section
+from multiebm.report.content import to_page
 from multiebm.report.curves import curves_section
-from multiebm.report.markup import join, text
-from multiebm.report.pictures import cross_section, interpolation_section, joint_section
 from multiebm.report.record import RunRecord, read_record
+from multiebm.report.samples import cross_section, interpolation_section, joint_section
 from multiebm.report.scene import Scene
 from multiebm.report.summary import headline_section, metrics_section, origin_section
 
 _log = logging.getLogger(__name__)
-TEMPLATE = Path(__file__).with_name("page.html")
-_SECTIONS = (
+SECTIONS = [
     headline_section,
     joint_section,
     cross_section,
     chains_section,
     interpolation_section,
-    lambda scene: curves_section(scene.record),
-    lambda scene: metrics_section(scene.record),
-    lambda scene: origin_section(scene.record),
-)
-_LINKS = {
-    "samples": "Joint samples",
-    "cross": "Cross-generation",
-    "chains": "Chains",
-    "interpolation": "Interpolation",
-    "curves": "Training curves",
-    "metrics": "Metrics",
-    "configuration": "Configuration",
-}
+    curves_section,
+    metrics_section,
+    origin_section,
+]
 
 
 def write_report(
@@ -97,11 +86,9 @@ def _own_data(record: RunRecord, folder: Path) -> tuple[MultimodalDataset | None
 def render(scene: Scene) -> str:
     """Return the whole page; the same scene gives the same page."""
     with evaluation_mode(scene.model):
-        body = join(make(scene) for make in track(_SECTIONS, "report"))
-    links = join(f'<a href="#{name}">{text(title)}</a>' for name, title in _LINKS.items())
+        sections = [make(scene) for make in track(SECTIONS, "report")]
     data = scene.record.origin.get("data", {})
-    name, citation = (data.get("name", "a run"), data.get("citation", "not known"))
+    name, citation = data.get("name", "a run"), data.get("citation", "not known")
     if scene.dataset is not None:
         name, citation = scene.dataset.name, scene.dataset.citation
-    title, foot = text(f"{name}: {scene.record.name}"), f"Data: {text(citation)}"
-    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=title, links=links, body=body, foot=foot)
+    return to_page(f"{name}: {scene.record.name}", sections, f"Data: {citation}")

@@ -13,7 +13,7 @@ from multiebm.experiments.schema import Experiment
 from multiebm.training.hooks import read_log
 
 CONFIDENCE = 1.96  # standard errors on either side of a value, for an interval of 95 %
-_PAIR, _SELF = re.compile(r"([^/]+)/size1/(.+)->(.+)"), re.compile(r"([^/]+)/self/(.+)")
+_PAIR = re.compile(r"([^/]+)/(?:size1/(.+)->(.+)|self/(.+))")
 
 
 class RollBack(NamedTuple):
@@ -36,6 +36,18 @@ class RunRecord(NamedTuple):
     rollbacks: list[RollBack]
     evaluation: Evaluation | None
 
+    @property
+    def last(self) -> dict[str, float | None]:
+        """The last line of metrics; empty where there is none."""
+        return self.lines[-1] if self.lines else {}
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """The planned steps of each phase of training, in order."""
+        training = self.experiment.training
+        phases = {"warm-up": training.warmup.steps, "cooperative": training.cooperative.steps}
+        return {name: steps for name, steps in phases.items() if steps}
+
 
 def read_record(folder: Path) -> RunRecord:
     """Read a run folder; OutputError names the file that is missing or damaged. Only config.yaml must be there."""
@@ -45,15 +57,11 @@ def read_record(folder: Path) -> RunRecord:
             "give the folder named by --out of `multiebm train`"
         )
     lines, rollbacks = read_metrics(folder / METRICS)
-    evaluation = folder / EVALUATION
+    file = folder / EVALUATION
+    evaluation = load_evaluation(file) if file.exists() else None
+    config = (folder / CONFIG).read_text()
     return RunRecord(
-        name=folder.resolve().name,
-        experiment=load_experiment(folder),
-        config_text=(folder / CONFIG).read_text(),
-        origin=read_run(folder),
-        lines=lines,
-        rollbacks=rollbacks,
-        evaluation=load_evaluation(evaluation) if evaluation.exists() else None,
+        folder.resolve().name, load_experiment(folder), config, read_run(folder), lines, rollbacks, evaluation
     )
 
 
@@ -63,13 +71,12 @@ def read_metrics(file: Path) -> tuple[list[dict[str, float | None]], list[RollBa
     """
     log = read_log(file)
     log.warn_of_damage()
-    events = [line.values for line in log.lines if "event" in line.values]
-    lines = [
-        {name: value for name, value in line.values.items() if value is None or isinstance(value, int | float)}
-        for line in log.lines
-        if "event" not in line.values
-    ]
-    rollbacks = [RollBack(e["from_step"], e["step"]) for e in events if e["event"] == "rollback"]
+    lines, rollbacks = list[dict[str, float | None]](), list[RollBack]()
+    for values in (line.values for line in log.lines):
+        if "event" not in values:
+            lines.append({name: v for name, v in values.items() if v is None or isinstance(v, int | float)})
+        elif values["event"] == "rollback":
+            rollbacks.append(RollBack(values["from_step"], values["step"]))
     return lines, rollbacks
 
 
@@ -81,11 +88,10 @@ def with_interval(result: Result) -> str:
 
 def duration(seconds: float) -> str:
     """Return seconds as "45 s", "5 min 02 s" or "1 h 05 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def pair_tables(evaluation: Evaluation | None) -> dict[str, dict[tuple[str, str], Result]]:
@@ -94,9 +100,7 @@ def pair_tables(evaluation: Evaluation | None) -> dict[str, dict[tuple[str, str]
     """
     tables: dict[str, dict[tuple[str, str], Result]] = {}
     for name, result in evaluation.results.items() if evaluation else ():
-        crossed, own = _PAIR.fullmatch(name), _SELF.fullmatch(name)
-        if crossed:
-            tables.setdefault(crossed[1], {})[crossed[2], crossed[3]] = result
-        elif own:
-            tables.setdefault(own[1], {})[own[2], own[2]] = result
+        if found := _PAIR.fullmatch(name):
+            way, source, target, itself = found.groups()
+            tables.setdefault(way, {})[source or itself, target or itself] = result
     return tables

@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,7 +13,6 @@ from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.evaluation.measurement import JudgesLike
 from multiebm.evaluation.result import stream_seed
 from multiebm.models.model import MultimodalModel
-from multiebm.report.figures import Cloud, draw_clouds
 from multiebm.report.record import RunRecord
 
 NEEDS_DATA = "it needs the run's data, which are not at hand (the reason stands among the facts at the top)"
@@ -40,10 +37,10 @@ class Scene(NamedTuple):
         """The model's modalities by name."""
         return self.model.modalities
 
-    @property
-    def has_pictures(self) -> bool:
-        """Whether any modality is a picture."""
-        return any(m.kind == "picture" for m in self.modalities.values())
+    def showing(self, shows: str) -> dict[str, Modality]:
+        """Return the modalities that show themselves as "pictures", "points" or "text"."""
+        kinds = {"picture": "pictures", "vector": "points"}
+        return {name: m for name, m in self.modalities.items() if kinds[m.kind] == shows}
 
     @property
     def no_energy(self) -> str:
@@ -52,22 +49,16 @@ class Scene(NamedTuple):
             return "the model has no energy"
         return "" if self.model.energy_learned else "the energy has not had a step of training"
 
-    def generators(self, use: str, n: int) -> ItemGenerators:
-        """Return one generator per item for the draws called `use`, the same on every call."""
+    def rng(self, use: str, n: int) -> ItemGenerators:
+        """Return one generator an item for the draws called `use`, the same on every call."""
         return item_generators(stream_seed(self.record.experiment.seed, f"report/{use}"), n)
 
     def raw(self, views: Views) -> Views:
-        """Map state-space views [B, ...] to what is shown: pictures in [0, 1], vectors in their own units."""
-        return self.seen({name: self.modalities[name].to_raw(view) for name, view in views.items()})
-
-    def seen(self, raw: Views) -> Views:
-        """Map what a model gives its users [B, ...] to what is shown: pictures of a declared range to [0, 1]."""
-        return {name: self.modalities[name].shown(view) for name, view in raw.items()}
+        """Map states [B, ...] to what a model gives its users."""
+        return {name: self.modalities[name].to_raw(view) for name, view in views.items()}
 
     def test_batch(self, n: int, part: str | None = None) -> Batch:
-        """Return `n` test items that have `part` (or any; all, if fewer), spread over the classes, on the model's
-        device.
-        """
+        """Return up to `n` test items that have `part` (or any), spread over the classes, on the model's device."""
         assert self.dataset is not None
         rows = pick_items(self.dataset.test, n, None if part is None else list(self.modalities).index(part))
         return self.dataset.batch("test", rows).to(self.model.device)
@@ -77,16 +68,10 @@ class Scene(NamedTuple):
         shown = zip(self.raw(batch.views).items(), batch.present.T, strict=True)
         return {name: torch.where(per_item(has, view), view, torch.nan) for (name, view), has in shown}
 
-    def real_points(self, n: int = POINTS) -> Views:
-        """Return raw test items [up to n, ...] as `real` does; none without data."""
-        if self.dataset is None:
-            return {name: torch.empty(0, *m.shape) for name, m in self.modalities.items()}
-        return self.real(self.test_batch(n))
-
-    def read(self, views: Views) -> dict[str, Tensor]:
-        """Return what the judges read in states as users see them, labels int64 [B], by the parts with a judge."""
+    def read(self, raw: Views) -> dict[str, Tensor]:
+        """Return the classes int64 [B] that the judges read in raw values [B, ...], by the parts with a judge."""
         assert self.judges is not None
-        return self.judges.predict({n: self.modalities[n].clamp_state(views[n]) for n in self.judges.accuracy})
+        return self.judges.predict({name: self.modalities[name].to_state(raw[name]) for name in self.judges.accuracy})
 
 
 def pick_items(split: Split, n: int, column: int | None = None) -> Tensor:
@@ -109,25 +94,3 @@ def pick_items(split: Split, n: int, column: int | None = None) -> Tensor:
     for c in classes:
         turn[labels == c] = torch.arange(int((labels == c).sum()))
     return rows[torch.argsort(turn * (int(classes.max()) + 1) + labels, stable=True)[:n]]
-
-
-def cloud_charts(
-    scene: Scene, what: str, titled: list[tuple[str, Views, int]], classes: Tensor | None = None
-) -> dict[str, str]:
-    """Return a scatter chart for every vector modality: a panel per (title, raw views [N, D], colour) over real items.
-
-    `classes` [N] colour the points of every panel. Of more than two coordinates the first two are shown.
-    """
-    charts, shades = {}, None if classes is None else classes.cpu().numpy()
-    real = scene.real_points()
-    for name, modality in scene.modalities.items():
-        if modality.kind == "vector":
-            clouds = [Cloud(title, to_points(views[name]), colour, shades) for title, views, colour in titled]
-            charts[name] = draw_clouds(f"{name}: {what}", clouds, to_points(real[name]))
-    return charts
-
-
-def to_points(values: Tensor) -> npt.NDArray[np.floating]:
-    """Return the first two coordinates of raw vectors [N, D] for a chart: [N, 1 or 2]."""
-    points: npt.NDArray[np.floating] = values[:, :2].detach().cpu().numpy()
-    return points

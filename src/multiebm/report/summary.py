@@ -1,190 +1,152 @@
 """Sections in words and numbers: the headline, all metrics, and how the run was made."""
 
 import shlex
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from multiebm.core.modality import Modality
 from multiebm.evaluation.evaluation import Evaluation
+from multiebm.evaluation.metrics import METRICS
+from multiebm.evaluation.names import CLAMPED, COND, EBM, GEN, REAL, REFINED
 from multiebm.evaluation.result import Result
 from multiebm.experiments.folder import parameter_counts
 from multiebm.experiments.load import differences, load_experiment, preset_names
 from multiebm.experiments.schema import Experiment
-from multiebm.report.markup import (
-    block,
-    bullets,
-    cell,
-    columns,
-    definitions,
-    disclosure,
-    join,
-    paragraph,
-    row_head,
-    section,
-    table,
-    text,
-)
+from multiebm.report.content import Block, Cell, Part, Section, Table, Text
 from multiebm.report.record import CONFIDENCE, RunRecord, duration, pair_tables, with_interval
 from multiebm.report.scene import Scene
 from multiebm.report.verdict import NO_EVALUATION, trust_statement, verdict
 
-_JOINT = {
-    "joint_coherence": "joint coherence",
-    "label_entropy": "label entropy",
-    "fcd": "FCD",
-    "fid": "FID",
-    "variety": "variety",
-}
-_KINDS = {"gen": "Gen", "ebm": "EBM", "real": "Real"}
-_WAYS = {"cond": "amortised", "cond_refined": "latent chain", "cond_ebm": "data chain"}
-_WAYS_NOTE = (
-    "Amortised: one draw of the inference model. Latent chain: refined by the posterior of the given parts. "
-    "Data chain: the completed item refined by the energy, given parts held fixed."
-)
-_OTHERS = {
-    "latent_classification": "latent classification",
-    "private_leakage": "class read off private latents",
-    "latent/kl": "divergence of codes from the prior, nats an item",
-    "latent/active_units": "latents in use",
-    "latent/units": "latents",
-}
+_KINDS = {f"{GEN}/": "Gen", f"{EBM}/": "EBM", f"{REAL}/": "Real"}
+_WAYS = {f"{way}/": METRICS[way].title for way in (COND, REFINED, CLAMPED)}
+_JOINT = [name for name in METRICS if METRICS[name].sources]
+_OTHERS = [name for name in METRICS if name not in _JOINT and f"{name}/" not in _WAYS]
 _NEAR = 6  # different keys up to which a preset is named
 _BACKGROUND = 0.55  # opacity of a heat cell at 1: dark and light text both stay legible on it
 
 
-def headline_section(scene: Scene) -> str:
+def headline_section(scene: Scene) -> Section:
     """The verdict and whether it can be trusted, the numbers that matter, what was trained on what for how long."""
     evaluation = scene.record.evaluation
-    top = ['<section id="headline">', bullets("Verdict", verdict(scene))]
-    facts = definitions(run_facts(scene))
-    if evaluation is None:
-        trust = _trust(scene.judges.accuracy) if scene.judges else ""
-        return join([*top, trust, facts, "</section>"])
-    cards = "".join(_card(*card) for card in headline_cards(evaluation))
-    lead = "± is the half-width of a 95% interval for the finite number of samples; it does not cover other seeds."
-    if (temperature := scene.model.generator.temperature) < 1:
-        lead += f" Samples are drawn at temperature {temperature:g} of the prior over the shared latent."
-    if evaluation.provisional:
-        lead += f" FCD from {evaluation.settings.samples:,} samples is biased upwards: compare equal numbers only."
-    body = f'<div class="cards">{cards}</div>' if cards else ""
-    return join([*top, _trust(evaluation.accuracy), body, paragraph(lead, "note"), facts, "</section>"])
+    parts: list[Part] = [Block("Verdict", [Text(words, "good" if good else "bad") for good, words in verdict(scene)])]
+    judged = evaluation if evaluation is not None else scene.judges
+    if judged is not None:
+        trusted, words = trust_statement(judged.accuracy)
+        parts.append(Text(words, "trust" if trusted else "warning"))
+    if evaluation is not None:
+        note = "± is the half-width of a 95% interval for the finite number of samples; it does not cover other seeds."
+        if (temperature := scene.model.generator.temperature) < 1:
+            note += f" Samples are drawn at temperature {temperature:g} of the prior over the shared latent."
+        if evaluation.provisional:
+            note += f" FCD from {evaluation.settings.samples:,} samples is biased upwards: compare equal numbers only."
+        parts += [Block("", headline_cards(evaluation), kind="cards"), Text(note, "note")]
+    return Section("headline", "", "", [*parts, Table("facts", [], run_facts(scene))])
 
 
 def run_facts(scene: Scene) -> list[tuple[str, str]]:
     """Return names and values of what the run is: data, preset, steps, wall-clock, model."""
-    record = scene.record
-    last = record.lines[-1] if record.lines else {}
-    warmup = record.experiment.training.warmup.steps
-    trained = record.origin.get("data", {})
-    name = scene.dataset.name if scene.dataset else trained.get("name", "not known")
-    items = len(scene.dataset.train) if scene.dataset else trained.get("train_items")
+    record, trained = scene.record, scene.record.origin.get("data", {})
+    name, items = trained.get("name", "not known"), trained.get("train_items")
+    if scene.dataset is not None:
+        name, items = scene.dataset.name, len(scene.dataset.train)
     counted = f", {items:,} training items" if items is not None else ""
-    facts = [("Data set", f"{name}, {_modalities(scene)}{counted}")]
-    if scene.dataset is None:
-        facts.append(("Without its data", scene.no_data))
-    preset = nearest_preset(record.experiment)
-    if preset:
-        facts.append(("Preset", preset))
-    if last:
-        steps = int(last["step"] or 0)
-        facts.append(("Steps", f"{steps:,}, of which {min(warmup, steps):,} warm-up"))
-    if last.get("seconds") is not None:
-        facts.append(("Training time", duration(float(last["seconds"] or 0))))
-    counts = [f"{name} {_count(n)}" for name, n in parameter_counts(scene.model).items() if n]
-    return [*facts, ("Parameters", ", ".join(counts))]
+    facts = {"Data set": f"{name}, {_modalities(scene)}{counted}", "Without its data": scene.no_data}
+    facts["Preset"] = nearest_preset(record.experiment)
+    if record.lines:
+        left, spent = int(record.last["step"] or 0), []
+        facts["Steps"] = f"{left:,}: "
+        for phase, steps in record.phases.items():
+            spent.append(f"{min(steps, left):,} {phase}")
+            left = max(0, left - steps)
+        facts["Steps"] += ", ".join(spent)
+    if (seconds := record.last.get("seconds")) is not None:
+        facts["Training time"] = duration(seconds)
+    facts["Parameters"] = ", ".join(f"{part} {_count(n)}" for part, n in parameter_counts(scene.model).items() if n)
+    return [(key, words) for key, words in facts.items() if words]
 
 
-def headline_cards(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]], str]]:
-    """Return (title, [(variant, value)], what to look for) for each headline number that was measured."""
-    told = {
-        "joint_coherence": "all modalities of a sample show the same class; real items, as the judges read them, "
-        "are the ceiling",
-        "label_entropy": "1: all classes equally often; a collapsed model can be coherent",
-        "fcd": "Frechet distance on the judges' features, lower is better",
-        "fid": "Frechet distance on Inception features, lower is better",
-        "variety": "variance of pixels as a share of real ones': 1 is as varied as the data",
-    }
-    cards = []
-    for key, title in _JOINT.items():
-        variants = [(name, evaluation.results.get(f"{kind}/{key}")) for kind, name in _KINDS.items()]
-        found = [(name, with_interval(result)) for name, result in variants if result is not None]
+def headline_cards(evaluation: Evaluation) -> list[Block]:
+    """Return title, values by variant and what to look for of each headline number that was measured."""
+    results, cards = evaluation.results, []
+    crossed = "the class carries over from one modality to the others"
+    for name in _JOINT:
+        found = [(head, with_interval(results[kind + name])) for kind, head in _KINDS.items() if kind + name in results]
         if found:
-            cards.append((title[0].upper() + title[1:], found, told[key]))
-    crossed = evaluation.results.get("cond/size1")
-    if crossed is not None:
-        found = [("1 given", with_interval(crossed))]
-        cards.insert(1, ("Conditional coherence", found, "the class carries over from one modality to the others"))
+            cards.append(Block(_label(name), [Table("facts", [], found)], METRICS[name].meaning))
+    if f"{COND}/size1" in results:
+        one = Table("facts", [], [("1 given", with_interval(results[f"{COND}/size1"]))])
+        cards.insert(1, Block("Conditional coherence", [one], crossed))
     return cards
 
 
-def metrics_section(record: RunRecord) -> str:
+def metrics_section(scene: Scene) -> Section:
     """Every metric with its interval; conditional coherence by pair as heat tables; what was left out and why."""
-    lead = "Everything that was measured; ± is the half-width of a 95% interval, n the number of items."
-    evaluation = record.evaluation
+    evaluation = scene.record.evaluation
     if evaluation is None:
-        return section("metrics", "Metrics", "", paragraph(NO_EVALUATION, "warning"))
+        return Section("metrics", "Metrics", "", [Text(NO_EVALUATION, "warning")])
+    lead = "The tables hold all that was measured; ± is the half-width of a 95% interval, n the number of items."
+    results = evaluation.results
+    joint = [name.removeprefix(kind) for kind in _KINDS for name in results if name.startswith(kind)]
+    sizes = sorted({int(name.split("/size")[1]) for name in results if name.count("/") == 1 and "/size" in name})
+    given = {"self": "Itself"} | {f"size{size}": f"{size} given" for size in sizes}
+    others = [name for key in _OTHERS for name in results if name == key or name.startswith(f"{key}/")]
+    told = [key for key in _OTHERS if any(name.startswith(key) for name in others)]
     blocks = [
-        block("Joint samples", _joint_table(evaluation)),
-        block("Completion from subsets", _subset_table(evaluation), _WAYS_NOTE),
-        block("Latents and judges", _other_table(evaluation)),
+        Block("Joint samples", [value_table(results, {key: _label(key) for key in joint}, _KINDS)]),
+        Block("Completion from subsets", [value_table(results, given, _WAYS)], _meanings(key[:-1] for key in _WAYS)),
+        Block("Latents and judges", [value_table(results, {n: _label(n) for n in others}, {"": ""})], _meanings(told)),
     ]
     heat = [
-        block(f"Coherence by pair: {_WAYS.get(way, way)}", heat_table(pairs), "Row: given, column: generated.")
+        Block(f"Coherence by pair: {_WAYS.get(f'{way}/', way)}", [heat_table(pairs)], "Row: given, column: generated.")
         for way, pairs in pair_tables(evaluation).items()
     ]
-    flat = [
-        [
-            row_head(name),
-            cell(text(f"{r.value:.4g}")),
-            cell(text(f"± {CONFIDENCE * r.standard_error:.2g}")),
-            cell(f"{r.n:,}"),
-        ]
-        for name, r in evaluation.results.items()
+    rows = [[n, f"{r.value:.4g}", f"± {CONFIDENCE * r.standard_error:.2g}", f"{r.n:,}"] for n, r in results.items()]
+    parts: list[Part] = [Block("", blocks, kind="two"), Block("", heat, kind="three")]
+    numbers = Table("numbers", ["name", "value", "95%", "n"], rows)
+    parts.append(Block(f"All {len(rows)} numbers by name", [numbers], kind="folded"))
+    if left := list(evaluation.skipped.items()):
+        parts.append(Block(f"Not measured: {len(left)}", [Table("facts", [], left)], kind="folded"))
+    return Section("metrics", "Metrics", lead, parts)
+
+
+def value_table(results: Mapping[str, Result], rows: Mapping[str, str], columns: Mapping[str, str]) -> Table | Text:
+    """Return the results called column + row, of the rows and the columns (key -> heading) that have any."""
+    heads = {c: head for c, head in columns.items() if any(c + key in results for key in rows)}
+    found = [
+        [name, *(with_interval(results[c + key]) if c + key in results else "" for c in heads)]
+        for key, name in rows.items()
+        if any(c + key in results for c in heads)
     ]
-    everything = disclosure(f"All {len(flat)} numbers by name", table(["name", "value", "95%", "n"], flat, "numbers"))
-    left_out = definitions(evaluation.skipped.items()) if evaluation.skipped else ""
-    omitted = disclosure(f"Not measured: {len(evaluation.skipped)}", left_out) if left_out else ""
-    return section(
-        "metrics", "Metrics", lead, join([columns(blocks, "three"), columns(heat, "three"), everything, omitted])
-    )
+    return Table("numbers", ["", *heads.values()], found) if found else Text("Not measured.", "omitted")
 
 
-def heat_table(pairs: dict[tuple[str, str], Result]) -> str:
+def heat_table(pairs: dict[tuple[str, str], Result]) -> Table:
     """Return values in [0, 1] by (row, column), the stronger coloured the higher."""
     rows = list(dict.fromkeys(source for source, _ in pairs))
     heads = list(dict.fromkeys([*rows, *(target for _, target in pairs)]))
-    body = []
-    for source in rows:
-        row = [row_head(source)]
-        for target in heads:
-            result = pairs.get((source, target))
-            if result is None:
-                row.append(cell(""))
-            else:
-                strength = _BACKGROUND * min(max(result.value, 0.0), 1.0) ** 2  # squared: good values still differ
-                row.append(cell(f"{result.value:.2f}", style=f"background:rgba(0,114,178,{strength:.3f})"))
-        body.append(row)
-    return table(["", *heads], body, "heat")
+    body: list[list[str | Cell]] = [[source] for source in rows]
+    for row, source in zip(body, rows, strict=True):
+        for result in (pairs.get((source, target)) for target in heads):
+            strength = min(max(result.value, 0.0), 1.0) ** 2 if result else 0.0  # squared: good values still differ
+            row.append(Cell(f"{result.value:.2f}" if result else "", strength=_BACKGROUND * strength))
+    return Table("heat", ["", *heads], body)
 
 
-def origin_section(record: RunRecord) -> str:
+def origin_section(scene: Scene) -> Section:
     """Configuration, versions, hardware, command and seed: what it takes to make the run again."""
-    lead = "What it takes to make this run again."
-    config = f"<pre>{text(record.config_text.strip())}</pre>"
-    body = columns(
-        [block("Origin", definitions(origin_facts(record))), block("Configuration, every key", config)], "two"
-    )
-    return section("configuration", "Configuration", lead, body)
+    origin = Block("Origin", [Table("facts", [], origin_facts(scene.record))])
+    config = Block("Configuration, every key", [Text(scene.record.config_text.strip(), "code")])
+    lead = "The command, the versions and the settings below make this run again."
+    return Section("configuration", "Configuration", lead, [Block("", [origin, config], kind="two")])
 
 
 def origin_facts(record: RunRecord) -> list[tuple[str, str]]:
     """Return names and values of run.json: seed, the command of each session, versions, hardware, data."""
     facts = [("seed", str(record.experiment.seed))]
-    origin = {key: value for key, value in record.origin.items() if key not in ("seed", "sessions")}
     for session in record.origin.get("sessions", []):
         facts.append(("command", shlex.join(map(str, session.get("command", [])))))
         steps = f"steps {session.get('from_step', 0)} to {session.get('to_step', '?')}"
         facts.append(("started", f"{session.get('started', '?')}, {steps}, {session.get('reason', 'not ended')}"))
-    return facts + flatten(origin)
+    return facts + flatten({key: value for key, value in record.origin.items() if key not in ("seed", "sessions")})
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -201,75 +163,28 @@ def flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 def nearest_preset(experiment: Experiment) -> str:
     """Return the preset with the fewest different keys and, if any, which ones; empty if none is near."""
     changes = {name: [d.key for d in differences(load_experiment(name), experiment)] for name in preset_names()}
-    if not changes:
-        return ""
-    name = min(changes, key=lambda name: len(changes[name]))
-    keys = changes[name]
+    name, keys = min(changes.items(), key=lambda change: len(change[1]))
     if len(keys) > _NEAR:
         return ""
     return f"{name}, with another {', '.join(keys)}" if keys else name
 
 
-def _trust(accuracy: dict[str, float] | None) -> str:
-    trusted, words = trust_statement(accuracy)
-    return paragraph(words, "trust" if trusted else "warning")
+def _label(name: str) -> str:
+    """Return the title of a metric, and of what part it is."""
+    metric = next((key for key in METRICS if name == key or name.startswith(f"{key}/")), name)
+    title, part = METRICS[metric].title if metric in METRICS else metric, name.removeprefix(metric)
+    return title[:1].upper() + title[1:] + part.replace("/", ", ", 1)
 
 
-def _card(title: str, variants: list[tuple[str, str]], told: str) -> str:
-    lines = "".join(f"<div><span>{text(name)}</span><strong>{text(value)}</strong></div>" for name, value in variants)
-    return f'<div class="card"><h3>{text(title)}</h3>{lines}<p>{text(told)}</p></div>'
-
-
-def _joint_table(evaluation: Evaluation) -> str:
-    found = [(kind, key) for kind, _, key in (name.partition("/") for name in evaluation.results) if kind in _KINDS]
-    if not found:
-        return paragraph("Not measured.", "omitted")
-    kinds = [kind for kind in _KINDS if kind in dict(found)]
-    rows = []
-    for key in dict.fromkeys(key for _, key in found):
-        head, _, modality = key.partition("/")
-        label = _JOINT.get(head, head) + (f", {modality}" if modality else "")
-        rows.append([row_head(label), *[_value(evaluation, f"{kind}/{key}") for kind in kinds]])
-    return table(["", *[_KINDS[kind] for kind in kinds]], rows, "numbers")
-
-
-def _subset_table(evaluation: Evaluation) -> str:
-    ways = [way for way in _WAYS if any(name.startswith(f"{way}/") for name in evaluation.results)]
-    sizes = sorted(
-        {int(name.split("/")[1][4:]) for name in evaluation.results if name.count("/") == 1 and "/size" in name}
-    )
-    rows = [[row_head("itself"), *[_value(evaluation, f"{way}/self") for way in ways]]]
-    rows += [[row_head(f"{size} given"), *[_value(evaluation, f"{way}/size{size}") for way in ways]] for size in sizes]
-    return (
-        table(["", *[_WAYS[way] for way in ways]], rows, "numbers") if ways else paragraph("Not measured.", "omitted")
-    )
-
-
-def _other_table(evaluation: Evaluation) -> str:
-    rows = [[row_head(label), _value(evaluation, key)] for key, label in _OTHERS.items() if key in evaluation.results]
-    judges = [name for name in evaluation.results if name.startswith("judge/accuracy/")]
-    rows += [
-        [row_head(f"judge of {name.removeprefix('judge/accuracy/')}"), _value(evaluation, name)] for name in judges
-    ]
-    return table(["measured", ""], rows, "numbers") if rows else paragraph("Not measured.", "omitted")
-
-
-def _value(evaluation: Evaluation, name: str) -> str:
-    result = evaluation.results.get(name)
-    return cell(text(with_interval(result)) if result else "")
+def _meanings(names: Iterable[str]) -> str:
+    return " ".join(f"{_label(name)}: {METRICS[name].meaning}." for name in names)
 
 
 def _modalities(scene: Scene) -> str:
-    kinds = [f"{name} {_shape(m)}" for name, m in scene.modalities.items()]
-    shapes = {m.shape for m in scene.modalities.values()}
-    if len(shapes) == 1 and len(kinds) > 2:
-        first = next(iter(scene.modalities.values()))
-        return f"{len(kinds)} {first.kind} modalities of {_shape(first)}"
-    return ", ".join(kinds)
-
-
-def _shape(modality: Modality) -> str:
-    return " x ".join(map(str, modality.shape))
+    listed = {name: (m.kind, " x ".join(map(str, m.shape))) for name, m in scene.modalities.items()}
+    if len(set(listed.values())) == 1 and len(listed) > 2:
+        return "{} {} modalities of {}".format(len(listed), *next(iter(listed.values())))
+    return ", ".join(f"{name} {shape}" for name, (_, shape) in listed.items())
 
 
 def _count(n: int) -> str:

@@ -1,0 +1,170 @@
+"""Sections that show what the model draws: joint samples, cross-generation, interpolation."""
+
+from math import ceil
+
+import torch
+
+from multiebm.core.batch import Batch, mask_views
+from multiebm.core.modality import Views
+from multiebm.core.tiles import is_colour
+from multiebm.core.tree import per_item
+from multiebm.evaluation.result import Result
+from multiebm.models.inference import SHARED, Latents
+from multiebm.report.content import Block, Cell, Part, Section, Table, Text
+from multiebm.report.figures import DATA, EBM, GEN
+from multiebm.report.record import pair_tables
+from multiebm.report.scene import NEEDS_DATA, POINTS, SHOWN, Scene
+from multiebm.report.views import Stage, one_view, other_views, shown_pictures, strips
+
+PER_CELL, PER_ROW = 4, 2  # pictures in a cell of the cross-generation table
+MOST = 8  # rows and columns of that table
+POSITIONS = 8  # points of an interpolation
+PATHS, FINE = 6, 40  # interpolations of points, and points of each
+NO_ENERGY = "EBM samples are left out: {reason}."
+AMPLIFY_TO = 0.5  # the change that fills half the range of a picture
+
+
+def joint_section(scene: Scene) -> Section:
+    """Joint samples before and after the data chain from the same latents, beside real test items."""
+    n, seed = POINTS if scene.showing("points") else SHOWN, scene.record.experiment.seed
+    stages = [Stage("Gen", scene.model.sample(n, 0, seed), GEN, "Decoder means of latents from the prior.")]
+    told = [NO_ENERGY.format(reason=scene.no_energy)] if scene.no_energy else []
+    if not scene.no_energy:
+        note = f"The same, after {scene.model.data_chain.steps} Langevin steps on the energy."
+        stages.append(Stage("EBM", scene.model.sample(n, None, seed), EBM, note))
+    if scene.dataset is None:
+        told.append(f"Real test items are left out: {NEEDS_DATA}.")
+    else:
+        batch = scene.test_batch(n)
+        note = "Training never saw them." + ("" if batch.present[:SHOWN].all() else " Blank: an item lacks the part.")
+        stages.append(Stage("Real test items", scene.real(batch), DATA, note))
+        nowhere = [name for name, c in zip(scene.modalities, scene.dataset.test.present.T, strict=True) if not c.any()]
+        told += [f"{name} has no real items to show: it is in none of the test items." for name in nowhere]
+    shown = [{name: view[:SHOWN] for name, view in shown_pictures(scene, s.views).items()} for s in stages]
+    blocks = [Block(s.title, strips(p, f"{s.title}, joint"), s.note) for s, p in zip(stages, shown, strict=True)]
+    if not scene.no_energy:
+        change, factor = amplified_change(*shown[:2])
+        note = f"EBM minus Gen, {factor} times as strong, around grey: the energy disagrees with the decoder here."
+        blocks.append(Block("Change", strips(change, "change by the data chain"), note))
+    grey = [m for m in scene.showing("pictures").values() if not is_colour(m.shape)]
+    channels = "{} has {} channels: each is shown as a grey picture of its own, from the top left on."
+    parts: list[Part] = [Text(channels.format(m.name, m.shape[0]), "note") for m in grey]
+    parts += [Block("", blocks, kind="two")] if scene.showing("pictures") else []
+    parts.append(Block("", other_views(scene, "real and generated", stages), kind="two"))
+    return Section(
+        "samples", "Joint samples", _joint_lead(scene), [*parts, *(Text(words, "omitted") for words in told)]
+    )
+
+
+def _joint_lead(scene: Scene) -> str:
+    if not scene.showing("pictures"):
+        return "Charts show values that the model draws, over real test items in grey: both should lie in one place."
+    each = "Every column is one draw of all modalities together"
+    if scene.no_energy:
+        return f"{each}: its pictures should show the same thing in many ways."
+    return (
+        f"{each}. Gen comes straight from the decoder; EBM is Gen after the data chain. In a good model columns agree "
+        "in content, and EBM looks more like real items."
+    )
+
+
+def amplified_change(before: Views, after: Views) -> tuple[Views, int]:
+    """Return 0.5 + k (after - before) of pictures [N, C, H, W], and the whole factor k that lets nearly all fit."""
+    changes = {name: after[name] - before[name] for name in before}
+    if not changes:
+        return {}, 1
+    sizes = torch.cat([c.abs().flatten() for c in changes.values()]).nan_to_num(0.0)
+    largest = float(sizes.kthvalue(ceil(0.99 * len(sizes))).values)  # torch's quantile takes 16 million values at most
+    factor = max(1, int(AMPLIFY_TO / largest)) if largest > 0 else 1
+    return {name: 0.5 + factor * change for name, change in changes.items()}, factor
+
+
+def cross_section(scene: Scene) -> Section:
+    """All modalities from each one alone, amortised and (folded) after the data chain."""
+    if scene.dataset is None:
+        return Section("cross", "Cross-generation", "", [Text(f"Left out: {NEEDS_DATA}.", "omitted")])
+    lead = "Each row is given one modality alone and generates every modality from it. "
+    if scene.showing("pictures"):
+        lead += "Content should carry over place by place, style should not; the diagonal is a reconstruction."
+    else:
+        lead += "Real test values are grey, colours are classes of given items: each colour should land on its class."
+    n = PER_CELL if scene.showing("pictures") else POINTS
+    batches = {name: scene.test_batch(n, name) for name in list(scene.modalities)[:MOST]}
+    given = {name: batch for name, batch in batches.items() if len(batch.present)}
+    pairs = pair_tables(scene.record.evaluation)
+    coherence = pairs.get("cond", {})
+    parts: list[Part] = [_cross_table(scene, given, False, coherence)]
+    absent = "Left out: {} as what is given; no test item has it."
+    parts += [Text(absent.format(name), "omitted") for name in batches if name not in given]
+    if coherence:
+        most = max(result.n for result in coherence.values())
+        words = f"A number below a cell is the conditional coherence of the pair, measured on {most:,} test items."
+        parts.append(Text(words, "note"))
+    elif scene.record.evaluation is None:
+        parts.append(Text("`multiebm evaluate` on this run gives the conditional coherence of every pair.", "note"))
+    if not scene.no_energy:
+        table = _cross_table(scene, given, True, pairs.get("cond_ebm", {}))
+        parts.append(Block("The same after the data chain, the given modality held fixed", [table], kind="folded"))
+    return Section("cross", "Cross-generation", lead, parts)
+
+
+def _cross(scene: Scene, batch: Batch, source: str, refine: bool) -> Views:
+    """Return all modalities [N, ...], raw, generated from `source` alone."""
+    alone = batch.present & torch.tensor([name == source for name in batch.views], device=batch.present.device)
+    given = Batch(mask_views(batch.views, alone), alone)
+    rng = scene.rng(f"cross/{source}", len(alone))
+    views = scene.model.decode(scene.model.infer_latents(given, rng))
+    if refine:
+        held = {
+            name: torch.where(per_item(alone[:, i], v), given.views[name], v)
+            for i, (name, v) in enumerate(views.items())
+        }
+        views, _ = scene.model.refine_data(held, rng, clamp=alone)
+    return scene.raw(views)
+
+
+def _cross_table(
+    scene: Scene, batches: dict[str, Batch], refine: bool, coherence: dict[tuple[str, str], Result]
+) -> Table:
+    names, rows = list(scene.modalities)[:MOST], list[list[str | Cell]]()
+    for source, batch in batches.items():
+        real, made = scene.real(batch), _cross(scene, batch, source, refine)
+        way = (real, batch.labels)
+        row: list[str | Cell] = [source]
+        row.append(Cell(one_view(scene, source, real, *way, f"given: {source}", PER_CELL, PER_ROW)))
+        for name in names:
+            shown = one_view(scene, name, made, *way, f"{source} to {name}", PER_CELL, PER_ROW)
+            found = coherence.get((source, name))
+            row.append(Cell(shown, "" if found is None else f"{found.value:.2f}"))
+        rows.append(row)
+    return Table("cross", ["from", "given", *[f"to {name}" for name in names]], rows)
+
+
+def interpolation_section(scene: Scene) -> Section:
+    """Straight lines between two prior draws, decoded in all modalities."""
+    lead = (
+        "The shared latent moves on a straight line between two draws, private latents fixed: all modalities should "
+        "change together, and pass through recognisable content."
+    )
+    heads, blocks = [f"{i / (POSITIONS - 1):.2f}" for i in range(POSITIONS)], []
+    for pair in ("first", "second") if scene.showing("pictures") else ():
+        path = interpolate(scene.model.sample_latents(2, scene.rng(f"interpolation/{pair}", 2)), POSITIONS)
+        pictures = shown_pictures(scene, scene.raw(scene.model.decode(path)))
+        rows = strips(pictures, f"interpolation, {pair} pair", heads)
+        blocks.append(Block(f"{pair.capitalize()} pair of draws", rows))
+    if len(scene.showing("pictures")) < len(scene.modalities):
+        ends = scene.model.sample_latents(2 * PATHS, scene.rng("interpolation/paths", 2 * PATHS))
+        pairs = [{name: value[2 * i : 2 * i + 2] for name, value in ends.items()} for i in range(PATHS)]
+        decoded = [scene.raw(scene.model.decode(interpolate(pair, FINE))) for pair in pairs]
+        stage = Stage("", {name: torch.cat([views[name] for views in decoded]) for name in scene.modalities}, GEN)
+        colours = torch.arange(PATHS).repeat_interleave(FINE)
+        note = f"A colour for each of {PATHS} pairs of draws."
+        blocks += [block._replace(note=note) for block in other_views(scene, "interpolation", [stage], colours)]
+    return Section("interpolation", "Interpolation", lead, [Block("", blocks, kind="two")])
+
+
+def interpolate(ends: Latents, n: int) -> Latents:
+    """Return latents [n, ...] from the first to the second item of `ends` [2, ...]: z moves evenly, w_m stay."""
+    share = torch.linspace(0, 1, n, device=ends[SHARED].device)[:, None]
+    path = {name: value[:1].expand(n, -1) for name, value in ends.items()}
+    return path | {SHARED: (1 - share) * ends[SHARED][0] + share * ends[SHARED][1]}
