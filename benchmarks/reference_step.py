@@ -17,14 +17,14 @@ from torch.nn import functional as F
 
 from multiebm.core.batch import Batch
 from multiebm.core.errors import ConfigError
-from multiebm.core.modality import Views
+from multiebm.core.names import Views
 from multiebm.core.random import make_generator
 from multiebm.core.tree import per_item
 from multiebm.experiments.schema import Experiment
 from multiebm.models.inference import SHARED, Latents
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.blocks import SLOPE, EnergyBlock, ResidualBlock
-from multiebm.nn.pictures import ConvDecoder, Crop, PictureDecoder
+from multiebm.nn.pictures import Crop, PictureDecoder
 from multiebm.nn.precision import Mixed
 from multiebm.objectives.vae import bound_loss, draw
 from multiebm.priors.energy import EnergyPrior
@@ -63,32 +63,19 @@ class PlainBlock(nn.Module):
 
 
 class PlainDecoder(nn.Module):
-    """The layers of a PictureDecoder, in NCHW."""
+    """The layers of a PictureDecoder, in NCHW; odd maps of plain convolutions are made directly."""
 
     def __init__(self, decoder: PictureDecoder) -> None:
         super().__init__()
-        self.first, self.bounded, self.activated = decoder.first, decoder.bounded, decoder.activated
-        self.linear, self.net = decoder.linear, decoder.net
-
-    def forward(self, z: Tensor) -> Tensor:
-        x = self.linear(z).unflatten(1, self.first)
-        x = self.net(F.leaky_relu(x, SLOPE) if self.activated else x)
-        return x.tanh() if self.bounded else x
-
-
-class PlainConvDecoder(nn.Module):
-    """The layers of a ConvDecoder, in NCHW; odd maps are made directly."""
-
-    def __init__(self, decoder: ConvDecoder) -> None:
-        super().__init__()
-        self.first, self.bounded, self.linear = decoder.first, decoder.bounded, decoder.linear
+        self.first, self.bounded, self.activation = decoder.first, decoder.bounded, decoder.activation
+        self.linear = decoder.linear
         self.net = nn.Sequential(*(layer for layer in decoder.net if not isinstance(layer, Crop)))
         for layer, after in zip(decoder.net, [*decoder.net, None][1:], strict=False):
             if isinstance(after, Crop):
                 layer.output_padding = (0, 0)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.net(self.linear(z).unflatten(1, self.first))
+        x = self.net(self.activation(self.linear(z).unflatten(1, self.first)))
         return x.tanh() if self.bounded else x
 
 
@@ -106,7 +93,6 @@ def _plain(module: nn.Module) -> Any:
         EnergyBlock: PlainEnergyBlock,
         ResidualBlock: PlainBlock,
         PictureDecoder: PlainDecoder,
-        ConvDecoder: PlainConvDecoder,
     }
     return known.get(type(module), lambda same: same)(module)
 

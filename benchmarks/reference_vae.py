@@ -20,7 +20,7 @@ from torch.distributions import Distribution, Laplace, Normal, kl_divergence
 
 from multiebm.core.batch import Batch
 from multiebm.core.errors import ConfigError
-from multiebm.core.modality import Views
+from multiebm.core.names import Views
 from multiebm.core.random import make_generator
 from multiebm.experiments.load import differences, load_experiment
 from multiebm.experiments.schema import Experiment, TrainingSection

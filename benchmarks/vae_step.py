@@ -29,7 +29,6 @@ import torch
 from cooperative_step import Way, seconds
 from loading import machine
 from multiebm.core.batch import Batch
-from multiebm.core.modality import Modality
 from multiebm.core.random import make_generator
 from multiebm.experiments.build import TrainingStep, build_model, build_state
 from multiebm.experiments.data import build_dataset
@@ -38,6 +37,7 @@ from multiebm.experiments.load import load_experiment
 from multiebm.experiments.measure import measure_model
 from multiebm.experiments.run import run_experiment
 from multiebm.experiments.schema import Experiment
+from multiebm.modalities import Modality, Picture
 from multiebm.models.model import MultimodalModel
 from reference_vae import reference_state, reference_step_of
 
@@ -68,7 +68,7 @@ def setting(row: str, args: argparse.Namespace) -> tuple[Experiment, dict[str, M
     sizes = [f"data.settings.size={args.size}", f"training.batch_size={args.batch}"]
     samples = [f"training.bound.samples={args.samples}"] if row == "mmvae" else []
     experiment = load_experiment(load_experiment(f"polymnist-{row}"), [*sizes, *samples, *args.set])
-    return experiment, {f"m{i}": Modality(f"m{i}", "picture", (3, args.size, args.size)) for i in range(PARTS)}
+    return experiment, {f"m{i}": Picture(f"m{i}", (3, args.size, args.size)) for i in range(PARTS)}
 
 
 def random_batches(modalities: dict[str, Modality], n_items: int, n: int) -> list[Batch]:

@@ -21,7 +21,7 @@ import torch
 from cells import is_made, notes_of, processor, spread, write_cell
 
 from multiebm.core.batch import Batch
-from multiebm.core.modality import Views
+from multiebm.core.names import Views
 from multiebm.core.random import make_generator
 from multiebm.data import load_dataset, toy2d_classes, toy2d_distances
 from multiebm.experiments.load import load_experiment

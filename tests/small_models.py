@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from multiebm.core.batch import Batch
-from multiebm.core.modality import Modality, Views
+from multiebm.core.names import Views
 from multiebm.core.random import make_generator
 from multiebm.experiments.build import build_model, build_state
 from multiebm.experiments.schema import Experiment, ModelSection
+from multiebm.modalities import Modality, Picture, Vector
 from multiebm.models.inference import Encoder, InferenceModel
 from multiebm.models.model import MultimodalModel
 from multiebm.objectives.settings import BoundSettings
@@ -33,12 +34,12 @@ LITERAL = CooperativeSettings(
 
 
 def vectors(**sizes: int) -> dict[str, Modality]:
-    return {name: Modality(name, "vector", (size,)) for name, size in sizes.items()}
+    return {name: Vector(name, (size,)) for name, size in sizes.items()}
 
 
 def mixed(size: int = 8) -> dict[str, Modality]:
     """A picture and two vectors."""
-    return {"face": Modality("face", "picture", (3, size, size)), **vectors(left=2, right=3)}
+    return {"face": Picture("face", (3, size, size)), **vectors(left=2, right=3)}
 
 
 def small_model(modalities: dict[str, Modality], seed: int = 0, **sections: Any) -> MultimodalModel:
@@ -74,7 +75,7 @@ def random_views(modalities: dict[str, Modality], n: int, seed: int = 0) -> View
     """Views in state space: [-0.9, 0.9] for pictures, about standard normal for vectors."""
     draws = make_generator(seed)
     views = {name: torch.randn(n, *m.shape, generator=draws) for name, m in modalities.items()}
-    return {name: v.tanh() * 0.9 if modalities[name].kind == "picture" else v for name, v in views.items()}
+    return {name: v.tanh() * 0.9 if modalities[name].shows == "pictures" else v for name, v in views.items()}
 
 
 def whole(views: Views) -> Batch:

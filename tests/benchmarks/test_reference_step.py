@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from multiebm.core.errors import ConfigError
-from multiebm.core.modality import Modality
 from multiebm.experiments.build import build_state, set_rates
 from multiebm.experiments.schema import Experiment
+from multiebm.modalities import Picture
+from multiebm.models.energy import EnergyNetwork
 from multiebm.models.model import MultimodalModel
-from multiebm.nn.energies import EnergyNetwork
 from multiebm.training.cooperative import cooperative_step
 from multiebm.training.settings import CooperativeSettings
 from small_models import energy_prior, random_views, small_model, whole
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import reference_step as module  # noqa: E402
 from reference_step import check_covered, plain_copy, reference_state, reference_step  # noqa: E402
 
-PICTURES = {name: Modality(name, "picture", (3, 8, 8)) for name in ("one", "two")}
+PICTURES = {name: Picture(name, (3, 8, 8)) for name in ("one", "two")}
 LOSSES = ("loss/generator", "loss/inference", "loss/anchor", "loss/energy", "energy/data", "energy/generated")
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 from multiebm.cli.main import main
 from multiebm.cli.outputs import check_pictures, check_target, write_scores, write_views
 from multiebm.core.errors import ConfigError, OutputError
-from multiebm.core.modality import Modality
+from multiebm.modalities import Picture, Vector
 from small_models import small_model
 
-PICTURE, VECTOR = Modality("file", "picture", (3, 8, 8)), Modality("allow_pickle", "vector", (2,))
+PICTURE, VECTOR = Picture("file", (3, 8, 8)), Vector("allow_pickle", (2,))
 PARTS = {"file": PICTURE, "allow_pickle": VECTOR}
 VIEWS = {"file": torch.rand(2, 3, 8, 8), "allow_pickle": torch.randn(2, 2)}
 
@@ -32,7 +32,7 @@ def run(*arguments: str | Path) -> int:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved model, untrained, of a grey picture and a vector."""
     folder = tmp_path_factory.mktemp("model") / "model"
-    parts = {"grey": Modality("grey", "picture", (1, 8, 8)), "v": Modality("v", "vector", (2,))}
+    parts = {"grey": Picture("grey", (1, 8, 8)), "v": Vector("v", (2,))}
     small_model(parts).save_pretrained(folder)
     return folder
 

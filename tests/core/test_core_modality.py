@@ -9,11 +9,11 @@ import torch
 
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import ConfigError
-from multiebm.core.modality import Modality
 from multiebm.core.table import Table
+from multiebm.modalities import Picture, Vector, from_json, to_json
 
-PICTURE = Modality("p", "picture", (1, 2, 2))
-VECTOR = Modality("v", "vector", (2,), loc=(1.0, -2.0), scale=(2.0, 0.5))
+PICTURE = Picture("p", (1, 2, 2))
+VECTOR = Vector("v", (2,), loc=(1.0, -2.0), scale=(2.0, 0.5))
 
 
 def test_uint8_pictures_map_0_to_minus_1_and_255_to_1():
@@ -43,7 +43,7 @@ def test_vectors_are_standardised_and_restored():
 
 def test_a_modality_survives_json_and_knows_its_size():
     for modality in (PICTURE, VECTOR):
-        assert Modality.from_json(json.loads(json.dumps(modality.to_json()))) == modality
+        assert from_json(json.loads(json.dumps(to_json(modality)))) == modality
     assert PICTURE.size == 4
 
 

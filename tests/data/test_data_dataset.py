@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from multiebm.core.errors import DataError
-from multiebm.core.modality import Modality
 from multiebm.data import BatchStream, MultimodalDataset, Split
 from multiebm.data.dataset import content_fingerprint, everything_present
 from multiebm.data.stream import epoch_order
+from multiebm.modalities import Picture, Vector
 
 PARTS = {
-    "picture": Modality("picture", "picture", (1, 2, 2)),
-    "vector": Modality("vector", "vector", (2,), loc=(1.0, 10.0), scale=(2.0, 5.0)),
+    "picture": Picture("picture", (1, 2, 2)),
+    "vector": Vector("vector", (2,), loc=(1.0, 10.0), scale=(2.0, 5.0)),
 }
 
 

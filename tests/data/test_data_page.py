@@ -11,8 +11,9 @@ import scipy.sparse
 import torch
 
 from multiebm.core.errors import ConfigError, DataError, ModalityError
-from multiebm.core.modality import Modality, module_key, name_of_key
+from multiebm.core.names import module_key, name_of_key
 from multiebm.data import Rows, from_arrays
+from multiebm.modalities import from_json, to_json
 from multiebm.models.checks import make_batch
 from small_models import small_model
 
@@ -117,7 +118,7 @@ def _():
     data = from_arrays({"v": frame}, {"v": VECTOR}, test=Rows({"v": frame[["z", "x", "y"]]}))
     assert data.modalities["v"].columns == ("x", "y", "z")
     assert np.array_equal(data.test.views["v"].numpy(), GOOD)
-    again = {"v": Modality.from_json(data.modalities["v"].to_json())}
+    again = {"v": from_json(to_json(data.modalities["v"]))}
     swapped, plain = (make_batch(again, {"v": v}).views["v"] for v in (frame[["y", "z", "x"]], GOOD))
     assert torch.equal(swapped, plain)
     with pytest.raises(DataError, match="got column 'w', expected the 3 of training: x, y, z"):
@@ -258,7 +259,7 @@ def _():
 def _():
     grey = PIXELS.astype(np.int16) * 16 - 1000
     data, state = pictures(grey, PICTURE | {"range": [-1000, 3095]})
-    again = Modality.from_json(data.modalities["p"].to_json())
+    again = from_json(to_json(data.modalities["p"]))
     assert again == data.modalities["p"]
     torch.testing.assert_close(again.to_raw(state), torch.from_numpy(grey).float(), rtol=0, atol=1e-3)
     with pytest.raises(DataError, match=r"got int16 in .*expected \[0, 100\]"):
@@ -276,7 +277,7 @@ def _():
         assert data.modalities["p"].shape == (shape[2], *shape[:2])
     both = from_arrays({"p": values}, {"p": hwc}, test=Rows({"p": values}))  # in use as in training, or channels first
     state = both.batch("test", torch.arange(N)).views["p"]
-    again = {"p": Modality.from_json(both.modalities["p"].to_json())}
+    again = {"p": from_json(to_json(both.modalities["p"]))}
     for used in (values, values.transpose(0, 3, 1, 2), torch.from_numpy(values)):
         assert torch.equal(make_batch(again, {"p": used}).views["p"], state)
     cubes = np.random.default_rng(0).integers(0, 256, (N, 3, 3, 3), dtype=np.uint8)  # fit both: the declaration counts
@@ -284,10 +285,10 @@ def _():
     grey = from_arrays({"p": PIXELS.transpose(0, 2, 3, 1)}, {"p": hwc}).modalities
     with pytest.raises(DataError, match=r"expected \(rows, 4, 4, 1\); add the channel axis, x\[\.\.\., None\]"):
         make_batch(grey, {"p": PIXELS[:, 0]})
-    old = {key: value for key, value in again["p"].to_json().items() if key != "layout"}
-    assert Modality.from_json(old).layout == "chw"
-    with pytest.raises(ModalityError, match="got layout whc, expected chw or hwc"):
-        Modality.from_json(old | {"layout": "whc"})
+    old = {key: value for key, value in to_json(again["p"]).items() if key != "layout"}
+    assert from_json(old).layout == "chw"
+    with pytest.raises(ModalityError, match="layout: got whc, expected.*chw.*hwc"):
+        from_json(old | {"layout": "whc"})
     for declared, axis in ((hwc, r"array\[..., None\]"), (PICTURE, r"array\[:, None\]")):
         with pytest.raises(DataError, match=f"add a channel axis, {axis}"):
             from_arrays({"p": PIXELS[:, 0]}, {"p": declared})

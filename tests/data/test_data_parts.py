@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from multiebm.core.errors import DataError, ModalityError
-from multiebm.core.modality import Modality
 from multiebm.data import read_parts
+from multiebm.modalities import Picture, Vector
 from multiebm.models.checks import make_batch
 
-V, PHOTO = Modality("v", "vector", (2,)), Modality("photo", "picture", (3, 4, 6))
-GREY = Modality("grey", "picture", (1, 4, 6))
+V, PHOTO = Vector("v", (2,)), Picture("photo", (3, 4, 6))
+GREY = Picture("grey", (1, 4, 6))
 KNOWN = {"photo": PHOTO, "grey": GREY, "v": V}
 DRAWS = np.random.default_rng(0)
 COLOURS = DRAWS.integers(0, 256, (3, 4, 6, 3), dtype=np.uint8)
@@ -138,7 +138,7 @@ def test_a_declared_range_is_in_the_numbers_of_the_file(tmp_path):
     deep = DRAWS.integers(0, 4096, (4, 6), dtype=np.uint16)
     few, bits = SHADES[0] % 17, SHADES[0] > 127
     folder(tmp_path, grey={"a.png": deep, "b.png": few, "c.png": Image.fromarray(bits)})
-    parts = {"grey": Modality("grey", "picture", (1, 4, 6), range=(0.0, 4095.0))}
+    parts = {"grey": Picture("grey", (1, 4, 6), range=(0.0, 4095.0))}
     read, present = read_parts(tmp_path, parts)
     assert np.array_equal(read["grey"][:, 0], np.stack([deep, few, bits]))
     state = make_batch(parts, read, present).views["grey"]
@@ -154,7 +154,7 @@ def test_pictures_are_turned_as_their_camera_noted(ending, note, undone, tmp_pat
     exif[0x0112] = note
     stored = Image.fromarray(upright).transpose(Image.Transpose(undone))
     stored.save(tmp_path / f"grey.{ending}", exif=exif, **{"lossless": True} if ending == "webp" else {})
-    read = read_parts(tmp_path, {"grey": Modality("grey", "picture", (1, 8, 16))})[0]["grey"]
+    read = read_parts(tmp_path, {"grey": Picture("grey", (1, 8, 16))})[0]["grey"]
     assert np.array_equal(read[0, 0] > 127, upright > 127)  # JPEG keeps 255 to within a few levels
 
 
@@ -163,7 +163,7 @@ def test_a_sideways_tiff_that_would_be_scrambled_is_refused(tmp_path):
     exif[0x0112] = 6
     Image.fromarray(SHADES[0][:, :4]).save(tmp_path / "grey.tif", exif=exif)
     with pytest.raises(DataError, match=r"grey.tif: got an uncompressed TIFF that is turned sideways.*save it again"):
-        read_parts(tmp_path, {"grey": Modality("grey", "picture", (1, 4, 4))})
+        read_parts(tmp_path, {"grey": Picture("grey", (1, 4, 4))})
 
 
 def test_palettes_bits_and_colours_become_what_the_modality_has(tmp_path):
@@ -190,13 +190,13 @@ def test_transparency_is_kept_where_there_is_a_channel_for_it_and_refused_elsewh
     clear[0, 0, 3] = 0
     folder(tmp_path, photo={"a.png": clear})
     assert "transparent pixels, for 3 channels; lay it on a background" in refused_folder(tmp_path)
-    four = {"photo": Modality("photo", "picture", (4, 4, 6))}
+    four = {"photo": Picture("photo", (4, 4, 6))}
     assert np.array_equal(read_parts(tmp_path, four)[0]["photo"][0], clear.transpose(2, 0, 1))
     Image.fromarray(COLOURS[0]).save(tmp_path / "photo" / "a.png")
     with pytest.raises(DataError, match="no transparency, for 4 channels; pass an .npz instead"):
         read_parts(tmp_path, four)
     with pytest.raises(DataError, match=r"a picture of shape \(5, 4, 6\); pass an .npz instead"):
-        read_parts(tmp_path, {"photo": Modality("photo", "picture", (5, 4, 6))})
+        read_parts(tmp_path, {"photo": Picture("photo", (5, 4, 6))})
 
 
 def test_pictures_of_two_modalities_are_one_item_by_their_names(tmp_path):
@@ -293,7 +293,7 @@ def test_nothing_outside_the_folder_is_read(tmp_path):
     Image.fromarray(SHADES[0]).save(outside / "secret.png")
     Image.fromarray(SHADES[0]).save(tmp_path / "secret.png")
     for name in (str(outside / "secret"), "../secret", "../elsewhere", ".."):
-        named = {name: Modality(name, "picture", (1, 4, 6))}
+        named = {name: Picture(name, (1, 4, 6))}
         with pytest.raises(DataError, match="got no pictures"):
             read_parts(inside, named)
     (inside / "grey").symlink_to(outside)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from multiebm.core.modality import Modality
 from multiebm.core.random import rand, randn
 from multiebm.core.tree import per_item, randn_tree
 from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.mixture import Mixture
+from multiebm.modalities import Vector
 from multiebm.priors.standard import StandardPrior
 
 SIZE = 12
@@ -32,7 +32,7 @@ def known_dataset(n: int = 300, names: tuple[str, ...] = ("a", "b", "c"), marked
         view[:, MARK] = (torch.rand(n, generator=generator) < marked).float()
         views[name] = view
     split = Split(views, torch.ones(n, len(names), dtype=torch.bool), classes if labels else None)
-    modalities = {name: Modality(name, "vector", (SIZE,)) for name in names}
+    modalities = {name: Vector(name, (SIZE,)) for name in names}
     return MultimodalDataset("known", modalities, split, split, 10 if labels else None, "", "fingerprint")
 
 

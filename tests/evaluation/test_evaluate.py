@@ -6,7 +6,6 @@ import torch
 from evaluation_standins import ExactJudges, Oracle, RandomClasses, StandIn, Wobbly, known_dataset
 
 from multiebm.core.errors import CheckpointError, ConfigError, DivergenceError
-from multiebm.core.modality import Modality
 from multiebm.core.progress import listening
 from multiebm.core.random import randn
 from multiebm.data.dataset import MultimodalDataset, Split
@@ -16,6 +15,7 @@ from multiebm.evaluation.evaluate import measured as of_measurement
 from multiebm.evaluation.evaluation import EvaluationSettings, load_evaluation
 from multiebm.evaluation.measurement import Measurement
 from multiebm.evaluation.metrics import METRICS
+from multiebm.modalities import Picture
 
 SMALL = EvaluationSettings(samples=200, items=60, sizes=(1, 2), latent_steps=2)
 NO_CODES = [name for name in METRICS if "latent" not in name and name != "private_leakage"]
@@ -196,7 +196,7 @@ def test_pictures_are_read_as_users_see_them_within_their_range():
     names, n = ("a", "b"), 40
     pictures = {name: torch.randint(0, 256, (n, 1, 2, 2), dtype=torch.uint8) for name in names}
     rows = Split(pictures, torch.ones(n, 2, dtype=torch.bool), torch.arange(n) % 2)
-    modalities = {name: Modality(name, "picture", (1, 2, 2)) for name in names}
+    modalities = {name: Picture(name, (1, 2, 2)) for name in names}
     dataset = MultimodalDataset("pictures", modalities, rows, rows, 2, "", "pictures")
     ranges = []
 

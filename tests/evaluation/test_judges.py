@@ -5,19 +5,18 @@ import torch
 
 import multiebm.evaluation.judges as module
 from multiebm.core.errors import ConfigError, DataError, ModalityError
-from multiebm.core.modality import Modality
 from multiebm.core.progress import listening
 from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.data.polydigits import load_polydigits
 from multiebm.evaluation.judges import (
     JudgeSettings,
     build_judge,
-    picture_body,
     present_rows,
     real_accuracy,
-    shifted,
     train_judges,
 )
+from multiebm.modalities import Picture, Vector
+from multiebm.nn.judges import picture_body, shifted
 
 QUICK = JudgeSettings(width=4, batch_size=32, cycles=((30, 1.0),))
 
@@ -33,7 +32,7 @@ def stripes(n: int = 90, labels: bool = True) -> MultimodalDataset:
     vectors = centres[classes] + 0.3 * torch.randn(n, 2, generator=generator)
     views = {"picture": pictures, "vector": vectors}
     split = Split(views, torch.ones(n, 2, dtype=torch.bool), classes if labels else None)
-    modalities = {"picture": Modality("picture", "picture", (1, 8, 8)), "vector": Modality("vector", "vector", (2,))}
+    modalities = {"picture": Picture("picture", (1, 8, 8)), "vector": Vector("vector", (2,))}
     return MultimodalDataset("stripes", modalities, split, split, 3 if labels else None, "", "stripes")
 
 
@@ -169,9 +168,9 @@ def test_an_unknown_modality_is_named(trained):
     "shape", [(1, 4, 4), (3, 8, 8), (3, 16, 16), (3, 28, 28), (3, 32, 32), (3, 64, 64), (3, 12, 40)]
 )
 def test_bodies_fit_every_picture_size(shape):
-    body = picture_body(shape, 4).eval()
+    body = picture_body(shape, 4, 128).eval()
     assert body(torch.zeros(2, *shape)).shape == (2, 128)
-    judge = build_judge(Modality("m", "picture", shape), 7, 4).eval()
+    judge = build_judge(Picture("m", shape), 7, 4).eval()
     assert judge(torch.zeros(2, *shape)).shape == (2, 7)
 
 

@@ -6,29 +6,29 @@ import pytest
 import torch
 
 from multiebm.core.errors import ConfigError
-from multiebm.core.modality import Modality
 from multiebm.core.random import make_generator
 from multiebm.experiments.build import _Drawing, build_model
 from multiebm.experiments.schema import ModelSection
+from multiebm.modalities import Picture, Vector
 
 
 @pytest.mark.parametrize(("name", "said"), [("shared", "got a reserved name"), ("a.b", "got the name 'a.b'")])
 def test_a_modality_cannot_take_a_name_of_the_model_or_one_outside_the_alphabet(name: str, said: str):
     with pytest.raises(ConfigError, match=f"modality: {said}.*rename the modality"):
-        build_model(ModelSection(), {name: Modality(name, "vector", (2,))}, seed=0)
+        build_model(ModelSection(), {name: Vector(name, (2,))}, seed=0)
 
 
 def test_names_that_torchs_containers_use_themselves_are_names_like_others():
     names = ["type", "values", "training", "keys"]
     section = ModelSection.model_validate({"networks": {"hidden": 8}, "energy": {"width": 8, "fusion": "late"}})
-    model = build_model(section, {name: Modality(name, "vector", (2,)) for name in names}, seed=0)
-    plain = build_model(section, {name: Modality(name, "vector", (2,)) for name in "abcd"}, seed=0)
+    model = build_model(section, {name: Vector(name, (2,)) for name in names}, seed=0)
+    plain = build_model(section, {name: Vector(name, (2,)) for name in "abcd"}, seed=0)
     for ours, theirs in zip(model.sample(2).values(), plain.sample(2).values(), strict=True):
         assert torch.equal(ours, theirs)
     assert list(model.sample(2)) == names
 
 
-PAIR = {"a": Modality("a", "picture", (3, 8, 8)), "b": Modality("b", "vector", (3,))}
+PAIR = {"a": Picture("a", (3, 8, 8)), "b": Vector("b", (3,))}
 SECTION = ModelSection.model_validate(
     {"networks": {"width": 4, "hidden": 16}, "energy": {"width": 8, "fusion": "late"}, "prior": {"kind": "clusters"}}
 )

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from multiebm.core.modality import Modality
 from multiebm.experiments.build import TrainingStep, build_model
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.load import load_experiment, preset_names
 from multiebm.experiments.run import fresh_state
+from multiebm.modalities import Picture
 from multiebm.training.guard import find_problem
 
 SMALL = ["training.batch_size=2", "training.cooperative.energy_first=0", "training.precision=fp32"]
@@ -89,5 +89,5 @@ def test_settings_published_for_mmvaeplus_have_amsgrad_and_those_of_mopoe_have_n
 def test_networks_of_polymnist_have_the_published_sizes(row: str, changes: list[str], millions: float):
     """MoPoE's code has a linear layer of 512 units before its heads; without it, counts of 16.7M are met."""
     experiment = load_experiment(f"polymnist-{row}", changes)
-    model = build_model(experiment.model, {f"m{i}": Modality(f"m{i}", "picture", (3, 28, 28)) for i in range(5)}, 0)
+    model = build_model(experiment.model, {f"m{i}": Picture(f"m{i}", (3, 28, 28)) for i in range(5)}, 0)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)

@@ -18,10 +18,10 @@ import torch
 import multiebm
 from multiebm.core.errors import CheckpointError, ConfigError, DivergenceError, OutputError
 from multiebm.core.files import sealed
-from multiebm.core.modality import Modality
 from multiebm.core.random import item_generators
 from multiebm.experiments.data import find_device
 from multiebm.experiments.saved import find_model, from_pretrained, save_pretrained
+from multiebm.modalities import Vector
 from multiebm.models.model import MultimodalModel
 from multiebm.models.saving import HEADER, check_model_folder
 from multiebm.nn.precision import Mixed, set_precision
@@ -39,7 +39,7 @@ def everything(model: MultimodalModel) -> list[torch.Tensor]:
 
 
 def saved_model(folder: Path, **sections: Any) -> MultimodalModel:
-    modalities = mixed() | {"left": Modality("left", "vector", (2,), (1.0, -2.0), (0.5, 3.0))}
+    modalities = mixed() | {"left": Vector("left", (2,), (1.0, -2.0), (0.5, 3.0))}
     model = small_model(modalities, prior=energy_prior(), **sections)
     save_pretrained(model, folder)
     return model
@@ -83,7 +83,7 @@ def test_a_temperature_set_after_building_is_saved(tmp_path: Path):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("folder", ["model", "run/model"])
 def test_a_model_comes_back_with_the_same_outputs_bit_for_bit(folder: str, precision: str, tmp_path: Path):
-    model = small_model(mixed() | {"left": Modality("left", "vector", (2,), (1.0, -2.0), (0.5, 3.0))}, private=1)
+    model = small_model(mixed() | {"left": Vector("left", (2,), (1.0, -2.0), (0.5, 3.0))}, private=1)
     set_precision(model, precision)
     with torch.no_grad():
         model.displacement.fill_(0.0123)  # what steering left
@@ -178,7 +178,7 @@ def test_weights_of_another_architecture_are_refused_and_the_shapes_named(tmp_pa
 
 def test_no_character_of_a_description_can_change_unseen(tmp_path: Path):
     """Also not the last digit of a number, where the next one would be rounded to the same."""
-    modalities = mixed(1) | {"left": Modality("left", "vector", (2,), (0.1 + 0.2, 1e22), (2 / 3, 1e-7))}
+    modalities = mixed(1) | {"left": Vector("left", (2,), (0.1 + 0.2, 1e22), (2 / 3, 1e-7))}
     save_pretrained(small_model(modalities, private=0, energy=None), tmp_path)
     file = tmp_path / HEADER
     text = file.read_text()

@@ -5,8 +5,8 @@ import torch
 
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.random import item_generators, make_generator
+from multiebm.modalities import VectorNetworks
 from multiebm.models.inference import LOG_SCALE_RANGE, SCALES, SMALLEST_SCALE, Encoder, InferenceModel
-from multiebm.nn.pictures import Networks
 from small_models import mixed, random_views, small_model, vectors, whole, without
 
 SIZES = {"a": 2, "b": 3, "c": 2}
@@ -127,7 +127,7 @@ def test_scales_stay_within_a_log_variance_of_minus_8_to_4():
 @pytest.mark.parametrize("separate", [False, True])
 def test_separate_trunks_share_no_parameter_between_shared_and_private_codes(separate):
     modality = vectors(a=3)["a"]
-    encoder = Encoder(modality, shared=4, private=2, networks=Networks(8), separate=separate)
+    encoder = Encoder(modality, 4, 2, VectorNetworks(8, separate))
     (loc, _), (w_loc, _) = encoder(torch.randn(5, 3, generator=make_generator(0)))
     assert loc.shape == (5, 4)
     assert w_loc.shape == (5, 2)

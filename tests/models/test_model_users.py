@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from multiebm.core.errors import ConfigError, DataError, ModalityError
-from multiebm.core.modality import Modality
 from multiebm.core.random import item_generators
+from multiebm.modalities import Vector
 from multiebm.models.checks import make_batch
 from small_models import mixed, random_views, small_model
 
-LEFT = Modality("left", "vector", (2,), loc=(10.0, 20.0), scale=(2.0, 4.0))
+LEFT = Vector("left", (2,), loc=(10.0, 20.0), scale=(2.0, 4.0))
 MODALITIES = mixed() | {"left": LEFT}
 
 

@@ -4,20 +4,21 @@ import pytest
 import torch
 
 from multiebm.core.errors import ConfigError
-from multiebm.core.modality import Modality
-from multiebm.nn.energies import EnergyNetwork
+from multiebm.modalities import Modality, Picture
+from multiebm.models.energy import EnergyNetwork
+from multiebm.nn.energies import PictureTrunk
 from multiebm.nn.precision import Mixed, set_precision
 from multiebm.nn.spectral import Spectral
 from small_models import mixed, random_views, vectors
 
-PICTURES = {name: Modality(name, "picture", (3, 8, 8)) for name in ("one", "two")}
+PICTURES = {name: Picture(name, (3, 8, 8)) for name in ("one", "two")}
 PROBLEMS = {"vectors": vectors(left=2, right=3), "pictures": PICTURES, "mixed": mixed()}
 
 
-def network(modalities: dict[str, Modality], fusion: str, width: int = 8, **settings: float) -> EnergyNetwork:
+def network(modalities: dict[str, Modality], fusion: str, width: int = 8) -> EnergyNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        made = EnergyNetwork(modalities, width, fusion, **settings)  # type: ignore[arg-type]
+        made = EnergyNetwork(modalities, width, fusion)
     return made.eval().double()
 
 
@@ -35,7 +36,7 @@ def second_difference(net: EnergyNetwork, modalities: dict[str, Modality], first
 def net_in_double(net: EnergyNetwork, views: dict[str, torch.Tensor]) -> torch.Tensor:
     """The energy without the cast to float32 that ends every trunk."""
     features = [net.trunks[g].net(*[views[n] for n in names]) for g, names in net.groups.items()]
-    return net.gain * net.head(torch.cat(features, 1))[:, 0]
+    return net.head(torch.cat(features, 1))[:, 0]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -76,13 +77,6 @@ def test_every_modality_has_a_say_in_the_energy_and_its_gradient(fusion):
         assert (grad.flatten(1).abs().sum(1) > 0).float().mean() > 0.5
 
 
-def test_gain_multiplies_the_energy():
-    views = random_views(PICTURES, 4)
-    with torch.no_grad():
-        plain, loud = (network(PICTURES, "late", gain=g).float()(views) for g in (1.0, 10.0))
-    torch.testing.assert_close(loud, 10 * plain)
-
-
 def test_spectral_norm_is_on_every_weight_and_converges_to_1():
     net = network(mixed(), "late").float().train()
     views = random_views(mixed(), 2)
@@ -111,26 +105,17 @@ def test_the_late_energy_of_vectors_moves_no_faster_than_its_input():
 
 def test_the_printed_polymnist_network_has_its_size():
     """Five 28 x 28 pictures, width 128, 32 channels a stem: 1.26 million parameters (section 2.1)."""
-    modalities = {f"m{i}": Modality(f"m{i}", "picture", (3, 28, 28)) for i in range(5)}
-    net = EnergyNetwork(modalities, 128, "early", stem=32)
-    count = sum(p.numel() for p in net.parameters())
+    net = PictureTrunk([3] * 5, 128, blocks=2, stem=32)
+    head = EnergyNetwork({f"m{i}": Picture(f"m{i}", (3, 28, 28)) for i in range(5)}, 128, "early").head
+    count = sum(p.numel() for part in (net, head) for p in part.parameters())
     stems, nc, w = 5 * (3 * 32 * 9 + 32), 160, 128
     assert count == stems + (10 * nc * w + 9 * w * w) + 19 * w * w + 18 * w * w + 18 * w * w + w
     assert round(count / 1e6, 2) == 1.26
-    assert net.eval()({n: torch.zeros(2, 3, 28, 28) for n in modalities}).shape == (2,)
-
-
-@pytest.mark.parametrize("patch", [1, 2])
-def test_folding_pixels_keeps_the_map_of_the_second_block(patch):
-    net = network(PICTURES, "late", patch=patch).float()
-    maps = []
-    net.trunks["one"].net.blocks[1].register_forward_hook(lambda *hooked: maps.append(hooked[-1].shape))
-    net(random_views(PICTURES, 2))
-    assert maps == [(2, 8, 2, 2)]
+    assert net.eval()(*[torch.zeros(2, 3, 28, 28)] * 5).shape == (2, 128)
 
 
 def test_pictures_of_different_sizes_need_late_fusion():
-    modalities = {"one": PICTURES["one"], "big": Modality("big", "picture", (3, 16, 16))}
+    modalities = {"one": PICTURES["one"], "big": Picture("big", (3, 16, 16))}
     with pytest.raises(ConfigError, match="early needs pictures of one size.*use fusion: late"):
         network(modalities, "early")
     assert network(modalities, "late").float()(random_views(modalities, 2)).shape == (2,)

@@ -5,10 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from multiebm.core.modality import Modality
-from multiebm.models.inference import make_trunk
+from multiebm.modalities import Picture, PictureNetworks
 from multiebm.nn.blocks import EnergyBlock, ResidualBlock, mlp
-from multiebm.nn.pictures import ConvDecoder, Networks, PictureDecoder, PictureEncoder
+from multiebm.nn.pictures import conv_decoder, conv_encoder, resnet_decoder, resnet_encoder
 
 
 @pytest.fixture(autouse=True)
@@ -36,24 +35,23 @@ def test_a_residual_block_that_doubles_is_the_same_block_on_a_doubled_map(n_in, 
     torch.testing.assert_close(block(x), plain(x.repeat_interleave(2, 2).repeat_interleave(2, 3)))
 
 
-@pytest.mark.parametrize(("size", "patch"), [(28, 1), (28, 2), (16, 2), (13, 1)])
-def test_a_decoder_doubles_its_maps_up_to_the_size_of_the_picture(size, patch):
-    """28 pixels in patches of 2 pass a map of 7, which is no double of 4: the same network on upsampled maps."""
-    decoder = PictureDecoder(5, (3, size // patch * patch, size // patch * patch), 4, patch, 0.1, bounded=False)
+@pytest.mark.parametrize("size", [28, 14, 8, 13])
+def test_a_decoder_doubles_its_maps_up_to_the_size_of_the_picture(size):
+    """14 pixels pass a map of 7, which is no double of 4: the same network on upsampled maps."""
+    decoder = resnet_decoder(5, (3, size, size), 4, bounded=False)
     x = decoder.linear(z := torch.randn(2, 5)).unflatten(1, decoder.first)
-    x, maps = F.leaky_relu(x, 0.2), [size // patch, (size // patch + 1) // 2]
+    x, maps = F.leaky_relu(x, 0.2), [size, (size + 1) // 2]
     blocks = [layer for layer in decoder.net if isinstance(layer, ResidualBlock)]
     for block, to in zip(blocks, [None, maps[1], maps[0]], strict=True):
-        plain = ResidualBlock(block.c0.in_channels, block.c1.out_channels, 0.1)
+        plain = ResidualBlock(block.c0.in_channels, block.c1.out_channels, 0.7)
         plain.load_state_dict(block.state_dict())
         x = plain(x if to is None else F.interpolate(x, size=(to, to)))
-    tail = decoder.net[-3:] if patch > 1 else decoder.net[-2:]
-    torch.testing.assert_close(decoder(z), tail(x))
+    torch.testing.assert_close(decoder(z), decoder.net[-2:](x))
 
 
 @pytest.mark.parametrize("size", [28, 27, 16])
 def test_plain_decoders_make_odd_maps_as_transposed_convolutions_do(size):
-    decoder = ConvDecoder(5, (3, size, size), 4, bounded=False)
+    decoder = conv_decoder(5, (3, size, size), 4, bounded=False)
     x = decoder.linear(z := torch.randn(2, 5)).unflatten(1, decoder.first)
     ups = [layer for layer in decoder.net if isinstance(layer, nn.ConvTranspose2d)]
     for up, to in zip(ups, [(size + 3) // 4, (size + 1) // 2, size], strict=True):
@@ -65,32 +63,33 @@ def test_plain_decoders_make_odd_maps_as_transposed_convolutions_do(size):
 
 def test_published_resnets_have_no_activation_beside_their_linear_layers():
     """Section 2.3 of the specification of baselines: a trunk, two heads; Linear, blocks, activation, convolution."""
-    part = Modality("m", "picture", (3, 8, 8))
+    part = Picture("m", (3, 8, 8))
     x, z = torch.randn(2, 3, 8, 8), torch.randn(2, 5)
-    bare, own = (make_trunk(part, 6, Networks(4, activated=on)) for on in (False, True))
+    bare, own = (part.encoder(6, PictureNetworks(kind, 4)) for kind in ("mmvaeplus", "resnet"))
+    assert (bare[0].net[1].residual, own[0].net[1].residual) == (0.1, 0.7)
     own.load_state_dict(bare.state_dict())
+    own[0] = bare[0]
     torch.testing.assert_close(bare(x), bare[2](bare[0](x)))
     torch.testing.assert_close(own(x), bare[2](F.leaky_relu(bare[0](x), 0.2)))
-    bare, own = (PictureDecoder(5, (3, 8, 8), 4, 1, 0.1, bounded=False, activated=on) for on in (False, True))
+    bare, own = (part.decoder(5, PictureNetworks(kind, 4, bounded=False)) for kind in ("mmvaeplus", "resnet"))
+    assert (bare.net[0].residual, own.net[0].residual) == (0.1, 0.7)
     own.load_state_dict(bare.state_dict())
+    own.net = bare.net
     first = bare.linear(z).unflatten(1, bare.first)
     torch.testing.assert_close(bare(z), bare.net(first))
     torch.testing.assert_close(own(z), bare.net(F.leaky_relu(first, 0.2)))
 
 
-@pytest.mark.parametrize("linear", [6, 0])
-def test_plain_encoders_are_three_convolutions_and_a_linear_layer_or_none(linear):
+def test_plain_encoders_are_three_convolutions_and_a_linear_layer():
     """28-14-7-4 pixels, w-2w-4w channels, stride 2, ReLU after each layer."""
-    part = Modality("m", "picture", (3, 28, 28))
-    trunk = make_trunk(part, 5, Networks(4, linear=linear))
+    trunk = conv_encoder((3, 28, 28), 5, 4)
     features, _, head = trunk
     x = h = torch.randn(2, 3, 28, 28)
     for conv in (layer for layer in features.net if isinstance(layer, nn.Conv2d)):
         h = F.relu(F.conv2d(h, conv.weight, conv.bias, stride=2, padding=1))
     assert h.shape == (2, 16, 4, 4)
-    h = h.flatten(1)
-    h = F.relu(features.net[-1](h)) if linear else h
-    assert h.shape == (2, linear or 256)
+    h = F.relu(features.net[-1](h.flatten(1)))
+    assert h.shape == (2, 512)
     torch.testing.assert_close(trunk(x), head(h))
 
 
@@ -125,23 +124,21 @@ def test_an_mlp_has_its_activation_between_layers_and_not_after_the_last():
 
 def test_the_published_encoder_has_12544_features():
     """Width 64 at 28 pixels: maps 28-14-7, channels 64-128-256 (MMVAE+)."""
-    encoder = PictureEncoder((3, 28, 28), 64, 1, 0.1)
-    assert encoder.n_features == 256 * 7 * 7 == 12544
-    assert encoder(torch.zeros(1, 3, 28, 28)).shape == (1, 12544)
+    encoder = resnet_encoder((3, 28, 28), 5, 64, published=True)
+    assert encoder[2].in_features == 256 * 7 * 7 == 12544
+    assert encoder[0](torch.zeros(1, 3, 28, 28)).shape == (1, 12544)
 
 
-@pytest.mark.parametrize(("size", "patch"), [(28, 1), (28, 2), (16, 1), (16, 2), (16, 4), (7, 1), (8, 1)])
-def test_encoders_and_decoders_fit_every_size(size, patch):
+@pytest.mark.parametrize("size", [28, 16, 7, 8])
+def test_encoders_and_decoders_fit_every_size(size):
     x = torch.zeros(2, 3, size, size)
-    encoder = PictureEncoder((3, size, size), 4, patch, 0.5)
-    assert encoder(x).shape == (2, encoder.n_features)
-    decoder = PictureDecoder(6, (3, size, size), 4, patch, 0.5, bounded=True)
-    assert decoder(torch.zeros(2, 6)).shape == x.shape
+    assert resnet_encoder((3, size, size), 5, 4)(x).shape == (2, 5)
+    assert resnet_decoder(6, (3, size, size), 4, bounded=True)(torch.zeros(2, 6)).shape == x.shape
 
 
 def test_a_bounded_decoder_ends_in_tanh_and_is_otherwise_the_same():
-    bounded = PictureDecoder(6, (1, 8, 8), 4, 1, 0.5, bounded=True)
-    free = PictureDecoder(6, (1, 8, 8), 4, 1, 0.5, bounded=False)
+    bounded = resnet_decoder(6, (1, 8, 8), 4, bounded=True)
+    free = resnet_decoder(6, (1, 8, 8), 4, bounded=False)
     free.load_state_dict(bounded.state_dict())
     z = 50 * torch.randn(5, 6)
     torch.testing.assert_close(bounded(z), free(z).tanh())

@@ -4,28 +4,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from multiebm.core.modality import Modality
 from multiebm.core.random import make_generator
-from multiebm.evaluation.judges import build_judge, shifted
-from multiebm.models.generator import make_decoder
-from multiebm.models.inference import make_trunk
-from multiebm.nn.energies import EnergyNetwork
-from multiebm.nn.pictures import Networks
+from multiebm.evaluation.judges import build_judge
+from multiebm.modalities import Modality, Picture, PictureNetworks
+from multiebm.models.energy import EnergyNetwork
+from multiebm.nn.judges import shifted
 from multiebm.nn.precision import Mixed, set_precision
 
 SIDES = [(1, 1), (2, 2), (3, 3), (1, 16), (16, 1), (5, 7), (16, 8), (8, 16), (16, 15), (17, 17), (28, 20), (9, 9)]
 SIDES += [(33, 64), (2, 1), (4, 31)]
-KINDS = {
-    "resnet": Networks(4),
-    "resnet, patch 2": Networks(4, patch=2),
-    "resnet, patch 4": Networks(4, patch=4),
-    "conv": Networks(4, linear=6),
-    "conv, no linear layer": Networks(4, linear=0),
-}
+KINDS = {kind: PictureNetworks(kind, 4) for kind in ("resnet", "mmvaeplus", "conv")}
 
 
 def picture(sides: tuple[int, int], channels: int = 3) -> Modality:
-    return Modality("p", "picture", (channels, *sides))
+    return Picture("p", (channels, *sides))
 
 
 def items(modality: Modality, n: int = 6) -> Tensor:
@@ -47,8 +39,8 @@ def without_gradient(net: nn.Module) -> list[str]:
 def test_encoders_and_decoders_fit_every_picture_and_learn_whole(sides, kind):
     for channels in (1, 2, 3, 4, 5, 13) if sides in ((16, 8), (9, 9)) else (3,):
         part = picture(sides, channels)
-        encoder = seeded(lambda part=part: make_trunk(part, 5, KINDS[kind]))
-        decoder = seeded(lambda part=part: make_decoder(part, 5, KINDS[kind]))
+        encoder = seeded(lambda part=part: part.encoder(5, KINDS[kind]))
+        decoder = seeded(lambda part=part: part.decoder(5, KINDS[kind]))
         x = items(part)
         code = encoder(x)
         shown = decoder(torch.randn(6, 5, generator=make_generator(1)))
@@ -61,12 +53,11 @@ def test_encoders_and_decoders_fit_every_picture_and_learn_whole(sides, kind):
 
 
 @pytest.mark.parametrize("sides", SIDES, ids=str)
-@pytest.mark.parametrize("patch", [1, 2, 4])
-def test_energies_fit_every_picture_and_see_every_pixel(sides, patch):
+def test_energies_fit_every_picture_and_see_every_pixel(sides):
     for channels in (1, 2, 3, 4, 5, 13) if sides in ((16, 8), (9, 9)) else (3,):
-        parts = {name: Modality(name, "picture", (channels, *sides)) for name in ("a", "b")}
+        parts = {name: Picture(name, (channels, *sides)) for name in ("a", "b")}
         for fusion in ("early", "late"):
-            net = seeded(lambda f=fusion, p=parts: EnergyNetwork(p, 16, f, patch=patch))
+            net = seeded(lambda f=fusion, p=parts: EnergyNetwork(p, 16, f))
             views = {name: items(part).requires_grad_() for name, part in parts.items()}
             energy = net(views)
             assert energy.shape == (6,)
@@ -85,58 +76,26 @@ def turned(net: nn.Module) -> nn.Module:
     return net
 
 
-@pytest.mark.parametrize("kind", ["resnet", "resnet, patch 2", "conv"])
+@pytest.mark.parametrize("kind", ["resnet", "conv"])
 @pytest.mark.parametrize("sides", [(16, 8), (5, 7), (1, 16), (33, 6)], ids=str)
 def test_a_picture_on_its_side_passes_the_maps_of_the_upright_one_on_their_side(sides, kind):
-    """Turned kernels on the turned picture give turned maps, so that rows and columns are treated alike.
-
-    Pixels that patches fold into channels change their order, which is undone on the first and last weights.
-    """
+    """Turned kernels on the turned picture give turned maps, so that rows and columns are treated alike."""
     tall, wide = picture(sides), picture(sides[::-1])
-    patch = KINDS[kind].patch
-    order = torch.arange(3 * patch**2).unflatten(0, (3, patch, patch)).mT.flatten()
-    encoders = [seeded(lambda m=m: make_trunk(m, 5, KINDS[kind])) for m in (tall, wide)]
-    decoders = [seeded(lambda m=m: make_decoder(m, 5, KINDS[kind])) for m in (tall, wide)]
+    encoders = [seeded(lambda m=m: m.encoder(5, KINDS[kind])) for m in (tall, wide)]
+    decoders = [seeded(lambda m=m: m.decoder(5, KINDS[kind])) for m in (tall, wide)]
     for group in (encoders, decoders):
         own = zip(group[1].state_dict().items(), group[0].state_dict().values(), strict=True)
         group[1].load_state_dict({name: v for (name, mine), v in own if v.shape == mine.shape}, strict=False)
         turned(group[1])
     with torch.no_grad():
-        convs = [[layer for layer in e[0].modules() if isinstance(layer, nn.Conv2d)] for e in encoders]
-        convs[1][0].weight.copy_(convs[1][0].weight[:, order])
         maps = [e[0].net(items(tall) if e is encoders[0] else items(tall).mT) for e in encoders if kind != "conv"]
         if kind == "conv":
             maps = [e[0].net[:-2](x) for e, x in zip(encoders, (items(tall), items(tall).mT), strict=True)]
         torch.testing.assert_close(maps[1], maps[0].mT)
-        start = torch.randn(2, *decoders[0].net.first, generator=make_generator(1))
-        last = [layer for layer in decoders[1].modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)][-1]
-        if patch > 1:
-            last.weight.copy_(last.weight[order])
-            last.bias.copy_(last.bias[order])
-        shown = [d.net.net(x) for d, x in zip(decoders, (start, start.mT), strict=True)]
+        start = torch.randn(2, *decoders[0].first, generator=make_generator(1))
+        shown = [d.net(x) for d, x in zip(decoders, (start, start.mT), strict=True)]
         torch.testing.assert_close(shown[1], shown[0].mT)
     assert shown[0].shape[2:] == sides
-
-
-@pytest.mark.parametrize("sides", [(9, 9), (7, 10)], ids=str)
-def test_patches_cut_short_by_an_edge_see_zeros_beyond_it_and_move_no_pixel(sides):
-    """A picture of 9 x 9 in patches of 2 is one of 10 x 10 whose last row and column are 0 and are not shown."""
-    part, padded = picture(sides), picture((-sides[0] % 2 + sides[0], -sides[1] % 2 + sides[1]))
-    nets = Networks(4, patch=2)
-    x = items(part)
-    bigger = torch.zeros(6, *padded.shape)
-    bigger[..., : sides[0], : sides[1]] = x
-    torch.testing.assert_close(
-        *(seeded(lambda m=m: make_trunk(m, 5, nets))(v) for m, v in ((part, x), (padded, bigger)))
-    )
-    z = torch.randn(2, 5, generator=make_generator(1))
-    shown, whole = (seeded(lambda m=m: make_decoder(m, 5, nets))(z) for m in (part, padded))
-    assert torch.equal(shown, whole[..., : sides[0], : sides[1]])
-    energies = [
-        seeded(lambda m=m: EnergyNetwork({"p": m}, 8, "late", patch=2))({"p": v})
-        for m, v in ((part, x), (padded, bigger))
-    ]
-    torch.testing.assert_close(*energies)
 
 
 @pytest.mark.parametrize("sides", SIDES, ids=str)
@@ -172,7 +131,7 @@ def test_gradients_in_bf16_are_those_of_fp32_roughly_on_the_smallest_maps_too(si
     part = picture(sides)
     x = items(part, 16)
     for seed in range(3):
-        net = Mixed(seeded(lambda: make_trunk(part, 10, KINDS[kind]))).to(memory_format=torch.channels_last)
+        net = Mixed(seeded(lambda: part.encoder(10, KINDS[kind]))).to(memory_format=torch.channels_last)
         with torch.no_grad():
             net.net[-1].weight.normal_(generator=make_generator(seed))
         found = []

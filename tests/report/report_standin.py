@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from multiebm.core.modality import Modality
 from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.evaluation.evaluation import Evaluation
 from multiebm.evaluation.result import Result
 from multiebm.experiments.schema import Experiment
+from multiebm.modalities import Modality, Picture
 from multiebm.report.content import PAGES, Part, Section
 from multiebm.report.record import RunRecord
 from multiebm.report.scene import Scene
 from small_models import energy_prior, random_views, small_model, vectors
 
-PICTURES = {"up": Modality("up", "picture", (3, 8, 8)), "down": Modality("down", "picture", (1, 8, 8))}
+PICTURES = {"up": Picture("up", (3, 8, 8)), "down": Picture("down", (1, 8, 8))}
 VECTORS = vectors(left=2, right=3)
 WARMUP = 10
 

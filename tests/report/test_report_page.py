@@ -18,7 +18,6 @@ from report_standin import (
 )
 
 from multiebm.core.errors import CheckpointError, ConfigError, OutputError
-from multiebm.core.modality import Modality
 from multiebm.experiments.folder import describe_run, write_run
 from multiebm.experiments.load import dump_experiment
 from multiebm.experiments.saved import save_pretrained
@@ -113,7 +112,7 @@ def test_names_of_a_user_are_escaped_everywhere(monkeypatch):
     monkeypatch.setattr("multiebm.experiments.build.name_problem", lambda name: None)
     evil = 'a"><script>$x</script>'
     modalities = {evil: PICTURES["up"], "b": PICTURES["down"], f"{evil}v": VECTORS["left"]}
-    named = {name: Modality(name, m.kind, m.shape) for name, m in modalities.items()}
+    named = {name: replace(m, name=name) for name, m in modalities.items()}
     lines = [{"step": s, f"log_likelihood/{evil}": 1.0, "log_likelihood/b": 2.0} for s in (1, 2)]
     scene = make_scene(named, name=evil, lines=lines, config_text=evil, evaluation=make_evaluation(tuple(named)))
     page = render(scene)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from report_standin import PICTURES, VECTORS, data_uris, inside, make_dataset, make_evaluation, make_scene, pixels
 
-from multiebm.core.modality import Modality
 from multiebm.core.tiles import tile_size
 from multiebm.data.dataset import MultimodalDataset, Split
+from multiebm.modalities import Picture
 from multiebm.report.chains import real_energy
 from multiebm.report.page import render
 from multiebm.report.scene import pick_items
@@ -84,7 +84,7 @@ def test_a_test_split_with_no_part_at_all_still_gives_a_page():
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 8, 8), (4, 16, 8), (5, 1, 9), (13, 3, 3), (3, 100, 100)], ids=str)
 def test_pictures_of_any_shape_are_shown_whole(shape: tuple[int, int, int]):
-    modalities = {"p": Modality("p", "picture", shape), "v": VECTORS["left"]}
+    modalities = {"p": Picture("p", shape), "v": VECTORS["left"]}
     page = render(scene_of(modalities, make_dataset(modalities, 10)))
     height, width = (side + 2 * PADDING for side in tile_size(shape))
     assert pixels(data_uris(inside(page, "samples"))[0]).shape == (height, 8 * width, 4)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from multiebm.core.batch import Batch, mask_views
-from multiebm.core.modality import Modality
 from multiebm.core.random import make_generator
 from multiebm.data.dataset import MultimodalDataset, Split
+from multiebm.modalities import Modality
 from multiebm.models.model import MultimodalModel
 from multiebm.training.cooperative import cooperative_step, warmup_step
 from multiebm.training.settings import CooperativeSettings, WarmupSettings

@@ -43,7 +43,7 @@ def train(
         again = shlex.join(["multiebm", "train", preset, *(overrides or []), *where, "--resume"])
         typer.echo(f"to go on: {again}")
         raise typer.Exit(INTERRUPTED)
-    ending = "png" if any(m.kind == "picture" for m in result.model.modalities.values()) else "npz"
+    ending = "png" if any(m.shows == "pictures" for m in result.model.modalities.values()) else "npz"
     typer.echo(f"model: {result.folder / 'model'}; look at it: multiebm sample {out} --out samples.{ending}")
 
 

@@ -13,9 +13,10 @@ from PIL import Image
 
 from multiebm.core.errors import ConfigError, OutputError
 from multiebm.core.files import write_output
-from multiebm.core.modality import Modality, Views
+from multiebm.core.names import Views
 from multiebm.core.tiles import tiles
 from multiebm.data.npz import write_npz
+from multiebm.modalities import Modality
 
 GAP = 2  # white pixels between pictures
 WAY_OUT = "choose another place with --out"
@@ -51,7 +52,7 @@ def write_views(out: Path, views: Views, modalities: dict[str, Modality]) -> str
     sheet = io.BytesIO()
     Image.fromarray(grid(views, modalities)).save(sheet, "PNG")
     write_output(out, sheet.getvalue(), WAY_OUT)
-    vectors = [name for name in views if modalities[name].kind != "picture"]
+    vectors = [name for name in views if modalities[name].shows != "pictures"]
     said = f"{', '.join(name for name in views if name not in vectors)}: {out}"
     return f"{said} (a .png holds no vectors: for {', '.join(vectors)} write an .npz)" if vectors else said
 
@@ -71,7 +72,7 @@ def write_scores(out: Path | None, scores: Sequence[float], title: str = "score"
 
 def check_pictures(out: Path, modalities: dict[str, Modality]) -> None:
     """Raise ConfigError where a .png is asked for and none of these modalities is a picture."""
-    if out.suffix.lower() == ".png" and not any(m.kind == "picture" for m in modalities.values()):
+    if out.suffix.lower() == ".png" and not any(m.shows == "pictures" for m in modalities.values()):
         raise ConfigError(f"--out: got a .png for {', '.join(modalities)}, which are vectors; write an .npz instead")
 
 
@@ -80,8 +81,8 @@ def grid(views: Views, modalities: dict[str, Modality]) -> NDArray[np.uint8]:
 
     Pictures of 1 channel are grey and of 3 in colour; of any other number every channel is a grey picture.
     """
-    names = [name for name in views if modalities[name].kind == "picture"]
-    shown = {name: tiles(modalities[name].shown(views[name]))[..., :3] for name in names}
+    names = [name for name in views if modalities[name].shows == "pictures"]
+    shown = {name: tiles(modalities[name].show(views[name]))[..., :3] for name in names}
     height, width = (max(tile.shape[axis] for tile in shown.values()) + GAP for axis in (1, 2))
     n = len(shown[names[0]])
     columns, bands = min(n, COLUMNS), -(-n // COLUMNS)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from multiebm.core.modality import Views
+from multiebm.core.names import Views
 from multiebm.core.tree import per_item
 
 

@@ -12,20 +12,18 @@ import torch
 from torch import Tensor
 
 from multiebm.core.errors import ConfigError, DataError
-from multiebm.core.handed import SHOWN, in_order, read_parts, read_presence
-from multiebm.core.modality import TEST, Modality, Views, name_problem, range_problem
+from multiebm.core.handed import SHOWN, read_parts, read_presence
+from multiebm.core.names import TEST, Views, name_problem
 from multiebm.core.random import check_seed
-from multiebm.core.raw import check_dark, check_state
-from multiebm.core.table import nearest
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint
 from multiebm.data.npz import expanded, read_npz, sorted_content
-from multiebm.data.validate import check_names, check_picture, check_vector, code_labels, read_labels
+from multiebm.data.validate import check_names, code_labels, read_labels
+from multiebm.modalities import MODALITIES, Modality
 
 logger = logging.getLogger(__name__)
 
 # name -> {"kind": "picture", "layout": "chw" | "hwc", "range": [low, high] (optional)} or {"kind": "vector"}
 Declared = Mapping[str, Mapping[str, Any]]
-_CONSTANT = 1e-14  # of the largest magnitude: less spread than that is rounding, a few last digits of float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,21 +63,21 @@ def from_arrays(
         check_seed(seed)
     rows = [Rows(views, labels, present), *([] if test is None else [test])]
     whats = [name] if test is None else [f"{name} (train)", f"{name} (test)"]
-    columns: dict[str, tuple[str, ...]] = {}
-    given = [check_rows(r, modalities, what, columns) for r, what in zip(rows, whats, strict=True)]
+    known: dict[str, Modality] = {}
+    given = [check_rows(r, modalities, what, known) for r, what in zip(rows, whats, strict=True)]
     read = [read_labels(r.labels, len(split), what) for r, split, what in zip(rows, given, whats, strict=True)]
     if test is not None:
-        _check_same_kind(given[0], given[1], [one is not None for one in read], name)
+        _check_both_labelled([one is not None for one in read], name)
     coded, classes = code_labels(read)
     labelled = [Split(split.views, split.present, codes) for split, codes in zip(given, coded, strict=True)]
-    for key, declared in modalities.items():
-        if declared["kind"] == "picture" and "range" not in declared:
-            check_dark([split.of(key) for split in labelled], f"{name}, modality {key!r}")
     train, held_out = labelled if test is not None else split_rows(labelled[0], test_fraction, seed, name)
-    parts = {key: _modality(key, modalities[key], train, columns.get(key, ())) for key in modalities}
+    parts = {
+        key: m.fit(train.of(key), [split.of(key) for split in labelled], f"{name}, modality {key!r}")
+        for key, m in known.items()
+    }
     for split, what in zip(labelled, whats, strict=True):
         for key, modality in parts.items():
-            check_state(modality, *split.of(key), f"{what}, modality {key!r}")
+            modality.check(*split.of(key), f"{what}, modality {key!r}")
     fingerprint = content_fingerprint(parts, train, held_out)
     n_classes = None if classes is None else len(classes)
     return MultimodalDataset(name, parts, train, held_out, n_classes, "The user's own arrays.", fingerprint, classes)
@@ -133,38 +131,28 @@ def check_declarations(modalities: Declared) -> None:
         if not isinstance(declared, Mapping):
             problems.append(f"{where}: got {declared!r}, expected a declaration such as {{kind: vector}}; correct it")
             continue
-        kind = declared.get("kind")
-        if kind not in ("picture", "vector"):
-            problems.append(f"{where}.kind: got {kind!r}, expected picture or vector; declare it")
-        if kind == "picture" and declared.get("layout") not in ("chw", "hwc"):
-            problems.append(f"{where}.layout: got {declared.get('layout')!r}, expected chw or hwc; it is never guessed")
-        if kind == "picture" and "range" in declared and (problem := range_problem(declared["range"])):
-            problems.append(f"{where}.range: {problem}")
-        known = ["kind", "layout", "range"] if kind == "picture" else ["kind"]
-        problems += [
-            f"{where}: got unknown key {key!r}, expected {', '.join(known)}.{nearest(str(key), known)} Remove it"
-            for key in declared
-            if key not in known
-        ]
+        if (kind := declared.get("kind")) not in list(MODALITIES):
+            problems.append(f"{where}.kind: got {kind!r}, expected {' or '.join(MODALITIES)}; declare it")
+        else:
+            problems += MODALITIES[kind].declaration_problems(where, declared)
     if problems:
         raise ConfigError(problems)
 
 
-def check_rows(rows: Rows, modalities: Declared, what: str, columns: dict[str, tuple[str, ...]] | None = None) -> Split:
+def check_rows(rows: Rows, modalities: Declared, what: str, known: dict[str, Modality]) -> Split:
     """Return one split of checked arrays [N, ...] without labels, ordered as `modalities`; all of it is copied.
 
-    `columns` remembers the names that data frames have, for the splits that follow. Rows with nothing present are
-    logged.
+    Modalities that are not `known` yet become so, for the splits that follow. Rows with nothing present are logged.
     """
-    given, known = read_parts(rows.views, what, rows.present, rows.labels), {} if columns is None else columns
+    given = read_parts(rows.views, what, rows.present, rows.labels)
     check_names(list(given), list(modalities), what)
-    for name, part in given.items():
-        given[name] = in_order(part, known.setdefault(name, part.columns), f"{what}, modality {name!r}")
     present = read_presence(given, rows.present, list(modalities), what)
     views = {}
     for i, (name, declared) in enumerate(modalities.items()):
-        check = check_picture if declared["kind"] == "picture" else check_vector
-        views[name] = check(name, given[name].values, declared, present[:, i], what)
+        where = f"{what}, modality {name!r}"
+        if name not in known:
+            known[name] = MODALITIES[declared["kind"]].declare(name, declared, given[name], where)
+        views[name] = known[name].read(given[name], present[:, i], where)
     if len(empty := np.flatnonzero(~present.any(1))):
         logger.warning(
             "%s: %d rows have nothing present, first %s; they get the prior", what, len(empty), empty[:SHOWN].tolist()
@@ -192,29 +180,7 @@ def _take(rows: Split, indices: Tensor) -> Split:
     return Split(views, rows.present[indices], None if rows.labels is None else rows.labels[indices])
 
 
-def _modality(name: str, declared: Mapping[str, Any], train: Split, columns: tuple[str, ...]) -> Modality:
-    view, present = train.of(name)
-    shape = tuple(view.shape[1:])
-    if declared["kind"] == "picture":
-        span = declared.get("range")
-        span = None if span is None else (float(span[0]), float(span[1]))
-        return Modality(name, "picture", shape, range=span, layout=declared["layout"])
-    seen = view[present]
-    if len(seen) == 0:
-        return Modality(name, "vector", shape, (0.0,) * shape[0], (1.0,) * shape[0], columns=columns)
-    loc, spread, largest = seen.mean(0), seen.std(0, correction=0), seen.abs().amax(0)
-    constant = (seen.amin(0) == seen.amax(0)) | (spread <= _CONSTANT * largest)
-    loc, spread = torch.where(constant, seen[0], loc), torch.where(constant, 1.0, spread)  # a constant is only centred
-    return Modality(name, "vector", shape, tuple(loc.tolist()), tuple(spread.tolist()), columns=columns)
-
-
-def _check_same_kind(train: Split, test: Split, labelled: list[bool], what: str) -> None:
-    for name, view in train.views.items():
-        if test.views[name].shape[1:] != view.shape[1:]:
-            raise DataError(
-                f"{what} (test), modality {name!r}: got items of shape {tuple(test.views[name].shape[1:])}, expected "
-                f"{tuple(view.shape[1:])} as in training; resize one of them"
-            )
+def _check_both_labelled(labelled: list[bool], what: str) -> None:
     if labelled[0] != labelled[1]:
         given, missing = ("train", "test") if labelled[0] else ("test", "train")
         raise DataError(

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import DataError
-from multiebm.core.modality import Modality, Views
+from multiebm.core.names import Views
+from multiebm.modalities import Modality
 
 SplitName = Literal["train", "test"]
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from multiebm.core.errors import DataError, OutputError
 from multiebm.core.files import why_not_written, written_whole
 from multiebm.core.handed import Array
-from multiebm.core.modality import BESIDE, MASK
+from multiebm.core.names import BESIDE, MASK
 
 MAX_BYTES = 8 << 30  # that a file, or a folder of pictures, may unpack to
 MAX_BYTES_VARIABLE = "MULTIEBM_MAX_BYTES"  # in the environment, another number of bytes

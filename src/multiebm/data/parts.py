@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,9 +16,11 @@ from torch import Tensor
 
 from multiebm.core.errors import DataError, ModalityError
 from multiebm.core.handed import Array, check_lengths, read_present
-from multiebm.core.modality import BESIDE, MASK, TEST, Modality
+from multiebm.core.names import BESIDE, MASK, TEST
 from multiebm.core.table import nearest
 from multiebm.data.npz import BROKEN, check_bytes, expanded, read_npz, sorted_content
+from multiebm.modalities import Modality
+from multiebm.modalities.base import PictureLike
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +99,7 @@ def read_pictures(folder: Path, modalities: Mapping[str, Modality]) -> dict[str,
     _check_counterparts(folder, found)
     check_bytes(folder, sum(4 * len(files) * modalities[name].size for name, files in found.items()))
     return {
-        name: _stacked(
-            [_read_picture(file, modalities[name]) for file in found[name]], modalities[name].range is not None
-        )
+        name: _stacked([_read_picture(file, modalities[name]) for file in found[name]], _as_stored(modalities[name]))
         for name in modalities
         if name in found
     }
@@ -128,7 +128,7 @@ def _training_rows(arrays: dict[str, Array], modalities: Mapping[str, Modality],
 
 def _channels_first(array: Array, modality: Modality) -> Array:
     """Return pictures [B, H, W, C] of this modality as [B, C, H, W], and anything else as it is."""
-    if modality.kind != "picture" or array.shape[1:] == modality.shape:
+    if modality.shows != "pictures" or array.shape[1:] == modality.shape:
         return array
     channels, *size = modality.shape
     return np.moveaxis(array, -1, 1) if array.shape[1:] == (*size, channels) else array
@@ -168,8 +168,13 @@ def _check_counterparts(folder: Path, found: Mapping[str, list[Path]]) -> None:
     check_lengths({name: np.empty(len(files)) for name, files in found.items()}, str(folder))
 
 
+def _as_stored(modality: Modality) -> bool:
+    """Return whether the numbers in a file are wanted as they are: where the range of values was declared."""
+    return modality.shows == "pictures" and cast(PictureLike, modality).range is not None
+
+
 def _read_picture(file: Path, modality: Modality) -> NDArray[Any]:
-    if modality.kind != "picture" or modality.shape[0] not in _MODES:
+    if modality.shows != "pictures" or modality.shape[0] not in _MODES:
         raise DataError(
             f"{file}: got a picture for modality {modality.name!r}, a {modality.kind} of shape {modality.shape}; pass "
             "an .npz instead"
@@ -185,7 +190,7 @@ def _read_picture(file: Path, modality: Modality) -> NDArray[Any]:
             )
         if getattr(picture, "n_frames", 1) > 1:
             raise ValueError("several pictures in one file")
-        values = _pixels(picture, channels, modality.range is not None)
+        values = _pixels(picture, channels, _as_stored(modality))
         return values.reshape(height, width, channels).transpose(2, 0, 1)
 
 

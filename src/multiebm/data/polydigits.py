@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from multiebm.core.errors import ConfigError
-from multiebm.core.modality import Modality
 from multiebm.core.random import check_seed
 from multiebm.data.backgrounds import make_backgrounds
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint, everything_present
 from multiebm.data.recipe import NAMES, invert_inside, random_crops, recipe_problems
+from multiebm.modalities import Modality, Picture
 
 MARGINS = {16: 1, 28: 2}  # pixels around the digit, by picture size
 TRAIN_SHARE = 2 / 3  # of each class's handwriting: 1,198 of the 1,797 digits
@@ -58,7 +58,7 @@ def _build(size: int, seed: int, train_tuples: int, test_tuples: int, names: tup
             views[name] = torch.from_numpy(invert_inside(crops, masks[digits[:, m]]))
         splits.append(Split(views, everything_present(views), torch.from_numpy(classes)))
     train, test = splits
-    parts = {name: Modality(name, "picture", (3, size, size)) for name in names}
+    parts: dict[str, Modality] = {name: Picture(name, (3, size, size)) for name in names}
     return MultimodalDataset("polydigits", parts, train, test, 10, CITATION, content_fingerprint(parts, train, test))
 
 

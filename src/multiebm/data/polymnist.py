@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.files import file_sha256, sha256_of_json
-from multiebm.core.modality import Modality
 from multiebm.data.cache import Builder, cache_root, cached_arrays
 from multiebm.data.dataset import MultimodalDataset, Split, everything_present
 from multiebm.data.mnist import mnist_files, read_mnist
 from multiebm.data.npz import expanded
 from multiebm.data.parts import opened_picture
 from multiebm.data.recipe import NAMES, Pixels, invert_inside, random_crops, recipe_problems
+from multiebm.modalities import Modality, Picture
 
 SIDE = 28
 INK = 128  # a pixel above it, on the 0..255 scale, belongs to the digit
@@ -79,7 +79,7 @@ def load_polymnist(
     kept = {key: torch.from_numpy(array[:limit]) for key, array in arrays.items()}
     views = [{name: kept[f"{split}-{name}"] for name in modalities} for split in SPLITS]
     train, test = (Split(v, everything_present(v), kept[f"{s}-labels"]) for v, s in zip(views, SPLITS, strict=True))
-    parts = {name: Modality(name, "picture", (3, size, size)) for name in modalities}
+    parts: dict[str, Modality] = {name: Picture(name, (3, size, size)) for name in modalities}
     fingerprint = sha256_of_json({**sums, "limit": str(limit)})
     return MultimodalDataset("polymnist", parts, train, test, 10, CITATION, fingerprint)
 

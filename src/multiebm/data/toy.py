@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from multiebm.core.errors import ConfigError
-from multiebm.core.modality import Modality, Views
+from multiebm.core.names import Views
 from multiebm.core.random import check_seed, make_generator
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint, everything_present, too_few
+from multiebm.modalities import Modality, Vector
 
 NOISE = 0.05  # standard deviation of each coordinate about its corner
 _CORNERS = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
@@ -28,7 +29,7 @@ def load_toy2d(train_items: int = 10_000, test_items: int = 2_000, seed: int = 0
         views = {m: c[labels] + NOISE * torch.randn(n, 2, generator=rng) for m, c in TOY2D_CENTROIDS.items()}
         splits.append(Split(views, everything_present(views), labels))
     train, test = splits
-    parts = {name: Modality(name, "vector", (2,)) for name in TOY2D_CENTROIDS}
+    parts: dict[str, Modality] = {name: Vector(name, (2,)) for name in TOY2D_CENTROIDS}
     about = "Synthetic; four corners of a square."
     return MultimodalDataset("toy2d", parts, train, test, 4, about, content_fingerprint(parts, train, test))
 

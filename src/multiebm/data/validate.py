@@ -1,7 +1,7 @@
 """Checks of the user's arrays: every message names the modality, what was given, what was expected, and the fix."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from multiebm.core.errors import DataError, ModalityError
-from multiebm.core.handed import Array, Mask, unpack
-from multiebm.core.raw import as_picture, as_vector
+from multiebm.core.handed import unpack
 from multiebm.core.table import nearest
 
 logger = logging.getLogger("multiebm")
@@ -34,51 +33,6 @@ def check_names(given: Sequence[str], declared: Sequence[str], what: str) -> Non
                 f"{what}: got no array for modality {name!r}, expected one for each of {', '.join(declared)}; "
                 f"supply it (entries that are missing are marked in `present`)"
             )
-
-
-def check_picture(name: str, values: Array, declared: Mapping[str, Any], present: Mask, what: str) -> Tensor:
-    """Return pictures as [N, C, H, W] from the declared layout: uint8, or float32 in [0, 1] or the declared range."""
-    where, layout = f"{what}, modality {name!r}", declared["layout"]
-    if values.ndim != 4:
-        channel = "array[:, None]" if layout == "chw" else "array[..., None]"
-        extra = f"for grey pictures add a channel axis, {channel}" if values.ndim == 3 else "reshape it"
-        raise DataError(f"{where}: got shape {values.shape}, expected 4 axes, (N, {_axes(layout)}); {extra}")
-    if 0 in values.shape:
-        raise DataError(f"{where}: got shape {values.shape}, expected no axis of length 0; check how it was made")
-    _check_layout(values.shape, layout, where)
-    if layout == "hwc":
-        values = values.transpose(0, 3, 1, 2)
-    return as_picture(values, declared.get("range"), present, where)
-
-
-def _check_layout(shape: tuple[int, ...], layout: str, where: str) -> None:
-    """Refuse what is far more likely pictures of the other layout: as that, grey or RGB with sides above 4, and as
-    declared, strips of 1 or 3 pixels in many channels. Warn where either may be; the declaration counts.
-    """
-    channels, other = (shape[1], shape[3]) if layout == "chw" else (shape[3], shape[1])
-    if channels <= 4 or other > 4:
-        return
-    swapped, axes = ("hwc", "(0, 2, 3, 1)") if layout == "chw" else ("chw", "(0, 3, 1, 2)")
-    text = (
-        f"{where}: got shape {shape}, expected (N, {_axes(layout)}) as declared by layout {layout}; this looks like "
-        f"{swapped.upper()}, so declare layout: {swapped}"
-    )
-    if other in (1, 3) and shape[2] > 4:
-        raise DataError(f"{text} (if there are {channels} channels, do so and pass array.transpose{axes})")
-    logger.warning("%s if it is", text)
-
-
-def check_vector(name: str, values: Array, declared: Mapping[str, Any], present: Mask, what: str) -> Tensor:
-    """Return vectors as float64 [N, D]; what is not present becomes 0."""
-    where = f"{what}, modality {name!r}"
-    if values.ndim != 2 or values.shape[1] == 0:
-        extra = (
-            "for one number a row use array[:, None], of a series series.to_frame()"
-            if values.ndim == 1
-            else "flatten it, array.reshape(len(array), -1)"
-        )
-        raise DataError(f"{where}: got shape {values.shape}, expected a vector's (N, D) with D at least 1; {extra}")
-    return as_vector(values, present, where)
 
 
 def read_labels(labels: Any, n: int, what: str) -> list[Class | None] | None:
@@ -134,7 +88,3 @@ def _label(value: Any, row: int, where: str) -> Class | None:
         f"{where}: got {value!r} in row {row}, expected whole numbers or texts, and -1, None or NaN where one is "
         "unknown; name the classes"
     )
-
-
-def _axes(layout: str) -> str:
-    return ", ".join(layout.upper())

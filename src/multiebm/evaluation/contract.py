@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from multiebm.core.batch import Batch
-from multiebm.core.modality import Views
+from multiebm.core.names import Views
 from multiebm.core.random import Randomness, randn
 from multiebm.data import MultimodalDataset, Rows, from_arrays
 from multiebm.distributions.families import FAMILIES

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import DivergenceError
-from multiebm.core.modality import Modality, Views
+from multiebm.core.names import Views
 from multiebm.core.random import ItemGenerators
 from multiebm.core.tree import per_item
 from multiebm.data.dataset import MultimodalDataset, Split, SplitName
 from multiebm.evaluation.measurement import Measurement, joined
+from multiebm.modalities import Modality
 
 
 class Conditioning(NamedTuple):
@@ -88,7 +89,7 @@ def as_shown(modalities: dict[str, Modality], views: Views, what: str) -> Views:
                 f"{what}: {bad} of {len(view)} generated items of modality {name!r} are not finite, expected all; "
                 f"evaluate an earlier checkpoint or lower the step size"
             )
-    return {name: modalities[name].clamp_state(view) for name, view in views.items()}
+    return {name: modalities[name].seen(view) for name, view in views.items()}
 
 
 def _observed(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from multiebm.core.errors import ConfigError
-from multiebm.core.modality import Views
+from multiebm.core.names import Views
 
 _SHORT = "the judges' Frechet distance 'fcd' is reported either way, and is not comparable with FID"
 

@@ -2,8 +2,7 @@
 
 The published PolyMNIST judge (two strided convolutions of 10 and 20 channels, three dropouts) reads unseen handwriting
 of 16-pixel PolyDigits with accuracy 0.92 to 0.93 after 300 steps and 0.98 after 2,000. This one keeps the 128
-penultimate units and reaches 0.99 in 300: a digit is an *inversion* of its background, so an edge may have either
-sign, and a stem that keeps both (Shang et al. 2016, arXiv 1603.05201) needs half the filters.
+penultimate units and reaches 0.99 in 300 (nn/judges.py).
 """
 
 from collections.abc import Iterator
@@ -12,19 +11,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy
 
 from multiebm.core.errors import ConfigError, DataError, ModalityError
-from multiebm.core.modality import Modality, Views
+from multiebm.core.names import Views
 from multiebm.core.progress import track
 from multiebm.core.random import make_generator
 from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.evaluation.draws import labelled_items
 from multiebm.evaluation.result import is_trustworthy, stream_seed
+from multiebm.modalities import Modality
 from multiebm.nn.precision import fastest_precision
 
 N_FEATURES = 128
-_SMALL_SIDE = 7  # pixels; feature maps are halved until they are no larger
 _SHORTEST_CYCLE = 10  # steps; a fifth of a cycle raises the learning rate
 _READ_ITEMS = 1000  # items a forward pass when reading whole splits
 
@@ -50,14 +49,6 @@ class JudgeSettings:
             )
 
 
-class BothSigns(nn.Module):
-    """Concatenate ReLU(x) and ReLU(-x): [B, C, H, W] -> [B, 2C, H, W] (Shang et al. 2016, arXiv 1603.05201)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return both rectified halves: [B, C, H, W] -> [B, 2C, H, W]."""
-        return torch.cat([x.relu(), (-x).relu()], 1)
-
-
 class Judge(nn.Module):
     """`body` [B, *shape] -> features [B, 128], `head` -> logits [B, n_classes]."""
 
@@ -71,35 +62,9 @@ class Judge(nn.Module):
         return self.head(self.body(x))
 
 
-def picture_body(shape: tuple[int, int, int], width: int) -> nn.Sequential:
-    """Return 3x3 convolutions with batch norm, halving sides of pictures (C, H, W) above 7, then 128 units."""
-    channels, *sides = shape
-    layers: list[nn.Module] = []
-    for i, (before, after) in enumerate(((channels, width), (2 * width, 2 * width), (2 * width, 4 * width))):
-        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
-        layers += [nn.ReLU() if i else BothSigns()]
-        sides = _pooled(layers, sides)
-    while max(sides) > _SMALL_SIDE:
-        layers += [nn.Conv2d(4 * width, 4 * width, 3, padding=1, bias=False), nn.BatchNorm2d(4 * width), nn.ReLU()]
-        sides = _pooled(layers, sides)
-    flat = 4 * width * sides[0] * sides[1]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(flat, N_FEATURES), nn.ReLU())
-
-
-def _pooled(layers: list[nn.Module], sides: list[int]) -> list[int]:
-    """Append what halves the sides [H, W] above `_SMALL_SIDE`, if any, and return the sides after it."""
-    windows = [2 if side > _SMALL_SIDE else 1 for side in sides]
-    layers += [nn.MaxPool2d((windows[0], windows[1]))] if max(windows) > 1 else []
-    return [side // window for side, window in zip(sides, windows, strict=True)]
-
-
 def build_judge(modality: Modality, n_classes: int, width: int) -> Judge:
-    """Return an untrained judge [B, *shape] -> [B, n_classes]: convolutions for pictures, two layers for vectors."""
-    if modality.kind == "picture":
-        channels, height, columns = modality.shape
-        return Judge(picture_body((channels, height, columns), width), n_classes)
-    layers = [nn.Linear(modality.size, N_FEATURES), nn.ReLU(), nn.Linear(N_FEATURES, N_FEATURES), nn.ReLU()]
-    return Judge(nn.Sequential(*layers), n_classes)
+    """Return an untrained judge [B, *shape] -> [B, n_classes]."""
+    return Judge(modality.judge_trunk(width, N_FEATURES), n_classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,9 +171,7 @@ def _run_cycle(
         if len(order) < settings.batch_size:
             order = torch.randperm(len(labels), generator=generator)
         rows, order = order[: settings.batch_size], order[settings.batch_size :]
-        state = modality.to_state(view[rows].to(device))
-        if modality.kind == "picture":
-            state = shifted(state, generator)
+        state = modality.jitter(modality.to_state(view[rows].to(device)), generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=fastest_precision(device) == "bf16"):
             logits = network(_ready(state))
         loss = cross_entropy(logits.float(), labels[rows].to(device), label_smoothing=settings.label_smoothing)
@@ -216,18 +179,6 @@ def _run_cycle(
         loss.backward()
         optimiser.step()
         schedule.step()
-
-
-def shifted(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Move a batch [B, C, H, W] by -1, 0 or 1 pixels along each axis, one draw a batch, edges reflected.
-
-    A side of one pixel has nothing to reflect, and stays.
-    """
-    height, width = pictures.shape[-2:]
-    edge = [int(side > 1) for side in (height, width)]
-    down, right = (torch.randint(0, 3, (2,), generator=generator) * torch.tensor(edge)).tolist()
-    padded = pad(pictures, (edge[1], edge[1], edge[0], edge[0]), mode="reflect")
-    return padded[..., down : down + height, right : right + width]
 
 
 def unread(dataset: MultimodalDataset) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from multiebm.core.modality import Views
+from multiebm.core.names import Views
 from multiebm.core.random import ItemGenerators, item_generators
 from multiebm.data.dataset import MultimodalDataset
 from multiebm.evaluation.evaluation import EvaluationSettings

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from multiebm.core.errors import DataError
-from multiebm.core.modality import Views
+from multiebm.core.names import Views
 from multiebm.core.progress import task, track
 from multiebm.evaluation.draws import as_shown, known_classes
 from multiebm.evaluation.frechet import frechet_results

@@ -10,17 +10,16 @@ from torch.overrides import TorchFunctionMode
 
 from multiebm.core.batch import Batch
 from multiebm.core.errors import ConfigError
-from multiebm.core.modality import Modality, name_problem
+from multiebm.core.names import name_problem
 from multiebm.core.random import make_generator
 from multiebm.distributions.families import FAMILIES
-from multiebm.distributions.likelihoods import Likelihood
 from multiebm.experiments.schema import Experiment, ModelSection, NetworkSection, TrainingSection
+from multiebm.modalities import Modality, PictureNetworks, VectorNetworks
 from multiebm.models.aggregation import Aggregation, PriorExpert
-from multiebm.models.generator import Generator, make_decoder
-from multiebm.models.inference import Encoder, InferenceModel, JointEncoder, make_trunk
+from multiebm.models.energy import EnergyNetwork
+from multiebm.models.generator import Generator
+from multiebm.models.inference import Encoder, InferenceModel, JointEncoder
 from multiebm.models.model import DataChain, LatentChain, MultimodalModel
-from multiebm.nn.energies import EnergyNetwork
-from multiebm.nn.pictures import Networks
 from multiebm.nn.precision import Mixed, set_precision
 from multiebm.priors.clusters import ClusterPrior
 from multiebm.priors.energy import EnergyPrior
@@ -78,13 +77,14 @@ class _Drawing(TorchFunctionMode):
 
 
 def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
-    encoders, decoders = {}, {}
+    encoders: dict[str, Encoder] = {}
+    decoders: dict[str, nn.Module] = {}
     for name, m in modalities.items():
         nets = networks_of(s.networks, m)
-        encoders[name] = Encoder(m, s.shared, s.private, nets, s.networks.separate_trunks, s.scale_map)
-        decoders[name] = make_decoder(m, s.shared + s.private, nets, s.networks.bounded)
+        encoders[name] = Encoder(m, s.shared, s.private, nets, s.scale_map)
+        decoders[name] = Mixed(m.decoder(s.shared + s.private, nets))
     like = s.likelihood
-    likelihoods = {n: Likelihood(FAMILIES[like.family], like.scale, like.weights.get(n, 1.0)) for n in modalities}
+    likelihoods = {n: m.likelihood(like.family, like.scale, like.weights.get(n, 1.0)) for n, m in modalities.items()}
     generator = Generator(
         _prior(s),
         decoders,
@@ -97,7 +97,7 @@ def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
         temperature=s.prior.temperature,
     )
     e = s.energy
-    energy = None if e is None else EnergyNetwork(modalities, e.width, e.fusion, e.stem, e.patch, e.blocks, e.gain)
+    energy = None if e is None else EnergyNetwork(modalities, e.width, e.fusion, e.blocks)
     x, z = s.data_chain, s.latent_chain
     data_chain = DataChain(x.steps, x.displaced, x.step_size, x.noise_scale)
     latent_chain = LatentChain(z.steps, z.step_size, z.noise_scale)
@@ -113,17 +113,21 @@ def _inference(s: ModelSection, modalities: dict[str, Modality], encoders: dict[
     joint = None
     if i.joint:
         trunks: dict[str, nn.Module] = {
-            name: Mixed(make_trunk(m, JOINT_FEATURES, networks_of(s.networks, m))) for name, m in modalities.items()
+            name: Mixed(m.encoder(JOINT_FEATURES, networks_of(s.networks, m))) for name, m in modalities.items()
         }
         joint = JointEncoder(trunks, JOINT_FEATURES, s.shared, s.scale_map)
     return InferenceModel(encoders, s.family, aggregation, pooled, joint)
 
 
-def networks_of(s: NetworkSection, modality: Modality) -> Networks:
-    """Return the sizes of a part's encoder and decoder."""
-    if modality.kind == "vector":
-        return Networks(s.hidden)
-    return Networks(s.width, s.patch, s.residual, s.activated, s.linear if s.kind == "conv" else None)
+def networks_of(s: NetworkSection, modality: Modality) -> Any:
+    """Return the settings of a part's encoder and decoder."""
+    own = modality.networks
+    if own is VectorNetworks:
+        return VectorNetworks(s.hidden, s.separate_trunks)
+    if own is not PictureNetworks:
+        return own()
+    kind: Any = "conv" if s.kind == "conv" else "resnet" if s.activated else "mmvaeplus"
+    return PictureNetworks(kind, s.width, s.separate_trunks, s.bounded)
 
 
 def _prior(s: ModelSection) -> Prior:

@@ -16,23 +16,24 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import DataError
-from multiebm.core.modality import Modality, Views
+from multiebm.core.names import Views
 from multiebm.core.random import make_generator
 from multiebm.experiments.baselines import NEUTRAL, Baseline
 from multiebm.experiments.build import TrainingStep, build_model, build_state
 from multiebm.experiments.load import merge
 from multiebm.experiments.saved import from_pretrained
 from multiebm.experiments.schema import Experiment
+from multiebm.modalities import Modality, Picture, Vector
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.priors.energy import EnergyPrior
 from multiebm.training.cooperative import bound_of_batch
 
 ITEMS, LEARNING_STEPS = 6, 20
-PARTS = {
-    "face": Modality("face", "picture", (3, 8, 8)),
-    "left": Modality("left", "vector", (2,)),
-    "right": Modality("right", "vector", (3,)),
+PARTS: dict[str, Modality] = {
+    "face": Picture("face", (3, 8, 8)),
+    "left": Vector("left", (2,)),
+    "right": Vector("right", (3,)),
 }
 SMALL = {
     "model": {"shared": 4, "networks": {"width": 4, "hidden": 8, "linear": 8, "patch": 1}},
@@ -58,7 +59,7 @@ def raw_views(seed: int = 0) -> Views:
     """Return ITEMS raw items [N, ...]: pictures in [0, 1], vectors about standard normal."""
     draws = make_generator(seed)
     views = {name: torch.randn(ITEMS, *m.shape, generator=draws) for name, m in PARTS.items()}
-    return {name: view.sigmoid() if PARTS[name].kind == "picture" else view for name, view in views.items()}
+    return {name: view.sigmoid() if PARTS[name].shows == "pictures" else view for name, view in views.items()}
 
 
 class BaselineContract:

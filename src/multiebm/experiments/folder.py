@@ -20,6 +20,7 @@ from multiebm.data import MultimodalDataset
 from multiebm.experiments.load import CONFIG, differences, dump_experiment, load_experiment, say
 from multiebm.experiments.saved import MODEL
 from multiebm.experiments.schema import Experiment
+from multiebm.modalities import to_json
 from multiebm.models.model import MultimodalModel
 from multiebm.models.saving import check_model_folder
 from multiebm.training.hooks import check_log
@@ -194,7 +195,7 @@ def describe_run(dataset: MultimodalDataset, model: MultimodalModel, experiment:
             "fingerprint": dataset.fingerprint,
             "train_items": len(dataset.train),
             "test_items": len(dataset.test),
-            "modalities": [m.to_json() for m in dataset.modalities.values()],
+            "modalities": [to_json(m) for m in dataset.modalities.values()],
             "citation": dataset.citation,
         },
         "parameters": parameter_counts(model),

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from multiebm.core.batch import Batch, mask_views
-from multiebm.core.errors import ConfigError, DataError, ModalityError, whole_number
-from multiebm.core.handed import SHOWN, Array, Mask, in_order, read_parts, read_presence
-from multiebm.core.modality import Modality, Views
-from multiebm.core.raw import as_picture, as_vector, check_state
+from multiebm.core.errors import ConfigError, ModalityError, whole_number
+from multiebm.core.handed import SHOWN, Handed, Mask, read_parts, read_presence
+from multiebm.core.names import Views
 from multiebm.core.table import nearest
 from multiebm.core.tree import per_item
+from multiebm.modalities import Modality
 
 logger = logging.getLogger("multiebm")
 
@@ -71,15 +71,14 @@ def check_parts(modalities: dict[str, Modality], parts: Any, present: Any = None
         raise ModalityError(
             f"parts: got none, expected at least one of {', '.join(known)}; for joint samples use sample(n)"
         )
-    for name, part in handed.items():
+    for name in handed:
         if name not in modalities:
             raise ModalityError(
                 f"parts: got modality {name!r}, expected some of {', '.join(known)}.{nearest(str(name), known)}"
             )
-        handed[name] = in_order(part, modalities[name].columns, f"parts, modality {name!r}")
     there = read_presence(handed, present, known, "parts")
     views = {
-        name: check_view(m, handed[name].values, there[:, i])
+        name: check_view(m, handed[name], there[:, i])
         for i, (name, m) in enumerate(modalities.items())
         if name in handed
     }
@@ -88,35 +87,12 @@ def check_parts(modalities: dict[str, Modality], parts: Any, present: Any = None
     return Given(views, torch.from_numpy(there))
 
 
-def check_view(m: Modality, values: Array, present: Mask) -> Tensor:
-    """Return `values` [B, *shape] as raw values if they are such of modality `m` in the rows that are `present`."""
+def check_view(m: Modality, part: Handed, present: Mask) -> Tensor:
+    """Return `part` [B, ...] as raw values if they are such of modality `m` in the rows that are `present`."""
     where = f"parts, modality {m.name!r}"
-    values = m.channels_first(values)
-    if values.shape[1:] != m.shape:
-        raise DataError(f"{where}: {_shape_message(m, values.shape)}")
-    if m.kind == "picture":
-        return as_picture(values, m.range, present, where)
-    raw = as_vector(values, present, where)
-    check_state(m, raw, torch.from_numpy(present), where)
+    raw = m.read(part, present, where)
+    m.check(raw, torch.from_numpy(present), where)
     return raw
-
-
-def _shape_message(m: Modality, got: tuple[int, ...]) -> str:
-    last = (*m.shape[1:], m.shape[0])
-    shape, axis = (last, "x[..., None]") if m.layout == "hwc" else (m.shape, "x[:, None]")
-    message = f"got shape {got}, expected (rows, {', '.join(map(str, shape))})"
-    if got in (m.shape, shape):
-        return f"{message}; of one item pass x[None]"
-    if m.kind == "picture" and len(got) == 4:
-        if got[1:] == last:
-            return f"{message}: channels are last; pass x.permute(0, 3, 1, 2), of an array x.transpose(0, 3, 1, 2)"
-        if got[-1 if m.layout == "hwc" else 1] == m.shape[0]:
-            return f"{message}; resize the pictures to {m.shape[1]}x{m.shape[2]}"
-    if m.kind == "picture" and (1, *got[1:]) == m.shape:
-        return f"{message}; add the channel axis, {axis}"
-    if m.kind == "vector" and len(got) == 2:
-        return f"{message}; pass the {m.size} columns of training"
-    return f"{message}; reshape it"
 
 
 def check_names(modalities: dict[str, Modality], names: Any, what: str) -> list[str]:

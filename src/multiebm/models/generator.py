@@ -5,28 +5,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from multiebm.core.modality import Modality, Views, keyed, module_key, name_of_key
+from multiebm.core.names import Views, keyed, module_key, name_of_key
 from multiebm.core.random import Randomness, rand
 from multiebm.core.tree import rows_of, rows_present, spread
 from multiebm.distributions.families import FAMILIES
-from multiebm.distributions.likelihoods import Likelihood
+from multiebm.modalities.base import Observation
 from multiebm.models.inference import SHARED, Latents
-from multiebm.nn.blocks import mlp
-from multiebm.nn.pictures import ConvDecoder, Networks, PictureDecoder
-from multiebm.nn.precision import Mixed
 from multiebm.priors.mixture import MixturePrior
 from multiebm.priors.prior import RIDGE, Prior
 from multiebm.priors.standard import StandardPrior
-
-
-def make_decoder(modality: Modality, n_in: int, networks: Networks, bounded: bool = True) -> nn.Module:
-    """Return a network [B, n_in] -> [B, *shape]: an MLP for vectors, a ResNet or plain convolutions for pictures."""
-    width, patch, residual, activated, linear = networks
-    if modality.kind == "vector":
-        return Mixed(mlp([n_in, width, width, modality.size], nn.ReLU()))
-    if linear is None:
-        return Mixed(PictureDecoder(n_in, modality.shape, width, patch, residual, bounded, activated))
-    return Mixed(ConvDecoder(n_in, modality.shape, width, bounded))
 
 
 class Generator(nn.Module):
@@ -42,7 +29,7 @@ class Generator(nn.Module):
         self,
         prior: Prior,
         decoders: dict[str, nn.Module],
-        likelihoods: dict[str, Likelihood],
+        likelihoods: dict[str, Observation],
         private: int,
         family: str,
         crossing_prior: float = 1.0,

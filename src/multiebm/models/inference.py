@@ -3,25 +3,23 @@
 Eqs. (5) and (16) of arXiv 2605.00644, and what the multimodal VAEs have in their place.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from multiebm.core.batch import Batch
 from multiebm.core.errors import DataError
-from multiebm.core.modality import Modality, Views, keyed, name_of_key
+from multiebm.core.names import SHARED, Views, keyed, name_of_key
 from multiebm.core.random import Randomness
 from multiebm.core.table import Table
 from multiebm.core.tree import rows_of, rows_present, spread
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.mixture import Diagonal, Mixture
+from multiebm.modalities import Modality
 from multiebm.models.aggregation import Aggregation
-from multiebm.nn.blocks import SLOPE, mlp
-from multiebm.nn.pictures import ConvEncoder, Networks, PictureEncoder
 from multiebm.nn.precision import Mixed
 
-SHARED = "shared"  # key of the shared latent in a `Latents`; the other keys are modality names (private latents)
 Latents = dict[str, Tensor]
 LOG_SCALE_RANGE = (
     -4.0,
@@ -67,7 +65,8 @@ class Posterior(NamedTuple):
 class Encoder(nn.Module):
     """One modality [B, ...] -> (loc, scale) of the shared latent [B, D] and of its private latent [B, P].
 
-    `separate` gives the private latent a trunk of its own, as MMVAE+ does (Palumbo et al. 2023); else both share one.
+    `networks.separate_trunks` gives the private latent a trunk of its own, as MMVAE+ does (Palumbo et al. 2023); else
+    both share one.
     """
 
     def __init__(
@@ -75,14 +74,13 @@ class Encoder(nn.Module):
         modality: Modality,
         shared: int,
         private: int,
-        networks: Networks,
-        separate: bool = False,
+        networks: Any,
         scale_map: str = "exp",
     ) -> None:
         super().__init__()
         self.sizes, self.scale_of = (shared, private), SCALES[scale_map]
-        outputs = [2 * (shared + private)] if not separate or not private else [2 * shared, 2 * private]
-        self.branches = nn.ModuleList(Mixed(make_trunk(modality, n, networks)) for n in outputs)
+        outputs = [2 * (shared + private)] if not networks.separate_trunks or not private else [2 * shared, 2 * private]
+        self.branches = nn.ModuleList(Mixed(modality.encoder(n, networks)) for n in outputs)
 
     def forward(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return ((loc, scale) shared, (loc, scale) private), each [B, D] or [B, P]."""
@@ -116,18 +114,6 @@ def _softmax(raw: Tensor) -> Tensor:
 SCALES = Table(
     "model.scale_map", {"exp": _exp, "log_variance": _log_variance, "softplus": _softplus, "softmax": _softmax}
 )
-
-
-def make_trunk(modality: Modality, n_out: int, networks: Networks) -> nn.Module:
-    """Return a network [B, ...] -> [B, n_out]: an MLP for vectors, a ResNet or plain convolutions for pictures."""
-    width, patch, residual, activated, linear = networks
-    if modality.kind == "vector":
-        return mlp([modality.size, width, width, n_out], nn.ReLU())
-    if linear is not None:
-        plain = ConvEncoder(modality.shape, width, linear)
-        return nn.Sequential(plain, nn.ReLU(), nn.Linear(plain.n_features, n_out))
-    trunk = PictureEncoder(modality.shape, width, patch, residual)
-    return nn.Sequential(trunk, nn.LeakyReLU(SLOPE) if activated else nn.Identity(), nn.Linear(trunk.n_features, n_out))
 
 
 class JointEncoder(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from multiebm.core.batch import Batch, mask_views
-from multiebm.core.modality import module_key
+from multiebm.core.names import module_key
 from multiebm.core.progress import task
 from multiebm.core.random import ItemGenerators
 from multiebm.models.generator import Generator

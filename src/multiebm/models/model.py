@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from multiebm.core.batch import Batch
 from multiebm.core.errors import ConfigError, whole_number
-from multiebm.core.modality import Modality, Views
+from multiebm.core.names import Views
 from multiebm.core.random import ItemGenerators, Randomness, check_seed, item_generators, make_generator
 from multiebm.core.tree import per_item, plain
 from multiebm.mcmc.annealing import LogNormalizer
 from multiebm.mcmc.langevin import displaced_langevin, langevin
 from multiebm.mcmc.run import ChainInfo, run_chain
+from multiebm.modalities import Modality
 from multiebm.models.chains import DataChain, LatentChain
 from multiebm.models.checks import (
     check_data_steps,
@@ -31,12 +32,12 @@ from multiebm.models.checks import (
     check_temperature,
     check_whole,
 )
+from multiebm.models.energy import EnergyNetwork
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Latents
 from multiebm.models.likelihood import conditional_log_likelihood, importance_log_likelihood
 from multiebm.models.saving import write_model
 from multiebm.models.use import LARGEST, MOST, in_use, over_items, over_parts
-from multiebm.nn.energies import EnergyNetwork
 from multiebm.nn.spectral import frozen
 from multiebm.priors.energy import EnergyPrior
 
@@ -99,16 +100,17 @@ class MultimodalModel(nn.Module):
         """Run the data chain, eq. (3) or its displaced form, from `views`; `clamp` [B, M] holds observed parts fixed,
         which targets the conditional pi(x_absent | x_observed) without a normaliser. `steps` None = as in training.
         """
-        energy = self._an_energy()
-        start = {name: plain(view.detach()) for name, view in views.items()}
+        energy, chain = self._an_energy(), self.data_chain
+        held = {name: plain(view.detach()) for name, view in views.items()}
         clamp = None if clamp is None else plain(clamp)
 
         def hold(moved: Views) -> Views:
             if clamp is None:
                 return moved
-            return {n: torch.where(per_item(clamp[:, i], v), start[n], v) for i, (n, v) in enumerate(moved.items())}
+            return {n: torch.where(per_item(clamp[:, i], v), held[n], v) for i, (n, v) in enumerate(moved.items())}
 
-        chain = self.data_chain
+        def settled(moved: Views) -> Views:
+            return hold({name: self.modalities[name].settle(view) for name, view in moved.items()})
 
         def logdensity(moved: Views) -> Tensor:
             return -energy(hold(moved))
@@ -117,10 +119,11 @@ class MultimodalModel(nn.Module):
             kernel = displaced_langevin(logdensity, self._free_displacement(clamp), chain.noise_scale)
         else:
             kernel = langevin(logdensity, chain.step_size, chain.noise_scale)
+        start = {name: self.modalities[name].relax(view) for name, view in held.items()}
         with frozen(self):
             end, info = run_chain(kernel, start, chain.steps if steps is None else steps, generator, record)
-        held = None if info.positions is None else [hold(p) for p in info.positions]
-        return hold(end), info._replace(positions=held)
+        positions = None if info.positions is None else [settled(p) for p in info.positions]
+        return settled(end), info._replace(positions=positions)
 
     def _free_displacement(self, clamp: Tensor | None) -> Tensor:
         """Return the displacement, rescaled per item so that the free coordinates alone move by it."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from multiebm.core.errors import CheckpointError, ConfigError, DivergenceError, ModalityError, OutputError
 from multiebm.core.files import ASIDE, reading, replace_file, writing
-from multiebm.core.modality import Modality
 from multiebm.core.store import Header, Store, StoredFile, describe, misfits
+from multiebm.modalities import Modality, from_json, to_json
 from multiebm.models.use import in_use
 from multiebm.nn.precision import precision_of
 
@@ -91,7 +91,7 @@ def write_model(model: nn.Module, modalities: dict[str, Modality], blueprint: di
             f"{folder}: got weights that are not finite (in {', '.join(bad)}), expected finite ones; nothing was "
             "saved: go back to a checkpoint from before, or train again with a lower learning rate"
         )
-    about = [m.to_json() for m in modalities.values()]
+    about = [to_json(m) for m in modalities.values()]
     values = {"model": blueprint, "precision": precision_of(model), "modalities": about}
     packed = _STORE.pack(HEADER, values, "weights-{}.safetensors", state)
     if (size := len(packed[HEADER])) > _STORE.largest:
@@ -147,7 +147,7 @@ def load_weights(model: nn.Module, description: Description) -> None:
 
 def _modality(index: int, values: dict[str, Any]) -> Modality:
     try:
-        return Modality.from_json(values)
+        return from_json(values)
     except ModalityError as error:
         raise ValueError(f"modalities.{index}: {error}") from error
 

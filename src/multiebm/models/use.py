@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from math import prod
 
 import torch
 from torch import nn
 
 from multiebm.core.batch import Batch
 from multiebm.core.errors import ConfigError
-from multiebm.core.modality import Modality
 from multiebm.core.tree import TreeT, in_chunks
+from multiebm.modalities import Modality
 from multiebm.models.checks import Given
 from multiebm.nn.spectral import frozen
 
@@ -21,7 +20,7 @@ PLACES = 2**18  # pixels of pictures and coordinates of vectors at a time: what 
 
 def rows_at_a_time(modalities: dict[str, Modality]) -> int:
     """Return how many items are computed at a time: a power of two from 16 to 1024."""
-    places = sum(prod(m.shape[1:]) if m.kind == "picture" else m.size for m in modalities.values())
+    places = sum(m.places for m in modalities.values())
     return 1 << (max(16, min(1024, PLACES // places)).bit_length() - 1)
 
 

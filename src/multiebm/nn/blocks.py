@@ -11,22 +11,6 @@ from multiebm.nn.spectral import Spectral
 SLOPE = 0.2  # of every leaky ReLU
 
 
-class Fold(nn.Module):
-    """`patch` x `patch` pixels become channels: [B, C, H, W] -> [B, C patch^2, ceil(H / patch), ceil(W / patch)].
-
-    Sides that are no multiple get zeros below and on the right, as convolutions see them beyond an edge.
-    """
-
-    def __init__(self, patch: int) -> None:
-        super().__init__()
-        self.patch = patch
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Fold a map of any sides."""
-        below, right = (-side % self.patch for side in x.shape[2:])
-        return F.pixel_unshuffle(F.pad(x, (0, right, 0, below)) if below or right else x, self.patch)
-
-
 class ResidualBlock(nn.Module):
     """y = shortcut(x) + r c1(lrelu(c0(lrelu(x)))), [B, n_in, H, W] -> [B, n_out, H, W]; MMVAE+ has r = 0.1.
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from multiebm.core.modality import Views
+from multiebm.core.names import Views
 
 
 class EnergyLoss(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from multiebm.core.batch import Batch
-from multiebm.core.modality import Views
+from multiebm.core.names import Views
 from multiebm.evaluation.result import Result
 from multiebm.evaluation.samples import joint_coherence
 from multiebm.mcmc.run import ChainInfo

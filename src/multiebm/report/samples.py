@@ -5,7 +5,7 @@ from math import ceil
 import torch
 
 from multiebm.core.batch import Batch, mask_views
-from multiebm.core.modality import Views
+from multiebm.core.names import Views
 from multiebm.core.tiles import is_colour
 from multiebm.core.tree import per_item
 from multiebm.evaluation.result import Result

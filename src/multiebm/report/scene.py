@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from multiebm.core.batch import Batch
-from multiebm.core.modality import Modality, Views
+from multiebm.core.names import Views
 from multiebm.core.random import ItemGenerators, item_generators
 from multiebm.core.tree import per_item
 from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.evaluation.measurement import JudgesLike
 from multiebm.evaluation.result import stream_seed
+from multiebm.modalities import Modality
 from multiebm.models.model import MultimodalModel
 from multiebm.report.record import RunRecord
 
@@ -39,8 +40,7 @@ class Scene(NamedTuple):
 
     def showing(self, shows: str) -> dict[str, Modality]:
         """Return the modalities that show themselves as "pictures", "points" or "text"."""
-        kinds = {"picture": "pictures", "vector": "points"}
-        return {name: m for name, m in self.modalities.items() if kinds[m.kind] == shows}
+        return {name: m for name, m in self.modalities.items() if m.shows == shows}
 
     @property
     def no_energy(self) -> str:

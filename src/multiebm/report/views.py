@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from multiebm.core.modality import Views
+from multiebm.core.names import Views
 from multiebm.core.tiles import Pixels, tile_size, tiles
 from multiebm.report.content import Block, Cell, Chart, Picture, Strips, Table, Text
 from multiebm.report.figures import Cloud, draw_clouds
@@ -31,19 +31,19 @@ class Stage(NamedTuple):
 
 def shown_pictures(scene: Scene, raw: Views) -> Views:
     """Return what is to be seen of the picture modalities: [N, C, H, W] in [0, 1], NaN where nothing is."""
-    return {name: m.shown(raw[name]) for name, m in scene.showing("pictures").items()}
+    return {name: m.show(raw[name]) for name, m in scene.showing("pictures").items()}
 
 
 def shown_points(scene: Scene, name: str, raw: Views) -> npt.NDArray[np.floating]:
-    """Return the first two coordinates of a modality, or its one: [N, 1 or 2]."""
-    points: npt.NDArray[np.floating] = raw[name][:, :2].detach().cpu().numpy()
+    """Return the points that a modality shows, [N, 1 or 2]."""
+    points: npt.NDArray[np.floating] = scene.modalities[name].show(raw[name]).detach().cpu().numpy()
     return points
 
 
 def shown_lines(scene: Scene, name: str, raw: Views) -> Text:
     """Return the first texts of a modality, a line each."""
     return Text(
-        "\n".join(" ".join(str(line).split()) for line in scene.modalities[name].shown(raw[name][:SHOWN])), "lines"
+        "\n".join(" ".join(str(line).split()) for line in scene.modalities[name].show(raw[name][:SHOWN])), "lines"
     )
 
 
@@ -110,7 +110,7 @@ def one_view(
 ) -> Chart | Picture | Text:
     """Return one modality in little room: `most` pictures or texts, or all points by class over the real ones."""
     if name in scene.showing("pictures"):
-        shown = scene.modalities[name].shown(raw[name][:most])
+        shown = scene.modalities[name].show(raw[name][:most])
         return picture(what, strip(shown, common_cell({name: shown}), per_row))
     if name in scene.showing("points"):
         shades = None if classes is None else classes.cpu().numpy()

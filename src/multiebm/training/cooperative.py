@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from multiebm.core.batch import Batch
-from multiebm.core.modality import Views
+from multiebm.core.names import Views
 from multiebm.models.inference import SHARED, Latents, Posterior
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.spectral import frozen

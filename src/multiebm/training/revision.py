@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from multiebm.core.batch import Batch
-from multiebm.core.modality import Views
+from multiebm.core.names import Views
 from multiebm.core.tree import per_item
 from multiebm.mcmc.run import ChainInfo
 from multiebm.models.inference import SHARED, Latents, Posterior

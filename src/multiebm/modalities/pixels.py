@@ -1,27 +1,55 @@
-"""From numbers to the raw values that are kept: pictures as bytes or float32, vectors as float64. Always a copy."""
+"""From numbers to the pictures that are kept: bytes, or float32 in a range. Always a copy."""
 
+import logging
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from multiebm.core.errors import DataError
-from multiebm.core.handed import SHOWN, Array, Mask
-from multiebm.core.modality import RAW_LIMIT, Modality
+from multiebm.core.handed import Array, Mask
+from multiebm.modalities.base import RAW_LIMIT, Given, is_number, refuse
 
-STATE_LIMIT = 1e9  # standard deviations from the training mean; networks square them, and float32 ends at 3e38
+logger = logging.getLogger("multiebm")
+
+AXES = {"chw": "C, H, W", "hwc": "H, W, C"}  # by layout
 TOLERANCE = 1e-6  # share of a range by which rounding may leave it; such values are clamped
+_LEVELS = 1000  # that float32, in which pictures are kept, must tell apart in their range
 
 
-def as_vector(values: Array, present: Mask, where: str) -> Tensor:
-    """Return numbers [N, D] as float64, with rows that are not `present` (bool [N]) zero; DataError if not finite."""
-    kept = np.zeros(values.shape, np.float64)
-    kept[present] = values[present]
-    with np.errstate(invalid="ignore"):
-        _refuse(~(np.abs(kept) <= RAW_LIMIT), where)
-    return torch.from_numpy(kept)
+def range_problem(span: Any) -> str | None:
+    """Return what is wrong with the declared range of a picture, as "got ..., expected ..."; None if nothing is."""
+    fits = isinstance(span, list | tuple) and len(span) == 2 and all(map(is_number, span)) and span[0] < span[1]
+    if not fits:
+        return f"got {span!r}, expected [low, high], two numbers, black and white; correct it"
+    low, high = map(float, span)
+    if (far := max(abs(low), abs(high))) > RAW_LIMIT:
+        return f"got {span!r}, expected numbers of at most {RAW_LIMIT:g}; scale the values down"
+    if high - low < _LEVELS * far * torch.finfo(torch.float32).eps:
+        return (
+            f"got {span!r}, too narrow so far from 0 for float32, expected one around 0; subtract low from the values"
+        )
+    return None
+
+
+def check_layout(shape: tuple[int, ...], layout: str, where: str) -> None:
+    """Refuse what is far more likely pictures of the other layout: as that, grey or RGB with sides above 4, and as
+    declared, strips of 1 or 3 pixels in many channels. Warn where either may be; the declaration counts.
+    """
+    channels, other = (shape[1], shape[3]) if layout == "chw" else (shape[3], shape[1])
+    if channels <= 4 or other > 4:
+        return
+    swapped, axes = ("hwc", "(0, 2, 3, 1)") if layout == "chw" else ("chw", "(0, 3, 1, 2)")
+    text = (
+        f"{where}: got shape {shape}, expected (N, {AXES[layout]}) as declared by layout {layout}; this looks like "
+        f"{swapped.upper()}, so declare layout: {swapped}"
+    )
+    if other in (1, 3) and shape[2] > 4:
+        raise DataError(f"{text} (if there are {channels} channels, do so and pass array.transpose{axes})")
+    logger.warning("%s if it is", text)
 
 
 def as_picture(values: Array, span: Sequence[float] | None, present: Mask, where: str) -> Tensor:
@@ -39,7 +67,7 @@ def as_picture(values: Array, span: Sequence[float] | None, present: Mask, where
     if values.dtype.kind == "f":
         bad = np.zeros(values.shape, bool)
         bad[present] = ~np.isfinite(rows)
-        _refuse(bad, where)
+        refuse(bad, where)
     least, most = (float(rows.min()), float(rows.max())) if rows.size else (low, low)
     if span is None and values.dtype.kind != "f":
         raise DataError(
@@ -64,7 +92,7 @@ def as_picture(values: Array, span: Sequence[float] | None, present: Mask, where
     return torch.from_numpy(kept)
 
 
-def check_dark(of_splits: Sequence[tuple[Tensor, Tensor]], where: str) -> None:
+def check_dark(of_splits: Sequence[Given], where: str) -> None:
     """Refuse pictures of a whole set that are nearly black, so are not in the units that they are taken for.
 
     These are bytes that never pass an eighth of 255 (masks, classes, other grey levels), and floats that vary and never
@@ -84,29 +112,6 @@ def check_dark(of_splits: Sequence[tuple[Tensor, Tensor]], where: str) -> None:
             f"{where}: got floats in [{least:g}, {most:g}], expected them in [0, 1], of which these are nearly black; "
             f"if bytes were divided by 255 twice, do it once, or {_declare(0, most)}, or range: [0, 1] if they are "
             "that dark"
-        )
-
-
-def check_state(modality: Modality, raw: Tensor, present: Tensor, where: str) -> None:
-    """Refuse vectors [N, D] whose standardised values, where `present` (bool [N]), lie where arithmetic ends."""
-    if modality.kind == "picture":
-        return
-    size = modality.to_state(raw).abs_().masked_fill_(~present[:, None], 0)
-    far = (~(size <= STATE_LIMIT).all(1)).nonzero()[:, 0].tolist()
-    if far:
-        row, column = far[0], int(size[far[0]].nan_to_num(nan=float("inf")).argmax())
-        raise DataError(
-            f"{where}: got {raw[row, column].item():g} in row {row}, column {column} ({len(far)} rows in all, first "
-            f"{far[:SHOWN]}), expected at most {STATE_LIMIT:g} standard deviations from the mean of training; repair "
-            "them, or mark those entries absent in `present`"
-        )
-
-
-def _refuse(bad: Mask, where: str) -> None:
-    if len(rows := np.flatnonzero(bad.reshape(len(bad), -1).any(1))):
-        raise DataError(
-            f"{where}: got NaN or infinite values in {len(rows)} rows, first {rows[:SHOWN].tolist()}, expected finite "
-            f"numbers below {RAW_LIMIT:g}; repair them, or mark those entries absent in `present`"
         )
 
 
