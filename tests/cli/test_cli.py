@@ -465,9 +465,9 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(
 ):
     import signal
 
-    from multiebm.experiments.live import StepLines
+    from multiebm.experiments.live import TrainingView
 
-    seen = StepLines.on_step
+    seen = TrainingView.on_step
 
     def pressed(self, state, metrics):
         seen(self, state, metrics)
@@ -475,7 +475,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(StepLines, "on_step", pressed)
+        patch.setattr(TrainingView, "on_step", pressed)
         assert run("train", str(trained / "run"), "seed=2", "--out", str(trained / "stopped")) == 130
     said = capsys.readouterr().out.splitlines()
     assert said[-2].startswith("interrupted after step 7: saved in ")

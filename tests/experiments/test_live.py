@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from multiebm.experiments.live import Screen, StepLines, Watched, live_view
+from multiebm.experiments.live import TrainingView, live_view, spans
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.training.state import ELAPSED
@@ -16,6 +16,10 @@ from multiebm.training.state import ELAPSED
 def experiment(warmup: int = 2, cooperative: int = 2, seconds: str = "null") -> Experiment:
     phases = [f"training.warmup.steps={warmup}", f"training.cooperative.steps={cooperative}"]
     return load_experiment("toy2d", [*phases, f"training.seconds={seconds}"])
+
+
+def quiet() -> Console:
+    return Console(file=StringIO(), width=40)
 
 
 def at(step: int) -> Any:
@@ -38,7 +42,8 @@ METRICS = {
 def test_a_terminal_shows_bars_energies_gains_and_likelihoods():
     console = Console(file=StringIO(), force_terminal=True, width=100)
     with live_view(experiment(seconds="60"), console) as view:
-        assert isinstance(view, Screen)
+        assert isinstance(view, TrainingView)
+        assert view.shown.moves
         for step in (1, 2, 3):
             view.on_step(at(step), METRICS)
         view.on_end(at(3))
@@ -52,13 +57,15 @@ def test_a_terminal_shows_bars_energies_gains_and_likelihoods():
 
 
 def test_phases_without_steps_have_no_bar():
-    assert list(Screen(experiment(warmup=0)).tasks) == ["cooperative"]
+    view = TrainingView(experiment(warmup=0), quiet())
+    assert [task.description for task in view.shown.bars.tasks] == ["cooperative"]
 
 
 def test_elsewhere_lines_come_at_the_start_at_a_change_of_phase_and_at_the_end():
     console = Console(file=StringIO(), width=40)
     with live_view(experiment(warmup=3, cooperative=3), console) as view:
-        assert isinstance(view, StepLines)
+        assert isinstance(view, TrainingView)
+        assert not view.shown.moves
         for step in range(1, 7):
             view.on_step(at(step), METRICS)
         view.on_end(at(6))
@@ -74,43 +81,43 @@ def test_elsewhere_lines_come_at_the_start_at_a_change_of_phase_and_at_the_end()
 
 
 def test_means_run_over_about_ten_steps_and_validation_is_the_last_one():
-    watched = Watched(experiment())
-    watched.see(at(1), {"energy/data": 1.0, "validate/gen/fcd": 5.0})
-    watched.see(at(2), {"energy/data": 2.0, "validate/gen/fcd": 3.0})
+    watched = TrainingView(experiment(), quiet())
+    watched.on_step(at(1), {"energy/data": 1.0, "validate/gen/fcd": 5.0})
+    watched.on_step(at(2), {"energy/data": 2.0, "validate/gen/fcd": 3.0})
     assert watched.means["energy/data"] == pytest.approx(1.1)
     assert watched.means["validate/gen/fcd"] == 3.0
-    assert watched.done() == {"warm-up": 2, "cooperative": 0}
-    assert watched.phase == "warm-up"
+    assert watched.span == ("warm-up", 0, 2)
+    assert spans(experiment()) == [("warm-up", 0, 2), ("cooperative", 2, 4)]
 
 
 def test_a_new_phase_begins_with_its_own_numbers():
-    watched = Watched(experiment())
-    watched.see(at(2), {"loss/elbo": 1.0})
-    watched.see(at(3), {"energy/data": 2.0})
+    watched = TrainingView(experiment(), quiet())
+    watched.on_step(at(2), {"loss/elbo": 1.0})
+    watched.on_step(at(3), {"energy/data": 2.0})
     assert watched.rows() == [("energy of data", "2")]
 
 
 def test_what_is_left_of_a_phase_is_at_its_own_pace_and_within_the_budget():
     """Warm-up steps of 1.5 s, then cooperative ones of 4 s."""
-    watched = Watched(experiment(warmup=10, cooperative=8))
-    watched.see(at(1), METRICS)
+    watched = TrainingView(experiment(warmup=10, cooperative=8), quiet())
+    watched.on_step(at(1), METRICS)
     assert watched.left() is None
-    watched.see(at(4), METRICS)
+    watched.on_step(at(4), METRICS)
     assert watched.left() == pytest.approx(6 * 1.5)
     for step in (11, 12, 13):
-        watched.see(SimpleNamespace(step=step, numbers={ELAPSED: 15.0 + 4 * (step - 10)}), METRICS)
+        watched.on_step(SimpleNamespace(step=step, numbers={ELAPSED: 15.0 + 4 * (step - 10)}), METRICS)
     assert watched.left() == pytest.approx(5 * 4)
-    short = Watched(experiment(warmup=10, seconds="7"))
-    short.see(at(1), METRICS)
-    short.see(at(4), METRICS)
+    short = TrainingView(experiment(warmup=10, seconds="7"), quiet())
+    short.on_step(at(1), METRICS)
+    short.on_step(at(4), METRICS)
     assert short.left() == pytest.approx(1)
 
 
 def test_time_left_is_counted_anew_after_the_guard_went_back():
-    watched = Watched(experiment(warmup=100))
+    watched = TrainingView(experiment(warmup=100), quiet())
     for step in (1, 50):
-        watched.see(at(step), METRICS)
-    watched.see(SimpleNamespace(step=20, numbers={ELAPSED: 75.0}), METRICS)
+        watched.on_step(at(step), METRICS)
+    watched.on_step(SimpleNamespace(step=20, numbers={ELAPSED: 75.0}), METRICS)
     assert watched.left() is None
-    watched.see(SimpleNamespace(step=30, numbers={ELAPSED: 90.0}), METRICS)
+    watched.on_step(SimpleNamespace(step=30, numbers={ELAPSED: 90.0}), METRICS)
     assert watched.left() == pytest.approx(70 * 1.5)

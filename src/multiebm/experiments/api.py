@@ -13,7 +13,7 @@ from multiebm.experiments.data import build_dataset
 from multiebm.experiments.live import live_view
 from multiebm.experiments.load import Source, load_experiment
 from multiebm.experiments.measure import measure_model
-from multiebm.experiments.progress import showing
+from multiebm.experiments.live import showing
 from multiebm.experiments.run import run_experiment
 from multiebm.experiments.schema import EvaluationSection, Experiment
 from multiebm.models.model import MultimodalModel

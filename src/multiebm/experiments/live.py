@@ -1,21 +1,32 @@
-"""What a person sees while a model trains: one live view in a terminal, plain lines elsewhere."""
+"""What a person sees of long work: bars in terminals and notebooks, a line now and then elsewhere, nothing if muted."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from time import perf_counter
+from typing import NamedTuple
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from multiebm.core.progress import listening
-from multiebm.experiments.progress import LINE_SECONDS, Bars, draws_bars, make_bars, showing
 from multiebm.experiments.schema import Experiment
 from multiebm.training.hooks import Hook
 from multiebm.training.state import ELAPSED, TrainState
 
-ENDING = "steps are over; priors that are fitted to codes settle, if any, then the model is saved"
+LINE_SECONDS = 10.0  # between plain lines; work that takes less is not mentioned
 SMOOTHING = 0.9  # decay of the running means that are shown
+ENDING = "steps are over; priors that are fitted to codes settle, if any, then the model is saved"
 _PICKED = {  # metric -> what it is called
     "loss/elbo": "-ELBO, nats",
     "energy/data": "energy of data",
@@ -28,47 +39,117 @@ _PICKED = {  # metric -> what it is called
 _LIKELIHOOD, _VALIDATION = "log_likelihood/", "validate/"
 
 
-class Watched:
-    """Running means of the metrics, and where training is: the state of both views."""
+class Shown:
+    """A `Listener`: a bar for each task where bars can move, else a line every LINE_SECONDS and one at the end.
 
-    def __init__(self, experiment: Experiment) -> None:
-        t = experiment.training
-        self.phases = {"warm-up": t.warmup.steps, "cooperative": t.cooperative.steps}
-        self.seconds = t.seconds
-        self.step = 0
-        self.elapsed = 0.0
+    Bars are drawn while there are tasks, unless `alone` is False: then somebody else draws them.
+    """
+
+    def __init__(self, console: Console, alone: bool = True) -> None:
+        self.console = console
+        self.moves = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+        self._draws = alone and self.moves
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        left = (TextColumn("left"), TimeRemainingColumn())
+        self.bars = Progress(*columns, *left, console=console, transient=True, get_time=perf_counter)
+
+    def start(self, what: str, total: int | None) -> int:
+        """Note a task; as a line it is not mentioned before it has taken a while."""
+        if self._draws and not self.bars.tasks:
+            self.bars.start()
+        return self.bars.add_task(what, total=total, said=perf_counter(), mentioned=False)
+
+    def advance(self, task: int, steps: int) -> None:
+        """Count, and print a line when one is due."""
+        self.bars.advance(TaskID(task), steps)
+        found, now = next(t for t in self.bars.tasks if t.id == task), perf_counter()
+        if self.moves or now - found.fields["said"] < LINE_SECONDS:
+            return
+        of, left, took = "", "", found.elapsed or 0.0
+        if found.total:
+            of = f" of {found.total:.0f}"
+            left = f", about {(found.total - found.completed) * took / max(found.completed, 1):.0f} s left"
+        self.print(f"{found.description}: {found.completed:.0f}{of}, {took:.0f} s{left}")
+        self.bars.update(found.id, said=now, mentioned=True)
+
+    def end(self, task: int) -> None:
+        """Take the bar away, or print how long it took, if it was mentioned."""
+        found = next(t for t in self.bars.tasks if t.id == task)
+        if found.fields["mentioned"]:
+            self.print(f"{found.description}: over after {found.elapsed:.0f} s")
+        self.bars.remove_task(found.id)
+        if self._draws and not self.bars.tasks:
+            self.bars.stop()
+
+    def print(self, text: str) -> None:
+        """Print one line as it is."""
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+class Span(NamedTuple):
+    """A phase of training: the steps made before it, and at its end."""
+
+    name: str
+    start: int
+    end: int
+
+
+class TrainingView:
+    """The hook that shows a run by running means of its metrics.
+
+    Where bars move, a bar for each phase, with its own remaining time, and the numbers that matter below; elsewhere a
+    line at the first step, then every LINE_SECONDS, at a change of phase and at the end.
+    """
+
+    def __init__(self, experiment: Experiment, console: Console) -> None:
+        self.spans, self.seconds = spans(experiment), experiment.training.seconds
+        self.shown = Shown(console, alone=False)
+        self.bars = [self.shown.bars.add_task(s.name, total=s.end - s.start, start=False) for s in self.spans]
+        self.step, self.elapsed, self.ended = 0, 0.0, False
         self.first = (0, 0.0)  # step and time of the first step seen in this phase
         self.means: dict[str, float] = {}
+        self._line = (0, "", -LINE_SECONDS)  # step, phase and time of the last one
 
-    def see(self, state: TrainState, metrics: dict[str, float]) -> None:
-        """Take in the metrics of step `state.step`."""
-        before, fresh = self.phase, state.step <= self.step or not self.step  # the guard may go back
+    def on_step(self, state: TrainState, metrics: dict[str, float]) -> None:
+        """Take in the metrics of step `state.step`; move the bars, or print a line when one is due."""
+        before, fresh = self.span, state.step <= self.step or not self.step  # the guard may go back
         self.step, self.elapsed = state.step, state.numbers.get(ELAPSED, 0.0)
-        if self.phase != before:  # the other phase has losses of its own
+        if self.span != before:  # another phase has losses of its own
             self.means.clear()
-        if fresh or self.phase != before:
+        if fresh or self.span != before:
             self.first = (self.step, self.elapsed)
         for name, value in metrics.items():
             old = self.means.get(name, value)
             decay = 0.0 if name.startswith(_VALIDATION) else SMOOTHING
             self.means[name] = decay * old + (1 - decay) * value
+        _, phase, said = self._line
+        if not self.shown.moves and (perf_counter() - said >= LINE_SECONDS or phase != self.span.name):
+            self._print()
+        for bar, span in zip(self.bars, self.spans, strict=True):
+            if span == self.span:
+                self.shown.bars.start_task(bar)
+            self.shown.bars.update(bar, completed=max(0, min(self.step, span.end) - span.start))
 
-    def done(self) -> dict[str, int]:
-        """Return the completed steps of each phase."""
-        warm = min(self.step, self.phases["warm-up"])
-        return {"warm-up": warm, "cooperative": self.step - warm}
+    def on_end(self, state: TrainState) -> None:
+        """Print the last line, unless it has been; say what is still to come."""
+        if not self.shown.moves:
+            if self.step != self._line[0]:
+                self._print()
+            if not self.ended:
+                self.shown.print(ENDING)
+        self.ended = True
 
     @property
-    def phase(self) -> str:
+    def span(self) -> Span:
         """The phase of the last step."""
-        return "warm-up" if self.step <= self.phases["warm-up"] else "cooperative"
+        return next((span for span in self.spans if self.step <= span.end), self.spans[-1])
 
     def left(self) -> float | None:
         """Return the seconds left of the phase at its pace so far, within the budget; None before a pace is known."""
         step, elapsed = self.first
         if self.step == step:
             return None
-        ahead = (self.phases[self.phase] - self.done()[self.phase]) * (self.elapsed - elapsed) / (self.step - step)
+        ahead = (self.span.end - self.step) * (self.elapsed - elapsed) / (self.step - step)
         return ahead if self.seconds is None else max(0.0, min(ahead, self.seconds - self.elapsed))
 
     def rows(self) -> list[tuple[str, str]]:
@@ -80,85 +161,44 @@ class Watched:
         measured = {k.removeprefix(_VALIDATION): v for k, v in self.means.items() if k.startswith(_VALIDATION)}
         return rows + [(f"validation {name}", f"{v:.4g}") for name, v in measured.items()]
 
-
-class Screen:
-    """A live view: a bar with its own remaining time for each phase, and the numbers that matter below."""
-
-    def __init__(self, experiment: Experiment) -> None:
-        self.watched, self.ended = Watched(experiment), False
-        self.progress = make_bars()
-        phases = self.watched.phases.items()
-        self.tasks = {name: self.progress.add_task(name, total=n, start=False) for name, n in phases if n}
-
-    def on_step(self, state: TrainState, metrics: dict[str, float]) -> None:
-        """Move the bars; the numbers are drawn when the screen is refreshed."""
-        self.watched.see(state, metrics)
-        done = self.watched.done()
-        for name, task in self.tasks.items():
-            if name == self.watched.phase and not self.progress.tasks[task].started:
-                self.progress.start_task(task)
-            self.progress.update(task, completed=done[name])
-
-    def on_end(self, state: TrainState) -> None:
-        """Say what is still to come below the last picture."""
-        self.ended = True
-
     def __rich__(self) -> Group:
         table = Table.grid(padding=(0, 2))
-        for name, value in self.watched.rows():
-            table.add_row(name, value)
-        budget = self.watched.seconds
-        if budget is not None:
-            table.add_row("training time", f"{self.watched.elapsed:.0f} of at most {budget:.0f} s")
-        if self.ended:
-            table.add_row(ENDING)
-        return Group(self.progress, table)
-
-
-class StepLines:
-    """A line at the first step, then every ten seconds, at the change of phase and at the end."""
-
-    def __init__(self, experiment: Experiment, console: Console) -> None:
-        self.watched = Watched(experiment)
-        self.console, self.ended = console, False
-        self._last, self._phase, self._shown = -LINE_SECONDS, "", 0
-
-    def on_step(self, state: TrainState, metrics: dict[str, float]) -> None:
-        """Print a line when one is due."""
-        self.watched.see(state, metrics)
-        if perf_counter() - self._last >= LINE_SECONDS or self.watched.phase != self._phase:
-            self._print()
-
-    def on_end(self, state: TrainState) -> None:
-        """Print the last line, unless it has been, and what is still to come."""
-        if self.watched.step != self._shown:
-            self._print()
-        if not self.ended:
-            self.console.print(ENDING, soft_wrap=True)
-        self.ended = True
+        budget = [("training time", f"{self.elapsed:.0f} of at most {self.seconds:.0f} s")] if self.seconds else []
+        for row in [*self.rows(), *budget, *([(ENDING,)] if self.ended else [])]:
+            table.add_row(*row)
+        return Group(self.shown.bars, table)
 
     def _print(self) -> None:
-        self._last, self._phase, self._shown = perf_counter(), self.watched.phase, self.watched.step
-        total = sum(self.watched.phases.values())
-        numbers = "; ".join(f"{name} {value}" for name, value in self.watched.rows())
-        left = self.watched.left()
-        ahead = "" if not left else f", about {left:.0f} s left of the {self._phase} steps"
-        line = f"{self._phase} {self._shown}/{total}, {self.watched.elapsed:.0f} s{ahead}: {numbers}"
-        self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+        self._line = (self.step, self.span.name, perf_counter())
+        left = self.left()
+        ahead = f", about {left:.0f} s left of the {self.span.name} steps" if left else ""
+        numbers = "; ".join(f"{name} {value}" for name, value in self.rows())
+        self.shown.print(f"{self.span.name} {self.step}/{self.spans[-1].end}, {self.elapsed:.0f} s{ahead}: {numbers}")
+
+
+def spans(experiment: Experiment) -> list[Span]:
+    """Return the phases of training that have steps, with where each begins and ends."""
+    t, found, start = experiment.training, [], 0
+    for name, steps in (("warm-up", t.warmup.steps), ("cooperative", t.cooperative.steps)):
+        if steps:
+            found.append(Span(name, start, start := start + steps))
+    return found or [Span("training", 0, 0)]
 
 
 @contextmanager
 def live_view(experiment: Experiment, console: Console | None = None, progress: bool = True) -> Iterator[Hook | None]:
-    """Give the hook that shows a run, tasks beside its steps included: a live view in terminals and notebooks, lines
-    elsewhere, None where `progress` is False.
-    """
-    console = console or Console()
+    """Give the hook that shows a run, tasks beside its steps included; None where `progress` is False."""
     if not progress:
         yield None
-    elif draws_bars(console):
-        screen = Screen(experiment)
-        with Live(screen, console=console, refresh_per_second=4), listening(Bars(screen.progress, alone=False)):
-            yield screen
-    else:
-        with showing(console=console):
-            yield StepLines(experiment, console)
+        return
+    view = TrainingView(experiment, console or Console())
+    drawn = Live(view, console=view.shown.console, refresh_per_second=4) if view.shown.moves else nullcontext()
+    with drawn, listening(view.shown):
+        yield view
+
+
+@contextmanager
+def showing(progress: bool = True, console: Console | None = None) -> Iterator[None]:
+    """Inside, long work shows how far it is on `console` (standard error by default); `progress` False: mute."""
+    with listening(Shown(console or Console(stderr=True))) if progress else nullcontext():
+        yield

@@ -11,8 +11,8 @@ from multiebm.evaluation.evaluate import evaluation_mode
 from multiebm.evaluation.measurement import JudgesLike
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.folder import REPORT, check_same_data
+from multiebm.experiments.live import showing
 from multiebm.experiments.measure import judges_of
-from multiebm.experiments.progress import showing
 from multiebm.experiments.saved import from_pretrained
 from multiebm.report.chains import chains_section
 from multiebm.report.content import to_page
