@@ -32,7 +32,7 @@ def everything(model: MultimodalModel) -> list[torch.Tensor]:
     """What every part of a model returns for one input."""
     model.eval()
     batch = whole(random_views(model.modalities, 3))
-    latents = model.infer_latents(batch, item_generators(0, 3), refine_steps=2)
+    latents = model.infer_latents(batch, item_generators(0, 3), latent_steps=2)
     refined, _ = model.refine_data(model.decode(latents), item_generators(1, 3))
     energies = model.log_density_unnorm(batch.views)
     return [*latents.values(), *refined.values(), energies, *model.sample(2, None).values()]

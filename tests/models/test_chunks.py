@@ -11,13 +11,13 @@ MODALITIES = mixed()
 ROWS = 16  # at a time, set for these tests
 PARTS = {name: MODALITIES[name].to_raw(view) for name, view in random_views(MODALITIES, 3 * ROWS).items()}
 USES = {
-    "sample": lambda m, n: m.sample(n, seed=3, refine_steps=2 if m.energy else 0),
+    "sample": lambda m, n: m.sample(n, seed=3, data_steps=2 if m.energy else 0),
     "encode": lambda m, n: {"": m.encode(first(n))},
     "score": lambda m, n: {"": m.score(first(n))},
     "match": lambda m, n: {"": m.match(first(n))},
     "log_likelihood": lambda m, n: {"": m.log_likelihood(first(n), ["left"], samples=20, log_z=0.0)},
     "impute": lambda m, n: m.impute(
-        {"left": first(n)["left"]}, refine_steps=2, data_steps=2 if m.energy else 0, seed=3
+        {"left": first(n)["left"]}, latent_steps=2, data_steps=2 if m.energy else 0, seed=3
     ),
 }
 

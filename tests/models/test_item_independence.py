@@ -90,8 +90,8 @@ def test_impute_gives_a_row_the_same_completion_alone_and_beside_an_empty_one():
     views = random_views(model.modalities, 3)
     parts = {name: model.modalities[name].to_raw(view) for name, view in views.items()}
     present = torch.tensor([[True, False, True], [False, False, False], [False, True, False]])
-    together = model.impute(parts, refine_steps=4, data_steps=3, present=present)
-    alone = model.impute(rows(parts, 0), refine_steps=4, data_steps=3, present=present[:1])
+    together = model.impute(parts, latent_steps=4, data_steps=3, present=present)
+    alone = model.impute(rows(parts, 0), latent_steps=4, data_steps=3, present=present[:1])
     for name in together:
         torch.testing.assert_close(together[name][:1], alone[name], **ROUNDING)
 

@@ -19,9 +19,9 @@ PARTS = {name: MODALITIES[name].to_raw(view) for name, view in random_views(MODA
 LEFT = {"left": PARTS["left"]}
 STATES = random_views(MODALITIES, 4)
 USES = {
-    "sample": lambda m: m.sample(3, refine_steps=2),
+    "sample": lambda m: m.sample(3, data_steps=2),
     "sample plainly": lambda m: m.sample(3),
-    "impute": lambda m: m.impute(LEFT, refine_steps=2, data_steps=2),
+    "impute": lambda m: m.impute(LEFT, latent_steps=2, data_steps=2),
     "encode": lambda m: m.encode(PARTS),
     "score": lambda m: m.score(PARTS),
     "match": lambda m: m.match(PARTS),
@@ -82,9 +82,9 @@ def test_modes_of_the_caller_do_not_matter(use, mode):
 def test_parts_and_models_made_in_inference_mode_are_as_good():
     with torch.inference_mode():
         model, parts = model_of(), {name: part.clone() for name, part in LEFT.items()}
-        inside = model.impute(parts, refine_steps=2, data_steps=2)
-    assert same(inside, model_of().impute(LEFT, refine_steps=2, data_steps=2))
-    assert same(model.impute(parts, refine_steps=2, data_steps=2), inside)
+        inside = model.impute(parts, latent_steps=2, data_steps=2)
+    assert same(inside, model_of().impute(LEFT, latent_steps=2, data_steps=2))
+    assert same(model.impute(parts, latent_steps=2, data_steps=2), inside)
 
 
 def test_chains_on_states_run_in_inference_mode():
@@ -148,7 +148,7 @@ def test_a_model_survives_pickle_torch_save_and_deepcopy(way):
 
 
 def refined(model):
-    return model.sample(2, refine_steps=2)["left"].tolist()
+    return model.sample(2, data_steps=2)["left"].tolist()
 
 
 def test_a_model_may_be_handed_to_a_spawned_process():
@@ -203,8 +203,8 @@ def test_integers_of_numpy_and_torch_are_numbers(kind):
     model, of = model_of(), getattr(np, kind)
     assert same(model.sample(of(3), of(2), of(7)), model.sample(3, 2, 7))
     assert same(model.sample(torch.tensor(3), seed=torch.tensor(7)), model.sample(3, seed=7))
-    chained = model.impute(LEFT, refine_steps=of(2), data_steps=of(1), seed=of(3))
-    assert same(chained, model.impute(LEFT, refine_steps=2, data_steps=1, seed=3))
+    chained = model.impute(LEFT, latent_steps=of(2), data_steps=of(1), seed=of(3))
+    assert same(chained, model.impute(LEFT, latent_steps=2, data_steps=1, seed=3))
     assert same(
         model.log_likelihood(PARTS, samples=of(4), log_z=0.0), model.log_likelihood(PARTS, samples=4, log_z=0.0)
     )
@@ -227,8 +227,8 @@ def test_numbers_of_importance_samples_that_are_none_are_refused(value):
 def test_numbers_of_steps_that_are_none_are_refused(value):
     model = model_of()
     for call in (
-        lambda: model.sample(2, refine_steps=value),
-        lambda: model.impute(LEFT, refine_steps=value),
+        lambda: model.sample(2, data_steps=value),
+        lambda: model.impute(LEFT, latent_steps=value),
         lambda: model.impute(LEFT, data_steps=value),
     ):
         with pytest.raises(ConfigError, match="_steps: got .*, expected a number of chain steps from 0 to 10000"):
@@ -280,8 +280,8 @@ def untrained():
     "ask",
     [
         lambda m: m.score(PARTS),
-        lambda m: m.sample(2, refine_steps=None),
-        lambda m: m.sample(2, refine_steps=1),
+        lambda m: m.sample(2, data_steps=None),
+        lambda m: m.sample(2, data_steps=1),
         lambda m: m.impute(LEFT, data_steps=None),
         lambda m: m.impute(LEFT, data_steps=1),
     ],
@@ -298,6 +298,6 @@ def test_without_the_energy_an_untrained_one_does_no_harm():
     assert model_of().energy_learned
     assert not small_model(MODALITIES, energy=None).energy_learned
     model.sample(2)
-    model.impute(LEFT, refine_steps=1)
+    model.impute(LEFT, latent_steps=1)
     model.refine_data(STATES, make_generator(0), 2)  # training begins with such an energy
     assert model.log_density_unnorm(STATES).isfinite().all()

@@ -67,7 +67,7 @@ def test_imputed_parts_are_decoded_from_the_inferred_latents():
     model, parts = model_and_parts()
     batch = make_batch(MODALITIES, {"left": parts["left"]})
     latents = model.infer_latents(batch, item_generators(7, 4), 2)
-    got = model.impute({"left": parts["left"]}, refine_steps=2, seed=7)
+    got = model.impute({"left": parts["left"]}, latent_steps=2, seed=7)
     assert torch.equal(got["right"], model.decode(latents)["right"])
 
 
@@ -151,7 +151,7 @@ def test_parts_that_do_not_fit_are_named_with_the_fix(parts, error, message):
 
 def test_step_counts_names_and_masks_out_of_range_are_refused():
     model, parts = model_and_parts()
-    with pytest.raises(ConfigError, match="refine_steps: got -1, expected a number of chain steps from 0 to 10000"):
+    with pytest.raises(ConfigError, match="data_steps: got -1, expected a number of chain steps from 0 to 10000"):
         model.sample(2, -1)
     for wrong in (0.0, 1.5, math.nan):
         with pytest.raises(ConfigError, match=f"temperature: got {wrong:g}, expected 0 < T <= 1"):
@@ -160,8 +160,11 @@ def test_step_counts_names_and_masks_out_of_range_are_refused():
         model.sample(0)
     with pytest.raises(ModalityError, match=r"want: got 'rihgt'.*Did you mean 'right'\?"):
         model.impute(parts, want=["rihgt"])
-    with pytest.raises(ConfigError, match="refine_steps: got 10001, expected a number of chain steps from 0 to 10000"):
-        model.impute(parts, refine_steps=10_001)
+    with pytest.raises(ConfigError, match="latent_steps: got 10001, expected a number of chain steps from 0 to 10000"):
+        model.impute(parts, latent_steps=10_001)
+    for ask in (lambda: model.sample(2, refine_steps=0), lambda: model.impute(parts, refine_steps=0)):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'refine_steps'"):
+            ask()
     with pytest.raises(ModalityError, match=r"given: got 'lefd'.*Did you mean 'left'\?"):
         small_model(MODALITIES, energy=None).log_likelihood(parts, given=["lefd"])
     with pytest.raises(DataError, match=r"present: got shape \(4, 2\), expected \(4, 3\)"):

@@ -130,8 +130,8 @@ def test_inferred_and_refined_latents_of_a_masked_item_are_those_of_the_model_wi
     views = random_views(model.modalities, 6)
     present = torch.tensor([[True, False, True]] * 6)
     batch = Batch(mask_views(views, present), present)
-    masked = model.infer_latents(batch, make_generator(0), refine_steps=5)
+    masked = model.infer_latents(batch, make_generator(0), latent_steps=5)
     dropped = reduced_model(model, "b").infer_latents(
-        whole({n: views[n] for n in ("a", "c")}), make_generator(0), refine_steps=5
+        whole({n: views[n] for n in ("a", "c")}), make_generator(0), latent_steps=5
     )
     torch.testing.assert_close(masked["shared"], dropped["shared"], rtol=1e-4, atol=1e-5)

@@ -10,10 +10,9 @@ from multiebm.data import MultimodalDataset
 from multiebm.evaluation.evaluation import Evaluation
 from multiebm.experiments.build import build_model
 from multiebm.experiments.data import build_dataset
-from multiebm.experiments.live import live_view
+from multiebm.experiments.live import live_view, showing
 from multiebm.experiments.load import Source, load_experiment
 from multiebm.experiments.measure import measure_model
-from multiebm.experiments.live import showing
 from multiebm.experiments.run import run_experiment
 from multiebm.experiments.schema import EvaluationSection, Experiment
 from multiebm.models.model import MultimodalModel

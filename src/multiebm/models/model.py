@@ -92,13 +92,16 @@ class MultimodalModel(nn.Module):
     def refine_data(
         self,
         views: Views,
-        generator: Randomness,
+        rng: Randomness,
         steps: int | None = None,
         clamp: Tensor | None = None,
         record: bool = False,
     ) -> tuple[Views, ChainInfo]:
-        """Run the data chain, eq. (3) or its displaced form, from `views`; `clamp` [B, M] holds observed parts fixed,
-        which targets the conditional pi(x_absent | x_observed) without a normaliser. `steps` None = as in training.
+        """Run the data chain on views [B, ...]: Langevin steps, eq. (3), or displaced ones. `steps` None = as in training.
+
+        Displaced steps have one length along the normalised gradient: scaling the energy changes nothing, and the chain
+        seeks modes; it does not sample exp(-E / T). Observed parts, where `clamp` (bool [B, M]), are held fixed:
+        Langevin steps then target the conditional pi(x_absent | x_observed), displaced ones seek its modes.
         """
         energy, chain = self._an_energy(), self.data_chain
         held = {name: plain(view.detach()) for name, view in views.items()}
@@ -121,7 +124,7 @@ class MultimodalModel(nn.Module):
             kernel = langevin(logdensity, chain.step_size, chain.noise_scale)
         start = {name: self.modalities[name].relax(view) for name, view in held.items()}
         with frozen(self):
-            end, info = run_chain(kernel, start, chain.steps if steps is None else steps, generator, record)
+            end, info = run_chain(kernel, start, chain.steps if steps is None else steps, rng, record)
         positions = None if info.positions is None else [settled(p) for p in info.positions]
         return settled(end), info._replace(positions=positions)
 
@@ -133,7 +136,7 @@ class MultimodalModel(nn.Module):
         return self.displacement * ((~clamp).float() @ sizes / sizes.sum()).sqrt()
 
     def refine_latents(
-        self, latents: Latents, batch: Batch, generator: Randomness, steps: int | None = None, record: bool = False
+        self, latents: Latents, batch: Batch, rng: Randomness, steps: int | None = None, record: bool = False
     ) -> tuple[Latents, ChainInfo]:
         """Run the latent chain towards the subset posterior of the present parts, eqs. (8), (17).
 
@@ -146,7 +149,7 @@ class MultimodalModel(nn.Module):
 
         kernel = langevin(logdensity, chain.step_size, chain.noise_scale, diagnose=True)
         with frozen(self):
-            end, info = run_chain(kernel, latents, chain.steps if steps is None else steps, generator, record)
+            end, info = run_chain(kernel, latents, chain.steps if steps is None else steps, rng, record)
         kept = dict(end)
         for i, name in enumerate(self.modalities):
             if name in kept:
@@ -154,10 +157,10 @@ class MultimodalModel(nn.Module):
                 kept[name] = torch.where(per_item(batch.present[:, i], start), kept[name], start)
         return kept, info
 
-    def sample_latents(self, n: int, generator: Randomness, temperature: float | None = None) -> Latents:
+    def sample_latents(self, n: int, rng: Randomness, temperature: float | None = None) -> Latents:
         """Draw latents from the prior: {"shared": [n, D], modality: [n, P]}."""
         with torch.no_grad():
-            return self.generator.sample_latents(n, generator, temperature)
+            return self.generator.sample_latents(n, rng, temperature)
 
     def decode(self, latents: Latents, wanted: Tensor | None = None) -> Views:
         """Return decoder means [B, *shape] of all modalities (no observation noise); `latents` [B, D] and [B, P].
@@ -174,49 +177,49 @@ class MultimodalModel(nn.Module):
             for i, (name, mean) in enumerate(self.decode(latents, ~batch.present).items())
         }
 
-    def with_private_of_absent(self, latents: Latents, batch: Batch, generator: Randomness) -> Latents:
+    def with_private_of_absent(self, latents: Latents, batch: Batch, rng: Randomness) -> Latents:
         """Return the latents with the private ones [B, P] of absent parts drawn from their prior."""
-        prior, own = self.generator.sample_private(len(batch.present), generator), dict(latents)
+        prior, own = self.generator.sample_private(len(batch.present), rng), dict(latents)
         for i, name in enumerate(self.modalities):
             if name in prior:
                 own[name] = torch.where(per_item(batch.present[:, i], prior[name]), latents[name], prior[name])
         return own
 
-    def infer_latents(self, batch: Batch, generator: Randomness, refine_steps: int = 0) -> Latents:
-        """Draw latents given the present parts: from q(z | x_S), then `refine_steps` of the latent chain.
+    def infer_latents(self, batch: Batch, rng: Randomness, latent_steps: int = 0) -> Latents:
+        """Draw latents given the present parts: from q(z | x_S), then `latent_steps` of the latent chain.
 
         {"shared": [B, D], modality: [B, P]}, from the mixture of eq. (5), then eq. (17).
         Private latents of absent parts come from their prior; an item with nothing present gets the prior altogether,
         at the model's temperature.
         """
         with torch.no_grad():
-            latents = self.with_private_of_absent(self.inference.given(batch).sample(generator)[0], batch, generator)
+            latents = self.with_private_of_absent(self.inference.given(batch).sample(rng)[0], batch, rng)
             nothing = ~batch.present.any(1)
             if nothing.any():
                 # only the items concerned draw, or their presence would move the noise of the others
-                own = generator.select(nothing) if isinstance(generator, ItemGenerators) else generator
+                own = rng.select(nothing) if isinstance(rng, ItemGenerators) else rng
                 n, temperature = int(nothing.sum()), self.generator.temperature
                 latents[SHARED][nothing] = self.generator.prior.sample(n, own, temperature)
-        if refine_steps:
-            latents, _ = self.refine_latents(latents, batch, generator, refine_steps)
+        if latent_steps:
+            latents, _ = self.refine_latents(latents, batch, rng, latent_steps)
         return latents
 
-    def sample(self, n: int, refine_steps: int | None = 0, seed: int = 0, temperature: float | None = None) -> Views:
+    def sample(self, n: int, data_steps: int | None = 0, seed: int = 0, temperature: float | None = None) -> Views:
         """Return n joint samples of all modalities, raw values: pictures float [n, C, H, W] in [0, 1], vectors [n, D].
 
-        `refine_steps` 0: decoder means ("Gen"); None: the training chain of the energy ("EBM"). Item i depends on
+        `data_steps` of the chain of the energy: 0 gives decoder means ("Gen"), None as many as in training ("EBM"). Item i depends on
         (`seed`, i) alone, not on n. `temperature` T in (0, 1] draws z from p(z)^(1/T); None: `model.prior.temperature`.
         """
         most = LARGEST // (4 * sum(m.size for m in self.modalities.values()))
         n = whole_number("n", n, 1, most, "a number of samples", f" ({LARGEST >> 30} GiB); draw fewer a seed")
         seed, temperature = check_seed(seed), check_temperature(temperature)
-        refine_steps = check_data_steps("refine_steps", refine_steps, self.energy is not None, self.energy_learned)
+        data_steps = check_data_steps("data_steps", data_steps, self.energy is not None, self.energy_learned)
 
         def some(first: int, rows: int) -> Views:
-            generator = item_generators(seed, rows, first)
-            views = self.decode(self.sample_latents(rows, generator, temperature))
-            if refine_steps != 0:
-                views, _ = self.refine_data(views, generator, refine_steps)
+            rng = item_generators(seed, rows, first)
+            views = self.decode(self.sample_latents(rows, rng, temperature))
+            if data_steps != 0:
+                views, _ = self.refine_data(views, rng, data_steps)
             return self._raw(views, list(self.modalities))
 
         return over_items(self, self.modalities, some, n)
@@ -225,7 +228,7 @@ class MultimodalModel(nn.Module):
         self,
         parts: Views,
         want: list[str] | None = None,
-        refine_steps: int = 0,
+        latent_steps: int = 0,
         data_steps: int | None = 0,
         seed: int = 0,
         present: Tensor | None = None,
@@ -233,18 +236,18 @@ class MultimodalModel(nn.Module):
         """Return the modalities in `want` (all by default) given raw `parts` [B, ...], any subset of the modalities.
 
         Observed entries come back exactly as given (bytes v as v / 255); the others are decoded from the subset
-        posterior, refined by `refine_steps` of the latent chain (eq. 17) and `data_steps` of the data chain with
+        posterior, refined by `latent_steps` of the latent chain (eq. 17) and `data_steps` of the data chain with
         observed parts held fixed (None = as in training). `present` [B, M] hides single entries of `parts`.
         """
         names, seed = check_names(self.modalities, want, "want"), check_seed(seed)
-        latent_steps = check_steps("refine_steps", refine_steps) or 0
+        latent_steps = check_steps("latent_steps", latent_steps) or 0
         data_steps = check_data_steps("data_steps", data_steps, self.energy is not None, self.energy_learned)
 
         def some(batch: Batch, first: int) -> Views:
-            generator = item_generators(seed, len(batch.present), first)
-            views = self.fill(batch, self.infer_latents(batch, generator, latent_steps))
+            rng = item_generators(seed, len(batch.present), first)
+            views = self.fill(batch, self.infer_latents(batch, rng, latent_steps))
             if data_steps != 0:
-                views, _ = self.refine_data(views, generator, data_steps, clamp=batch.present)
+                views, _ = self.refine_data(views, rng, data_steps, clamp=batch.present)
             return self._raw(views, names)
 
         handed = check_parts(self.modalities, parts, present)
