@@ -20,12 +20,14 @@ import torch
 from loading import machine
 from multiebm.core.batch import Batch
 from multiebm.data import BatchStream, MultimodalDataset, load_dataset
-from multiebm.experiments.build import build_model, build_state, set_rates
+from multiebm.experiments.build import build_model, build_state, settings_of_cooperative
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
 from multiebm.training.cooperative import cooperative_step
+from multiebm.training.settings import CooperativeSettings
 from multiebm.training.state import TrainState
+from multiebm.training.steps import in_force, set_rates, total_steps
 from reference_step import check_covered, reference_state, reference_step
 
 TARGET = 2.5
@@ -48,22 +50,26 @@ def library(experiment: Experiment, model: MultimodalModel, precision: str, nega
     """Return the library's step on a copy of `model`, past the steps in which only the energy learns."""
     training = experiment.training.model_copy(update={"precision": precision})
     state = our_state(experiment.model_copy(update={"training": training}), copy.deepcopy(model))
-    settings = replace(training.cooperative, negatives=negatives)
+    settings = replace(settings_of(experiment), negatives=negatives)
     return lambda batch: cooperative_step(state, batch, settings)
 
 
 def our_state(experiment: Experiment, model: MultimodalModel) -> TrainState[MultimodalModel]:
     state = build_state(experiment, model, None)  # type: ignore[arg-type]  # batches are handed over
-    state.step = experiment.training.warmup.steps
-    state.numbers["cooperative_start"] = float(state.step - experiment.training.cooperative.energy_first)
-    set_rates(state, experiment.training, warm=False)
+    phases = experiment.training.phases
+    state.step = total_steps([phase for phase in phases if phase.kind in ("bound", "energy")])
+    set_rates(state, experiment.training.optimiser, *in_force(phases, state.step))
     return state
+
+
+def settings_of(experiment: Experiment) -> CooperativeSettings:
+    return settings_of_cooperative(experiment.training.phase("cooperative"), experiment.model)
 
 
 def reference(experiment: Experiment, model: MultimodalModel, negatives: str) -> Way:
     """Return the plain loop on a copy of `model`."""
     state = reference_state(experiment, model)
-    settings = replace(experiment.training.cooperative, negatives=negatives)
+    settings = replace(settings_of(experiment), negatives=negatives)
     check_covered(settings)
     return lambda batch: reference_step(state, batch, settings)
 
@@ -92,7 +98,7 @@ def seconds(ways: dict[str, Way], batches: list[Batch], repeats: int) -> dict[st
 
 def setting(size: int, batch_size: int, preset: str) -> tuple[Experiment, BatchStream, MultimodalDataset]:
     # the plain loop knows one source of the prior's codes, so both steps use it
-    covered = "training.cooperative.prior_positive=revised"
+    covered = "training.phases.cooperative.prior_codes=refined"
     experiment = load_experiment(preset, [covered, f"data.settings.size={size}", f"training.batch_size={batch_size}"])
     dataset = load_dataset("polydigits", {"size": size})
     return experiment, BatchStream(dataset, "train", batch_size, experiment.seed), dataset
@@ -103,7 +109,7 @@ def measure(size: int, args: argparse.Namespace) -> None:
     batches = [next(stream) for _ in range(4)]
     model = fresh_model(experiment, dataset, batches[0])
     apart = {precision: differences(experiment, model, batches[0], precision) for precision in ("fp32", "bf16")}
-    preset, c = experiment.training.precision, experiment.training.cooperative
+    preset, c = experiment.training.precision, experiment.training.phase("cooperative")
     plain = "reference: fp32, NCHW, refresh"
     ways = {
         plain: reference(experiment, model, "refresh"),
@@ -127,7 +133,7 @@ def quality(size: int, args: argparse.Namespace) -> None:
     """Train both from the same start and print the mean losses of the last quarter."""
     experiment, stream, dataset = setting(size, args.batch, args.preset)
     batches = [next(stream) for _ in range(args.quality)]
-    model, c = fresh_model(experiment, dataset, batches[0]), experiment.training.cooperative
+    model, c = fresh_model(experiment, dataset, batches[0]), experiment.training.phase("cooperative")
     ways = {
         "reference, fp32": reference(experiment, model, c.negatives),
         f"library, {experiment.training.precision}": library(

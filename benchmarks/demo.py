@@ -4,7 +4,7 @@
 
 Clones the commit that is checked out (HEAD; changes that are not committed are not in it), installs the locked
 packages, and runs the commands of `make demo` one by one. Expected: at most 8 minutes on two otherwise idle cores.
-Settings such as training.warmup.steps=5 go to the training command: for trying this script, not for its figure.
+Settings such as training.phases.bound.steps=5 go to the training command: for trying this script, not for its figure.
 """
 
 import argparse

@@ -19,7 +19,7 @@ from multiebm.experiments.data import build_dataset
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.run import fresh_state
 
-ALL_WARM = [f"training.warmup.{key}={10**6}" for key in ("steps", "prior_after")]
+ALL_WARM = [f"training.phases.bound.{key}={10**6}" for key in ("steps", "prior_from")]
 
 
 def main() -> None:
@@ -40,7 +40,9 @@ def report(args: argparse.Namespace, width: int) -> None:
     """Print a line for each share of hidden parts."""
     ways, hidden = {}, {}
     for share in (0.0, *args.shares):
-        experiment = load_experiment(args.preset, [*ALL_WARM, f"data.missing={share}", f"model.networks.width={width}"])
+        experiment = load_experiment(
+            args.preset, [*ALL_WARM, f"data.missing={share}", f"model.networks.picture.width={width}"]
+        )
         state = fresh_state(experiment, build_dataset(experiment.data), torch.device("cpu"))
         ways[share] = (TrainingStep(experiment), state)
         hidden[share] = 1 - state.stream.dataset.train.present.float().mean().item()

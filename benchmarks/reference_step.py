@@ -21,6 +21,7 @@ from multiebm.core.names import Views
 from multiebm.core.random import make_generator
 from multiebm.core.tree import per_item
 from multiebm.experiments.schema import Experiment
+from multiebm.models.chains import Displaced
 from multiebm.models.inference import SHARED, Latents
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.blocks import SLOPE, EnergyBlock, ResidualBlock
@@ -103,7 +104,8 @@ def reference_state(experiment: Experiment, model: MultimodalModel) -> TrainStat
     prior = list(plain.generator.prior.parameters()) if isinstance(plain.generator.prior, EnergyPrior) else []
     tilt = {id(p) for p in prior}
     generator = [p for p in plain.generator.parameters() if id(p) not in tilt]
-    betas, scale = (o.beta1_cooperative, o.beta2), o.cooperative
+    cooperative = experiment.training.phase("cooperative")
+    betas, scale = (cooperative.beta1, o.beta2), cooperative.rate
     optimisers: dict[str, torch.optim.Optimizer] = {
         "generator": torch.optim.Adam(generator, o.generator * scale, betas, weight_decay=o.weight_decay),
         "inference": torch.optim.Adam(
@@ -172,7 +174,7 @@ def data_chain(model: MultimodalModel, views: Views, generator: torch.Generator)
     for _ in range(chain.steps):
         x = {name: view.detach().requires_grad_() for name, view in x.items()}
         grads = dict(zip(x, torch.autograd.grad(-model.energy(x).sum(), list(x.values())), strict=True))
-        if chain.displaced:
+        if isinstance(chain, Displaced):
             norm = sum(g.square().flatten(1).sum(1) for g in grads.values()).sqrt().clamp_min(1e-12)
             factor = model.displacement * size**0.5 / norm
         else:

@@ -31,7 +31,7 @@ from reference_step import plain_copy
 
 # what may differ from the preset polymnist-ROW: sizes, and what does not enter the formulas
 FREE = {"seed", "model.shared", "model.private", "model.prior.components", "model.likelihood.scale"}
-FREE |= {"training.batch_size", "training.precision", "training.warmup.beta", "training.bound.samples"}
+FREE |= {"training.batch_size", "training.precision", "training.phases.bound.beta", "training.phases.bound.samples"}
 FREE_SECTIONS = ("data.", "model.networks.")
 SMALLEST_TAIL, EDGE = 1e-7, 1e-3  # of the library's draws: Laplace noise, and components over a batch
 
@@ -68,9 +68,9 @@ def check_covered(experiment: Experiment, row: str) -> None:
         for key, expected, got in changes
         if key not in FREE and not key.startswith(FREE_SECTIONS)
     ]
-    if experiment.training.bound.samples > 1 and row != "mmvae":
-        got = experiment.training.bound.samples
-        problems.append(f"reference VAE: training.bound.samples: got {got} for {row}, expected 1; or time mmvae")
+    if experiment.training.phase("bound").samples > 1 and row != "mmvae":
+        got = experiment.training.phase("bound").samples
+        problems.append(f"reference VAE: training.phases.bound.samples: got {got} for {row}, expected 1; or time mmvae")
     if problems:
         raise ConfigError(problems)
 
@@ -96,7 +96,7 @@ def mvae(model: MultimodalModel, views: Views, generator: torch.Generator, train
         z = q.loc + q.scale * drawn
         for name in subset:
             bound = bound + reconstruction(model, views, name, z)
-        bound = bound - training.warmup.beta * kl_divergence(q, standard(q)).sum(1)
+        bound = bound - training.phase("bound").beta * kl_divergence(q, standard(q)).sum(1)
     return bound
 
 
@@ -115,14 +115,14 @@ def mopoe(model: MultimodalModel, views: Views, generator: torch.Generator, trai
     for name in views:
         bound = bound + reconstruction(model, views, name, z)
     for q in fused:
-        bound = bound - training.warmup.beta * kl_divergence(q, standard(q)).sum(1) / len(fused)
+        bound = bound - training.phase("bound").beta * kl_divergence(q, standard(q)).sum(1) / len(fused)
     return bound
 
 
 def mvtcae(model: MultimodalModel, views: Views, generator: torch.Generator, training: TrainingSection) -> Tensor:
     """(M - a) / M reconstruction - beta [(1 - a) KL(q || p) + a / M sum_m KL(q || q_m)], q the product of experts."""
     experts, m = [expert(model, views, name) for name in views], len(views)
-    a, beta = training.bound.alpha, training.warmup.beta
+    a, beta = training.phase("bound").alpha, training.phase("bound").beta
     n, d = latent_shape(model, views)
     one_an_item(1, n, generator)  # there is one to choose from; the library draws all the same
     q = product(experts, prior_expert=False)
@@ -139,7 +139,7 @@ def mmvae(model: MultimodalModel, views: Views, generator: torch.Generator, trai
     """IWAE of K samples from every expert, with the gradients of DReG: weights held fixed, twice for samples."""
     experts = {name: expert(model, views, name, Laplace) for name in views}
     fixed = [Laplace(q.loc.detach(), q.scale.detach()) for q in experts.values()]
-    k, beta = training.bound.samples, training.warmup.beta
+    k, beta = training.phase("bound").samples, training.phase("bound").beta
     noise = laplace_noise(generator, k, len(views), *latent_shape(model, views))
     bound = torch.zeros(())
     for m, q in enumerate(experts.values()):
@@ -180,7 +180,7 @@ def mmvaeplus(model: MultimodalModel, views: Views, generator: torch.Generator, 
             bound = bound + reconstruction(model, views, name, torch.cat([z, w], 1)) / m
         log_ratio = log_prior(g.prior, z) - mixture_log_prob(list(shared.values()), z)
         log_ratio = log_ratio + (standard(private[own]).log_prob(w_own) - private[own].log_prob(w_own)).sum(1)
-        bound = bound + training.warmup.beta * log_ratio / m
+        bound = bound + training.phase("bound").beta * log_ratio / m
     return bound
 
 

@@ -43,7 +43,6 @@ from reference_vae import reference_state, reference_step_of
 
 TARGETS = {"mmvaeplus": 2.5, "mvae": 3.0, "mopoe": 2.0, "mvtcae": 2.0, "mmvae": 2.0, "cmvae": 2.0}
 # million parameters; MoPoE's code has 14.1, the tables of papers 16.7, which is that without the encoders' linear layer
-# (model.networks.linear=0: heads on the 2,048 features of the last map)
 PUBLISHED = {"resnet": 22.2, "conv": 16.7}
 TOLERANCES = {"fp32": 1e-5, "bf16": 1e-5}  # relative, of the loss of one step, most of which is a constant
 MEMORY_ROW, MEMORY_TARGET = "mmvaeplus-dreg", 8.0  # GB
@@ -66,7 +65,7 @@ class Peak(NamedTuple):
 
 def setting(row: str, args: argparse.Namespace) -> tuple[Experiment, dict[str, Modality]]:
     sizes = [f"data.settings.size={args.size}", f"training.batch_size={args.batch}"]
-    samples = [f"training.bound.samples={args.samples}"] if row == "mmvae" else []
+    samples = [f"training.phases.bound.samples={args.samples}"] if row == "mmvae" else []
     experiment = load_experiment(load_experiment(f"polymnist-{row}"), [*sizes, *samples, *args.set])
     return experiment, {f"m{i}": Picture(f"m{i}", (3, args.size, args.size)) for i in range(PARTS)}
 
@@ -138,8 +137,8 @@ def verdict(reached: bool) -> str:
 
 
 def describe(row: str, experiment: Experiment, args: argparse.Namespace) -> str:
-    k = experiment.training.bound.samples
-    published = load_experiment(f"polymnist-{row}").training.bound.samples
+    k = experiment.training.phase("bound").samples
+    published = load_experiment(f"polymnist-{row}").training.phase("bound").samples
     note = "" if k == published else f" (published: {published})"
     return f"{row}: {PARTS} pictures 3x{args.size}x{args.size}, batch {args.batch}, K = {k}{note}"
 
@@ -153,7 +152,7 @@ def measure(row: str, args: argparse.Namespace) -> str:
     apart = differences(row, experiment, model, batches[0])
     times = seconds({way: make_way(way, row, experiment, model) for way in peaks}, batches, args.repeats)
     count = sum(p.numel() for p in model.parameters()) / 1e6
-    networks = experiment.model.networks.kind
+    networks = experiment.model.networks.picture.kind
     print(f"\n{describe(row, experiment, args)}, median of {args.repeats} steps")
     print(f"{count:.3g}M parameters, published {networks} networks: {PUBLISHED[networks]:g}M")
     print("loss apart from the reference's: " + ", ".join(f"{x:.1e} in {name}" for name, x in apart.items()))
@@ -180,7 +179,7 @@ def quality(row: str, steps: int) -> None:
     print(f"\npolydigits-{row}, {steps} steps, seed 0")
     print(f"| precision | seconds | loss, last quarter | {' | '.join(QUALITY)} |\n|{'---|' * (len(QUALITY) + 3)}")
     for precision in ("fp32", "bf16"):
-        changes = [f"training.precision={precision}", f"training.warmup.steps={steps}", "training.seconds=null"]
+        changes = [f"training.precision={precision}", f"training.phases.bound.steps={steps}", "training.seconds=null"]
         experiment = load_experiment(f"polydigits-{row}", changes)
         with TemporaryDirectory() as folder:
             result = run_experiment(experiment, Path(folder) / "run")

@@ -31,11 +31,11 @@ GRID = {  # D, L, S
         for d, layers, s in ((200, 4, 50), (200, 6, 50), (400, 4, 30), (400, 4, 50))
     },
 }
-_INSIDE = ("training.warmup.tilt_after=0", "training.optimiser.prior=5e-4")
+_INSIDE = ("model.prior.in_bound=true", "training.optimiser.prior=5e-4")
 _NORMAL = ("model.family=normal", "model.scale_map=log_variance")
 VARIANTS = {
     "inside": _INSIDE,
-    "inside, late": ("training.warmup.tilt_after=2800",),
+    "inside, late": ("model.prior.in_bound=2800",),
     "inside, f within 10": (_INSIDE[0], "model.prior.bound=10"),
     "inside, penalty 0.03": (_INSIDE[0], "model.prior.penalty=0.03", "training.optimiser.prior=1e-3"),
     "inside, normal base": (*_INSIDE, *_NORMAL),

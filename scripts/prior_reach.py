@@ -26,13 +26,13 @@ from multiebm.data.toy import toy2d_classes
 from multiebm.experiments.fit_prior import fit_prior
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.run import run_experiment
-from multiebm.experiments.schema import PriorSection
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
+from multiebm.priors.energy import Energy
 from multiebm.training.priors import codes_of
 
-CHANGES = ("model.shared=2", "model.likelihood.scale=0.1", "training.warmup.beta=0.1")
-PRIOR = PriorSection(kind="energy", width=128, layers=3, steps=60, step_size=0.1, penalty=0.01)
+CHANGES = ("model.shared=2", "model.likelihood.scale=0.1", "training.phases.bound.beta=0.1")
+PRIOR = Energy(width=128, layers=3, steps=60, step_size=0.1, penalty=0.01)
 STEPS, RATE, DRAWS, TARGET = 1500, 3e-4, 2000, 1 / 3
 WIDTHS = (0.25, 0.5, 1.0, 2.0)  # of the kernels, in median distances
 

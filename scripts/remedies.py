@@ -37,64 +37,68 @@ STEPS, EVERY = 160, 40  # cooperative steps of a row, and between two measuremen
 GAP_END = 1e4  # |E(data) - E(revised)| at which a row has diverged and is not continued
 LITERAL = (
     "model.prior.kind=normal",
-    "model.prior.temperature=1",
-    "model.prior.settle=0",
-    "model.prior.spread=1",
+    "model.temperature=1",
+    "training.phases.settle.steps=0",
+    "training.phases.settle.widen_base=1",
     "model.private_components=0",
     "model.energy.fusion=early",
-    "model.data_chain.displaced=false",
+    "model.data_chain.kind=langevin",
     "model.data_chain.step_size=0.5",
     "model.latent_chain.step_size=0.05",
-    "training.cooperative.steer=false",
-    "training.cooperative.anchor=0",
-    "training.cooperative.reconstruction=1",
-    "training.cooperative.energy_penalty=0",
-    "training.cooperative.energy_gate=0",
-    "training.cooperative.negatives=refresh",
-    "training.cooperative.energy_first=0",
-    "training.cooperative.prior_positive=revised",
-    "training.cooperative.synthetic=1",
-    "training.optimiser.cooperative=0.1",
-    "training.optimiser.final=0.1",
+    "model.data_chain.kind=langevin",
+    "training.phases.cooperative.anchor=0",
+    "training.phases.cooperative.reconstruction=1",
+    "model.energy.penalty=0",
+    "model.energy.gate=0",
+    "training.phases.cooperative.negatives=refresh",
+    "training.phases.energy.steps=0",
+    "training.phases.cooperative.prior_codes=refined",
+    "training.phases.cooperative.synthetic=1",
+    "training.phases.cooperative.rate=0.1",
+    "training.phases.cooperative.final=0.1",
 )
 NOT_KEPT = ("slow",)  # tried, and left out of the rows below
 STAGES = (  # each row keeps what the rows above it repaired
     ("literal", "the paper's literal step", ()),
-    ("anchor", "+ ELBO anchor", ("training.cooperative.anchor=1", "training.cooperative.reconstruction=0.2")),
+    (
+        "anchor",
+        "+ ELBO anchor",
+        ("training.phases.cooperative.anchor=1", "training.phases.cooperative.reconstruction=0.2"),
+    ),
     (
         "steered",
         "+ displacement steered by the gap",
-        ("model.data_chain.displaced=true", "training.cooperative.steer=true"),
+        ("model.data_chain.kind=displaced", "model.data_chain.kind=displaced"),
     ),
     (
         "prior",
         "+ fitted priors start the data chain",
-        ("model.prior.kind=energy", "model.private_components=8", "training.cooperative.prior_positive=experts"),
+        ("model.prior.kind=energy", "model.private_components=8", "training.phases.cooperative.prior_codes=drawn"),
     ),
     ("late", "+ late-fusion energy", ("model.energy.fusion=late",)),
-    ("penalty", "+ penalty on E^2", ("training.cooperative.energy_penalty=0.003",)),
-    ("gate", "+ gate on the gap", ("training.cooperative.energy_gate=5", "training.cooperative.energy_first=40")),
+    ("penalty", "+ penalty on E^2", ("model.energy.penalty=0.003",)),
+    ("gate", "+ gate on the gap", ("model.energy.gate=5", "training.phases.energy.steps=40")),
     (
         "reuse",
         "+ no reconstruction of revised codes",
-        ("training.cooperative.reconstruction=0", "training.cooperative.negatives=reuse"),
+        ("training.phases.cooperative.reconstruction=0", "training.phases.cooperative.negatives=reuse"),
     ),
     (
         "slow",
         "+ a generator that follows more slowly (not kept)",
         (
-            "training.cooperative.synthetic=0.5",
-            "training.optimiser.cooperative=0.03",
-            "training.optimiser.final=0.03",
+            "training.phases.cooperative.synthetic=0.5",
+            "training.phases.cooperative.rate=0.03",
+            "training.phases.cooperative.final=0.03",
         ),
     ),
     ("latent", "+ shorter steps of the latent chain", ("model.latent_chain.step_size=0.02",)),
-    ("temperature", "+ prior sampled at temperature 0.5", ("model.prior.temperature=0.5",)),
+    ("temperature", "+ prior sampled at temperature 0.5", ("model.temperature=0.5",)),
 )
 SETTLED = {  # measured on the last row's state: what acts when training is over
-    "its priors settled, spread 1": ("model.prior.settle=500",),
-    "settled, spread 2": ("model.prior.settle=500", "model.prior.spread=2"),
-    "settled, spread 4 (the demo)": ("model.prior.settle=500", "model.prior.spread=4"),
+    "its priors settled, spread 1": ("training.phases.settle.steps=500",),
+    "settled, spread 2": ("training.phases.settle.steps=500", "training.phases.settle.widen_base=2"),
+    "settled, spread 4 (the demo)": ("training.phases.settle.steps=500", "training.phases.settle.widen_base=4"),
 }
 SHOWN = {
     "JC Gen": "gen/joint_coherence",
@@ -119,7 +123,7 @@ class Point(NamedTuple):
 
 def experiments(seed: int) -> dict[str, Experiment]:
     """Return the configuration of every row, each with the changes of those above it, and of SETTLED."""
-    changes = [*LITERAL, f"training.cooperative.steps={STEPS}", f"seed={seed}"]
+    changes = [*LITERAL, f"training.phases.cooperative.steps={STEPS}", f"seed={seed}"]
     found = {}
     for key, _, more in STAGES:
         found[key] = load_experiment("polydigits", [*changes, *more])

@@ -34,7 +34,7 @@ from multiebm.training.state import TrainState
 SAMPLES = 4096  # prior draws a cell is measured on
 WINDOW = 100  # steps over which training metrics are averaged
 MEASURE_SEED = 12_345
-SYNTHETIC = "training.cooperative.synthetic"
+SYNTHETIC = "training.phases.cooperative.synthetic"
 
 Cells = dict[str, list[dict[str, float]]]  # row -> measured numbers, one dict per seed
 
@@ -86,7 +86,7 @@ class Watch:
 
 def configure(row: Row, seed: int, steps: int | None = None) -> Experiment:
     """Return the experiment of one cell."""
-    shorter = [] if steps is None else [f"training.cooperative.steps={steps}"]
+    shorter = [] if steps is None else [f"training.phases.cooperative.steps={steps}"]
     return load_experiment(row.preset, [*row.overrides, *shorter, f"seed={seed}"])
 
 

@@ -48,12 +48,11 @@ def small_model(modalities: dict[str, Modality], seed: int = 0, **sections: Any)
         "shared": 3,
         "private": 2,
         "family": "normal",
-        "crossing_prior": 0,
         "prior": {"kind": "normal"},
-        "networks": {"width": 4, "hidden": 12},
+        "networks": {"picture": {"width": 4}, "vector": {"width": 12}},
         "likelihood": {"scale": 0.5},
         "energy": {"width": 8, "fusion": "late"},
-        "data_chain": {"steps": 3, "displaced": True, "noise_scale": 0.001},
+        "data_chain": {"steps": 3, "kind": "displaced", "noise_scale": 0.001},
         "latent_chain": {"steps": 3, "step_size": 0.1},
     }
     model = build_model(ModelSection.model_validate(base | sections), modalities, seed)

@@ -9,9 +9,9 @@ import pytest
 
 import multiebm
 from multiebm.distributions.fusion import FUSIONS
-from multiebm.experiments.baselines import NEUTRAL, ROWS, Baseline
+from multiebm.experiments.baselines import ROWS, Baseline, lay_row
 from multiebm.experiments.explain import all_keys
-from multiebm.experiments.load import load_experiment, merge
+from multiebm.experiments.load import load_experiment
 from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.objectives.penalties import PENALTIES
 
@@ -57,23 +57,20 @@ def exists(path: str, keys: list[str]) -> bool:
 def line_of(row: str) -> str:
     """The row of the table in docs/methods/README.md that its settings ask for."""
     e = load_experiment(f"polydigits-{row}")
-    m, i, b = e.model, e.model.inference, e.training.bound
+    m, i, b = e.model, e.model.inference, e.training.phase("bound")
     fusion = "joint encoder" if i.joint else "-" if i.subsets == "single" else i.fusion
     if i.prior_expert != "none":
         fusion += f", prior in {i.prior_expert}"
     bound = ", ".join(
-        [b.kind if b.samples == 1 else f"{b.kind} of {b.samples}", b.components]
-        + (["sum"] if b.weights == "sum" else [])
+        [b.estimator if b.samples == 1 else f"{b.estimator} of {b.samples}", b.components]
         + (["learned"] if i.learned_weights else [])
     )
-    denominator = "KL" if b.divergence == "analytic" else b.denominator
     penalty = b.penalty if not b.alpha else f"{b.penalty}, {b.alpha:.4g}"
-    prior = m.prior.kind + (", learned scale" if m.prior.learned_scale else "")
+    prior = m.prior.kind + (", learned scale" if getattr(m.prior, "learned_scale", False) else "")
     prior += f" ({m.family}, {m.prior.components})" if m.prior.kind == "clusters" else ""
-    crossing = "own" if b.crossing == "own" else "prior" if m.crossing_prior else "learned"
-    private = crossing if m.private else "none"
+    private = str(m.private) if m.private else "none"
     title = f"[{row}]({page_of(row).name})"
-    cells = [title, i.subsets, fusion, bound, denominator, b.reconstruct, penalty, prior, private]
+    cells = [title, i.subsets, fusion, bound, b.divergence, b.unseen, penalty, prior, private]
     return f"| {' | '.join(cells)} |"
 
 
@@ -99,9 +96,10 @@ def test_settings_in_code_exist(path):
 
 
 def test_an_unknown_setting_is_found_and_a_section_or_a_call_is_none():
-    text = "`model.prior.kindd` `training.bound` `data.settings.folder=X` `model.sample(8)` and training.bound.sort=1"
+    text = "`model.prior.kindd` `training.phases.bound` `data.settings.folder=X` `model.sample(8)` "
+    text += "and training.phases.bound.sort=1"
     keys = all_keys()
-    assert {s for s in settings_in(text) if not exists(s, keys)} == {"model.prior.kindd", "training.bound.sort"}
+    assert {s for s in settings_in(text) if not exists(s, keys)} == {"model.prior.kindd", "training.phases.bound.sort"}
 
 
 @by_name(PAGES)
@@ -128,7 +126,7 @@ def test_the_row_that_the_page_on_extending_writes_can_be_built():
     exec(next(block for block in blocks_of_extend() if "POE = Baseline(" in block), found)
     row = found["POE"]
     assert isinstance(row, Baseline)
-    experiment = Experiment.model_validate(merge(dict(NEUTRAL), dict(row.cells)))
+    experiment = Experiment.model_validate(lay_row({}, row))
     assert contradictions(experiment) == []
 
 
@@ -168,7 +166,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
     mine["mask"] = draws.random((160, 2)) < 0.9
     mine["readings"] = draws.normal(size=(160, 3)).astype(np.float32)
     mine["mask"][:3, 1] = True  # those that are completed
-    for setting, less in (("warmup.steps=200", 3), ("cooperative.steps=20", 2), ("energy_first=5", 1)):
+    for setting, less in (("bound.steps=200", 3), ("cooperative.steps=15", 1), ("energy.steps=5", 1)):
         assert setting in second
         second = second.replace(setting, f"{setting.partition('=')[0]}={less}")
     found |= mine

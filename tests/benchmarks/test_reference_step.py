@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from multiebm.core.errors import ConfigError
-from multiebm.experiments.build import build_state, set_rates
+from multiebm.experiments.build import build_state, settings_of_cooperative
 from multiebm.experiments.schema import Experiment
 from multiebm.modalities import Picture
 from multiebm.models.energy import EnergyNetwork
 from multiebm.models.model import MultimodalModel
 from multiebm.training.cooperative import cooperative_step
 from multiebm.training.settings import CooperativeSettings
+from multiebm.training.steps import set_rates
 from small_models import energy_prior, random_views, small_model, whole
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -26,7 +27,7 @@ LOSSES = ("loss/generator", "loss/inference", "loss/anchor", "loss/energy", "ene
 
 def picture_model() -> MultimodalModel:
     """With spectral vectors that have converged: two power iterations in place of one then change nothing."""
-    model = small_model(PICTURES, prior=energy_prior(), energy={"width": 8, "fusion": "late", "gain": 10.0})
+    model = small_model(PICTURES, prior=energy_prior(), energy={"width": 8, "fusion": "late"})
     converge(model.energy)
     return model
 
@@ -39,8 +40,9 @@ def converge(energy: EnergyNetwork) -> None:
 
 
 def experiment(precision: str, **cooperative) -> Experiment:
-    section = {"energy_first": 0, "energy_gate": 0.0} | cooperative
-    return Experiment.model_validate({"training": {"precision": precision, "cooperative": section}})
+    energy = {"gate": 0.0, "penalty": cooperative.pop("energy_penalty", 0.01)}
+    training = {"precision": precision, "phases": [{"kind": "cooperative"} | cooperative]}
+    return Experiment.model_validate({"training": training, "model": {"energy": energy}})
 
 
 def both_steps(precision: str, temperature: float = 1.0, **cooperative):
@@ -49,11 +51,12 @@ def both_steps(precision: str, temperature: float = 1.0, **cooperative):
     model.generator.temperature = temperature
     reference = reference_state(settings, model)
     ours = build_state(settings, model, None)
-    ours.step = settings.training.warmup.steps
-    set_rates(ours, settings.training, warm=False)
+    (cooperative,) = settings.training.phases
+    set_rates(ours, settings.training.optimiser, cooperative, 0)
+    own = settings_of_cooperative(cooperative, settings.model)
     batch = whole(random_views(PICTURES, 8))
-    expected = reference_step(reference, batch, settings.training.cooperative)
-    return cooperative_step(ours, batch, settings.training.cooperative), expected, model, reference.model
+    expected = reference_step(reference, batch, own)
+    return cooperative_step(ours, batch, own), expected, model, reference.model
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3])

@@ -23,16 +23,16 @@ from reference_vae import BOUNDS, plain_copy, reference_state, reference_step_of
 from vae_step import TARGETS  # noqa: E402
 
 PICTURES = {f"m{i}": Picture(f"m{i}", (3, 12, 12)) for i in range(5)}
-SMALL = ["model.shared=6", "model.networks.width=6"]
+SMALL = ["model.shared=6", "model.networks.picture.width=6"]
 LEARNED = ("log_scale", "prior.logits")  # start at 0, where mistakes about them do not show
 CASES = [(row, []) for row in TARGETS]
-CASES += [("mmvae", ["training.bound.samples=3"]), ("mopoe", ["model.networks.width=5"])]
+CASES += [("mmvae", ["training.phases.bound.samples=3"]), ("mopoe", ["model.networks.picture.width=5"])]
 
 
 def small(row: str, *settings: str) -> tuple[Experiment, MultimodalModel]:
     own = ["model.private=3"] if row in ("mmvaeplus", "cmvae") else []
     own += ["model.prior.components=7"] if row == "cmvae" else []
-    own += ["training.bound.samples=1"] if row == "mmvae" else []
+    own += ["training.phases.bound.samples=1"] if row == "mmvae" else []
     preset = load_experiment(f"polymnist-{row}")
     experiment = load_experiment(preset, ["training.precision=fp32", *SMALL, *own, *settings])
     model = build_model(experiment.model, PICTURES, seed=3)
@@ -103,7 +103,7 @@ def test_what_the_reference_does_not_write_out_is_refused():
         reference_state(experiment, "dmvae", model)
     with pytest.raises(ConfigError, match=r"training\.bound\.components: got 'all', expected 'one' as in polymnist"):
         reference_state(experiment, "mopoe", model)
-    several, _ = small("mmvaeplus", "training.bound.samples=2")
+    several, _ = small("mmvaeplus", "training.phases.bound.samples=2")
     with pytest.raises(ConfigError, match="samples: got 2 for mmvaeplus, expected 1"):
         reference_state(several, "mmvaeplus", model)
     views = random_views(PICTURES, 2)

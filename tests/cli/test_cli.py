@@ -45,10 +45,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     settings = [
         "data.settings.path=mine.npz",  # of the folder it is trained from; everything after is asked from another
         "data.settings.modalities={face: {kind: picture, layout: hwc}, sound: {kind: vector}}",
-        *("model.shared=4", "model.private=2", "model.networks={width: 4, hidden: 16}", "model.energy.width=8"),
-        *("model.prior.width=8", "model.prior.steps=4", "training.warmup.steps=6", "training.cooperative.steps=4"),
-        *("training.batch_size=16", "training.cooperative.energy_first=1", "evaluation.items=16"),
-        *("evaluation.refined_items=8", "evaluation.codes=40", "model.prior.settle=2", "training.precision=fp32"),
+        *(
+            "model.shared=4",
+            "model.private=2",
+            "model.networks={picture: {width: 4}, vector: {width: 16}}",
+            "model.energy.width=8",
+        ),
+        *(
+            "model.prior.width=8",
+            "model.prior.steps=4",
+            "training.phases.bound.steps=6",
+            "training.phases.cooperative.steps=3",
+        ),
+        *("training.batch_size=16", "training.phases.energy.steps=1", "evaluation.items=16"),
+        *("training.phases.settle.steps=2", "training.precision=fp32"),
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MULTIEBM_CACHE", str(folder / "cache"))
@@ -183,7 +193,7 @@ def test_completions_refined_by_the_energy_keep_what_was_given_and_move_the_rest
 
 def test_a_run_is_replaced_only_where_asked(trained: Path, capsys: Capture):
     out, source = str(trained / "replaced"), str(trained / "run")
-    short = ["training.warmup.steps=2", "training.cooperative.steps=0"]
+    short = ["training.phases.bound.steps=2", "training.phases.cooperative.steps=0"]
     assert run("train", source, *short, "--out", out) == 0
     assert run("train", source, *short, "seed=3", "--out", out) == 1
     assert "got a folder that is not empty" in capsys.readouterr().err
@@ -224,12 +234,12 @@ def test_a_prior_is_fitted_to_a_trained_row_whose_divergence_was_in_closed_form(
     ]
     small = [
         "model.shared=3",
-        "model.networks.width=2",
-        "training.warmup.steps=3",
+        "model.networks.picture.width=2",
+        "training.phases.bound.steps=3",
         "training.batch_size=16",
         "training.precision=fp32",
     ]
-    small += ["evaluation.items=8", "evaluation.samples=16", "evaluation.refined_items=0", "evaluation.codes=0"]
+    small += ["evaluation.items=8", "evaluation.samples=16"]
     old, new = trained / "mopoe", trained / "mopoe-tilted"
     assert run("train", "arrays-mopoe", *data, *small, "--out", str(old)) == 0
     command = ["fit-prior", str(old), "--out", str(new), "--steps", "3"]
@@ -242,7 +252,7 @@ def test_a_prior_is_fitted_to_a_trained_row_whose_divergence_was_in_closed_form(
     assert fitted["prior_fit"]["steps"] == 3
     assert fitted["parameters"]["prior"] > 0 == json.loads((old / "run.json").read_text())["parameters"]["prior"]
     assert run(*command, "model.shared=4") == 2
-    assert "expected a setting of model.prior" in capsys.readouterr().err
+    assert "expected a setting below model.prior." in capsys.readouterr().err
 
 
 def test_a_comparison_writes_its_tables_and_its_page(trained: Path, capsys: Capture):
@@ -251,11 +261,9 @@ def test_a_comparison_writes_its_tables_and_its_page(trained: Path, capsys: Capt
         f"data.settings.path={trained / 'mine.npz'}",
         "data.settings.modalities={face: {kind: picture, layout: hwc}, sound: {kind: vector}}",
     ]
-    small = ["model.shared=3", "model.networks.width=2", "training.warmup.steps=3", "evaluation.items=8"]
+    small = ["model.shared=3", "model.networks.picture.width=2", "training.phases.bound.steps=3", "evaluation.items=8"]
     small += [
         "evaluation.samples=16",
-        "evaluation.refined_items=0",
-        "evaluation.codes=0",
         "training.batch_size=16",
         "training.precision=fp32",
     ]
@@ -298,9 +306,9 @@ def test_evaluation_writes_its_file_and_says_whether_to_trust_it(
 
 def test_evaluation_does_not_pretend_to_change_the_model(trained: Path, capsys: Capture):
     before = (trained / "run").stat().st_mtime_ns
-    assert run("evaluate", str(trained / "run"), "model.prior.temperature=0.5", "seed=3") == 2
+    assert run("evaluate", str(trained / "run"), "model.temperature=0.5", "seed=3") == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "'model.prior.temperature=0.5': expected a setting of evaluation or data" in said
+    assert "'model.temperature=0.5': expected a setting of evaluation or data" in said
     assert "'seed=3'" in said
     assert (trained / "run").stat().st_mtime_ns == before
 
@@ -350,15 +358,14 @@ def test_presets_are_listed_and_shown_and_compared(capsys: Capture):
         "# mvae -> mopoe",
         'model.inference.subsets: "full_single" -> "every"',
         'model.inference.prior_expert: "all" -> "full"',
-        'training.bound.components: "all" -> "one"',
-        'training.bound.weights: "sum" -> "mean"',
-        'training.bound.reconstruct: "own" -> "all"',
+        'training.phases.bound.components: "sum" -> "one"',
+        'training.phases.bound.unseen: "skipped" -> "auxiliary"',
     ]
     assert run("show", "toy2d", "seed=5") == 0
     shown = capsys.readouterr().out
     assert parse(shown, "shown") == to_dict(load_experiment("toy2d", ["seed=5"]))
-    assert "# The prior over the shared latent; `energy` tilts a base by a network" in shown
-    assert "  batch_size: 128                 # items per step\n" in shown
+    assert "  # Independent normal densities, N(0, 1)." in shown
+    assert "  batch_size: 128                     # items per step\n" in shown
 
 
 def test_every_setting_that_show_prints_says_what_it_means():
@@ -372,7 +379,7 @@ def test_the_version_is_that_of_the_package(capsys: Capture):
 
 
 def test_quiet_training_prints_how_it_ended_alone(trained: Path, capsys: Capture):
-    quick = ["training.warmup.steps=2", "training.cooperative.steps=2"]
+    quick = ["training.phases.bound.steps=2", "training.phases.cooperative.steps=2"]
     assert run("--quiet", "train", "toy2d", *quick, "--out", str(trained / "quiet")) == 0
     out, err = capsys.readouterr()
     assert [line.split(":")[0] for line in out.splitlines()] == ["finished after step 4", "model"]
@@ -516,8 +523,10 @@ def test_the_module_is_the_command_line():
 
 def test_a_run_that_diverges_ends_with_the_advice_and_a_record_of_it(trained: Path, capsys: Capture):
     folder = trained / "diverged"
-    limits = ["training.gap_limit=1.0e-12", "training.retries=0", "training.checkpoint_every=2"]
-    assert run("train", str(trained / "run"), *limits, "--out", str(folder)) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("multiebm.experiments.run.GAP_LIMIT", 1e-12)
+        patch.setattr("multiebm.experiments.run.RETRIES", 0)
+        assert run("train", str(trained / "run"), "training.checkpoint_every=2", "--out", str(folder)) == 1
     err = capsys.readouterr().err
     assert "error: training diverged at step 7" in err
     assert str(folder / "checkpoints" / "step-000000006") in err

@@ -12,7 +12,8 @@ from multiebm.core.errors import ConfigError
 from multiebm.experiments.baselines import ROWS, baselines
 from multiebm.experiments.build import build_model
 from multiebm.experiments.contract import PARTS, BaselineContract, raw_views, small_experiment
-from multiebm.experiments.load import load_experiment, merge
+from multiebm.experiments.load import load_experiment
+from multiebm.experiments.merge import merge
 from multiebm.experiments.schema import contradictions
 
 OUTSIDE = """
@@ -21,7 +22,7 @@ from multiebm.experiments.baselines import Baseline
 ROW = Baseline(
     "product of all experts, no prior expert",
     {"model": {"inference": {"subsets": "full", "pooled": True}},
-     "training": {"bound": {"denominator": "component", "divergence": "analytic"}}},
+     "training": {"phases": {"bound": {"divergence": "analytic"}}}},
 )
 """
 
@@ -67,7 +68,8 @@ class TestRowsWithATilt(BaselineContract):
 
     @pytest.fixture(autouse=True)
     def _row(self, name):
-        changes = {"model": {"prior": {"kind": "energy"}}, "training": {"bound": {"divergence": "sampled"}}}
+        sampled = {"phases": {"bound": {"divergence": "component"}}}
+        changes = {"model": {"prior": {"kind": "energy"}}, "training": sampled}
         self.baseline = ROWS[name]._replace(cells=merge(dict(ROWS[name].cells), changes))
         assert contradictions(self.experiment()) == []
 

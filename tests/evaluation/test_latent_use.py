@@ -103,7 +103,7 @@ def test_a_collapsed_code_is_said_and_a_used_one_is_not():
     model.inference = GaussianCodes(0.001, 1.0)
     dead = evaluate(model, dataset, judges, SMALL)
     assert "0 of 10 latents are used" in dead.collapse
-    assert "lower training.warmup.beta" in dead.collapse
+    assert "lower training.phases.bound.beta" in dead.collapse
     assert dead.collapse in remarks(dead)
     assert dead.to_json()["collapsed"] is True
     model.inference = GaussianCodes(0.001, 0.1)  # far from the prior, yet the same for every item

@@ -15,8 +15,10 @@ from torch.distributions import Distribution, Laplace, Normal
 from multiebm.core.batch import Batch, mask_views
 from multiebm.distributions.families import FAMILIES, Family
 from multiebm.distributions.mixture import Mixture
-from multiebm.experiments.baselines import NEUTRAL, ROWS
-from multiebm.experiments.load import merge
+from multiebm.experiments.baselines import ROWS, lay_row
+from multiebm.experiments.build import settings_of_bound
+from multiebm.experiments.merge import merge
+from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.precision import Mixed
 from multiebm.objectives.settings import BoundSettings
@@ -95,26 +97,27 @@ def row_model(
     Samples are 3 where there are several, and the entropy of CoDE-VAE has weight 0.7, not to drown the rest.
     """
     names = list(parts)
-    cells = merge(dict(NEUTRAL), dict(ROWS[row].cells))
-    small: dict[str, Any] = {"shared": 3, "networks": {"width": 4, "hidden": 6}, "energy": None}
+    cells = lay_row({}, ROWS[row])
+    small: dict[str, Any] = {"shared": 3, "networks": {"picture": {"width": 4}, "vector": {"width": 6}}, "energy": None}
     small["likelihood"] = {"scale": 0.5, "weights": {n: w for n, w in WEIGHTS.items() if n in names}}
     if cells["model"]["private"]:
         small["private"] = 2
-    if cells["model"]["prior"]["components"]:
+    if cells["model"]["prior"].get("components"):
         small["prior"] = {"components": 3}
-    cells = merge(cells, {"model": small, "training": {"bound": {}}})
-    settings = cells["training"]["bound"]
+    cells = merge(cells, {"model": small})
+    settings = cells["training"]["phases"][0]
     less = {"samples": min(settings.get("samples", 1), SAMPLES), "alpha": min(settings.get("alpha", 0.0), 0.7)}
     if settings.get("penalty") == "total_correlation":
         less["alpha"] = settings["alpha"]
-    cells = merge(cells, {"model": model or {}, "training": {"bound": less | (bound or {})}})
+    cells = merge(cells, {"model": model or {}, "training": {"phases": {"bound": less | (bound or {})}}})
     built = in_double(small_model(vectors(**{n: SIZES[n] for n in names}), **cells["model"]))
     draws = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for key, value in built.named_parameters():
             if key == LOGITS or "log_scale" in key or key.endswith("prior.logits"):
                 value.copy_(0.4 * torch.randn(value.shape, generator=draws))
-    return built, BoundSettings(**cells["training"]["bound"])
+    experiment = Experiment.model_validate(cells)
+    return built, settings_of_bound(experiment.training.phase("bound"), experiment.model)[1]
 
 
 class Objective(nn.Module):

@@ -48,7 +48,7 @@ from multiebm.priors.standard import StandardPrior
 EXACT = 1e-9  # float64 sums of some hundred terms, cancellation included
 ROUNDED = 1e-6  # ten times the rounding of float32
 ALL = list(range(ITEMS))
-DREG_ROWS = [row for row in ROWS if ROWS[row].cells["training"]["bound"].get("kind") == "dreg"]
+DREG_ROWS = [row for row in ROWS if "dreg" in str(ROWS[row].cells["training"]["phases"])]
 TILTED_ROWS = [row for row in ROWS if ROWS[row].cells["model"].get("prior", {}).get("kind") == "energy"]
 # the full set with the prior as an expert has another q; these rows also count their one bound twice
 RESCALED = {"mvae": 2, "dmvae": 2, "mopoe": 1}

@@ -20,7 +20,9 @@ def test_a_modality_cannot_take_a_name_of_the_model_or_one_outside_the_alphabet(
 
 def test_names_that_torchs_containers_use_themselves_are_names_like_others():
     names = ["type", "values", "training", "keys"]
-    section = ModelSection.model_validate({"networks": {"hidden": 8}, "energy": {"width": 8, "fusion": "late"}})
+    section = ModelSection.model_validate(
+        {"networks": {"vector": {"width": 8}}, "energy": {"width": 8, "fusion": "late"}}
+    )
     model = build_model(section, {name: Vector(name, (2,)) for name in names}, seed=0)
     plain = build_model(section, {name: Vector(name, (2,)) for name in "abcd"}, seed=0)
     for ours, theirs in zip(model.sample(2).values(), plain.sample(2).values(), strict=True):
@@ -30,7 +32,11 @@ def test_names_that_torchs_containers_use_themselves_are_names_like_others():
 
 PAIR = {"a": Picture("a", (3, 8, 8)), "b": Vector("b", (3,))}
 SECTION = ModelSection.model_validate(
-    {"networks": {"width": 4, "hidden": 16}, "energy": {"width": 8, "fusion": "late"}, "prior": {"kind": "clusters"}}
+    {
+        "networks": {"picture": {"width": 4}, "vector": {"width": 16}},
+        "energy": {"width": 8, "fusion": "late"},
+        "prior": {"kind": "clusters"},
+    }
 )
 
 

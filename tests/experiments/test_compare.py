@@ -15,10 +15,10 @@ from multiebm.experiments.compare import Cell, compare, write_tables
 from multiebm.report.comparison import write_comparison
 
 SMALL = [
-    "training.warmup.steps=3",
+    "training.phases.bound.steps=3",
     "training.batch_size=8",
     "model.shared=3",
-    "model.networks.width=2",
+    "model.networks.picture.width=2",
     "training.checkpoint_every=1",
 ]
 CELLS = [
@@ -79,7 +79,7 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path, measured, monkeypatc
 
 
 def test_a_comparison_killed_in_mid_training_ends_as_if_it_had_not_been(tmp_path, measured, monkeypatch):
-    settings = ["training.checkpoint_every=1", "training.warmup.steps=6"]
+    settings = ["training.checkpoint_every=1", "training.phases.bound.steps=6"]
     (whole,) = run(tmp_path / "whole", ("mvae",), 1, settings)
     step = TrainingStep.__call__
 
@@ -154,7 +154,7 @@ def test_a_run_begun_with_other_settings_is_not_gone_on_with(tmp_path, measured)
         DataError, match=r"runs/mvae-0: got a run begun with other settings .asked -> begun: model.shared: 4 -> 3.,"
     ):
         run(tmp_path, ("mvae",), 1, ["model.shared=4"])
-    cells = run(tmp_path, ("mvae",), 1, ["training.warmup.steps=7"])
+    cells = run(tmp_path, ("mvae",), 1, ["training.phases.bound.steps=7"])
     assert (cells[0].steps, len(measured)) == (3, 2)
 
 
@@ -184,7 +184,7 @@ def test_a_setting_younger_than_a_cell_counts_as_its_default(tmp_path, measured)
     run(tmp_path, ("mvae",), 1)
     path = tmp_path / "cells" / "mvae-0.json"
     cell = json.loads(path.read_text())
-    del cell["settings"]["training"]["cooperative"]["encoder_loss"]
+    del cell["settings"]["training"]["phases"][0]["alpha"]
     path.write_text(json.dumps(cell))
     run(tmp_path, ("mvae",), 1)
     assert len(measured) == 1

@@ -6,12 +6,12 @@ import torch
 from multiebm.core.errors import ConfigError
 from multiebm.core.random import make_generator
 from multiebm.data import from_arrays
-from multiebm.experiments.baselines import TILT, TILT_ON_CODES
-from multiebm.experiments.fit_prior import fit_prior, tilted
+from multiebm.experiments.fit_prior import TILT, TILT_ON_CODES, fit_prior, tilted
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.saved import from_pretrained
-from multiebm.experiments.schema import PriorSection
 from multiebm.models.inference import InferenceModel
+from multiebm.priors.energy import Energy
+from multiebm.priors.mixture import Mixture
 from small_models import small_model, vectors
 
 SMALL = {"kind": "energy", "width": 16, "layers": 1, "steps": 30, "step_size": 0.4, "penalty": 0.0}
@@ -49,7 +49,7 @@ def test_samples_of_the_fitted_prior_reach_the_codes_and_the_model_stays_as_it_w
     monkeypatch.setattr(InferenceModel, "forward", lambda self, batch: Codes())
     model = small_model(vectors(a=2, b=2), family=family, prior={"kind": family})
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    fitted = fit_prior(model, data(), PriorSection.model_validate(SMALL), steps=600, rate=5e-3)
+    fitted = fit_prior(model, data(), Energy(**SMALL), steps=600, rate=5e-3)
     z = fitted.generator.prior.sample(2000, make_generator(1))
     assert z.mean().item() == pytest.approx(1.0, abs=0.15)
     assert z.var(0).mean().item() == pytest.approx(0.25, abs=0.12)
@@ -63,7 +63,7 @@ def test_samples_of_the_fitted_prior_reach_the_codes_and_the_model_stays_as_it_w
 def test_samples_reach_clusters_that_the_plain_prior_misses(monkeypatch):
     monkeypatch.setattr(InferenceModel, "forward", lambda self, batch: Clusters())
     model = small_model(vectors(a=2, b=2), shared=2)
-    prior = PriorSection.model_validate(SMALL | {"width": 64, "layers": 2, "steps": 40, "step_size": 0.3})
+    prior = Energy(**SMALL | {"width": 64, "layers": 2, "steps": 40, "step_size": 0.3})
     fitted = fit_prior(model, data(), prior, steps=600, rate=3e-3)
     generator = make_generator(1)
     codes = torch.cat([Clusters().sample(generator)[0]["shared"] for _ in range(24)])
@@ -75,7 +75,7 @@ def test_samples_reach_clusters_that_the_plain_prior_misses(monkeypatch):
 
 def test_a_mixture_base_is_fitted_before_the_tilt(monkeypatch):
     monkeypatch.setattr(InferenceModel, "forward", lambda self, batch: Codes())
-    prior = PriorSection.model_validate(SMALL | {"components": 1})
+    prior = Energy(**SMALL | {"components": 1})
     fitted = fit_prior(small_model(vectors(a=2, b=2)), data(), prior, steps=1)
     base = fitted.generator.prior.base
     assert base.mean.mean().item() == pytest.approx(1.0, abs=0.02)
@@ -84,7 +84,7 @@ def test_a_mixture_base_is_fitted_before_the_tilt(monkeypatch):
 def test_the_base_keeps_the_scales_that_the_prior_had_learned(tmp_path):
     model = small_model(vectors(a=2, b=2), family="laplace", prior={"kind": "laplace", "learned_scale": True})
     model.generator.prior.log_scale.data = torch.tensor([0.1, -0.7, 0.4])
-    prior = PriorSection.model_validate(SMALL | {"learned_scale": True})
+    prior = Energy(**SMALL | {"learned_scale": True})
     fitted = fit_prior(model, data(), prior, steps=2)
     assert torch.equal(fitted.generator.prior.base.scale, model.generator.prior.scale)
     fitted.save_pretrained(tmp_path / "model")
@@ -95,7 +95,7 @@ def test_the_base_keeps_the_scales_that_the_prior_had_learned(tmp_path):
 
 def test_another_kind_of_prior_is_refused():
     with pytest.raises(ConfigError, match=r"model\.prior\.kind: got mixture, expected energy"):
-        fit_prior(small_model(vectors(a=2)), data(), PriorSection(kind="mixture", components=2))
+        fit_prior(small_model(vectors(a=2)), data(), Mixture(components=2))
 
 
 MIXTURE, PLAIN = (
@@ -121,8 +121,9 @@ MIXTURE, PLAIN = (
 )
 def test_the_base_is_that_of_training_and_the_chain_one_for_this_base(source, overrides, expected):
     """A fitted base is where the codes are; a standard one is wider than twenty steps of 0.1 cross."""
-    found = tilted(load_experiment(source), [f"model.prior.{text}" for text in overrides], 7).model.prior
-    assert (found.kind, found.temperature, found.spread, found.settle) == ("energy", 1, 1, 7)
+    after = tilted(load_experiment(source), [f"model.prior.{text}" for text in overrides], 7)
+    found, settle = after.model.prior, after.training.phase("settle")
+    assert (found.kind, after.model.temperature, settle.widen_base, settle.steps) == ("energy", 1, 1, 7)
     assert {text: f"{getattr(found, text.split('=')[0]):g}" for text in expected} == {
         text: text.split("=")[1] for text in expected
     }
@@ -130,7 +131,7 @@ def test_the_base_is_that_of_training_and_the_chain_one_for_this_base(source, ov
 
 def test_a_row_that_is_given_a_tilt_has_the_chain_of_the_rows_that_have_one():
     """Not that of the preset under it, whose base is a fitted mixture: 20 steps of 0.1."""
-    changes = ["model.prior.kind=energy", "training.bound.divergence=sampled"]
+    changes = ["model.prior.kind=energy", "training.phases.bound.divergence=component"]
     found = load_experiment("polydigits-mopoe", changes).model.prior
     assert {key: getattr(found, key) for key in TILT} == TILT
     assert (found.steps, found.step_size) == (50, 0.2)

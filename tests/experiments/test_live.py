@@ -14,7 +14,7 @@ from multiebm.training.state import ELAPSED
 
 
 def experiment(warmup: int = 2, cooperative: int = 2, seconds: str = "null") -> Experiment:
-    phases = [f"training.warmup.steps={warmup}", f"training.cooperative.steps={cooperative}"]
+    phases = [f"training.phases.bound.steps={warmup}", f"training.phases.cooperative.steps={cooperative}"]
     return load_experiment("toy2d", [*phases, f"training.seconds={seconds}"])
 
 
@@ -49,7 +49,7 @@ def test_a_terminal_shows_bars_energies_gains_and_likelihoods():
         view.on_end(at(3))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "steps are over" in shown
-    for text in ("warm-up", "2/2", "cooperative", "1/2", "energy of data", "data chain lowers energy by"):
+    for text in ("bound", "2/2", "cooperative", "1/2", "energy of data", "data chain lowers energy by"):
         assert text in shown
     assert "a -12  b 7" in shown
     assert "4 of at most 60 s" in shown
@@ -72,7 +72,7 @@ def test_elsewhere_lines_come_at_the_start_at_a_change_of_phase_and_at_the_end()
         view.on_end(at(6))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert [line.split(":")[0] for line in lines] == [
-        "warm-up 1/6, 2 s",
+        "bound 1/6, 2 s",
         "cooperative 4/6, 6 s",
         "cooperative 6/6, 9 s",
         "steps are over; priors that are fitted to codes settle, if any, then the model is saved",
@@ -86,8 +86,8 @@ def test_means_run_over_about_ten_steps_and_validation_is_the_last_one():
     watched.on_step(at(2), {"energy/data": 2.0, "validate/gen/fcd": 3.0})
     assert watched.means["energy/data"] == pytest.approx(1.1)
     assert watched.means["validate/gen/fcd"] == 3.0
-    assert watched.span == ("warm-up", 0, 2)
-    assert spans(experiment()) == [("warm-up", 0, 2), ("cooperative", 2, 4)]
+    assert watched.span == ("bound", 0, 2)
+    assert spans(experiment()) == [("bound", 0, 2), ("cooperative", 2, 4)]
 
 
 def test_a_new_phase_begins_with_its_own_numbers():

@@ -16,10 +16,13 @@ import pytest
 
 from multiebm.core.errors import ConfigError
 from multiebm.data import DATASETS
+from multiebm.experiments import explain
 from multiebm.experiments.data import build_dataset
+from multiebm.experiments.explain import all_keys
 from multiebm.experiments.load import (
     COMMON,
     CONFIG,
+    PRESETS,
     Difference,
     differences,
     dump_experiment,
@@ -30,9 +33,10 @@ from multiebm.experiments.load import (
     preset_comment,
     preset_names,
     say,
+    to_dict,
 )
 from multiebm.experiments.schema import Experiment
-from multiebm.experiments.yaml12 import dump, parse
+from multiebm.experiments.yaml12 import dump, parse, parse_file
 
 
 def problems_of(source: str | Path, *overrides: str) -> list[str]:
@@ -77,7 +81,9 @@ def test_overrides_are_yaml_values_under_dotted_keys():
 
 
 def test_a_section_can_be_switched_off_and_on():
-    off = load_experiment("polydigits", ["model.energy=null", "training.cooperative.steps=0"])
+    off = load_experiment(
+        "polydigits", ["model.energy=null", "training.phases.cooperative.steps=0", "training.phases.energy.steps=0"]
+    )
     assert off.model.energy is None
     on = load_experiment(off, ["model.energy.width=24"])
     assert on.model.energy is not None
@@ -94,7 +100,7 @@ def test_an_unknown_preset_is_told_the_nearest_and_all_others():
 
 def test_an_unknown_key_is_told_its_siblings_and_the_nearest():
     (problem,) = problems_of("toy2d", "model.energy.widht=3")
-    assert problem.startswith("model.energy.widht: unknown key; model.energy has width, fusion, stem")
+    assert problem.startswith("model.energy.widht: unknown key; model.energy has width, fusion, blocks")
     assert problem.endswith("Did you mean 'width'?")
 
 
@@ -110,9 +116,11 @@ def test_a_wrong_value_is_told_the_range_and_the_meaning():
     assert problems_of("toy2d", "data.missing=1.5")[0].startswith(
         "data.missing: got 1.5, expected a number >= 0 and <= 1 (chance of each training part to be hidden"
     )
-    assert "got -1, expected a number >= 0 or null" in problems_of("toy2d", "model.latent_chain.noise_scale=-1")[0]
+    assert "got -1, expected a number > 0 or null" in problems_of("toy2d", "training.seconds=-1")[0]
     assert 'got "lat", expected one of early, late, additive' in problems_of("toy2d", "model.energy.fusion=lat")[0]
-    assert "expected balance or a number >= 0" in problems_of("toy2d", "training.cooperative.synthetic=balanced")[0]
+    assert (
+        "expected balance or a number >= 0" in problems_of("toy2d", "training.phases.cooperative.synthetic=balanced")[0]
+    )
     assert problems_of("toy2d", "evaluation.sizes=[1, 0]") == ["evaluation.sizes.1: got 0, expected an integer > 0"]
     assert problems_of("toy2d", "data=5") == ["data: got 5, expected a section with name, settings, missing"]
 
@@ -155,18 +163,22 @@ def test_all_problems_are_reported_at_once():
     [
         (
             "mopoe",
-            ["training.bound.denominator=mixture"],
-            "training.bound.denominator=component, or divergence=sampled",
+            ["model.prior.kind=laplace"],
+            "training.phases.bound.divergence=component",
         ),
-        ("mmvae-star", ["training.bound.divergence=analytic"], "training.bound.denominator=component, or divergence"),
+        ("mmvae", ["training.phases.bound.divergence=analytic"], "training.phases.bound.divergence=component"),
         (
             "mmvae-iwae",
-            ["training.bound.kind=iwae_inside", "training.bound.penalty=entropy"],
-            "training.bound.penalty=none",
+            ["training.phases.bound.estimator=iwae_inside", "training.phases.bound.penalty=entropy"],
+            "training.phases.bound.penalty=none",
         ),
         ("mmjsd", ["model.prior.learned_scale=true"], "model.prior.learned_scale=false"),
-        ("mmjsd", ["model.prior.kind=energy", "training.warmup.tilt_after=0"], "training.warmup.tilt_after=-1"),
-        ("mmvae", ["model.prior.kind=energy", "training.warmup.tilt_after=0"], "training.warmup.tilt_after=-1"),
+        ("mmjsd", ["model.prior.kind=energy", "model.prior.in_bound=true"], "model.prior.kind=normal"),
+        (
+            "mmvae",
+            ["model.prior={kind: energy, learned_scale: true, in_bound: true}"],
+            "model.prior.in_bound=false",
+        ),
         ("mmjsd", ["model.prior.kind=clusters", "model.prior.components=4"], "model.prior.kind=normal"),
     ],
 )
@@ -179,25 +191,40 @@ def test_settings_that_contradict_each_other_are_refused_with_the_way_out():
     found = problems_of(
         "polydigits",
         "model.energy=null",
-        "training.cooperative.steer=true",
-        "model.prior={kind: mixture, components: 0, spread: 2}",
-        "model.data_chain.displaced=false",
-        "training.cooperative.displacement_min=1",
+        "model.prior.kind=mixture",
+        "data.missing=0.1",
+        "model.inference.joint=true",
     )
     assert [problem.partition(":")[0] for problem in found] == [
+        "model.inference.joint",
         "model.energy",
-        "model.prior.components",
-        "model.prior.spread",
-        "training.cooperative.steer",
-        "training.cooperative.displacement_min",
+        "model.energy",
+        "training.phases.cooperative.steps",
+        "training.phases.settle.widen_base",
     ]
-    assert "set training.cooperative.steps=0" in found[0]
+    assert "set training.phases.energy.steps=0" in found[1]
+    assert "training.phases.cooperative.steps=0" in found[2]
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("model.prior.components=0", "model.prior.components: got 0, expected an integer >= 1"),
+        ("model.data_chain.displacement_max=1e-4", "model.data_chain.displacement_max: got 0.0001, expected a number"),
+        ("model.data_chain.step_size=1", "unknown key; model.data_chain of kind displaced has steps, noise_scale"),
+    ],
+)
+def test_what_could_be_contradicted_formerly_cannot_be_written(setting: str, said: str):
+    (problem,) = problems_of("polydigits-mixture", setting)
+    assert said in problem
 
 
 def test_overrides_of_a_row_leave_the_table_of_rows_as_it_is():
-    changed = load_experiment("polydigits-mmvae", ["training.bound.samples=1", "model.prior.learned_scale=false"])
+    changed = load_experiment(
+        "polydigits-mmvae", ["training.phases.bound.samples=1", "model.prior.learned_scale=false"]
+    )
     again = load_experiment("polydigits-mmvae")
-    assert (changed.training.bound.samples, again.training.bound.samples) == (1, 10)
+    assert (changed.training.phase("bound").samples, again.training.phase("bound").samples) == (1, 10)
     assert (changed.model.prior.learned_scale, again.model.prior.learned_scale) == (False, True)
 
 
@@ -375,12 +402,9 @@ def test_a_difference_names_both_values_and_a_whole_section_once():
     assert say(Difference("seed", 1, 2)) == "seed: 1 -> 2"
 
 
-def test_configurations_are_read_without_torch():
+def test_the_package_is_imported_without_torch():
     code = (
-        "import sys, json, multiebm\n"
-        "from multiebm.experiments.load import load_experiment\n"
-        "load_experiment('polydigits', ['seed=1'])\n"
-        "print(json.dumps([name in sys.modules for name in ('torch', 'numpy', 'sklearn')]))"
+        "import sys, json, multiebm\nprint(json.dumps([name in sys.modules for name in ('torch', 'numpy', 'sklearn')]))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert json.loads(out) == [False, False, False]
@@ -389,8 +413,8 @@ def test_configurations_are_read_without_torch():
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("model.data_chain.step_size=0", "model.data_chain.step_size"),
-        ("model.data_chain.step_size=11", "model.data_chain.step_size"),
+        ("model.data_chain={kind: langevin, step_size: 0}", "model.data_chain.step_size"),
+        ("model.data_chain={kind: langevin, step_size: 11}", "model.data_chain.step_size"),
         ("model.data_chain.steps=10001", "model.data_chain.steps"),
         ("model.latent_chain.step_size=1.5", "model.latent_chain.step_size"),
         ("model.latent_chain.steps=-1", "model.latent_chain.steps"),
@@ -407,3 +431,90 @@ def test_overrides_that_are_no_list_of_texts_are_refused_in_one_line(given):
     with pytest.raises(ConfigError, match="^overrides: got .*expected a list of texts, such as") as raised:
         load_experiment("toy2d", given)
     assert len(raised.value.problems) == 1
+
+
+def test_there_are_fewer_than_ninety_settings():
+    """Those of a union are counted once by their name, kinds are not."""
+    keys = [key for key in all_keys() if not key.endswith(".kind")]
+    names = {key.replace("picture.", "").replace("vector.", "") for key in keys}
+    names = {".".join(p for i, p in enumerate(key.split(".")) if not ("phases" in key and i == 2)) for key in names}
+    assert len(names) < 93, len(names)
+
+
+def test_phases_are_addressed_by_their_kind_or_their_place():
+    by_kind = load_experiment(
+        "polydigits", ["training.phases.cooperative.steps=7", "training.phases.settle={steps: 3}"]
+    )
+    assert [phase.steps for phase in by_kind.training.phases] == [2600, 40, 7, 3]
+    assert by_kind.training.phases[2].rate == 0.1  # the rest of a section stays, but of one that is given whole
+    assert by_kind.training.phases[3].widen_base == 1
+    assert load_experiment("polydigits", ["training.phases.2.steps=7"]).training.phases[2].steps == 7
+    (problem,) = problems_of("polydigits-warmup", "training.phases.energy.steps=5")
+    assert "got energy, expected one of bound, or the place of one from 0" in problem
+    (problem,) = problems_of("polydigits", "training.phases.4.steps=5")
+    assert "got 4, expected one of bound, energy, cooperative, settle" in problem
+
+
+def test_a_mapping_is_laid_on_the_phases_of_a_base_and_a_list_replaces_them(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: polydigits\ntraining: {phases: {bound: {steps: 9}}}\n")
+    assert [phase.steps for phase in load_experiment(file).training.phases] == [9, 40, 120, 500]
+    file.write_text("base: polydigits\ntraining: {phases: [{kind: bound}]}\n")
+    assert [phase.kind for phase in load_experiment(file).training.phases] == ["bound"]
+    file.write_text("base: polydigits-warmup\ntraining: {phases: {energy: {steps: 5}}}\n")
+    (problem,) = problems_of(file)
+    assert problem.startswith(f"{file}: phases: got energy, expected one of those there are: bound")
+
+
+def test_a_changed_kind_begins_its_section_anew_whatever_the_order():
+    settings = ["model.prior.components=7", "model.prior.kind=mixture"]
+    for order in (settings, settings[::-1]):
+        assert to_dict(load_experiment("polydigits", order))["model"]["prior"] == {"kind": "mixture", "components": 7}
+    assert load_experiment("polydigits", ["model.prior.kind=energy"]) == load_experiment("polydigits")
+
+
+def test_a_setting_of_another_kind_is_told_whose_it_is():
+    assert problems_of("polydigits-mixture", "model.prior.width=9") == [
+        "model.prior.width: unknown key; model.prior of kind mixture has components. Kind energy has it."
+    ]
+    (problem,) = problems_of("polydigits", "model.prior.kind=mixtur")
+    assert problem == (
+        'model.prior.kind: got "mixtur", expected one of normal, laplace, clusters, mixture, energy. '
+        "Did you mean 'mixture'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "now"),
+    [
+        ("training.warmup.steps=5", "it is training.phases.bound.steps now"),
+        ("training.cooperative={steps: 5}", "it is training.phases.cooperative.steps now"),
+        ("model.prior.settle=5", "it is training.phases.settle.steps now"),
+        ("model.prior.temperature=0.5", "it is model.temperature now"),
+        ("training.cooperative.revision=all", "there is none like it any more; leave it out"),
+    ],
+)
+def test_a_setting_that_has_another_name_now_is_told_it(old: str, now: str):
+    (problem,) = problems_of("polydigits", old)
+    assert problem.endswith(f"unknown key; {now}")
+
+
+def test_every_new_name_of_an_old_setting_exists_and_no_old_name_does():
+    renamed = parse_file(Path(explain.__file__).with_name("renamed.yaml"))
+    assert not set(renamed) & set(all_keys())
+    for now in filter(None, renamed.values()):
+        for key in re.findall(r"[a-z]+\.[\w.]+", re.sub(r"\(.*\)", "", now)):
+            assert key in all_keys(), key
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_fits_a_screen_and_says_what_each_line_means(name: str):
+    lines = (PRESETS / f"{name}.yaml").read_text().splitlines()
+    assert len([line for line in lines if not line.startswith("#")]) <= 25
+    body = "\n".join(line for line in lines if not line.startswith("#"))
+    unsaid = [
+        line
+        for line, after in pairwise([*body.splitlines(), ""])
+        if ":" in line and " # " not in line and not line.endswith(":") and " # " not in after
+    ]
+    assert unsaid == []

@@ -14,10 +14,14 @@ CPU = torch.device("cpu")
 SMALL = [
     "training.batch_size=8",
     "model.shared=3",
-    "model.networks.width=2",
+    "model.networks.picture.width=2",
     "training.checkpoint_every=5",
 ]
-PHASES = ["warmup.steps=280", "warmup.prior_after=200", "cooperative={steps: 10, energy_first: 2}"]
+PHASES = ["bound.steps=280", "bound.prior_from=200", "energy.steps=2", "cooperative.steps=8"]
+
+
+def phases_of(experiment):
+    return (experiment.training.phase(kind) for kind in ("bound", "energy", "cooperative"))
 
 
 def test_steps_are_planned_from_the_time_of_a_few(monkeypatch):
@@ -29,7 +33,7 @@ def test_steps_are_planned_from_the_time_of_a_few(monkeypatch):
         calls: list[float] = []
         monkeypatch.setattr(planning.time, "perf_counter", lambda c=clock, seen=calls: seen.append(next(c)) or seen[-1])
         experiment = load_experiment("polydigits-mvae", [*SMALL, "training.seconds=100"])
-        assert planning.planned(experiment, CPU).experiment.training.warmup.steps == planned
+        assert planning.planned(experiment, CPU).experiment.training.phase("bound").steps == planned
         assert len(calls) == 2 * timed
 
 
@@ -38,18 +42,18 @@ def test_phases_and_the_start_of_the_tilt_keep_their_shares(monkeypatch):
     95 % of 92 s less 9.5 s of settling are 1.9 times as many of each.
     """
     monkeypatch.setattr(planning, "_time_to_settle", lambda experiment, device: 9.5)
-    took = {"warmup.prior_after=1000000": 0.1, "warmup.prior_after=0": 0.2, "cooperative.energy_first=0": 0.5}
-    monkeypatch.setattr(planning, "_time_of_step", lambda experiment, changes, device: took[changes[1]])
-    steps = ["warmup.steps=280", "warmup.prior_after=200", "cooperative={steps: 10, energy_first: 2}"]
-    experiment = load_experiment("polydigits", [*(f"training.{s}" for s in steps), "training.seconds=92"])
-    t = planning.planned(experiment, CPU).experiment.training
-    assert (t.warmup.steps, t.warmup.prior_after, t.cooperative.steps) == (532, 380, 19)
-    assert t.cooperative.energy_first == 4
+    took = {1000000: 0.1, 0: 0.2, None: 0.5}
+    monkeypatch.setattr(
+        planning, "_time_of_step", lambda experiment, phase, device: took[getattr(phase, "prior_from", None)]
+    )
+    experiment = load_experiment("polydigits", [*(f"training.phases.{s}" for s in PHASES), "training.seconds=92"])
+    bound, energy, cooperative = phases_of(planning.planned(experiment, CPU).experiment)
+    assert (bound.steps, bound.prior_from, energy.steps, cooperative.steps) == (532, 380, 4, 15)
 
 
 def plan_of(*settings):
     """280 steps of 0.1 s, from step 200 on 0.2 s, 10 of 0.5 s, 9.5 s of settling: 41 s of steps."""
-    asked = [*(f"training.{s}" for s in PHASES), *settings]
+    asked = [*(f"training.phases.{s}" for s in PHASES), *settings]
     return Plan(load_experiment("polydigits", asked), 0.1, 0.2, 0.5, 9.5)
 
 
@@ -63,34 +67,35 @@ def test_a_plan_says_when_a_step_should_be_reached():
 def test_what_is_left_is_stretched_to_the_time_that_is_left():
     """After 100 steps in 20 s instead of 10 s the rest, 31 s as planned, would take 62 s."""
     plan = planned_again(plan_of("training.seconds=110"), 100, 20.0)
-    t = plan.experiment.training
+    bound, energy, cooperative = phases_of(plan.experiment)
     factor = (0.95 * 110 - 9.5 - 20) / (2 * 31)  # 1.21
-    assert t.warmup.prior_after == 100 + round(factor * 100)
-    assert t.warmup.steps == 100 + round(factor * 180)
-    assert t.cooperative.steps == round(factor * 10)
-    assert t.cooperative.energy_first == round(factor * 2)
-    rest = plan.seconds_until(t.warmup.steps + t.cooperative.steps) - plan.seconds_until(100)
+    assert bound.prior_from == 100 + round(factor * 100)
+    assert bound.steps == 100 + round(factor * 180)
+    assert cooperative.steps == round(factor * 8)
+    assert energy.steps == round(factor * 2)
+    rest = plan.seconds_until(bound.steps + energy.steps + cooperative.steps) - plan.seconds_until(100)
     assert 20 + 2 * rest + 9.5 == pytest.approx(0.95 * 110, abs=1)  # whole steps
 
 
 def test_when_the_warm_up_is_over_cooperative_steps_alone_are_planned_again():
     """36 s of warm-up took 45 s: 10 steps would take 6.25 s, and 12.5 s are left for them."""
-    t = planned_again(plan_of(f"training.seconds={(45 + 12.5 + 9.5) / 0.95}"), 280, 45.0).experiment.training
-    assert (t.warmup.steps, t.warmup.prior_after) == (280, 200)
-    assert (t.cooperative.steps, t.cooperative.energy_first) == (20, 4)
+    plan = planned_again(plan_of(f"training.seconds={(45 + 12.5 + 9.5) / 0.95}"), 280, 45.0)
+    bound, energy, cooperative = phases_of(plan.experiment)
+    assert (bound.steps, bound.prior_from) == (280, 200)
+    assert (cooperative.steps, energy.steps) == (16, 4)
 
 
 def test_a_phase_for_which_no_time_is_left_keeps_a_step():
-    t = planned_again(plan_of("training.seconds=20"), 100, 30.0).experiment.training
-    assert (t.warmup.prior_after, t.warmup.steps, t.cooperative.steps) == (101, 101, 1)
+    bound, energy, cooperative = phases_of(planned_again(plan_of("training.seconds=20"), 100, 30.0).experiment)
+    assert (bound.prior_from, bound.steps, energy.steps, cooperative.steps) == (101, 101, 1, 1)
 
 
 @pytest.mark.parametrize("row", ["polydigits", "polydigits-mvebm"])
 def test_a_planned_run_is_that_of_its_last_plan_from_the_start_bit_for_bit(row, tmp_path, monkeypatch):
     """Of a first plan that is too short by a third, with both phases or one."""
-    settings = ["warmup.steps=20", "warmup.prior_after=15"]
-    settings += ["cooperative.steps=4", "cooperative.energy_first=1"] if row == "polydigits" else []
-    experiment = load_experiment(row, [*SMALL, *(f"training.{s}" for s in settings), "model.prior.settle=2"])
+    settings = ["bound.steps=20", "bound.prior_from=15"]
+    settings += ["energy.steps=1", "cooperative.steps=3", "settle.steps=2"] if row == "polydigits" else []
+    experiment = load_experiment(row, [*SMALL, *(f"training.phases.{s}" for s in settings)])
     looks = []
 
     def again(plan, step, elapsed):
@@ -103,7 +108,7 @@ def test_a_planned_run_is_that_of_its_last_plan_from_the_start_bit_for_bit(row, 
     last = load_experiment(tmp_path / "planned")
     straight = run_experiment(last, tmp_path / "straight", device="cpu")
     assert looks == [6, 27] if row == "polydigits" else [6]
-    assert last.training.warmup.steps == 27
+    assert last.training.phase("bound").steps == 27
     assert result.fit.step == straight.fit.step == (36 if row == "polydigits" else 27)
     theirs = straight.model.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in result.model.state_dict().items())

@@ -13,7 +13,7 @@ from multiebm.experiments.live import showing
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.run import run_experiment
 
-QUICK = ["training.warmup.steps=3", "training.cooperative.steps=2", "training.cooperative.energy_first=1"]
+QUICK = ["training.phases.bound.steps=3", "training.phases.cooperative.steps=2"]
 
 
 def console(terminal: bool = False) -> Console:
@@ -68,7 +68,7 @@ def test_training_from_python_speaks_on_standard_error_unless_it_is_muted(
     multiebm.train("toy2d", tmp_path / "loud", QUICK)
     out, err = capsys.readouterr()
     assert out == ""
-    assert [line.split(",")[0] for line in err.splitlines()][:2] == ["warm-up 1/5", "cooperative 4/5"]
+    assert [line.split(",")[0] for line in err.splitlines()][:2] == ["bound 1/5", "cooperative 4/5"]
     multiebm.train("toy2d", tmp_path / "mute", QUICK, progress=False)
     assert capsys.readouterr() == ("", "")
 
@@ -90,5 +90,5 @@ def test_a_run_that_no_view_shows_tells_who_listens_how_many_steps_are_made(tmp_
 
     recorder = Recorder()
     with listening(recorder):
-        run_experiment(load_experiment("toy2d-mopoe", ["training.warmup.steps=7"]), tmp_path / "run")
+        run_experiment(load_experiment("toy2d-mopoe", ["training.phases.bound.steps=7"]), tmp_path / "run")
     assert recorder.totals["training"] == recorder.done == 7

@@ -4,12 +4,14 @@ import math
 
 import pytest
 
-from multiebm.experiments.build import annealed, build_state, set_rates
+from multiebm.experiments.build import build_state
 from multiebm.experiments.schema import Experiment
 from multiebm.training.guard import RATE
+from multiebm.training.steps import in_force, set_rates
 from small_models import energy_prior, small_model, vectors
 
-SETTINGS = {"generator": 0.01, "inference": 0.02, "energy": 0.04, "prior": 0.08, "cooperative": 0.5, "decay": 0.9}
+SETTINGS = {"generator": 0.01, "inference": 0.02, "energy": 0.04, "prior": 0.08, "decay": 0.9}
+COOPERATIVE = {"kind": "cooperative", "rate": 0.5}
 
 
 class Epochs:
@@ -23,12 +25,12 @@ class Epochs:
 
 
 def rates(epoch: int, guard: float, warm: bool, energy: bool = True) -> dict[str, float]:
-    training = {"optimiser": SETTINGS, "warmup": {"steps": 10, "anneal": 0.0}}
+    training = {"optimiser": SETTINGS, "phases": [{"kind": "bound", "steps": 10, "anneal": 0.0}, COOPERATIVE]}
     experiment = Experiment.model_validate({"training": training})
     model = small_model(vectors(a=2, b=3), **({} if energy else {"energy": None}))
     state = build_state(experiment, model, Epochs(epoch))
     state.step, state.numbers[RATE] = 0 if warm else 10, guard
-    set_rates(state, experiment.training, warm)
+    set_rates(state, experiment.training.optimiser, *in_force(experiment.training.phases, state.step))
     return {name: optimiser.param_groups[0]["lr"] for name, optimiser in state.optimisers.items()}
 
 
@@ -45,13 +47,17 @@ def test_rates_fall_by_the_decay_in_every_epoch_and_by_the_factor_of_the_phase()
 
 def test_the_warm_up_ends_at_its_own_factor_and_the_cooperative_steps_begin_at_theirs():
     """Half a cosine over the last six of ten steps, half way (1 + 0.2) / 2; after it the cooperative factor."""
-    training = Experiment.model_validate(
-        {"training": {"optimiser": SETTINGS, "warmup": {"steps": 10, "anneal": 0.6, "final": 0.2}}}
-    ).training
-    assert annealed(4, training) == 1
-    assert annealed(7, training) == pytest.approx(0.6)
-    assert annealed(9, training) == pytest.approx(0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * 5 / 6)))
-    assert annealed(10, training) == 0.5
+    phases = [{"kind": "bound", "steps": 10, "anneal": 0.6, "final": 0.2}, COOPERATIVE]
+    training = Experiment.model_validate({"training": {"optimiser": SETTINGS, "phases": phases}}).training
+
+    def annealed(step: int) -> float:
+        phase, done = in_force(training.phases, step)
+        return phase.factor(done)
+
+    assert annealed(4) == 1
+    assert annealed(7) == pytest.approx(0.6)
+    assert annealed(9) == pytest.approx(0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * 5 / 6)))
+    assert annealed(10) == 0.5
 
 
 def test_the_guard_lowers_the_energy_alone_or_without_one_everything():

@@ -11,16 +11,19 @@ from pathlib import Path
 import torch
 from run_standins import CtrlC, tiny, tiny_data
 
+from multiebm.experiments import run as run_module
 from multiebm.experiments.run import run_experiment
 
-RESTLESS = ["training.gap_limit=0.02", "training.retries=1000", "training.optimiser.energy=0.003"]
+RESTLESS = ["training.optimiser.energy=0.003"]
 
 
 def digest(model) -> str:
     return hashlib.sha256(b"".join(t.contiguous().numpy().tobytes() for t in model.state_dict().values())).hexdigest()
 
 
-def test_a_run_interrupted_after_roll_backs_equals_the_uninterrupted_one(tmp_path: Path):
+def test_a_run_interrupted_after_roll_backs_equals_the_uninterrupted_one(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(run_module, "GAP_LIMIT", 0.02)
+    monkeypatch.setattr(run_module, "RETRIES", 1000)
     experiment = tiny(*RESTLESS, "training.checkpoint_every=4", "training.log_every=1")
     whole = run_experiment(experiment, tmp_path / "whole", tiny_data(), device="cpu")
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]

@@ -152,20 +152,26 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(at: int, tmp_p
 
 def test_a_finished_run_may_be_made_longer_and_log_more_often(tmp_path: Path):
     run_experiment(tiny(), tmp_path / "run")
-    longer = tiny("training.cooperative.steps=8", "training.log_every=1", "training.checkpoint_every=4")
+    longer = tiny("training.phases.cooperative.steps=8", "training.log_every=1", "training.checkpoint_every=4")
     assert run_experiment(longer, tmp_path / "run", resume=True).fit.step == 12
     assert load_experiment(tmp_path / "run") == longer
     assert [line["step"] for line in lines_of(tmp_path / "run")] == [2, 4, 6, 8, 10, 11, 12]
 
 
 def test_resuming_with_another_configuration_is_refused_and_every_difference_named(tmp_path: Path):
-    run_experiment(tiny("training.cooperative.steps=1"), tmp_path)
-    other = tiny("seed=1", "model.energy.fusion=late", "training.cooperative.steps=2", "training.warmup.steps=5")
+    run_experiment(tiny("training.phases.cooperative.steps=1"), tmp_path)
+    other = tiny(
+        "seed=1", "model.energy.fusion=late", "training.phases.cooperative.steps=2", "training.phases.bound.steps=5"
+    )
     with pytest.raises(ConfigError) as raised:
         run_experiment(other, tmp_path, resume=True)
     lines = [line.strip() for line in str(raised.value).splitlines()]
-    assert lines[1:4] == ['model.energy.fusion: "early" -> "late"', "training.warmup.steps: 4 -> 5", "seed: 0 -> 1"]
-    assert "training.cooperative.steps" not in str(raised.value)
+    assert lines[1:4] == [
+        'model.energy.fusion: "early" -> "late"',
+        "training.phases.bound.steps: 4 -> 5",
+        "seed: 0 -> 1",
+    ]
+    assert "training.phases.cooperative.steps" not in str(raised.value)
 
 
 def test_resuming_what_is_no_run_or_on_other_data_is_refused(tmp_path: Path):
@@ -173,10 +179,10 @@ def test_resuming_what_is_no_run_or_on_other_data_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=f"got no {CONFIG}, expected the folder of a run to resume"):
         run_experiment(tiny(), tmp_path, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    run_experiment(tiny("training.cooperative.steps=1"), tmp_path / "run")
+    run_experiment(tiny("training.phases.cooperative.steps=1"), tmp_path / "run")
     other = replace(tiny_data(), fingerprint="0" * 64)
     with pytest.raises(ConfigError, match="fingerprint 000000000000, expected 'toy2d'"):
-        run_experiment(tiny("training.cooperative.steps=2"), tmp_path / "run", dataset=other, resume=True)
+        run_experiment(tiny("training.phases.cooperative.steps=2"), tmp_path / "run", dataset=other, resume=True)
 
 
 def test_a_folder_that_is_not_empty_is_left_alone_and_the_ways_out_named(tmp_path: Path):
@@ -200,14 +206,14 @@ def test_a_folder_that_is_not_empty_is_left_alone_and_the_ways_out_named(tmp_pat
 def test_overwriting_starts_anew_and_keeps_what_is_not_the_runs(tmp_path: Path):
     first = run_experiment(tiny(), tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
-    second = run_experiment(tiny("training.cooperative.steps=1"), tmp_path, overwrite=True)
+    second = run_experiment(tiny("training.phases.cooperative.steps=1"), tmp_path, overwrite=True)
     assert (first.fit.step, second.fit.step) == (10, 5)
     assert [line["step"] for line in lines_of(tmp_path)] == [2, 4]
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_nothing_is_deleted_for_a_run_that_cannot_begin(tmp_path: Path):
-    run_experiment(tiny("training.cooperative.steps=1"), tmp_path)
+    run_experiment(tiny("training.phases.cooperative.steps=1"), tmp_path)
     before = sorted(path.name for path in tmp_path.rglob("*"))
     with pytest.raises(DataError, match="batch_size"):
         run_experiment(tiny("training.batch_size=41"), tmp_path, overwrite=True)
@@ -329,7 +335,7 @@ def test_the_python_interface_builds_trains_and_raises_after_ctrl_c(tmp_path: Pa
     model = multiebm.build(tiny(), data, seed=3)
     assert list(model.modalities) == ["x", "y"]
     assert same(model.state_dict(), multiebm.build(tiny("seed=3"), data).state_dict())
-    trained = multiebm.train(tiny(), tmp_path / "run", ["training.cooperative.steps=1"], dataset=data)
+    trained = multiebm.train(tiny(), tmp_path / "run", ["training.phases.cooperative.steps=1"], dataset=data)
     assert same(trained.state_dict(), multiebm.from_pretrained(tmp_path / "run").state_dict())
     assert trained.sample(2)["x"].shape == (2, 3)
 

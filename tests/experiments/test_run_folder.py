@@ -24,7 +24,7 @@ from multiebm.experiments.run import run_experiment
 from multiebm.experiments.saved import MODEL, from_pretrained
 from multiebm.training.state import TrainState
 
-SHORT = tiny("training.cooperative.steps=1")
+SHORT = tiny("training.phases.cooperative.steps=1")
 
 
 @pytest.fixture

@@ -102,8 +102,8 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
 def test_sigterm_while_priors_settle_and_three_quick_ctrl_c_end_with_a_word_and_the_way_to_go_on(
     processes: list[subprocess.Popen[str]], tmp_path: Path
 ):
-    settling = train(processes, tmp_path / "settling", "model.prior.settle=1000000")
-    training = train(processes, tmp_path / "training", "training.cooperative.steps=1000000")
+    settling = train(processes, tmp_path / "settling", "training.phases.settle.steps=1000000")
+    training = train(processes, tmp_path / "training", "training.phases.cooperative.steps=1000000")
     wait_for(settling, "steps are over")
     settling.send_signal(signal.SIGTERM)
     wait_for(training, "cooperative 5/")

@@ -226,8 +226,8 @@ WRONG = {
     "model.shared": ["3", 0, -1, 10**12, 10**30, 2.5],
     "model.likelihood.scale": [math.inf, 0.0, "0.3"],
     "model.likelihood.weights": [{"nobody": 1.0}, {"\ud800": 1.0}, {"face": -1.0}],
-    "model.networks.hidden": [30_000],
-    "model.networks.width": [10**6],
+    "model.networks.vector.width": [30_000],
+    "model.networks.picture.width": [10**6],
     "model.energy.width": [10**5],
     "model.energy.blocks": [10**9],
     "model.prior.layers": [10**9],
@@ -261,7 +261,7 @@ def test_what_was_given_and_expected_is_said(tmp_path: Path):
         ("modalities.1.kind", "sound", r"modalities.1.*got.*'sound', expected.* '?picture'? or '?vector'?"),
         ("modalities.1.scale", [1.0, 0.0], "modalities.1.*scale.*expected .*above 0"),
         ("modalities.1.loc", [1.0], "modalities.1.*loc.*1.0.*expected 2 "),
-        ("model.networks.hidden", 30_000, "it is larger than they are"),
+        ("model.networks.vector.width", 30_000, "it is larger than they are"),
     ]:
         edit(tmp_path, lambda header, path=path, value=value: put(header, path, value))
         assert re.search(expected, refusal(tmp_path))

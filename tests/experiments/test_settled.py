@@ -8,14 +8,16 @@ from multiebm.experiments.build import build_model, build_state
 from multiebm.experiments.measure import settled
 from multiebm.experiments.schema import Experiment
 
+SETTLE = {"kind": "settle", "steps": 4, "widen_base": 4}
+
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_settled_priors_come_back_bit_for_bit(average):
     data = {name: torch.randn(60, 2, generator=torch.Generator().manual_seed(i)).numpy() for i, name in enumerate("ab")}
     dataset = from_arrays(data, {name: {"kind": "vector"} for name in data})
-    prior = {"kind": "energy", "components": 2, "width": 8, "layers": 1, "steps": 3, "settle": 4, "spread": 4}
-    model = {"shared": 3, "private": 2, "private_components": 2, "networks": {"hidden": 8}, "prior": prior}
-    training = {"precision": "fp32", "optimiser": {"average": average}}
+    prior = {"kind": "energy", "components": 2, "width": 8, "layers": 1, "steps": 3}
+    model = {"shared": 3, "private": 2, "private_components": 2, "networks": {"vector": {"width": 8}}, "prior": prior}
+    training = {"precision": "fp32", "optimiser": {"average": average}, "phases": [SETTLE]}
     experiment = Experiment.model_validate({"model": model, "training": training})
     state = build_state(experiment, build_model(experiment.model, dataset.modalities, 0), None)
     if average:

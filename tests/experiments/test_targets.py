@@ -21,7 +21,7 @@ from multiebm.experiments.fit_prior import fit_prior_of_run
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.run import run_experiment
 
-SMALL = ["model.shared=3", "training.warmup.steps=3", "training.batch_size=8", "training.checkpoint_every=1"]
+SMALL = ["model.shared=3", "training.phases.bound.steps=3", "training.batch_size=8", "training.checkpoint_every=1"]
 FEW = ["evaluation.samples=8", "evaluation.items=4", "evaluation.refined_items=2", "evaluation.codes=8"]
 
 
@@ -32,8 +32,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draws = np.random.default_rng(0)
     np.savez(folder / "d.npz", a=draws.normal(size=(60, 2)), b=draws.normal(size=(60, 3)))
     data = [f"data.settings.path={folder / 'd.npz'}", "data.settings.modalities={a: {kind: vector}, b: {kind: vector}}"]
-    steps = ["training.warmup.steps=2", "training.cooperative={steps: 2, energy_first: 1}", "training.batch_size=8"]
-    steps += ["model.prior.settle=2", *FEW]
+    steps = [
+        "training.phases.bound.steps=2",
+        "training.phases.energy.steps=1",
+        "training.phases.cooperative.steps=1",
+        "training.batch_size=8",
+    ]
+    steps += ["training.phases.settle.steps=2", *FEW]
     assert command("train", "arrays", *data, *steps, "--out", str(folder / "run"), "--device", "cpu") == 0
     return folder / "run"
 
@@ -95,7 +100,7 @@ def compared(out: Path, *rows: str, overrides: tuple[str, ...] = ()) -> None:
     data = [
         "model.private=0",
         "data.settings={train_items: 40, test_items: 20}",
-        "model.networks.hidden=8",
+        "model.networks.vector.width=8",
         *SMALL,
         *overrides,
     ]

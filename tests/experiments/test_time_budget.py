@@ -13,7 +13,7 @@ from multiebm.experiments import run, settle
 from multiebm.experiments.run import fresh_state, run_experiment
 from multiebm.experiments.settle import Settling, settling_within, time_to_settle
 
-ENDLESS = ["training.warmup.steps=1000000", "training.log_every=1000", "training.checkpoint_every=1000"]
+ENDLESS = ["training.phases.bound.steps=1000000", "training.log_every=1000", "training.checkpoint_every=1000"]
 
 
 def test_steps_and_settling_together_take_the_budget(tmp_path, caplog):
@@ -23,7 +23,7 @@ def test_steps_and_settling_together_take_the_budget(tmp_path, caplog):
     began = time.perf_counter()
     with caplog.at_level(logging.WARNING):
         result = run_experiment(
-            tiny(*ENDLESS, "training.seconds=4", "model.prior.settle=200000"),
+            tiny(*ENDLESS, "training.seconds=4", "training.phases.settle.steps=200000"),
             tmp_path / "run",
             tiny_data(),
             device="cpu",
@@ -66,7 +66,7 @@ class Steps:
 
 
 def test_a_share_is_of_the_steps_and_of_the_codes_and_each_is_announced(monkeypatch):
-    experiment = tiny("model.prior.settle=40")
+    experiment = tiny("training.phases.settle.steps=40")
     state = fresh_state(experiment, tiny_data(), torch.device("cpu"))
     seen, heard = [], Steps()
     draw = type(state.stream).__next__
@@ -80,7 +80,7 @@ def test_a_share_is_of_the_steps_and_of_the_codes_and_each_is_announced(monkeypa
 
 def test_finding_out_how_long_it_takes_leaves_state_and_log_alone(caplog):
     """A random tilt is next to dead; nobody is told of a rehearsal."""
-    experiment = tiny("model.prior.settle=40")
+    experiment = tiny("training.phases.settle.steps=40")
     state = fresh_state(experiment, tiny_data(), torch.device("cpu"))
     next(state.stream)
     before, numbers, anyones = state.snapshot(), state.numbers_json(), torch.get_rng_state()
@@ -99,7 +99,7 @@ def test_the_time_to_settle_is_that_of_its_parts(monkeypatch):
     """Four batches take 2 s, twenty steps 3 s more: 128 batches and 400 steps take 64 + 60 s."""
     clock = iter([0.0, 9.0, 10.0, 12.0, 20.0, 25.0])  # the first, slow pass does not count
     monkeypatch.setattr(settle.time, "perf_counter", lambda: next(clock))
-    experiment = tiny("model.prior.settle=400")
+    experiment = tiny("training.phases.settle.steps=400")
     state = fresh_state(experiment, tiny_data(), torch.device("cpu"))
     assert time_to_settle(state, experiment) == pytest.approx(64 + 60)
 

@@ -12,7 +12,7 @@ ROUNDING = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def model_of(**sections):
-    chain = {"steps": 5, "displaced": False, "step_size": 0.3, "noise_scale": 0.1}
+    chain = {"steps": 5, "kind": "langevin", "step_size": 0.3, "noise_scale": 0.1}
     return small_model(mixed(), **({"data_chain": chain, "latent_chain": {"steps": 5, "step_size": 0.1}} | sections))
 
 
@@ -33,9 +33,9 @@ def test_prior_latents(prior):
         assert_item(batch, model.sample_latents(1, item_generators(0, 1, first=item)), item)
 
 
-@pytest.mark.parametrize("displaced", [False, True])
-def test_refined_data(displaced):
-    chain = {"steps": 5, "displaced": displaced, "step_size": 0.3, "noise_scale": 0.05}
+@pytest.mark.parametrize("kind", [{"kind": "langevin", "step_size": 0.3}, {"kind": "displaced"}])
+def test_refined_data(kind):
+    chain = kind | {"steps": 5, "noise_scale": 0.05}
     model = model_of(data_chain=chain)
     views = random_views(model.modalities, 7)
     clamp = torch.tensor([[True, False, False], [False, False, False]] * 3 + [[False, True, True]])

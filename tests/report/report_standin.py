@@ -34,8 +34,12 @@ def make_dataset(modalities: dict[str, Modality], n: int = 40, classes: int | No
     return MultimodalDataset("small", modalities, split, split, classes, "Somebody (2020)", "f" * 64)
 
 
+def phases(steps: int = WARMUP) -> list[dict[str, Any]]:
+    return [{"kind": "bound", "steps": steps}, {"kind": "cooperative", "steps": 300}]
+
+
 def make_experiment(**changes: Any) -> Experiment:
-    return Experiment.model_validate({"training": {"warmup": {"steps": WARMUP}}, "seed": 3} | changes)
+    return Experiment.model_validate({"training": {"phases": phases()}, "seed": 3} | changes)
 
 
 def make_lines() -> list[dict[str, float | None]]:

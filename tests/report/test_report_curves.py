@@ -1,4 +1,4 @@
-from report_standin import WARMUP, html, make_experiment, make_lines, make_record, make_scene
+from report_standin import WARMUP, html, make_experiment, make_lines, make_record, make_scene, phases
 
 from multiebm.report.curves import curves_section, training_panels
 from multiebm.report.record import RollBack
@@ -47,9 +47,9 @@ def test_the_section_says_what_the_lines_mean():
     assert "The guard never had to roll back." in plain
     rolled = section(rollbacks=[RollBack(25, 20)])
     assert "roll-backs of the guard after a divergence: step 25 back to 20." in rolled
-    cold = section(experiment=make_experiment(training={"warmup": {"steps": 0}}))
+    cold = section(experiment=make_experiment(training={"phases": phases(0)}))
     assert "All steps are of one phase: cooperative." in cold
-    warm = section(experiment=make_experiment(training={"warmup": {"steps": 500}}))
+    warm = section(experiment=make_experiment(training={"phases": phases(500)}))
     assert "All steps are of one phase: warm-up." in warm
 
 

@@ -10,6 +10,7 @@ from multiebm.report.page import render
 from multiebm.report.record import RollBack
 from multiebm.report.summary import headline_cards
 from multiebm.report.verdict import NO_EVALUATION, agreement, ending, use_of_code, use_of_energy, verdict
+from multiebm.training.steps import total_steps
 
 END = {"to_step": 30, "seconds": 75.0}
 
@@ -31,7 +32,7 @@ def measured(**results: tuple[float, float]):
 )
 def test_how_training_ended_comes_first(reason: str, good: bool, said: str):
     record = make_record(origin={"sessions": [{"reason": "interrupted"}, END | {"reason": reason}]})
-    planned = record.experiment.training.warmup.steps + record.experiment.training.cooperative.steps
+    planned = total_steps(record.experiment.training.phases)
     assert ending(record) == (good, said.replace("12,010", f"{planned:,}"))
     twice = ending(record._replace(rollbacks=[RollBack(5, 2), RollBack(9, 4)]))[1]
     assert twice.endswith("1 min 15 s; the guard rolled it back 2 times.")

@@ -108,7 +108,7 @@ def test_the_data_chain_starts_at_decoded_prior_draws(monkeypatch):
 
 @pytest.mark.parametrize(("temperature", "expected"), [(1.0, [1.0]), (0.25, [0.25, 1.0])])
 def test_chains_start_at_the_temperature_and_the_prior_learns_from_itself(temperature, expected, monkeypatch):
-    model, state, batch = setup(prior=energy_prior(temperature=temperature))
+    model, state, batch = setup(prior=energy_prior(), temperature=temperature)
     drawn, sample = [], model.generator.prior.sample
     monkeypatch.setattr(
         model.generator.prior, "sample", lambda n, g, t=1.0: (drawn.append((t, sample(n, g, t))), drawn[-1][1])[1]

@@ -34,7 +34,7 @@ def test_a_fixed_lambda_s_is_itself():
 
 def test_balance_divides_running_residuals_after_taking_off_the_noise_floor():
     """D = 197 coordinates, K = 3 steps, n = 0.1: the floor is 5.91. Residuals 197 * 1 and 197 * 0.3^2 = 17.73."""
-    model, state, _ = setup(data_chain={"steps": 3, "displaced": True, "noise_scale": 0.1})
+    model, state, _ = setup(data_chain={"steps": 3, "kind": "displaced", "noise_scale": 0.1})
     size = sum(m.size for m in model.modalities.values())
     assert size == 197
     zero, one, near = (constant_views(model, v) for v in (0.0, 1.0, 0.3))
@@ -47,7 +47,7 @@ def test_balance_divides_running_residuals_after_taking_off_the_noise_floor():
 
 
 def test_balance_is_clipped_where_the_chain_adds_only_noise():
-    model, state, batch = setup(data_chain={"steps": 3, "displaced": True, "noise_scale": 0.1})
+    model, state, batch = setup(data_chain={"steps": 3, "kind": "displaced", "noise_scale": 0.1})
     zero, tiny = constant_views(model, 0.0), constant_views(model, 0.01)
     assert weight(state, batch, zero, tiny, zero, synthetic="balance") == 70.0
 
@@ -115,7 +115,7 @@ def test_a_model_with_a_standard_prior_has_no_optimiser_for_it():
 
 
 def test_the_metrics_of_a_step_say_what_the_chains_did():
-    model, state, batch = setup(data_chain={"steps": 3, "displaced": True, "noise_scale": 0.002})
+    model, state, batch = setup(data_chain={"steps": 3, "kind": "displaced", "noise_scale": 0.002})
     metrics = cooperative_step(state, batch, LITERAL)
     assert metrics["energy/drop"] == pytest.approx(metrics["energy/generated"] - metrics["energy/refined"], abs=1e-5)
     assert metrics["energy/drop"] > 0

@@ -147,7 +147,7 @@ def test_a_long_chain_fills_from_the_conditional_of_the_energy():
     from small_models import linear_model
 
     n, s = 4000, 0.3
-    model = linear_model({"a": 1, "b": 1}, shared=1, data_chain={"steps": 150, "displaced": False, "step_size": s})
+    model = linear_model({"a": 1, "b": 1}, shared=1, data_chain={"steps": 150, "kind": "langevin", "step_size": s})
     model.data_chain = replace(model.data_chain, noise_scale=s)
     model.energy = Pair()
     present = torch.tensor([[True, False]]).expand(n, 2)

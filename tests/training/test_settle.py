@@ -85,7 +85,7 @@ def test_a_tilt_that_diverges_is_as_before_with_a_warning(rate, model, caplog):
         assert settle(model, steps=2, rate=rate) == 0
     assert "diverged while it settled" in caplog.text
     assert "prior/" in caplog.text
-    assert "model.prior.settle; --steps of fit-prior" in caplog.text
+    assert "training.phases.settle.steps; --steps of fit-prior" in caplog.text
     assert "spread" not in caplog.text  # which is 1
 
 
@@ -96,7 +96,7 @@ def test_a_tilt_that_is_not_finite_ends_the_settling_at_the_next_look(model):
     drawn, sample = [], prior.sample
     prior.sample = lambda *args: drawn.append(1) or sample(*args)
     problem = settle_tilt(prior, codes, make_generator(0), 100, 2.0, math.inf, told.append)
-    assert problem.endswith("or model.prior.spread=1")
+    assert problem.endswith("or training.phases.settle.widen_base=1")
     assert (told, len(drawn), prior.net.b.item()) == ([], 11, 0.0)  # ten steps and a last look
 
 

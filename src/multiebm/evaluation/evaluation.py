@@ -78,7 +78,7 @@ class Evaluation:
         used = "" if active is None or units is None else f", {active.value:.0f} of {units.value:.0f} latents are used"
         return (
             f"The shared code has collapsed ({kl.value:.2g} nats an item{used}): it says nothing of an item, so parts "
-            "share nothing; lower training.warmup.beta and training.cooperative.beta, or train longer."
+            "share nothing; lower beta of the bound (training.phases.bound.beta), or train longer."
         )
 
     @property

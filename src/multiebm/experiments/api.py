@@ -8,7 +8,7 @@ from rich.console import Console
 
 from multiebm.data import MultimodalDataset
 from multiebm.evaluation.evaluation import Evaluation
-from multiebm.experiments.build import build_model
+from multiebm.experiments.build import build_model, resolved
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.live import live_view, showing
 from multiebm.experiments.load import Source, load_experiment
@@ -27,7 +27,7 @@ def build(source: Source, dataset: MultimodalDataset | None = None, seed: int | 
     experiment = load_experiment(source)
     data = build_dataset(experiment.data) if dataset is None else dataset
     model = build_model(experiment.model, data.modalities, experiment.seed if seed is None else seed)
-    set_precision(model, experiment.training.precision)
+    set_precision(model, resolved(experiment, model.device).training.precision)
     return model
 
 

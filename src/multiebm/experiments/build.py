@@ -1,6 +1,5 @@
 """From a configuration to objects: the only place a config meets a class."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,26 +11,28 @@ from multiebm.core.batch import Batch
 from multiebm.core.errors import ConfigError
 from multiebm.core.names import name_problem
 from multiebm.core.random import make_generator
-from multiebm.distributions.families import FAMILIES
-from multiebm.experiments.schema import Experiment, ModelSection, NetworkSection, TrainingSection
-from multiebm.modalities import Modality, PictureNetworks, VectorNetworks
+from multiebm.experiments.schema import Experiment, ModelSection
+from multiebm.modalities import Modality
 from multiebm.models.aggregation import Aggregation, PriorExpert
+from multiebm.models.chains import Displaced
 from multiebm.models.energy import EnergyNetwork
 from multiebm.models.generator import Generator
 from multiebm.models.inference import Encoder, InferenceModel, JointEncoder
-from multiebm.models.model import DataChain, LatentChain, MultimodalModel
-from multiebm.nn.precision import Mixed, set_precision
-from multiebm.priors.clusters import ClusterPrior
-from multiebm.priors.energy import EnergyPrior
-from multiebm.priors.mixture import MixturePrior
-from multiebm.priors.prior import Prior, ridge_for
-from multiebm.priors.standard import StandardPrior
+from multiebm.models.model import MultimodalModel
+from multiebm.nn.precision import Mixed, fastest_precision, set_precision
+from multiebm.objectives.settings import BoundSettings
+from multiebm.priors.prior import ridge_for
 from multiebm.training import averaging
 from multiebm.training.cooperative import cooperative_step, warmup_step
-from multiebm.training.guard import NETWORK_RATE, PRIOR_RATE, RATE
-from multiebm.training.priors import PRIOR_BETAS
+from multiebm.training.guard import PRIOR_RATE
+from multiebm.training.phases.bound import Bound
+from multiebm.training.phases.cooperative import Cooperative
+from multiebm.training.phases.phase import Phase
+from multiebm.training.settings import CooperativeSettings, WarmupSettings
 from multiebm.training.state import Stream, TrainState
+from multiebm.training.steps import in_force, make_optimisers, set_rates
 
+CORRELATION = 0.5  # of experts fused as dependent (CoDE-VAE)
 JOINT_FEATURES = 128  # of a part, of those a joint encoder puts side by side
 
 
@@ -80,68 +81,35 @@ def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
     encoders: dict[str, Encoder] = {}
     decoders: dict[str, nn.Module] = {}
     for name, m in modalities.items():
-        nets = networks_of(s.networks, m)
+        nets = getattr(s.networks, m.kind)
         encoders[name] = Encoder(m, s.shared, s.private, nets, s.scale_map)
         decoders[name] = Mixed(m.decoder(s.shared + s.private, nets))
     like = s.likelihood
     likelihoods = {n: m.likelihood(like.family, like.scale, like.weights.get(n, 1.0)) for n, m in modalities.items()}
+    ridge = ridge_for(s.latent_chain.step_size)
+    prior = s.prior.build(s.shared, s.family, ridge)
     generator = Generator(
-        _prior(s),
-        decoders,
-        likelihoods,
-        s.private,
-        s.family,
-        s.crossing_prior,
-        s.private_components,
-        private_ridge=ridge_for(s.latent_chain.step_size),
-        temperature=s.prior.temperature,
+        prior, decoders, likelihoods, s.private, s.family, 0.0, s.private_components, ridge, s.temperature
     )
     e = s.energy
     energy = None if e is None else EnergyNetwork(modalities, e.width, e.fusion, e.blocks)
-    x, z = s.data_chain, s.latent_chain
-    data_chain = DataChain(x.steps, x.displaced, x.step_size, x.noise_scale)
-    latent_chain = LatentChain(z.steps, z.step_size, z.noise_scale)
-    inference = _inference(s, modalities, encoders)
-    return MultimodalModel(modalities, inference, generator, energy, data_chain, latent_chain)
+    return MultimodalModel(
+        modalities, _inference(s, modalities, encoders), generator, energy, s.data_chain, s.latent_chain
+    )
 
 
 def _inference(s: ModelSection, modalities: dict[str, Modality], encoders: dict[str, Encoder]) -> InferenceModel:
     i, n = s.inference, len(modalities)
-    aggregation = Aggregation(n, s.family, i.subsets, i.fusion, i.prior_expert, i.learned_weights, i.correlation)
+    aggregation = Aggregation(n, s.family, i.subsets, i.fusion, i.prior_expert, i.learned_weights, CORRELATION)
     in_use: PriorExpert = "complete" if i.prior_expert == "full" else i.prior_expert
-    pooled = Aggregation(n, s.family, "full", i.fusion, in_use, correlation=i.correlation) if i.pooled else None
+    pooled = Aggregation(n, s.family, "full", i.fusion, in_use, correlation=CORRELATION) if i.pooled else None
     joint = None
     if i.joint:
         trunks: dict[str, nn.Module] = {
-            name: Mixed(m.encoder(JOINT_FEATURES, networks_of(s.networks, m))) for name, m in modalities.items()
+            name: Mixed(m.encoder(JOINT_FEATURES, getattr(s.networks, m.kind))) for name, m in modalities.items()
         }
         joint = JointEncoder(trunks, JOINT_FEATURES, s.shared, s.scale_map)
     return InferenceModel(encoders, s.family, aggregation, pooled, joint)
-
-
-def networks_of(s: NetworkSection, modality: Modality) -> Any:
-    """Return the settings of a part's encoder and decoder."""
-    own = modality.networks
-    if own is VectorNetworks:
-        return VectorNetworks(s.hidden, s.separate_trunks)
-    if own is not PictureNetworks:
-        return own()
-    kind: Any = "conv" if s.kind == "conv" else "resnet" if s.activated else "mmvaeplus"
-    return PictureNetworks(kind, s.width, s.separate_trunks, s.bounded)
-
-
-def _prior(s: ModelSection) -> Prior:
-    p = s.prior
-    if p.kind in FAMILIES:
-        return StandardPrior(p.kind, s.shared, p.learned_scale)
-    if p.kind == "clusters":
-        return ClusterPrior(s.family, s.shared, p.components)
-    ridge = ridge_for(max(s.latent_chain.step_size, p.step_size if p.kind == "energy" else 0.0))
-    standard = StandardPrior(s.family, s.shared, p.learned_scale)
-    base = MixturePrior(s.shared, p.components, ridge) if p.components else standard
-    if p.kind == "mixture":
-        return base
-    return EnergyPrior(base, p.width, p.layers, p.steps, p.step_size, p.bound, p.penalty)
 
 
 def settling(experiment: Experiment, numbers: Mapping[str, float]) -> dict[str, Any]:
@@ -149,84 +117,94 @@ def settling(experiment: Experiment, numbers: Mapping[str, float]) -> dict[str, 
 
     Where the guard had to lower the rate of the prior, it settles at the lower one.
     """
-    prior, training = experiment.model.prior, experiment.training
-    prune = prior.prune * training.warmup.beta
+    training = experiment.training
+    settle = training.phase("settle")
     rate = training.optimiser.prior * numbers.get(PRIOR_RATE, 1.0)
-    return {"steps": prior.settle, "spread": prior.spread, "rate": rate, "prune": prune}
+    prune = settle.prune * training.phase("bound").beta
+    return {"steps": settle.steps, "spread": settle.widen_base, "rate": rate, "prune": prune}
 
 
 def build_state(experiment: Experiment, model: MultimodalModel, stream: Stream) -> TrainState[MultimodalModel]:
     """Return the state at step 0: model, one Adam per part, the random stream of training."""
-    set_precision(model, experiment.training.precision)
-    o = experiment.training.optimiser
-    own = model.generator.prior  # a tilt; any other prior with parameters learns by the bound
-    prior = list(own.net.parameters()) if isinstance(own, EnergyPrior) else []
-    tilt = {id(p) for p in prior}
-    parts = {
-        "generator": ([p for p in model.generator.parameters() if id(p) not in tilt], o.generator, o.weight_decay),
-        "inference": (list(model.inference.parameters()), o.inference, o.weight_decay),
-        "energy": (list(model.energy.parameters()) if model.energy else [], o.energy, 0.0),
-        "prior": (prior, o.prior, 0.0),
-    }
-    optimisers: dict[str, torch.optim.Optimizer] = {}
-    for name, (parameters, rate, decay) in parts.items():
-        if parameters:
-            betas = PRIOR_BETAS if name == "prior" else (o.beta1, o.beta2)
-            amsgrad = o.amsgrad and name in ("generator", "inference")
-            optimisers[name] = torch.optim.Adam(
-                parameters, rate, betas, weight_decay=decay, amsgrad=amsgrad, fused=True
-            )
-    if "energy" in optimisers:
-        optimisers["energy"].param_groups[0]["betas"] = (o.beta1_cooperative, o.beta2)
-    generator = make_generator(experiment.seed + 1, model.device)
-    return TrainState(model, optimisers, generator, stream)
+    set_precision(model, resolved(experiment, model.device).training.precision)
+    optimisers = make_optimisers(model, experiment.training.optimiser, experiment.training.phases)
+    return TrainState(model, optimisers, make_generator(experiment.seed + 1, model.device), stream)
+
+
+def resolved(experiment: Experiment, device: str | torch.device) -> Experiment:
+    """Return the experiment with what "auto" means on a device: the fastest precision."""
+    if experiment.training.precision != "auto":
+        return experiment
+    training = experiment.training.model_copy(update={"precision": fastest_precision(device)})
+    return experiment.model_copy(update={"training": training})
 
 
 class TrainingStep:
-    """The step of a run: warm-up until `warmup.steps`, cooperative after, with the rates of each phase."""
+    """The step of a run: that of the phase in force, at its rates; then the averaged weights move."""
 
     def __init__(self, experiment: Experiment) -> None:
-        self.training = experiment.training
+        self.model, self.training = experiment.model, experiment.training
 
     def __call__(self, state: TrainState[MultimodalModel], batch: Batch) -> dict[str, float]:
         """Run one step and update the averaged weights; metrics by name."""
         t = self.training
-        warm = state.step < t.warmup.steps
-        set_rates(state, t, warm)
-        metrics = (
-            warmup_step(state, batch, t.warmup, t.bound) if warm else cooperative_step(state, batch, t.cooperative)
-        )
+        phase, done = in_force(t.phases, state.step)
+        set_rates(state, t.optimiser, phase, done)
+        if isinstance(phase, Bound):
+            warmup, bound = settings_of_bound(phase, self.model, state.step - done)
+            metrics = warmup_step(state, batch, warmup, bound)
+        else:
+            metrics = cooperative_step(state, batch, settings_of_cooperative(phase, self.model))
         if t.optimiser.average:
             averaging.update(state.average, state.model, t.optimiser.average)
         return metrics
 
 
-def set_rates(state: TrainState[MultimodalModel], training: TrainingSection, warm: bool) -> None:
-    """Set the rates of generator, inference and energy: phase, guard's factor, decay by epoch."""
-    o = training.optimiser
-    decay = 1.0 if o.decay == 1 else o.decay ** state.stream.state_dict()["epoch"]
-    guarded = decay * state.numbers.get(RATE, 1.0)
-    has_energy = "energy" in state.optimisers
-    factor = (decay * state.numbers.get(NETWORK_RATE, 1.0) if has_energy else guarded) * annealed(state.step, training)
-    for name, rate in (("generator", o.generator), ("inference", o.inference)):
-        for group in state.optimisers[name].param_groups:
-            group["lr"] = rate * factor
-            group["betas"] = (o.beta1 if warm else o.beta1_cooperative, o.beta2)
-    if has_energy:
-        for group in state.optimisers["energy"].param_groups:
-            group["lr"] = o.energy * guarded
+def settings_of_bound(p: Bound, model: ModelSection, start: int = 0) -> tuple[WarmupSettings, BoundSettings]:
+    """Return the settings of `warmup_step` for a phase that begins at step `start`."""
+    inside = getattr(model.prior, "in_bound", False)
+    warmup = WarmupSettings(p.steps, p.beta, p.anneal, p.final, start + p.prior_from, 0 if inside else -1)
+    coded = p.estimator == "dreg_as_coded"
+    return warmup, BoundSettings(
+        kind="dreg" if coded else p.estimator,  # type: ignore[arg-type]
+        samples=p.samples,
+        components="one" if p.components == "one" else "all",
+        weights="sum" if p.components == "sum" else "mean",
+        denominator="mixture" if p.divergence == "mixture" else "component",
+        divergence="analytic" if p.divergence == "analytic" else "sampled",
+        reconstruct="own" if p.unseen == "skipped" else "all",
+        crossing="own" if p.unseen == "inferred" else "auxiliary",
+        penalty=p.penalty,
+        alpha=p.alpha,
+        stop_gradient=not coded,
+    )
 
 
-def annealed(step: int, training: TrainingSection) -> float:
-    """Return the factor on generator and inference rates: 1, over the last share `anneal` of the warm-up half a cosine
-    down to `warmup.final`, then over the cooperative steps half a cosine from `optimiser.cooperative` to `.final`.
-    """
-    o, warmup, done = training.optimiser, training.warmup, step - training.warmup.steps
-    if done < 0:
-        last = warmup.steps * warmup.anneal
-        return _half_cosine(1.0, warmup.final, 1 + done / max(last, 1.0))
-    return _half_cosine(o.cooperative, o.final, done / max(training.cooperative.steps, 1))
-
-
-def _half_cosine(start: float, end: float, progress: float) -> float:
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
+def settings_of_cooperative(p: Phase, model: ModelSection) -> CooperativeSettings:
+    """Return the settings of `cooperative_step` for a phase in which all learn, or the energy alone."""
+    e, chain = model.energy, model.data_chain
+    own: dict[str, Any] = {"energy_first": 10**9}
+    if isinstance(p, Cooperative):
+        own = {
+            "energy_first": 0,
+            "anchor": p.anchor,
+            "reconstruction": p.reconstruction,
+            "synthetic": p.synthetic,
+            "inference_synthetic": p.inference_synthetic,
+            "encoder_loss": "nll" if p.inference else "elbo",
+            "positive_phase": p.positive_phase,
+            "incomplete": p.incomplete,
+            "negatives": p.negatives,
+            "start": p.start,
+            "prior_positive": "revised" if p.prior_codes == "refined" else "experts",
+        }
+    if e is not None:
+        own |= {"energy_penalty": e.penalty, "energy_gate": e.gate}
+    if isinstance(chain, Displaced):
+        own |= {"displacement_max": chain.displacement_max}
+    return CooperativeSettings(
+        steps=p.steps,
+        steer=isinstance(chain, Displaced),
+        tilt_in_bound=getattr(model.prior, "in_bound", False),
+        **own,
+    )

@@ -15,6 +15,7 @@ from multiebm.core.errors import ConfigError, DataError, DivergenceError
 from multiebm.core.files import try_output, write_output
 from multiebm.core.lock import locked
 from multiebm.experiments.baselines import baselines
+from multiebm.experiments.build import resolved
 from multiebm.experiments.data import build_dataset, find_device
 from multiebm.experiments.folder import check_folder, read_config, read_run, write_json
 from multiebm.experiments.load import (
@@ -108,6 +109,7 @@ def compare(
         for row, source in sources.items()
     }
     folder, target, cells = Path(out), find_device(device), []
+    plans = {key: resolved(experiment, target) for key, experiment in plans.items()}
     paths = {key: folder / "cells" / "{}-{}.json".format(*key) for key in plans}
     with locked(folder):
         stored = {key: read_cell(paths[key], experiment) for key, experiment in plans.items()}

@@ -18,9 +18,9 @@ from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import DataError
 from multiebm.core.names import Views
 from multiebm.core.random import make_generator
-from multiebm.experiments.baselines import NEUTRAL, Baseline
-from multiebm.experiments.build import TrainingStep, build_model, build_state
-from multiebm.experiments.load import merge
+from multiebm.experiments.baselines import Baseline, lay_row
+from multiebm.experiments.build import TrainingStep, build_model, build_state, settings_of_bound
+from multiebm.experiments.merge import merge
 from multiebm.experiments.saved import from_pretrained
 from multiebm.experiments.schema import Experiment
 from multiebm.modalities import Modality, Picture, Vector
@@ -36,22 +36,21 @@ PARTS: dict[str, Modality] = {
     "right": Vector("right", (3,)),
 }
 SMALL = {
-    "model": {"shared": 4, "networks": {"width": 4, "hidden": 8, "linear": 8, "patch": 1}},
-    "training": {"precision": "fp32", "bound": {"samples": 2}},
+    "model": {"shared": 4, "networks": {"picture": {"width": 4}, "vector": {"width": 8}}},
+    "training": {"precision": "fp32"},
 }
 
 
 def small_experiment(baseline: Baseline) -> Experiment:
     """Return the row on small networks, private latents of size 2 where it has any, at most 2 importance samples."""
-    cells = merge(merge(dict(NEUTRAL), dict(baseline.cells)), SMALL)
-    if cells["training"]["bound"].get("kind", "elbo") == "elbo":
-        cells["training"]["bound"].pop("samples")
-    if cells["model"].get("private"):
-        cells["model"]["private"] = 2
-    if cells["model"]["prior"]["kind"] == "energy":
-        cells["model"]["prior"] = cells["model"]["prior"] | {"width": 8, "layers": 1, "steps": 4}
-    if cells["model"]["prior"].get("components"):
-        cells["model"]["prior"] = cells["model"]["prior"] | {"components": 3}
+    cells = merge(lay_row({}, baseline), SMALL)
+    model, bound = cells["model"], cells["training"]["phases"][0]
+    bound["samples"] = min(2, bound["samples"])
+    model["private"] = min(2, model["private"])
+    if model["prior"]["kind"] == "energy":
+        model["prior"] = model["prior"] | {"width": 8, "layers": 1, "steps": 4}
+    if model["prior"].get("components"):
+        model["prior"] = model["prior"] | {"components": 3}
     return Experiment.model_validate(cells)
 
 
@@ -85,8 +84,9 @@ class BaselineContract:
 
     def loss(self, model: MultimodalModel, batch: Batch) -> Tensor:
         """Return the training loss, shape []."""
-        t = self.experiment().training
-        return bound_of_batch(model, model.inference(batch), batch, make_generator(1), t.bound, t.warmup.beta)[0]
+        e = self.experiment()
+        warmup, bound = settings_of_bound(e.training.phase("bound"), e.model)
+        return bound_of_batch(model, model.inference(batch), batch, make_generator(1), bound, warmup.beta)[0]
 
     def holes(self) -> Tensor:
         """Return a mask [N, M] with every part hidden somewhere and one item of which nothing is present."""

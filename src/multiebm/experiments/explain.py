@@ -1,48 +1,76 @@
 """What a configuration may say, in words: every problem as one line of key, what was given, expected, and the fix."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from multiebm.core.table import nearest
 from multiebm.experiments.schema import Experiment
-from multiebm.experiments.yaml12 import dump
+from multiebm.experiments.yaml12 import dump, parse_file
 
+Node = dict[str, Any]  # of the JSON schema
+Keys = Sequence[str]
 _UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
+_KINDS = {"union_tag_invalid", "union_tag_not_found"}
 _SHOWN = 60  # characters of a value in a message
-_MEANING_AT = 32  # column of the meanings beside settings
+_MEANING_AT = 36  # column of the meanings beside settings
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+_WORDS = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "text", "null": "null"}
 
 
 def explain(error: ValidationError, raw: dict[str, Any]) -> list[str]:
     """Return one line per wrong key of `raw`; the branches of a union are one line."""
     lines: dict[str, str] = {}
     for problem in error.errors():
-        path = _present(problem["loc"], raw)
-        key = ".".join(map(str, path))
-        unknown = problem["type"] in _UNKNOWN
-        lines.setdefault(key, unknown_key(path) if unknown else f"{key}: {wrong_value(path, problem['input'])}")
+        path, value = _present(problem["loc"], raw)
+        if problem["type"] in _KINDS and isinstance(value, dict):
+            path, value = [*path, "kind"], value.get("kind")
+        key = ".".join(path)
+        if problem["type"] not in _UNKNOWN:
+            lines.setdefault(key, f"{key}: {wrong_value(path, value, raw)}")
+        elif moved := list(_moved(key, value)):
+            lines |= moved
+        else:
+            lines.setdefault(key, unknown_key(path, raw))
     return list(lines.values())
 
 
-def unknown_key(path: list[str]) -> str:
+def _moved(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield lines for the settings at or below a key that have another name now."""
+    renamed = parse_file(Path(__file__).with_name("renamed.yaml"))
+    if key in renamed:
+        now = f"it is {renamed[key]} now" if renamed[key] else "there is none like it any more; leave it out"
+        yield key, f"{key}: unknown key; {now}"
+    elif isinstance(value, dict):
+        for name, inside in value.items():
+            yield from _moved(f"{key}.{name}", inside)
+
+
+def unknown_key(path: Keys, raw: Any) -> str:
     """Return the line for a key that no section has: its known siblings, and the nearest name here or elsewhere."""
-    known = list(schema_at(path[:-1]).get("properties", {}))
-    section = ".".join(path[:-1]) or "an experiment"
+    section, parent = ".".join(path[:-1]) or "an experiment", node_at(path[:-1], raw)
+    known = [name for name in parent.get("properties", {}) if name != "kind"]
     hint = nearest(path[-1], known)
+    if kind := _kind_of(parent):
+        others = [_kind_of(node) for node in _siblings(path[:-1], raw) if path[-1] in node.get("properties", {})]
+        section = f"{section} of kind {kind}"
+        hint = f" Kind {' or '.join(others)} has it." if others else hint
     if not hint:
         elsewhere = [key for key in all_keys() if key.rpartition(".")[2] == path[-1]]
         hint = f" Did you mean {' or '.join(map(repr, elsewhere[:2]))}?" if elsewhere else ""
-    return f"{'.'.join(path)}: unknown key; {section} has {', '.join(known)}.{hint}"
+    return f"{'.'.join(path)}: unknown key; {section} has {', '.join(known) or 'no settings'}.{hint}"
 
 
-def wrong_value(path: list[str], value: Any) -> str:
+def wrong_value(path: Keys, value: Any, raw: Any) -> str:
     """Return "got ..., expected ... (meaning)" for a value that its key does not take."""
-    node = schema_at(path)
-    meaning = f" ({node['description']})" if node.get("type") != "object" and "description" in node else ""
+    if path[-1] == "kind" and (kinds := [_kind_of(node) for node in _siblings(path[:-1], raw)]):
+        return f"got {shown(value)}, expected one of {', '.join(kinds)}.{nearest(str(value), kinds)}"
+    node = node_at(path, raw)
+    meaning = f" ({node['description']})" if "description" in node and "properties" not in node else ""
     return f"got {shown(value)}, expected {describe(node)}{meaning}"
 
 
@@ -52,11 +80,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
-def describe(node: dict[str, Any]) -> str:
+def describe(node: Node) -> str:
     """Return the values a schema node takes, such as "a number >= 0 and <= 1" or "one of normal, laplace"."""
     node = _resolved(node)
-    if "anyOf" in node:
-        return " or ".join(describe(branch) for branch in node["anyOf"])
+    for several in ("anyOf", "oneOf"):
+        if several in node:
+            return " or ".join(describe(branch) for branch in node[several])
     if "enum" in node:
         return f"one of {', '.join(map(str, node['enum']))}"
     if "const" in node:
@@ -66,88 +95,127 @@ def describe(node: dict[str, Any]) -> str:
         return f"a section with {', '.join(node['properties'])}" if "properties" in node else "a section of name: value"
     if kind == "array":
         return f"a list of items, each {describe(node['items'])}"
-    words = {
-        "integer": "an integer",
-        "number": "a number",
-        "boolean": "true or false",
-        "string": "text",
-        "null": "null",
-    }
     bounds = [f"{sign} {node[bound]:g}" for bound, sign in _BOUNDS.items() if bound in node]
-    return " ".join([words.get(str(kind), "plain YAML values"), " and ".join(bounds)]).strip()
+    return " ".join([_WORDS.get(str(kind), "plain YAML values"), " and ".join(bounds)]).strip()
 
 
-def annotated(values: dict[str, Any], path: Sequence[str] = ()) -> list[str]:
+def annotated(values: Mapping[str, Any]) -> list[str]:
     """Return the plain values of an experiment as lines of YAML: a comment above each section, and one beside each
     key, say what they mean.
     """
-    lines: list[str] = []
+    return list(_annotated(values, [], values))
+
+
+def _annotated(values: Mapping[str, Any], path: list[str], raw: Any) -> Iterator[str]:
     for key, value in values.items():
-        node = schema_at([*path, key])
+        here = [*path, key]
+        node = node_at(here, raw)
         meaning = " ".join(node.get("description", "").split())
-        text = dump({key: value}).rstrip()
         if isinstance(value, dict) and "properties" in node:
-            inside = annotated(value, [*path, key])
-            lines += ["", f"# {meaning}", f"{key}:", *(f"  {line}".rstrip() for line in inside)]
-        elif "\n" in text:
-            lines += [f"# {meaning}", *text.splitlines()]
+            yield from ("", f"# {meaning}", f"{key}:")
+            yield from (f"  {line}".rstrip() for line in _annotated(value, here, raw))
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            yield from ("", f"# {meaning}", f"{key}:")
+            for i, item in enumerate(value):
+                yield f"  # {' '.join(node_at([*here, str(i)], raw).get('description', '').split())}"
+                lines = _annotated(item, [*here, str(i)], raw)
+                yield from (f"  {'  ' if at else '- '}{line}" for at, line in enumerate(lines))
         else:
-            lines.append(f"{text:<{_MEANING_AT - 2 * len(path)}}  # {meaning}".rstrip(" #"))
-    return lines
+            text = dump({key: value}).rstrip()
+            if "\n" in text:
+                yield from (f"# {meaning}", *text.splitlines())
+            else:
+                yield f"{text:<{_MEANING_AT - 2 * len(path)}}  # {meaning or 'which of them'}"
 
 
 def all_keys() -> list[str]:
-    """Return every dotted key of an experiment, sections left out."""
-    return list(_keys({"$ref": ""}, ""))
+    """Return every dotted key of an experiment, sections left out; settings of phases by their kind."""
+    return list(dict.fromkeys(_keys(_schema(), "")))
 
 
-def schema_at(path: list[str]) -> dict[str, Any]:
-    """Return the schema node of a dotted key; of an optional section, the section. Unknown keys give {}."""
-    node = _section(_schema())
+def node_at(path: Keys, raw: Any) -> Node:
+    """Return the schema node of a key in plain values `raw`: of a union, or of an optional section, the section that
+    these mean. Unknown keys give {}.
+    """
+    node = _chosen(_schema(), raw)
     for key in path:
         if node.get("type") == "array":
             node = node["items"]
         else:
             extra = node.get("additionalProperties")
             node = node.get("properties", {}).get(key) or (extra if isinstance(extra, dict) else {})
-        node = _section(node)
+        raw = _inside(raw, key)
+        described = {"description": node["description"]} if "description" in node else {}
+        node = _chosen(node, raw) | (described if node.get("type") == "array" else {})
     return node
 
 
 @cache
-def _schema() -> dict[str, Any]:
+def _schema() -> Node:
     return Experiment.model_json_schema()
 
 
-def _resolved(node: dict[str, Any]) -> dict[str, Any]:
-    if node.get("$ref") == "":
-        return _schema()
+def _resolved(node: Node) -> Node:
     return _schema()["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
 
 
-def _section(node: dict[str, Any]) -> dict[str, Any]:
-    """Follow a reference, and of `section | null` return the section."""
+def _branches(node: Node) -> list[Node]:
+    """Return the sections of a union or an optional section; none of any other node."""
     node = _resolved(node)
-    sections = [_resolved(branch) for branch in node.get("anyOf", [])]
-    sections = [branch for branch in sections if "properties" in branch]
-    return sections[0] if sections else node
+    found = [inside for branch in [*node.get("anyOf", []), *node.get("oneOf", [])] for inside in _flat(branch)]
+    return [branch for branch in found if "properties" in branch]
 
 
-def _keys(node: dict[str, Any], prefix: str) -> Iterator[str]:
-    for key, child in _section(node).get("properties", {}).items():
-        if "properties" in _section(child):
-            yield from _keys(child, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
+def _flat(node: Node) -> list[Node]:
+    node = _resolved(node)
+    return _branches(node) if "oneOf" in node else [node]
 
 
-def _present(loc: tuple[int | str, ...], raw: Any) -> list[str]:
-    """Return the part of an error's location that is in the data: pydantic appends the names of union branches."""
-    path = []
-    for key in loc:
-        inside = (isinstance(raw, dict) and key in raw) or (isinstance(raw, list) and isinstance(key, int))
-        if not inside:
-            break
-        raw = raw[key]
-        path.append(str(key))
-    return path
+def _chosen(node: Node, raw: Any) -> Node:
+    """Follow a reference; of several sections return the one whose kind `raw` has, of one alone that one."""
+    sections = _branches(node)
+    kind = raw.get("kind") if isinstance(raw, dict) else None
+    if len(sections) > 1:
+        return next((section for section in sections if _kind_of(section) == kind), _resolved(node))
+    return sections[0] if sections else _resolved(node)
+
+
+def _siblings(path: Keys, raw: Any) -> list[Node]:
+    """Return the sections of all kinds that may stand at a path."""
+    *above, last = path
+    parent = node_at(above, raw)
+    node = parent["items"] if parent.get("type") == "array" else parent.get("properties", {}).get(last, {})
+    return [section for section in _branches(node) if _kind_of(section)]
+
+
+def _kind_of(node: Node) -> str:
+    return str(node.get("properties", {}).get("kind", {}).get("const", ""))
+
+
+def _keys(node: Node, prefix: str) -> Iterator[str]:
+    for key, child in node.get("properties", {}).items():
+        of_list = _resolved(child).get("type") == "array"
+        sections = _branches(child["items"] if of_list else child) or [_resolved(child)]
+        for section in sections:
+            if "properties" in section:
+                kind = f"{_kind_of(section)}." if of_list else ""
+                yield from _keys(section, f"{prefix}{key}.{kind}")
+            else:
+                yield f"{prefix}{key}"
+
+
+def _inside(raw: Any, key: str) -> Any:
+    if isinstance(raw, list):
+        return raw[int(key)] if key.isdecimal() and int(key) < len(raw) else None
+    return raw.get(key) if isinstance(raw, dict) else None
+
+
+def _present(loc: tuple[int | str, ...], raw: Any) -> tuple[list[str], Any]:
+    """Return the part of an error's location that is in the data, without the branches of unions, and what is there."""
+    path: list[str] = []
+    at: Any
+    for at in loc:
+        if (isinstance(raw, dict) and at in raw) or (isinstance(raw, list) and isinstance(at, int)):
+            raw = raw[at]
+            path.append(str(at))
+    return path, raw

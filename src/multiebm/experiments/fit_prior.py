@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from multiebm.core.errors import ConfigError, DivergenceError
 from multiebm.core.lock import locked
 from multiebm.core.random import make_generator
 from multiebm.data import BatchStream, MultimodalDataset
-from multiebm.experiments.baselines import TILT, TILT_ON_CODES
 from multiebm.experiments.build import build_model
 from multiebm.experiments.data import build_dataset, training_data
 from multiebm.experiments.folder import (
@@ -25,15 +25,24 @@ from multiebm.experiments.folder import (
 )
 from multiebm.experiments.load import CONFIG, load_experiment
 from multiebm.experiments.saved import MODEL, from_pretrained, save_pretrained
-from multiebm.experiments.schema import Experiment, PriorSection
+from multiebm.experiments.schema import Experiment
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.precision import precision_of, set_precision
-from multiebm.priors.energy import EnergyPrior
+from multiebm.priors.energy import Energy, EnergyPrior
+from multiebm.priors.mixture import Mixture
+from multiebm.priors.prior import PriorSettings
+from multiebm.training.phases.bound import Bound
+from multiebm.training.phases.settle import Settle
 from multiebm.training.priors import codes_of, settle_tilt
 
 CODES_BATCHES, CODES_BATCH = 128, 64  # items whose codes the prior is fitted to, twice each
 PRIOR = "generator.prior."
+OWN = ("model.prior.", "model.temperature=", "training.phases.settle.")  # settings that are the fit's, not the run's
+TILT = {
+    key: value for key, value in asdict(Energy()).items() if key in ("width", "layers", "steps", "step_size", "penalty")
+}
+TILT_ON_CODES = {"steps": 20, "step_size": 0.1}  # a chain on a base that is where the codes are
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +50,13 @@ logger = logging.getLogger(__name__)
 def fit_prior(
     model: MultimodalModel,
     dataset: MultimodalDataset,
-    prior: PriorSection,
+    prior: PriorSettings,
     steps: int = 3000,
     rate: float = 1e-3,
     seed: int = 0,
     missing: float = 0.0,
     tell: Callable[[str], None] = logger.info,
+    widen_base: float = 1.0,
 ) -> MultimodalModel:
     """Return a copy of `model` whose prior over z is an energy prior fitted to its codes; nothing else is changed.
 
@@ -57,9 +67,9 @@ def fit_prior(
     energy, or `steps` or `rate` teach nothing; DivergenceError where the tilt runs away.
     """
     check_fit(steps, rate)
-    if prior.kind != "energy":
+    if not isinstance(prior, Energy):
         raise ConfigError(f"model.prior.kind: got {prior.kind}, expected energy: other priors learn with their model")
-    section = Experiment.model_validate({"model": model.blueprint | {"prior": prior.model_dump()}}).model
+    section = Experiment.model_validate({"model": model.blueprint | {"prior": asdict(prior)}}).model
     fitted = build_model(section, model.modalities, seed).to(model.device)
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(PRIOR)}
     old = model.generator.prior
@@ -78,7 +88,7 @@ def fit_prior(
     assert isinstance(tilted, EnergyPrior)
     if SHARED in (mixtures := fitted.generator.mixtures()):
         mixtures[SHARED].refit(codes)
-    if problem := settle_tilt(tilted, codes, generator, steps, prior.spread, rate, tell):
+    if problem := settle_tilt(tilted, codes, generator, steps, widen_base, rate, tell):
         raise DivergenceError(f"the tilt of the prior diverged: {problem}")
     return fitted
 
@@ -100,8 +110,10 @@ def fit_prior_of_run(
     if not (run / CONFIG).is_file():
         raise ConfigError(f"{run}: got no run folder (it has no {CONFIG}), expected one that training wrote")
     check_fit(steps, rate)
-    if wrong := [text for text in overrides if not text.startswith("model.prior.")]:
-        raise ConfigError([f"{text!r}: expected a setting of model.prior; the rest is the run's" for text in wrong])
+    if wrong := [text for text in overrides if not text.startswith(OWN)]:
+        raise ConfigError(
+            [f"{text!r}: expected a setting below {' or '.join(OWN)}; the rest is the run's" for text in wrong]
+        )
     before = load_experiment(run / CONFIG)
     experiment = tilted(before, overrides, steps)
     if out.resolve() == run.resolve():
@@ -112,9 +124,10 @@ def fit_prior_of_run(
         dataset = build_dataset(before.data)
         check_same_data(read_run(run), dataset, run)
         prior, missing = experiment.model.prior, before.data.missing
-        fitted = fit_prior(model, dataset, prior, steps, rate, experiment.seed, missing, tell)
+        widen_base = experiment.training.phase("settle").widen_base
+        fitted = fit_prior(model, dataset, prior, steps, rate, experiment.seed, missing, tell, widen_base)
         open_folder(out, experiment, resume=False)
-        fit = {"of": str(run), "steps": steps, "rate": rate, "trained_with": before.model.prior.model_dump()}
+        fit = {"of": str(run), "steps": steps, "rate": rate, "trained_with": asdict(before.model.prior)}
         write_run(out, read_run(run) | {"parameters": parameter_counts(fitted), "prior_fit": fit})
         save_pretrained(fitted, out / MODEL)
     return fitted
@@ -133,20 +146,25 @@ def tilted(before: Experiment, overrides: Sequence[str], steps: int) -> Experime
     """Return the experiment `before` with a tilt: on the base of its prior, or on the one that `overrides` ask for.
 
     Learned clusters have no tilt of their own and give way to the standard density. A chain that is new to its base is
-    that of the rows with a tilt, or on a fitted base that of the demo.
+    the one that a tilt has by default, or on a fitted base that of the demo.
     """
-    old = before.model.prior
-    tilt = {"kind": "energy", "temperature": 1, "spread": 1, "settle": steps, "prune": 0}
-    tilt["components"] = old.components if old.kind in ("mixture", "energy") else 0
-    # the bound that trained it may have had the divergence to the old prior in closed form; it is not used again
-    sampled = ["training.bound.divergence=sampled"] if before.training.bound.divergence == "analytic" else []
+    old, phases = before.model.prior, list(before.training.phases)
+    for i, phase in enumerate(phases):
+        # the bound that trained it may have had the divergence to the old prior in closed form; it is not used again
+        if isinstance(phase, Bound) and phase.divergence == "analytic":
+            phases[i] = replace(phase, divergence="component")
+    phases = [phase for phase in phases if not isinstance(phase, Settle)] + [Settle(steps=steps)]
+    training = before.training.model_copy(update={"phases": phases})
+    under = before.model_copy(update={"training": training})
+    components = old.components if isinstance(old, Mixture | Energy) else 0
 
     def laid_over(settings: dict[str, Any]) -> Experiment:
         changes = [f"model.prior.{key}={value}" for key, value in settings.items()]
-        return load_experiment(before, [*changes, *sampled, *overrides])
+        return load_experiment(under, ["model.temperature=1", *changes, *overrides])
 
-    after = laid_over(tilt)
-    fitted = after.model.prior.components > 0
-    if old.kind == "energy" and fitted == (old.components > 0):
+    base = {"kind": "energy", "components": components}
+    after = laid_over(base)
+    fitted = after.model.prior.components > 0  # type: ignore[attr-defined]
+    if isinstance(old, Energy) and fitted == (old.components > 0):
         return after
-    return laid_over(tilt | (TILT_ON_CODES if fitted else TILT))
+    return laid_over(base | (TILT_ON_CODES if fitted else TILT))

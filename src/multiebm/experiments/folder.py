@@ -24,6 +24,7 @@ from multiebm.modalities import to_json
 from multiebm.models.model import MultimodalModel
 from multiebm.models.saving import check_model_folder
 from multiebm.training.hooks import check_log
+from multiebm.training.steps import counted
 
 RUN, METRICS, CHECKPOINTS, EVALUATION, REPORT, BOARD = (
     "run.json",
@@ -44,7 +45,6 @@ _LEFT = re.compile(  # what a kill leaves of a write, now and in releases before
 )
 _LIBRARIES = ("multiebm", "torch", "numpy", "scikit-learn", "pydantic", "safetensors")
 _MAY_CHANGE = {  # what leaves the steps made so far as they are
-    "training.cooperative.steps",
     "training.seconds",
     "training.checkpoint_every",
     "training.log_every",
@@ -153,9 +153,8 @@ def check_same(folder: Path, experiment: Experiment) -> None:
             f"{folder}: got no {CONFIG}, expected the folder of a run to resume; start it without --resume"
         )
     before = read_config(folder)
-    allowed = set(_MAY_CHANGE)
-    if not before.training.cooperative.steps and not experiment.training.cooperative.steps:
-        allowed.add("training.warmup.steps")  # the length of a run that is all warm-up
+    *_, last = ["", *(phase.kind for phase in counted(experiment.training.phases))]
+    allowed = {*_MAY_CHANGE, f"training.phases.{last}.steps"}  # the length of a run is that of its last phase
     changed = [change for change in differences(before, experiment) if change.key not in allowed]
     if changed:
         listed = "\n  ".join(say(change) for change in changed)

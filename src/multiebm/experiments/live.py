@@ -178,10 +178,9 @@ class TrainingView:
 
 def spans(experiment: Experiment) -> list[Span]:
     """Return the phases of training that have steps, with where each begins and ends."""
-    t, found, start = experiment.training, [], 0
-    for name, steps in (("warm-up", t.warmup.steps), ("cooperative", t.cooperative.steps)):
-        if steps:
-            found.append(Span(name, start, start := start + steps))
+    found, start = [], 0
+    for name, steps in experiment.training.lengths().items():
+        found.append(Span(name, start, start := start + steps))
     return found or [Span("training", 0, 0)]
 
 

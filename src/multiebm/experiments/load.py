@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 from multiebm.core.errors import ConfigError
 from multiebm.core.table import nearest
-from multiebm.experiments.baselines import NEUTRAL, baselines
+from multiebm.experiments.baselines import baselines, lay_row
 from multiebm.experiments.explain import explain
+from multiebm.experiments.merge import apply_overrides, is_path, merge
 from multiebm.experiments.schema import Experiment, contradictions
-from multiebm.experiments.yaml12 import dump, parse, parse_file
+from multiebm.experiments.yaml12 import dump, parse_file
 
 PRESETS = Path(__file__).with_name("presets")
 CONFIG = "config.yaml"  # of a run folder
@@ -36,12 +37,13 @@ class Difference(NamedTuple):
 def load_experiment(source: Source, overrides: Sequence[str] = ()) -> Experiment:
     """Return the experiment of a preset's name, a YAML file or a run folder (or a given one), with overrides.
 
-    Overrides are `a.b=value`, values in YAML, but paths as they are. Paths of data become absolute: a relative one
-    begins at the working folder, ~ is the home folder. ConfigError lists all unknown keys (with the nearest), wrong
-    values and malformed overrides.
+    Overrides are `a.b=value`, values in YAML, but paths as they are; a phase of training is addressed by its kind or
+    its place, `training.phases.bound.steps=100`. Paths of data become absolute: a relative one begins at the working
+    folder, ~ is the home folder. ConfigError lists all unknown keys (with the nearest), wrong values and malformed
+    overrides.
     """
     # a copy: overrides must not reach the table of rows, whose cells are parts of what is read
-    raw = to_dict(source) if isinstance(source, Experiment) else deepcopy(read_source(source))
+    raw = to_dict(source) if isinstance(source, Experiment) else deepcopy(merge(_DEFAULTS, read_source(source)))
     problems = apply_overrides(raw, overrides)
     try:
         # by way of JSON, where strict means no text for numbers and still takes plain mappings for sections
@@ -64,6 +66,9 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
     return experiment.model_dump()
 
 
+_DEFAULTS = to_dict(Experiment())
+
+
 def located(experiment: Experiment) -> Experiment:
     """Return the experiment with absolute paths of data, which mean the same from any folder."""
     settings = dict(experiment.data.settings)
@@ -80,7 +85,7 @@ def differences(one: Experiment, other: Experiment) -> list[Difference]:
 
 def cells_of(row: str) -> dict[str, Any]:
     """Return the settings that make a row of `baselines()`, nested: its cells over the neutral ones."""
-    return merge(dict(NEUTRAL), dict(baselines()[row].cells))
+    return lay_row({}, baselines()[row])
 
 
 def differences_of_rows(one: str, other: str) -> list[Difference]:
@@ -123,8 +128,8 @@ def _laid_on_base(raw: dict[str, Any], path: Path, depth: int) -> dict[str, Any]
     base, baseline = raw.pop("base", None), raw.pop("baseline", None)
     under: dict[str, Any] = {} if base is None else _read_base(base, path, depth)
     if baseline is not None:
-        under = merge(merge(under, dict(NEUTRAL)), dict(baselines()[baseline].cells))
-    return merge(under, raw)
+        under = lay_row(under, baselines()[baseline])
+    return merge(under, raw, str(path))
 
 
 def _read_base(base: Any, path: Path, depth: int) -> dict[str, Any]:
@@ -159,58 +164,6 @@ def find_config(source: str | Path) -> Path:
     return path
 
 
-def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Return `over` laid on `under`, section by section; a section of another `name` is another thing and replaces."""
-    if "name" in over and under.get("name") != over["name"]:
-        return dict(over)
-    merged = dict(under)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:
-    """Set `a.b=value` in `raw`, sections made as needed; return a line for each override that has another form.
-
-    The value is YAML; that of a setting of data that is a path (`data.settings.path`, `.folder`) is the text as it is,
-    whatever YAML would take it for, unless it is in quotes.
-    """
-    if isinstance(overrides, str | Mapping) or not all(isinstance(text, str) for text in overrides):
-        return [f"overrides: got {overrides!r:.60}, expected a list of texts, such as ['training.batch_size=32']"]
-    problems = []
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        path = key.strip().split(".")
-        if not equals or not value.strip() or not all(path):
-            problems.append(
-                f"{text!r}: got no key=value, expected one such as training.batch_size=32 or model.energy=null"
-            )
-            continue
-        try:
-            parsed = value.strip() if is_path(path) and not _in_quotes(value) else parse(value, f"{text!r}")
-        except ConfigError as error:
-            problems += error.problems
-            continue
-        section = raw
-        for name in path[:-1]:
-            if not isinstance(section.get(name), dict):
-                section[name] = {}
-            section = section[name]
-        section[path[-1]] = parsed
-    return problems
-
-
-def is_path(key: Sequence[str]) -> bool:
-    """Return whether a key, `data.settings.NAME` as its three parts, is by its name the path of a file or folder."""
-    return len(key) == 3 and list(key[:2]) == ["data", "settings"] and (key[2] == "path" or key[2].endswith("folder"))
-
-
-def _in_quotes(text: str) -> bool:
-    text = text.strip()
-    return len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-
-
 def _preset_path(name: str) -> Path:
     known = preset_names()
     if name in known:
@@ -230,9 +183,18 @@ def _differences(one: Any, other: Any, prefix: str) -> Iterator[Difference]:
     if isinstance(one, dict) and isinstance(other, dict):
         for key in one | other:
             yield from _differences(one.get(key), other.get(key), f"{prefix}.{key}" if prefix else key)
+    elif (kinds := _kinds(one)) and kinds == _kinds(other):
+        for i, kind in enumerate(kinds):
+            name = kind if kinds.index(kind) == i else i
+            yield from _differences(one[i], other[i], f"{prefix}.{name}")
     elif one != other:
         yield Difference(prefix, one, other)
 
 
+def _kinds(items: Any) -> list[Any]:
+    """Return the kinds of the sections in a list; none where it is another list, or no list."""
+    return [item.get("kind") for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+
+
 def _plain(value: Any) -> str:
-    return "{...}" if isinstance(value, dict) else json.dumps(value)
+    return "{...}" if isinstance(value, dict) else "[...]" if _kinds(value) else json.dumps(value)

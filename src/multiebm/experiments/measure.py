@@ -50,7 +50,7 @@ def measure_model(
 def evaluation_settings(section: EvaluationSection) -> EvaluationSettings:
     """Return the settings of `evaluate` that a preset's section means."""
     sizes = tuple(section.sizes)
-    return EvaluationSettings(section.samples, section.items, sizes, section.refine_steps, section.temperature)
+    return EvaluationSettings(section.samples, section.items, sizes, section.latent_steps, section.temperature)
 
 
 def judges_of(dataset: MultimodalDataset, device: str, folder: Path | None = None) -> Judges | None:

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,14 +13,17 @@ from multiebm.core.files import replace_file
 from multiebm.experiments.build import TrainingStep
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.folder import read_run
-from multiebm.experiments.load import CONFIG, dump_experiment, load_experiment
+from multiebm.experiments.load import CONFIG, dump_experiment
 from multiebm.experiments.run import RunResult, fresh_state, run_experiment
 from multiebm.experiments.schema import Experiment, TrainingSection
 from multiebm.experiments.settle import settling_within
+from multiebm.training.phases.bound import Bound
+from multiebm.training.phases.phase import Phase
+from multiebm.training.steps import counted, total_steps
 
 TIMED_STEPS, TIMED_SHARE, FEWEST_STEPS = 200, 0.05, 5  # from which a step's time is taken; fewer beyond that share
-PLANNED = {f"training.warmup.{key}" for key in ("steps", "prior_after", "tilt_after")}
-PLANNED |= {f"training.cooperative.{key}" for key in ("steps", "energy_first")}
+PLANNED = {f"training.phases.{kind}.steps" for kind in ("bound", "energy", "cooperative")}
+PLANNED |= {"training.phases.bound.prior_from"}
 SHARE = 0.95  # of the budget that steps and settling should take; the budget itself ends training in any case
 LOOK = 0.6  # of the steps before rates begin to fall, after which they are planned again
 
@@ -39,8 +43,9 @@ class Plan(NamedTuple):
     def seconds_until(self, step: int) -> float:
         """Return how long steps 0 to `step` should take."""
         t = self.experiment.training
-        before = min(_tilt_learns(self.experiment), t.warmup.steps)
-        each = ((self.warm, before), (self.tilted, t.warmup.steps - before), (self.cooperative, t.cooperative.steps))
+        warm = t.phase("bound").steps
+        before = min(_tilt_learns(self.experiment), warm)
+        each = ((self.warm, before), (self.tilted, warm - before), (self.cooperative, total_steps(t.phases) - warm))
         total, left = 0.0, step
         for seconds, steps in each:
             total += seconds * min(left, steps)
@@ -50,8 +55,8 @@ class Plan(NamedTuple):
 
 def _tilt_learns(experiment: Experiment) -> int:
     """Return the step from which a tilt learns in the warm-up, its end where there is none."""
-    warmup = experiment.training.warmup
-    return warmup.prior_after if experiment.model.prior.kind == "energy" else warmup.steps
+    bound = experiment.training.phase("bound")
+    return bound.prior_from if experiment.model.prior.kind == "energy" else bound.steps
 
 
 def planned(experiment: Experiment, device: torch.device) -> Plan:
@@ -61,13 +66,14 @@ def planned(experiment: Experiment, device: torch.device) -> Plan:
     what priors take to settle at the end is left for them.
     """
     t = experiment.training
-    tilted = max(0, t.warmup.steps - _tilt_learns(experiment))
+    bound, cooperative = t.phase("bound"), t.phase("cooperative")
+    tilted = max(0, bound.steps - _tilt_learns(experiment))
     each = [
-        (t.warmup.steps - tilted, f"warmup.steps={10**6}", f"warmup.prior_after={10**6}"),
-        (tilted, f"warmup.steps={10**6}", "warmup.prior_after=0"),
-        (t.cooperative.steps, "warmup.steps=0", "cooperative.energy_first=0"),
+        (bound.steps - tilted, replace(bound, steps=10**6, prior_from=10**6)),
+        (tilted, replace(bound, steps=10**6, prior_from=0)),
+        (cooperative.steps, cooperative),
     ]
-    warm, tilt, both = (_time_of_step(experiment, changes, device) if steps else 0.0 for steps, *changes in each)
+    warm, tilt, both = (_time_of_step(experiment, phase, device) if steps else 0.0 for steps, phase in each)
     plan = Plan(experiment, warm, tilt, both, _time_to_settle(experiment, device))
     return _stretched(plan, 0, _time_left(plan, 0.0) / plan.seconds_until(_last(t)))
 
@@ -83,7 +89,13 @@ def planned_again(plan: Plan, step: int, elapsed: float) -> Plan:
 
 
 def _last(t: TrainingSection) -> int:
-    return t.warmup.steps + t.cooperative.steps
+    return total_steps(t.phases)
+
+
+def with_phases(experiment: Experiment, phases: Sequence[Phase]) -> Experiment:
+    """Return the experiment with these phases of training."""
+    training = experiment.training.model_copy(update={"phases": list(phases)})
+    return experiment.model_copy(update={"training": training})
 
 
 def _time_left(plan: Plan, elapsed: float) -> float:
@@ -92,20 +104,20 @@ def _time_left(plan: Plan, elapsed: float) -> float:
 
 def _stretched(plan: Plan, step: int, factor: float) -> Plan:
     """Return the plan with `factor` times as many steps after `step`, at least one of each phase that is to come."""
-    t = plan.experiment.training
+    phases = list(plan.experiment.training.phases)
 
-    def stretched(to: int, start: int = step) -> int:
+    def stretched(to: int, start: int) -> int:
         return to if to <= start else start + max(1, round(factor * (to - start)))
 
-    now = {"warmup.steps": stretched(t.warmup.steps)}
-    if t.cooperative.steps:
-        start = max(0, step - t.warmup.steps)
-        now["cooperative.steps"] = stretched(t.cooperative.steps, start)
-        now["cooperative.energy_first"] = stretched(t.cooperative.energy_first, start)
-    if plan.experiment.model.prior.kind == "energy":
-        now |= {f"warmup.{key}": stretched(getattr(t.warmup, key)) for key in ("prior_after", "tilt_after")}
-    changed = load_experiment(plan.experiment, [f"training.{name}={steps}" for name, steps in now.items()])
-    return plan._replace(experiment=changed)
+    done = step
+    for i, phase in enumerate(phases):
+        if phase not in counted(phases):
+            continue
+        if isinstance(phase, Bound) and plan.experiment.model.prior.kind == "energy":
+            phase = replace(phase, prior_from=stretched(phase.prior_from, done))
+        phases[i] = replace(phase, steps=stretched(phase.steps, done))
+        done = max(0, done - phase.steps)
+    return plan._replace(experiment=with_phases(plan.experiment, phases))
 
 
 def run_planned(plan: Plan, run: Path, preset: str, device: str) -> RunResult:
@@ -129,19 +141,20 @@ def run_planned(plan: Plan, run: Path, preset: str, device: str) -> RunResult:
 
 
 def _while_rates_are_flat(t: TrainingSection) -> int:
-    return int(LOOK * (1 - t.warmup.anneal) * t.warmup.steps)
+    bound = t.phase("bound")
+    return int(LOOK * (1 - bound.anneal) * bound.steps)
 
 
 def _when_warmed_up(t: TrainingSection) -> int:
-    return t.warmup.steps if t.cooperative.steps else 0
+    return t.phase("bound").steps if t.phase("cooperative").steps else 0
 
 
-def _time_of_step(experiment: Experiment, changes: Sequence[str], device: torch.device) -> float:
-    """Return the seconds of a step under these changes of training, on a fresh state: the lower quartile of a few.
+def _time_of_step(experiment: Experiment, phase: Phase, device: torch.device) -> float:
+    """Return the seconds of a step of this phase alone, on a fresh state: the lower quartile of a few.
 
     What else the machine does in these seconds makes steps slower, never faster, and is not there for the whole run.
     """
-    timed = load_experiment(experiment, [f"training.{change}" for change in changes])
+    timed = with_phases(experiment, [phase])
     state = fresh_state(timed, build_dataset(timed.data), device)
     step = TrainingStep(timed)
     took: list[float] = []

@@ -14,7 +14,7 @@ from multiebm.core.interrupts import interruptible
 from multiebm.core.lock import locked
 from multiebm.core.progress import task
 from multiebm.data import BatchStream, MultimodalDataset
-from multiebm.experiments.build import TrainingStep, build_model, build_state
+from multiebm.experiments.build import TrainingStep, build_model, build_state, resolved
 from multiebm.experiments.data import build_dataset, find_device, training_data
 from multiebm.experiments.folder import (
     BOARD,
@@ -39,6 +39,10 @@ from multiebm.training.guard import Guard
 from multiebm.training.hooks import Announce, CheckpointEvery, Hook, MetricsLog, TensorBoard, Validate
 from multiebm.training.loop import Fit, fit
 from multiebm.training.state import ELAPSED, TrainState
+from multiebm.training.steps import marks, total_steps
+
+GAP_LIMIT = 50.0  # |E(data) - E(refined)| at which the guard rolls back
+RETRIES = 3  # roll-backs in a row before DivergenceError
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +82,7 @@ def run_experiment(
     if resume and overwrite:
         raise ConfigError("resume, overwrite: got both, expected one; resume continues a run, overwrite deletes it")
     folder, target = Path(out), find_device(device)
+    experiment = resolved(experiment, target)
     with interruptible(), locked(folder, force):
         with _said("before training began; give the same command again"):
             resume = check_folder(folder, experiment, resume, overwrite)
@@ -124,7 +129,7 @@ def _train(
         seconds = round(state.numbers.get(ELAPSED, 0.0), 1)  # of training, since step 0
         session |= {"to_step": state.step, "seconds": seconds, "reason": ended}
         write_run(folder, run)
-    over = state.step == experiment.training.warmup.steps + experiment.training.cooperative.steps
+    over = state.step == total_steps(experiment.training.phases)
     if fitted.reason == "stopped" or (over and fitted.reason == "interrupted"):
         return fitted
     if fitted.reason == "interrupted":
@@ -157,7 +162,7 @@ def _plan_settling(experiment: Experiment, state: TrainState[MultimodalModel], s
         session["settling_share"] = float(f"{planned.share:.2g}")
         logger.warning(
             "priors settle with %.2g %% of their steps and codes: in full it would take more than %.0f %% of "
-            "training.seconds %g; raise training.seconds, or lower model.prior.settle or model.prior.components",
+            "training.seconds %g; raise it, or lower training.phases.settle.steps or model.prior.components",
             100 * planned.share,
             100 * MOST,
             budget,
@@ -233,7 +238,7 @@ def make_hooks(experiment: Experiment, folder: Path, dataset: MultimodalDataset,
 @contextmanager
 def announced(experiment: Experiment) -> Iterator[Hook]:
     """Give the hook that tells who listens how many steps are made, for runs that no view of their own shows."""
-    with task("training", experiment.training.warmup.steps + experiment.training.cooperative.steps) as advance:
+    with task("training", total_steps(experiment.training.phases)) as advance:
         yield Announce(advance)
 
 
@@ -248,13 +253,13 @@ def _fit(
     t = experiment.training
     guard = Guard(
         TrainingStep(experiment),
-        limit=t.gap_limit,
+        limit=GAP_LIMIT,
         snapshot_every=t.checkpoint_every,  # so that a resumed run can go back exactly as far as an uninterrupted one
-        retries=t.retries,
+        retries=RETRIES,
         last_checkpoint=store.latest,
-        starts=(t.warmup.prior_after, t.warmup.steps, t.warmup.steps + t.cooperative.energy_first),
+        starts=marks(t.phases),
     )
     saving = CheckpointEvery(store, t.checkpoint_every, BEST if t.validate_every else None)
-    steps = t.warmup.steps + t.cooperative.steps
+    steps = total_steps(t.phases)
     seconds = None if t.seconds is None else t.seconds - reserved
     return fit(state, guard, steps, [*hooks, saving], seconds, lambda: state.step == until)

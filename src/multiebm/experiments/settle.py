@@ -41,7 +41,7 @@ def take_average(state: TrainState[MultimodalModel], experiment: Experiment, sha
         for name, parameter in model.named_parameters():
             if name in state.average:
                 parameter.copy_(state.average[name])
-    if not experiment.model.prior.settle:  # or it has yet to learn
+    if not experiment.training.phase("settle").steps:  # or it has yet to learn
         warn_if_dead(state.numbers.get(TILT_STD))
     how = settling(experiment, state.numbers)
     batches = (next(state.stream).to(model.device) for _ in range(math.ceil(share * REFIT_BATCHES)))

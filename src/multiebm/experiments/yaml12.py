@@ -109,7 +109,7 @@ def _until(end: type, rest: Iterator[Any]) -> Iterator[Any]:
 def _scalar(event: Any) -> Any:
     if not event.implicit[0]:  # in quotes, or a block of text
         return event.value
-    made = next((made for pattern, made in _PLAIN if re.fullmatch(pattern, event.value)), str)
+    made: Callable[[str], Any] = next((made for pattern, made in _PLAIN if re.fullmatch(pattern, event.value)), str)
     if made is _integer and len(event.value) > _DIGITS:
         problem = f"an integer of more than {_DIGITS} digits"
         raise MarkedYAMLError(problem=problem, problem_mark=event.start_mark)

@@ -150,7 +150,7 @@ def check_data_steps(what: str, steps: Any, has_energy: bool, learned: bool) -> 
     if steps != 0 and not learned:
         raise ConfigError(
             f"{what}: got {steps}, but the energy of this model has made no step of training and would lead away from "
-            f"the data; use {what}=0, or train with training.cooperative.steps above 0"
+            f"the data; use {what}=0, or train with training.phases.cooperative.steps above 0"
         )
     return steps
 

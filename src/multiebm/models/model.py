@@ -21,7 +21,7 @@ from multiebm.mcmc.annealing import LogNormalizer
 from multiebm.mcmc.langevin import displaced_langevin, langevin
 from multiebm.mcmc.run import ChainInfo, run_chain
 from multiebm.modalities import Modality
-from multiebm.models.chains import DataChain, LatentChain
+from multiebm.models.chains import DataChain, Displaced, LatentChain
 from multiebm.models.checks import (
     check_data_steps,
     check_given,
@@ -118,7 +118,7 @@ class MultimodalModel(nn.Module):
         def logdensity(moved: Views) -> Tensor:
             return -energy(hold(moved))
 
-        if chain.displaced:
+        if isinstance(chain, Displaced):
             kernel = displaced_langevin(logdensity, self._free_displacement(clamp), chain.noise_scale)
         else:
             kernel = langevin(logdensity, chain.step_size, chain.noise_scale)
@@ -147,7 +147,7 @@ class MultimodalModel(nn.Module):
         def logdensity(position: Latents) -> Tensor:
             return self.generator.log_joint(batch.views, position, batch.present)
 
-        kernel = langevin(logdensity, chain.step_size, chain.noise_scale, diagnose=True)
+        kernel = langevin(logdensity, chain.step_size, diagnose=True)
         with frozen(self):
             end, info = run_chain(kernel, latents, chain.steps if steps is None else steps, rng, record)
         kept = dict(end)
@@ -207,8 +207,9 @@ class MultimodalModel(nn.Module):
     def sample(self, n: int, data_steps: int | None = 0, seed: int = 0, temperature: float | None = None) -> Views:
         """Return n joint samples of all modalities, raw values: pictures float [n, C, H, W] in [0, 1], vectors [n, D].
 
-        `data_steps` of the chain of the energy: 0 gives decoder means ("Gen"), None as many as in training ("EBM"). Item i depends on
-        (`seed`, i) alone, not on n. `temperature` T in (0, 1] draws z from p(z)^(1/T); None: `model.prior.temperature`.
+        `data_steps` of the chain of the energy: 0 gives decoder means ("Gen"), None as many as in training ("EBM"). Item
+        i depends on (`seed`, i) alone, not on n. `temperature` T in (0, 1] draws z from p(z)^(1/T); None:
+        `model.temperature`.
         """
         most = LARGEST // (4 * sum(m.size for m in self.modalities.values()))
         n = whole_number("n", n, 1, most, "a number of samples", f" ({LARGEST >> 30} GiB); draw fewer a seed")
@@ -332,8 +333,8 @@ class MultimodalModel(nn.Module):
         if energy is not None and not self.energy_learned:
             raise ConfigError(
                 "score: got a model whose energy has made no step of training, expected one that has: the scores would "
-                "be of random weights; train with training.cooperative.steps above 0, or with model.energy=null, which "
-                "scores by the likelihood"
+                "be of random weights; train with steps of the phase cooperative above 0, or with model.energy=null, "
+                "which scores by the likelihood"
             )
 
         def some(batch: Batch, first: int) -> Tensor:
@@ -348,7 +349,7 @@ class MultimodalModel(nn.Module):
         """Write weights and description into `folder`, which is new, empty or holds a model; else OutputError."""
         blueprint = self.blueprint
         if blueprint:  # the one plain value that may be set after building
-            blueprint = blueprint | {"prior": blueprint["prior"] | {"temperature": self.generator.temperature}}
+            blueprint = blueprint | {"temperature": self.generator.temperature}
         write_model(self, self.modalities, blueprint, Path(folder))
 
     def _raw(self, views: Views, names: list[str]) -> Views:

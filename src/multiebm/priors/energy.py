@@ -37,8 +37,8 @@ class Energy(PriorSettings):
     ] = 0
     learned_scale: Annotated[bool, Field(description="the bound teaches a standard base its scales")] = False
     width: Annotated[int, Field(gt=0, description="units of a hidden layer of the tilt")] = 200
-    layers: Annotated[int, Field(gt=0, description="hidden layers of the tilt")] = 3
-    steps: Annotated[int, Field(ge=0, le=1000, description="Langevin steps from the base")] = 40
+    layers: Annotated[int, Field(gt=0, description="hidden layers of the tilt")] = 4
+    steps: Annotated[int, Field(ge=0, le=1000, description="Langevin steps from the base")] = 50
     step_size: Annotated[float, Field(gt=0, le=2, description="Langevin step size, latent units")] = 0.2
     bound: Annotated[float, Field(ge=0, description="c of c tanh(f / c); 0 = unbounded")] = 0.0
     penalty: Annotated[float, Field(ge=0, description="weight of mean f^2 over codes and samples")] = 1e-3

@@ -44,9 +44,7 @@ class RunRecord(NamedTuple):
     @property
     def phases(self) -> dict[str, int]:
         """The planned steps of each phase of training, in order."""
-        training = self.experiment.training
-        phases = {"warm-up": training.warmup.steps, "cooperative": training.cooperative.steps}
-        return {name: steps for name, steps in phases.items() if steps}
+        return self.experiment.training.lengths()
 
 
 def read_record(folder: Path) -> RunRecord:

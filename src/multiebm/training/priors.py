@@ -31,8 +31,8 @@ PRIOR_BETAS = (0.5, 0.999)  # of the tilt's Adam
 TILT_STD = "prior/tilt_std"  # metric and number: of the tilt over codes, samples and draws of the base, nats
 DEAD = 0.01  # of it, nats
 _ADVICE = (
-    "use fewer steps (model.prior.settle; --steps of fit-prior), a lower rate (training.optimiser.prior; --rate) or a "
-    "larger model.prior.penalty"
+    "use fewer steps (training.phases.settle.steps; --steps of fit-prior), a lower rate (training.optimiser.prior; "
+    "--rate) or a larger model.prior.penalty"
 )
 _CODES_ADVICE = (
     "Train again with lower rates of the generator and the inference model (training.optimiser.generator, "
@@ -203,7 +203,7 @@ def settle_tilt(
     found = diagnose(prior, some, prior.sample(len(some), generator), steps)
     if problem := find_problem(found):
         prior.net.load_state_dict(before)
-        return f"{problem}; {_ADVICE}" + (", or model.prior.spread=1" if spread > 1 else "")
+        return f"{problem}; {_ADVICE}" + (", or training.phases.settle.widen_base=1" if spread > 1 else "")
     warn_if_dead(found[TILT_STD], warn)
     return ""
 

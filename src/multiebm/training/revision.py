@@ -147,9 +147,7 @@ def latent_chain_metrics(model: MultimodalModel, codes: RevisedCodes) -> dict[st
     """Return what the latent chain did, as numbers."""
     z = codes.latents[SHARED]
     responsibility = codes.posterior.shared.responsibilities(z).detach().mean(1).tolist()
-    chain = model.latent_chain
-    diagnosed = chain.noise_scale in (None, chain.step_size)
-    acceptance = codes.chain.acceptance[:-1] if diagnosed else codes.chain.acceptance[:0]  # the last move's is unknown
+    acceptance = codes.chain.acceptance[:-1]  # the last move's is unknown
     return ({"latent_chain/acceptance": acceptance.mean().item()} if len(acceptance) else {}) | {
         "latent_chain/gain": (codes.chain.logdensity[-1] - codes.chain.logdensity[0]).mean().item(),
         "latent_chain/logdensity": codes.chain.logdensity[-1].mean().item(),
