@@ -24,7 +24,7 @@ def posteriors(m: Measurement) -> dict[str, Tensor]:
     """Return of up to `CODES` test items, by all parts that they have, log q(z | x) - log p(z) [N] in nats, averaged
     over draws of q, and E_q[z] [N, D]; nothing of no item. Of an energy prior, which is not normalised, p is its base.
     """
-    items = chosen_items(m.dataset, CODES, m.dataset.test.present.any(1).nonzero()[:, 0])
+    items = chosen_items(m.dataset.test.present.any(1).nonzero()[:, 0], CODES)
     if not len(items):
         m.skipped[_LATENT] = "no test item has a part"
         return {}
@@ -97,8 +97,8 @@ def probes(m: Measurement) -> dict[str, dict[str, Tensor]]:
     rng = torch.Generator().manual_seed(m.seed)
     train_items = known[torch.randperm(len(known), generator=rng)[:CODES]]
     for name in track(list(m.dataset.modalities), "codes"):
-        train_rows = complete_items(m.dataset, "train", train_items, (name,))
-        test_rows = complete_items(m.dataset, "test", test_items, (name,))
+        train_rows = complete_items(train, train_items, (name,))
+        test_rows = complete_items(test, test_items, (name,))
         truth, test_truth = train.labels[train_rows], test.labels[test_rows]
         classes = len(truth.unique())
         if len(test_rows) == 0 or classes < 2:

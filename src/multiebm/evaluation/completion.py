@@ -27,7 +27,7 @@ def completed(m: Measurement, name: str) -> dict[str, Result]:
     if n == 0 or not sizes:
         m.skipped[name] = NOT_ASKED
         return {}
-    items = chosen_items(m.dataset, n, labelled_items(m.dataset.test))
+    items = chosen_items(labelled_items(m.dataset.test), n)
     results: dict[str, Result] = {}
     for size in sizes:
         results |= conditional_coherence(conditional_hits(m, items, size, how), name)
@@ -60,7 +60,7 @@ def conditional_hits(m: Measurement, items: Tensor, size: int, how: Conditioning
     subsets = subsets_of_size(list(m.dataset.modalities), size)
     with task(f"{how.name}, {size} given", len(subsets) * len(known)) as advance:
         for observed in subsets:
-            rows = complete_items(m.dataset, "test", known, observed)
+            rows = complete_items(m.dataset.test, known, observed)
             targets = [name for name in judges.accuracy if size == 1 or name not in observed]
             read = []
             for views in completions(m, rows, observed, how) if targets else ():
@@ -80,7 +80,7 @@ def absent_subsets(m: Measurement, items: Tensor, largest: int) -> list[tuple[st
     for size in range(1, largest + 1):
         for subset in combinations(m.dataset.modalities, size):
             inside = any(set(smaller) <= set(subset) for smaller in found)
-            if not inside and not len(complete_items(m.dataset, "test", items, subset)):
+            if not inside and not len(complete_items(m.dataset.test, items, subset)):
                 found.append(subset)
     return found
 

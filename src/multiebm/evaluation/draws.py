@@ -4,7 +4,7 @@ One generator per item: neither the batch size nor the order of metrics changes 
 them: pictures are clamped to their range here, and nowhere else in the evaluation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -30,12 +30,11 @@ class Conditioning(NamedTuple):
     data_chain: bool = False
 
 
-def chosen_items(dataset: MultimodalDataset, n: int, among: Tensor | None = None) -> Tensor:
-    """Return `n` test items (all, if there are fewer), the same for every model: files are often sorted by class.
+def chosen_items(items: Tensor, n: int) -> Tensor:
+    """Return `n` of `items` (int64 [N], ascending; all, if there are fewer), the same for every model.
 
-    They are taken from `among` (int64 [N], ascending), or from the whole split.
+    A random choice, since files are often sorted by class.
     """
-    items = torch.arange(len(dataset.test)) if among is None else among
     order = torch.randperm(len(items), generator=torch.Generator().manual_seed(0))
     return items[order[:n].sort().values]
 
@@ -53,10 +52,9 @@ def known_classes(dataset: MultimodalDataset) -> Tensor:
     return torch.cat([torch.empty(0, dtype=torch.int64), *labels]).unique()
 
 
-def complete_items(dataset: MultimodalDataset, split: SplitName, items: Tensor, names: tuple[str, ...]) -> Tensor:
+def complete_items(split: Split, items: Tensor, names: Iterable[str]) -> Tensor:
     """Return those of `items` (int64 of shape [N]) that have every modality of `names`."""
-    columns = [list(dataset.modalities).index(name) for name in names]
-    return items[dataset.split(split).present[items][:, columns].all(1)]
+    return items[torch.stack([split.of(name)[1] for name in names]).all(0)[items]]
 
 
 def completions(m: Measurement, items: Tensor, observed: tuple[str, ...], how: Conditioning) -> Iterator[Views]:

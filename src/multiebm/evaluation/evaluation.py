@@ -34,15 +34,14 @@ class EvaluationSettings:
     ] = None
 
     def __post_init__(self) -> None:
-        problems = [
-            f"evaluation.{key}: got {count}, expected 0 or more; 0 leaves it out"
-            for key, count in (("items", self.items), ("latent_steps", self.latent_steps))
-            if count < 0
-        ]
-        if self.samples < 2:
-            problems.append(f"evaluation.samples: got {self.samples}, expected at least 2; 1000 is a quick look")
-        if self.temperature is not None and not 0 < self.temperature <= 1:
-            problems.append(f"evaluation.temperature: got {self.temperature:g}, expected 0 < T <= 1 (1 = the prior)")
+        checks = (
+            ("samples", self.samples >= 2, "at least 2; 1000 is a quick look"),
+            ("items", self.items >= 0, "0 or more; 0 leaves it out"),
+            ("latent_steps", self.latent_steps >= 0, "0 or more; 0 leaves it out"),
+            ("temperature", self.temperature is None or 0 < self.temperature <= 1, "0 < T <= 1 (1 = the prior)"),
+        )
+        got = {key: (getattr(self, key), told) for key, fits, told in checks if not fits}
+        problems = [f"evaluation.{key}: got {value:g}, expected {told}" for key, (value, told) in got.items()]
         if problems:
             raise ConfigError(problems)
 

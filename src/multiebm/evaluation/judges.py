@@ -18,7 +18,7 @@ from multiebm.core.names import Views
 from multiebm.core.progress import track
 from multiebm.core.random import make_generator
 from multiebm.data.dataset import MultimodalDataset, Split
-from multiebm.evaluation.draws import labelled_items
+from multiebm.evaluation.draws import complete_items, labelled_items
 from multiebm.evaluation.result import is_trustworthy, stream_seed
 from multiebm.modalities import Modality
 from multiebm.nn.precision import fastest_precision
@@ -82,20 +82,14 @@ class Judges:
     def predict(self, views: Views) -> dict[str, Tensor]:
         """Return labels int64 [B] of states [B, *shape], by modality."""
         with torch.no_grad():
-            return {name: self._network(name)(self._ready(name, view)).argmax(1) for name, view in views.items()}
+            return {name: self.networks[name].head(own).argmax(1) for name, own in self.features(views).items()}
 
     def features(self, views: Views) -> dict[str, Tensor]:
         """Return penultimate activations float32 [B, 128] of states [B, *shape], by modality."""
+        if unknown := [name for name in views if name not in self.networks]:
+            raise ModalityError(f"judges: got modality {unknown[0]!r}, expected one of {', '.join(self.networks)}")
         with torch.no_grad():
-            return {name: self._network(name).body(self._ready(name, view)) for name, view in views.items()}
-
-    def _network(self, name: str) -> Judge:
-        if name not in self.networks:
-            raise ModalityError(f"judges: got modality {name!r}, expected one of {', '.join(self.networks)}")
-        return self.networks[name]
-
-    def _ready(self, name: str, view: Tensor) -> Tensor:
-        return _ready(view).to(self._network(name).head.weight.device)
+            return {name: self.networks[name].body(_ready(view, self.networks[name])) for name, view in views.items()}
 
 
 def train_judges(
@@ -109,9 +103,8 @@ def train_judges(
     error.
     """
     if not readable(dataset):
-        reasons = "; ".join(dict.fromkeys(unread(dataset).values()))
         raise DataError(
-            f"judges: data set {dataset.name!r} {reasons}, expected labels of two classes or more; "
+            f"judges: data set {dataset.name!r} {_reasons(dataset)}, expected labels of two classes or more; "
             "supply them, or evaluate with judges=None, which leaves out what needs a judge"
         )
     settings = settings or JudgeSettings()
@@ -138,47 +131,47 @@ def _train_judge(
     dataset: MultimodalDataset, modality: Modality, seed: int, settings: JudgeSettings, device: str
 ) -> tuple[Judge, float]:
     assert dataset.n_classes is not None
-    view, labels = present_rows(dataset.train, modality.name)
-    generator = make_generator(seed)
+    rng, peak = make_generator(seed), settings.learning_rate
     forked = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=forked):  # initial weights and dropout draw from the global generator
         torch.manual_seed(seed)
         network = build_judge(modality, dataset.n_classes, settings.width).to(device)
-        optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=1e-2)
+        optimiser = torch.optim.AdamW(network.parameters(), peak, weight_decay=1e-2)
         accuracy = 0.0
         for steps, run_below in settings.cycles:
             if accuracy < run_below:
-                _run_cycle(network, optimiser, modality, view, labels, settings, steps, generator)
+                schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=0.2)
+                batches = _batches(dataset.train, modality, settings.batch_size, rng, device)
+                network.train()
+                for _ in track(range(steps), f"judges: {modality.name}"):
+                    _learn(network, optimiser, *next(batches), settings.label_smoothing)
+                    schedule.step()
                 accuracy = real_accuracy(network.eval(), dataset, modality)
     return network.eval().requires_grad_(False), accuracy
 
 
-def _run_cycle(
-    network: Judge,
-    optimiser: torch.optim.Optimizer,
-    modality: Modality,
-    view: Tensor,
-    labels: Tensor,
-    settings: JudgeSettings,
-    steps: int,
-    generator: torch.Generator,
-) -> None:
+def _batches(
+    split: Split, modality: Modality, size: int, rng: torch.Generator, device: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield states [B, *shape] as judges learn them and their labels int64 [B], in a new order once all were seen."""
+    rows, order = present_rows(split, modality.name), torch.empty(0, dtype=torch.int64)
+    assert split.labels is not None
+    while True:
+        if len(order) < size:
+            order = rows[torch.randperm(len(rows), generator=rng)]
+        batch, order = order[:size], order[size:]
+        state = modality.to_state(split.views[modality.name][batch].to(device))
+        yield modality.jitter(state, rng), split.labels[batch].to(device)
+
+
+def _learn(network: Judge, optimiser: torch.optim.Optimizer, state: Tensor, labels: Tensor, smoothing: float) -> None:
     device = network.head.weight.device
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, total_steps=steps, pct_start=0.2)
-    network.train()
-    order = torch.empty(0, dtype=torch.int64)
-    for _ in track(range(steps), f"judges: {modality.name}"):
-        if len(order) < settings.batch_size:
-            order = torch.randperm(len(labels), generator=generator)
-        rows, order = order[: settings.batch_size], order[settings.batch_size :]
-        state = modality.jitter(modality.to_state(view[rows].to(device)), generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=fastest_precision(device) == "bf16"):
-            logits = network(_ready(state))
-        loss = cross_entropy(logits.float(), labels[rows].to(device), label_smoothing=settings.label_smoothing)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+    with torch.autocast(device.type, torch.bfloat16, enabled=fastest_precision(device) == "bf16"):
+        logits = network(_ready(state, network))
+    loss = cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
 
 
 def unread(dataset: MultimodalDataset) -> dict[str, str]:
@@ -187,21 +180,23 @@ def unread(dataset: MultimodalDataset) -> dict[str, str]:
     if dataset.n_classes is None or train.labels is None or test.labels is None:
         return dict.fromkeys(dataset.modalities, "has no labels in both splits")
     found = {}
-    for i, name in enumerate(dataset.modalities):
-        seen = [rows[split.present[rows, i]] for split in (train, test) for rows in [labelled_items(split)]]
-        classes = len(train.labels[seen[0]].unique())
-        if not len(seen[0]) or not len(seen[1]):
-            counts = f"{len(seen[0])} of {len(train)} training and {len(seen[1])} of {len(test)} test rows"
+    for name in dataset.modalities:
+        seen, tested = (complete_items(split, labelled_items(split), (name,)) for split in (train, test))
+        if not len(seen) or not len(tested):
+            counts = f"{len(seen)} of {len(train)} training and {len(tested)} of {len(test)} test rows"
             found[name] = f"has {name!r} with a known label in {counts}"
-        elif classes < 2:
+        elif len(train.labels[seen].unique()) < 2:
             found[name] = f"has one class only where {name!r} is present in training, so there is nothing to tell apart"
     return found
 
 
 def no_judges(dataset: MultimodalDataset) -> str:
     """Say that there are no judges of a data set, and where none can be trained, why."""
-    reasons = "; ".join(dict.fromkeys(unread(dataset).values()))
-    return f"no judges of data set {dataset.name!r}" + (f", which {reasons}" if reasons else "")
+    return f"no judges of data set {dataset.name!r}" + (f", which {why}" if (why := _reasons(dataset)) else "")
+
+
+def _reasons(dataset: MultimodalDataset) -> str:
+    return "; ".join(dict.fromkeys(unread(dataset).values()))
 
 
 def readable(dataset: MultimodalDataset) -> list[str]:
@@ -210,28 +205,29 @@ def readable(dataset: MultimodalDataset) -> list[str]:
     return [name for name in dataset.modalities if name not in without]
 
 
-def present_rows(split: Split, name: str) -> tuple[Tensor, Tensor]:
-    """Return (raw view, labels) of the rows with modality `name` and a known class; DataError where there are none."""
-    assert split.labels is not None
-    column = split.present[:, list(split.views).index(name)] & (split.labels >= 0)
-    if not bool(column.any()):
+def present_rows(split: Split, name: str) -> Tensor:
+    """Return the rows int64 [N] with modality `name` and a known class; DataError where there are none."""
+    rows = complete_items(split, labelled_items(split), (name,))
+    if not len(rows):
         raise DataError(
             f"judges: modality {name!r} is present in 0 of {len(split)} rows of a split that have a label, "
             "expected at least 1"
         )
-    if bool(column.all()):
-        return split.views[name], split.labels
-    return split.views[name][column], split.labels[column]
+    return rows
 
 
 def real_accuracy(network: Judge, dataset: MultimodalDataset, modality: Modality) -> float:
     """Return the share of real test items of one modality that `network`, in evaluation mode, reads correctly."""
-    view, labels = present_rows(dataset.test, modality.name)
-    device = network.head.weight.device
+    rows, device = present_rows(dataset.test, modality.name), network.head.weight.device
+    view, labels = dataset.test.views[modality.name], dataset.test.labels
+    assert labels is not None
+    states = (modality.to_state(view[some].to(device)) for some in rows.split(_READ_ITEMS))
     with torch.no_grad():
-        read = [network(_ready(modality.to_state(rows.to(device)))).argmax(1).cpu() for rows in view.split(_READ_ITEMS)]
-    return float((torch.cat(read) == labels).double().mean())
+        read = [network(_ready(state, network)).argmax(1).cpu() for state in states]
+    return float((torch.cat(read) == labels[rows]).double().mean())
 
 
-def _ready(state: Tensor) -> Tensor:
-    return state.contiguous(memory_format=torch.channels_last) if state.dim() == 4 else state
+def _ready(state: Tensor, network: Judge) -> Tensor:
+    """Return states [B, *shape] where a network is, in the layout that is fastest for its convolutions."""
+    state = state.contiguous(memory_format=torch.channels_last) if state.dim() == 4 else state
+    return state.to(network.head.weight.device)
