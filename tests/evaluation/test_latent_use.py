@@ -27,9 +27,7 @@ def model_with(gain: float, scale: float, n: int = 500):
 
 def used(model, dataset=None, **more):
     m = Measurement(model, dataset or model.dataset, None, **{"batch_size": 100, **more})
-    return (
-        codes.divergence(m, "latent/kl") | codes.active_units(m, "latent/active_units") | codes.units(m, "latent/units")
-    )
+    return codes.divergence(m, "latent/kl") | codes.units(m, "latent/active_units") | codes.units(m, "latent/units")
 
 
 @pytest.mark.parametrize(("gain", "scale"), [(2.0, 0.5), (1.0, 0.1), (0.0, 0.7)])

@@ -8,7 +8,7 @@ from torch import Tensor
 from multiebm.core.progress import track
 from multiebm.evaluation.draws import chosen_items, codes, complete_items, labelled_items
 from multiebm.evaluation.measurement import Measurement, joined
-from multiebm.evaluation.names import LEAKAGE, PROBE
+from multiebm.evaluation.names import ACTIVE, LEAKAGE, PROBE, UNITS
 from multiebm.evaluation.result import Result, bootstrap_deviation, mean_and_columns, mean_of_items
 from multiebm.priors.energy import EnergyPrior
 
@@ -28,9 +28,8 @@ def posteriors(m: Measurement) -> dict[str, Tensor]:
     if not len(items):
         m.skipped[_LATENT] = "no test item has a part"
         return {}
-    prior = (
-        m.model.generator.prior.base if isinstance(m.model.generator.prior, EnergyPrior) else m.model.generator.prior
-    )
+    prior = m.model.generator.prior
+    prior = prior.base if isinstance(prior, EnergyPrior) else prior
     found = []
     for rows, rng in track(m.chunks(items, _LATENT), "latents", -(-len(items) // m.batch_size)):
         q = m.model.inference.given(m.dataset.batch("test", rows).to(m.model.device)).shared
@@ -46,24 +45,21 @@ def divergence(m: Measurement, name: str) -> dict[str, Result]:
     return {name: mean_of_items(found[_RATIO][:, None])} if found else {}
 
 
-def active_units(m: Measurement, name: str) -> dict[str, Result]:
-    """Return how many coordinates of E_q[z] vary over items (Burda et al. 2016)."""
+def units(m: Measurement, name: str) -> dict[str, Result]:
+    """Return how many coordinates z has, or how many of E_q[z] vary over items (Burda et al. 2016), by the name."""
     mean = m.once(posteriors).get(_MEAN, torch.empty(0))
-    if len(mean) < 2:
-        m.skipped.update({name: "one test item has no variance"} if len(mean) else {})
+    n = len(mean)
+    if n < 2:
+        m.skipped.update({ACTIVE: "one test item has no variance"} if n else {})
         return {}
 
     def active(rows: Tensor) -> Tensor:
         return (mean[rows].var(0) > _ACTIVE_VARIANCE).sum()
 
-    error = bootstrap_deviation(active, len(mean), m.rng(_LATENT))
-    return {name: Result(int(active(torch.arange(len(mean)))), float(error), len(mean))}
-
-
-def units(m: Measurement, name: str) -> dict[str, Result]:
-    """Return how many coordinates z has, where it is known how many of them are active."""
-    mean = m.once(posteriors).get(_MEAN, torch.empty(0))
-    return {name: Result(mean.shape[1], 0.0, len(mean))} if len(mean) > 1 else {}
+    if name == UNITS:
+        return {name: Result(mean.shape[1], 0.0, n)}
+    error = bootstrap_deviation(active, n, m.rng(_LATENT))
+    return {name: Result(int(active(torch.arange(n))), float(error), n)}
 
 
 def linear_hits(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> Tensor:

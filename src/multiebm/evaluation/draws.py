@@ -15,7 +15,7 @@ from multiebm.core.errors import DivergenceError
 from multiebm.core.names import Views
 from multiebm.core.random import ItemGenerators
 from multiebm.core.tree import per_item
-from multiebm.data.dataset import MultimodalDataset, Split, SplitName
+from multiebm.data.dataset import Split, SplitName
 from multiebm.evaluation.measurement import Measurement, joined
 from multiebm.modalities import Modality
 
@@ -42,14 +42,6 @@ def chosen_items(items: Tensor, n: int) -> Tensor:
 def labelled_items(split: Split) -> Tensor:
     """Return the rows of a split, int64 [N], whose class is known; none without labels."""
     return torch.empty(0, dtype=torch.int64) if split.labels is None else (split.labels >= 0).nonzero()[:, 0]
-
-
-def known_classes(dataset: MultimodalDataset) -> Tensor:
-    """Return the classes that occur among the labels of either split, int64 [C], ascending; none without labels."""
-    labels = [
-        split.labels[labelled_items(split)] for split in (dataset.train, dataset.test) if split.labels is not None
-    ]
-    return torch.cat([torch.empty(0, dtype=torch.int64), *labels]).unique()
 
 
 def complete_items(split: Split, items: Tensor, names: Iterable[str]) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from multiebm.core.errors import ConfigError
 from multiebm.core.names import Views
 
-_SHORT = "the judges' Frechet distance 'fcd' is reported either way, and is not comparable with FID"
+_SHORT = "or leave fid out: the judges' Frechet distance 'fcd' is reported either way, and is not comparable with FID"
 
 
 class InceptionFeatures:
@@ -40,7 +40,7 @@ def load_inception(weights: Path, device: str = "cpu") -> InceptionFeatures:
     if not weights.is_file():
         raise ConfigError(
             f"fid: got Inception weights {str(weights)!r}, expected an existing file "
-            f"(pt_inception-2015-12-05-6726825d.pth of torch-fidelity); fetch it once, or leave fid out: {_SHORT}"
+            f"(pt_inception-2015-12-05-6726825d.pth of torch-fidelity); fetch it once, {_SHORT}"
         )
     try:
         from torchmetrics.image.fid import FrechetInceptionDistance
@@ -49,6 +49,6 @@ def load_inception(weights: Path, device: str = "cpu") -> InceptionFeatures:
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"fid: {error.name or error} is not installed, expected torchmetrics with its image extra; run "
-            f"pip install 'torchmetrics[image]', or leave fid out: {_SHORT}"
+            f"pip install 'torchmetrics[image]', {_SHORT}"
         ) from error
     return InceptionFeatures(metric.inception.to(device))

@@ -19,7 +19,7 @@ from multiebm.core.progress import track
 from multiebm.core.random import make_generator
 from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.evaluation.draws import complete_items, labelled_items
-from multiebm.evaluation.result import is_trustworthy, stream_seed
+from multiebm.evaluation.result import stream_seed
 from multiebm.modalities import Modality
 from multiebm.nn.precision import fastest_precision
 
@@ -73,11 +73,6 @@ class Judges:
 
     networks: dict[str, Judge]
     accuracy: dict[str, float]
-
-    @property
-    def trustworthy(self) -> bool:
-        """Whether every accuracy is at least 0.95; below, a coherence is not to be trusted."""
-        return is_trustworthy(self.accuracy)
 
     def predict(self, views: Views) -> dict[str, Tensor]:
         """Return labels int64 [B] of states [B, *shape], by modality."""

@@ -9,7 +9,7 @@ from math import inf, sqrt
 
 from multiebm.core.table import Table
 from multiebm.evaluation import names
-from multiebm.evaluation.codes import active_units, classification, divergence, units
+from multiebm.evaluation.codes import classification, divergence, units
 from multiebm.evaluation.completion import completed
 from multiebm.evaluation.draws import labelled_items
 from multiebm.evaluation.judges import no_judges, unread
@@ -91,9 +91,7 @@ METRICS: Table[Metric] = Table(
             "near 0, codes tell nothing",
             span=(-inf, inf),
         ),
-        names.ACTIVE: Metric(
-            active_units, "latents in use", "coordinates of codes that vary over items", span=(0, inf)
-        ),
+        names.ACTIVE: Metric(units, "latents in use", "coordinates of codes that vary over items", span=(0, inf)),
         names.UNITS: Metric(units, "latents", "coordinates of codes", span=(0, inf)),
         names.PROBE: Metric(
             classification, "latent classification", "a linear probe reads the class off codes of one modality", 1

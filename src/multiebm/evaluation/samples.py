@@ -3,6 +3,7 @@
 To add a metric of them: a function of a measurement and a name such as "gen/fcd", and a row in `metrics.py`.
 """
 
+from collections.abc import Callable
 from math import log, sqrt
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from multiebm.core.errors import DataError
 from multiebm.core.names import Views
 from multiebm.core.progress import task, track
-from multiebm.evaluation.draws import as_shown, known_classes
+from multiebm.evaluation.draws import as_shown
 from multiebm.evaluation.frechet import frechet_results
 from multiebm.evaluation.measurement import Measurement, joined
 from multiebm.evaluation.names import COHERENCE, EBM, ENTROPY, FCD, FID, GEN, REAL
@@ -19,6 +20,7 @@ from multiebm.evaluation.result import Result, mean_and_parts, proportion
 
 ITEMS = 1000  # of which the parts themselves are kept
 LABEL, PART = "label", "part"
+Comparison = Callable[[dict[str, Tensor], dict[str, Tensor], str, torch.Generator], dict[str, Result]]
 Read = dict[tuple[str, str], Tensor]  # what is kept, [N, ...] on the CPU: labels, parts and features by (what, part)
 
 
@@ -37,11 +39,9 @@ def samples(m: Measurement) -> dict[str, Read]:
             for source, views in shown.items():
                 read.setdefault(source, []).append(_read(m, views, int(rows[0])))
             advance(len(rows))
-    items = torch.arange(len(m.dataset.test)).split(m.batch_size)
-    read[REAL] = [
-        _read(m, m.dataset.batch("test", rows).to(model.device).views, int(rows[0]))
-        for rows in track(items, "real test items")
-    ]
+    for rows in track(torch.arange(len(m.dataset.test)).split(m.batch_size), "real test items"):
+        views = m.dataset.batch("test", rows).to(model.device).views
+        read.setdefault(REAL, []).append(_read(m, views, int(rows[0])))
     return {source: joined(batches) for source, batches in read.items()}
 
 
@@ -49,9 +49,9 @@ def _read(m: Measurement, views: Views, first: int) -> Read:
     """Return what is kept of a batch of states [B, ...] that begins with item `first`."""
     read = {(PART, name): view[: max(0, ITEMS - first)] for name, view in views.items()}
     if m.judges is not None:
-        views_read = {name: views[name] for name in m.judges.accuracy}
-        read |= {(LABEL, name): label for name, label in m.judges.predict(views_read).items()}
-        read |= {(FCD, name): own for name, own in m.judges.features(views_read).items()}
+        judged = {name: views[name] for name in m.judges.accuracy}
+        read |= {(LABEL, name): label for name, label in m.judges.predict(judged).items()}
+        read |= {(FCD, name): own for name, own in m.judges.features(judged).items()}
     if m.inception is not None:
         read |= {(FID, name): own for name, own in m.inception.features(views).items()}
     return read
@@ -92,7 +92,8 @@ def joint_coherence(predictions: dict[str, Tensor]) -> Result:
 
 def entropy(m: Measurement, name: str) -> dict[str, Result]:
     """Return the label entropy of samples, where data have two classes or more."""
-    n_classes = len(known_classes(m.dataset))
+    labels = [split.labels for split in (m.dataset.train, m.dataset.test) if split.labels is not None]
+    n_classes = sum(int(label >= 0) for label in torch.cat(labels).unique()) if labels else 0
     if n_classes < 2:
         m.skipped[ENTROPY] = f"{n_classes or 'no'} known class(es) among the labels, and it needs 2"
         return {}
@@ -118,25 +119,24 @@ def label_entropy(predictions: dict[str, Tensor], n_classes: int) -> Result:
 
 def distance(m: Measurement, name: str) -> dict[str, Result]:
     """Return the Frechet distance of samples, "source/fcd" or "source/fid", from the real parts of the test split."""
-    source, reader = name.split("/")
-    real = of(m, REAL, reader)
-    results = frechet_results(real, of(m, source, reader), name, m.rng(name))
-    if not real:
+    reader = name.split("/")[1]
+    if not of(m, REAL, reader):
         m.skipped[reader] = "no modality that its network reads"
-    for part, own in real.items():
-        if f"{name}/{part}" not in results:
-            m.skipped[f"{reader}/{part}"] = f"{len(own)} real part(s) in the test split, and it needs 2"
-    return results
+    return _beside_real(m, name, reader, frechet_results, "in the test split, and it needs 2")
 
 
 def variety(m: Measurement, name: str) -> dict[str, Result]:
     """Return how varied samples are beside the real parts of the first test items."""
+    return _beside_real(m, name, PART, variety_results, "of the test split vary in nothing")
+
+
+def _beside_real(m: Measurement, name: str, what: str, compare: Comparison, lacking: str) -> dict[str, Result]:
     source, metric = name.split("/")
-    real = of(m, REAL, PART)
-    results = variety_results(real, of(m, source, PART), name, m.rng(name))
+    real = of(m, REAL, what)
+    results = compare(real, of(m, source, what), name, m.rng(name))
     for part, own in real.items():
         if f"{name}/{part}" not in results:
-            m.skipped[f"{metric}/{part}"] = f"{len(own)} real part(s) of the test split vary in nothing"
+            m.skipped[f"{metric}/{part}"] = f"{len(own)} real part(s) {lacking}"
     return results
 
 
