@@ -15,12 +15,9 @@ from multiebm.evaluation.judges import (
     real_accuracy,
     train_judges,
 )
-<<<<<<< HEAD
+from multiebm.evaluation.result import is_trustworthy
 from multiebm.modalities import Picture, Vector
 from multiebm.nn.judges import picture_body, shifted
-=======
-from multiebm.evaluation.result import is_trustworthy
->>>>>>> ba318a0 (Metrics beside real parts say in one place why a part is left out; active units and units are one look at the posterior)
 
 QUICK = JudgeSettings(width=4, batch_size=32, cycles=((30, 1.0),))
 
