@@ -135,7 +135,7 @@ def test_rows_with_nothing_present_are_allowed_and_logged(caplog):
     present[[3, 11]] = False
     with caplog.at_level(logging.WARNING):
         dataset = from_arrays(make_views(), PARTS, present=present)
-    assert "arrays: 2 rows have nothing present, first [3, 11]; they get the prior" in caplog.text
+    assert "arrays: 2 rows have nothing present and get the prior: rows [3, 11]" in caplog.text
     assert int((~dataset.train.present.any(1)).sum() + (~dataset.test.present.any(1)).sum()) == 2
 
 
@@ -279,7 +279,9 @@ def test_no_rows_at_all_are_refused():
 
 def test_unknown_and_missing_modalities_are_named():
     views = make_views()
-    with pytest.raises(ModalityError, match="unknown modality 'tabel', expected photo, table. Did you mean 'table'?"):
+    with pytest.raises(
+        ModalityError, match="unknown modality 'tabel', expected some of photo, table. Did you mean 'table'?"
+    ):
         from_arrays({"photo": views["photo"], "tabel": views["table"]}, PARTS)
     with pytest.raises(
         ModalityError, match="got no array for modality 'table', expected one for each of photo, table; supply"

@@ -54,7 +54,10 @@ def test_arrays_are_parts_and_their_masks_are_in_the_order_of_the_modalities(tmp
     ("more", "said"),
     [
         ({"present_V": np.zeros(3, bool)}, "unknown modality 'V', expected some of photo, grey, v. Did you mean 'v'?"),
-        ({"presentv": np.zeros(3, bool)}, "got an array 'presentv', expected some of photo, grey, v. Did you mean"),
+        (
+            {"presentv": np.zeros(3, bool)},
+            "got unknown modality 'presentv', expected some of photo, grey, v. Did you mean",
+        ),
         ({"present_v": np.array(["False"] * 3)}, "v, present: got "),
         ({"present_v": np.array([1.0, np.nan, 0.0])}, "v, present: got "),
         ({"present_v": np.zeros(2, bool)}, "v, present: got shape (2,), expected (3,)"),
@@ -63,7 +66,7 @@ def test_arrays_are_parts_and_their_masks_are_in_the_order_of_the_modalities(tmp
             {"present": np.ones((3, 3), bool), "present_v": np.ones(3, bool)},
             "got both present and present_v, expected one form; drop one of them",
         ),
-        ({"foto": COLOURS}, "got an array 'foto', expected some of photo, grey, v. Did you mean 'photo'?"),
+        ({"foto": COLOURS}, "got unknown modality 'foto', expected some of photo, grey, v. Did you mean 'photo'?"),
         ({"photo": COLOURS[:2]}, "got different lengths (v 3, photo 2), expected one; row i"),
     ],
 )
@@ -77,7 +80,7 @@ def test_a_test_split_is_left_aside_and_said_or_refused_where_it_is_all_there_is
     assert (list(views), present) == (["v"], None)
     assert "test_v, test_present_v are left aside; the rows without test_ are used" in caplog.text
     assert "rename its arrays to the modalities" in refused(tmp_path, test_v=VALUES)
-    assert "got no part, expected an array for at least one of photo, grey, v" in refused(tmp_path, labels=VALUES)
+    assert "got none, expected at least one of photo, grey, v" in refused(tmp_path, labels=VALUES)
 
 
 def folder(tmp_path, **pictures):
@@ -335,7 +338,7 @@ def test_a_folder_that_would_not_fit_into_memory_is_refused_before_it_is_read(tm
 
 
 def test_a_name_that_leads_elsewhere_in_an_archive_is_no_part(tmp_path):
-    with pytest.raises(ModalityError, match=r"got an array '/etc/passwd', expected some of photo, grey, v"):
+    with pytest.raises(ModalityError, match=r"got unknown modality '/etc/passwd', expected some of photo, grey, v"):
         from_npz(tmp_path, **{"/etc/passwd": VALUES})
     assert os.listdir(tmp_path) == ["parts.npz"]
 

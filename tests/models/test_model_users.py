@@ -128,7 +128,7 @@ def face(**changes: torch.Tensor):
 
 
 WRONG = [
-    (face(fcae=torch.zeros(4, 2)), ModalityError, r"got modality 'fcae'.*Did you mean 'face'\?"),
+    (face(fcae=torch.zeros(4, 2)), ModalityError, r"got unknown modality 'fcae'.*Did you mean 'face'\?"),
     ({}, ModalityError, r"got none, expected at least one of face, left, right"),
     ({"face": torch.zeros(4, 8, 8, 3)}, DataError, r"'face': got shape \(4, 8, 8, 3\).*channels are last"),
     ({"face": torch.zeros(4, 3, 32, 32)}, DataError, r"expected \(rows, 3, 8, 8\); resize the pictures to 8x8"),

@@ -4,7 +4,8 @@ Numbers come as NumPy arrays (masked ones too), torch tensors, scipy's sparse ma
 nested lists. Foreign kinds are known by their methods: nothing is imported for them. `docs/data.md` is the table.
 """
 
-from collections.abc import Mapping, Sequence, Sized
+import logging
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from decimal import Decimal
 from numbers import Real
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from multiebm.core.errors import DataError, ModalityError
 from multiebm.core.table import nearest
+
+logger = logging.getLogger("multiebm")
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -46,24 +49,37 @@ class Handed(NamedTuple):
         return np.zeros(self.values.shape, bool) if self.masked is None else self.masked
 
 
-def read_parts(parts: Any, what: str, present: Any = None, labels: Any = None) -> dict[str, Handed]:
+def read_arrays(
+    parts: Any, names: Sequence[str], what: str, present: Any = None, labels: Any = None, beside: Sequence[str] = ()
+) -> dict[str, Handed]:
     """Return the arrays of `parts`, a dict by modality, [N, ...] each with N at least 1; else DataError.
 
-    Of `present` and `labels`, which are read later, the names of rows are compared with those of the parts.
+    ModalityError unless each is one of `names`; `beside` are other names that may have been meant. Of `present` and
+    `labels`, which are read later, the names of rows are compared with those of the parts.
     """
     if not isinstance(parts, Mapping):
         raise DataError(
             f"{what}: got {_named(parts)}, expected a dict of arrays by modality; say whose values they are, for "
             "example {'name': values}"
         )
+    if not parts:
+        raise ModalityError(f"{what}: got none, expected at least one of {', '.join(names)}; sample(n) needs none")
+    _check_known(parts, names, what, beside)
     handed = {name: read_array(value, f"{what}, modality {name!r}") for name, value in parts.items()}
     if single := [name for name, part in handed.items() if part.values.ndim == 0]:
         raise DataError(f"{what}, modality {single[0]!r}: got a single number, expected one row an item; pass an array")
-    if handed:
-        check_lengths({name: part.values for name, part in handed.items()}, what)
+    check_lengths({name: part.values for name, part in handed.items()}, what)
     masks = {f"present {m}": of for m, of in present.items()} if isinstance(present, Mapping) else {"present": present}
     _check_rows({**parts, **masks, "labels": labels}, what)
     return handed
+
+
+def _check_known(given: Iterable[Any], names: Sequence[str], what: str, beside: Sequence[str] = ()) -> None:
+    if unknown := [name for name in given if name not in names]:
+        near = nearest(str(unknown[0]), [*names, *beside])
+        raise ModalityError(
+            f"{what}: got unknown modality {unknown[0]!r}, expected some of {', '.join(names)}.{near} Rename or remove it"
+        )
 
 
 def check_lengths(views: Mapping[str, Sized], what: str) -> int:
@@ -245,6 +261,9 @@ def read_presence(parts: Mapping[str, Handed], present: Any, names: Sequence[str
                 f"{partly[:SHOWN].tolist()}, expected rows masked in all or none; a part is there whole or not at all: "
                 "fill those cells, or mask the whole rows"
             )
+    if len(empty := np.flatnonzero(~there.any(1))):
+        rows = empty[:SHOWN].tolist()
+        logger.warning("%s: %d rows have nothing present and get the prior: rows %s", what, len(empty), rows)
     return there
 
 
@@ -259,11 +278,7 @@ def read_present(present: Any, names: Sequence[str], n: int, what: str) -> Mask:
     if not isinstance(present, Mapping | None):
         return _as_mask(present, (n, len(names)), f"{what}, columns {', '.join(names)}")
     by_name = present or {}
-    if unknown := [name for name in by_name if name not in names]:
-        raise ModalityError(
-            f"{what}, present: got unknown modality {unknown[0]!r}, expected some of {', '.join(names)}."
-            f"{nearest(str(unknown[0]), list(names))} Correct the name"
-        )
+    _check_known(by_name, names, f"{what}, present")
     there = np.ones(n, bool)
     columns = [_as_mask(by_name[name], (n,), f"{what}, {name}") if name in by_name else there for name in names]
     return np.stack(columns, 1)

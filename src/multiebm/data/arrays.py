@@ -1,26 +1,22 @@
 """The user's own data: arrays by modality, from Python or from an .npz file."""
 
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from multiebm.core.errors import ConfigError, DataError
-from multiebm.core.handed import SHOWN, read_parts, read_presence
-from multiebm.core.names import TEST, Views, name_problem
+from multiebm.core.errors import ConfigError, DataError, ModalityError
+from multiebm.core.handed import read_arrays, read_presence
+from multiebm.core.names import BESIDE, MASK, TEST, name_problem
 from multiebm.core.random import check_seed
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint
-from multiebm.data.npz import expanded, read_npz, sorted_content
-from multiebm.data.validate import check_names, code_labels, read_labels
+from multiebm.data.labels import code_labels, read_labels
+from multiebm.data.npz import expanded, read_npz
 from multiebm.modalities import MODALITIES, Modality
-
-logger = logging.getLogger(__name__)
 
 # name -> {"kind": "picture", "layout": "chw" | "hwc", "range": [low, high] (optional)} or {"kind": "vector"}
 Declared = Mapping[str, Mapping[str, Any]]
@@ -59,27 +55,31 @@ def from_arrays(
     """
     check_declarations(modalities)
     if test is None:
-        _check_share(test_fraction, name)
+        if not isinstance(test_fraction, Real) or not 0 < test_fraction < 1:
+            raise ConfigError(
+                f"{name}.test_fraction: got {test_fraction!r}, expected a share between 0 and 1, such as 0.2"
+            )
         check_seed(seed)
+    elif (labels is None) != (test.labels is None):
+        has, lacks = ("test", "train") if labels is None else ("train", "test")
+        raise DataError(f"{name}, labels: got them for {has} only, expected them for {lacks} too; supply or drop them")
     rows = [Rows(views, labels, present), *([] if test is None else [test])]
     whats = [name] if test is None else [f"{name} (train)", f"{name} (test)"]
-    known: dict[str, Modality] = {}
-    given = [check_rows(r, modalities, what, known) for r, what in zip(rows, whats, strict=True)]
-    read = [read_labels(r.labels, len(split), what) for r, split, what in zip(rows, given, whats, strict=True)]
-    if test is not None:
-        _check_both_labelled([one is not None for one in read], name)
-    coded, classes = code_labels(read)
-    labelled = [Split(split.views, split.present, codes) for split, codes in zip(given, coded, strict=True)]
-    train, held_out = labelled if test is not None else split_rows(labelled[0], test_fraction, seed, name)
+    kinds: dict[str, Modality] = {}
+    splits = [_checked(r, modalities, kinds, what) for r, what in zip(rows, whats, strict=True)]
+    codes, classes = code_labels(
+        [read_labels(r.labels, len(s), w) for r, s, w in zip(rows, splits, whats, strict=True)]
+    )
+    splits = [replace(split, labels=of) for split, of in zip(splits, codes, strict=True)]
+    train, held_out = splits if test is not None else _cut(splits[0], test_fraction, seed, name)
     parts = {
-        key: m.fit(train.of(key), [split.of(key) for split in labelled], f"{name}, modality {key!r}")
-        for key, m in known.items()
+        key: m.fit(train.of(key), [split.of(key) for split in splits], f"{name}, modality {key!r}")
+        for key, m in kinds.items()
     }
-    for split, what in zip(labelled, whats, strict=True):
-        for key, modality in parts.items():
-            modality.check(*split.of(key), f"{what}, modality {key!r}")
-    fingerprint = content_fingerprint(parts, train, held_out)
-    n_classes = None if classes is None else len(classes)
+    for split, what in zip(splits, whats, strict=True):
+        for key, m in parts.items():
+            m.check(*split.of(key), f"{what}, modality {key!r}")
+    n_classes, fingerprint = len(classes) if classes else None, content_fingerprint(parts, train, held_out)
     return MultimodalDataset(name, parts, train, held_out, n_classes, "The user's own arrays.", fingerprint, classes)
 
 
@@ -101,19 +101,28 @@ def load_arrays(
     what = "arrays" if path is None else expanded(path).name
     check_declarations(modalities)
     content: Any = arrays if path is None else read_npz(path)
-    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
-        got = (
-            next((repr(key) for key in content if not isinstance(key, str)), "") if isinstance(content, Mapping) else ""
-        )
+    wrong = [repr(key) for key in content if not isinstance(key, str)] if isinstance(content, Mapping) else []
+    if wrong or not isinstance(content, Mapping):
+        got = f"the key {wrong[0]}" if wrong else type(content).__name__
         raise DataError(
-            f"arrays: got {f'the key {got}' if got else type(content).__name__}, expected a dict of arrays by the "
-            "names of their modalities; quote the names"
+            f"arrays: got {got}, expected a dict of arrays by the names of their modalities; quote the names"
         )
-    parts = {key: content[key] for key in content if not key.startswith(TEST)}
-    held_out = {key.removeprefix(TEST): content[key] for key in content if key.startswith(TEST)}
-    train = Rows(*sorted_content(parts, what))
-    test = Rows(*sorted_content(held_out, f"{what} (test)")) if held_out else None
+    train = rows_of({key: array for key, array in content.items() if not key.startswith(TEST)}, what)
+    held_out = {key.removeprefix(TEST): array for key, array in content.items() if key.startswith(TEST)}
+    test = rows_of(held_out, f"{what} (test)") if held_out else None
     return from_arrays(train.views, modalities, train.labels, train.present, test_fraction, test, seed, what)
+
+
+def rows_of(arrays: Mapping[str, Any], what: str) -> Rows:
+    """Return the arrays of one split by what their keys say: a modality, `labels`, `present` or `present_<modality>`.
+
+    DataError where both forms of masks are given.
+    """
+    masks = {key.removeprefix(MASK): array for key, array in arrays.items() if key.startswith(MASK)}
+    if masks and "present" in arrays:
+        raise DataError(f"{what}: got both present and {MASK}{next(iter(masks))}, expected one form; drop one of them")
+    views = {key: array for key, array in arrays.items() if key not in BESIDE and not key.startswith(MASK)}
+    return Rows(views, arrays.get("labels"), masks or arrays.get("present"))
 
 
 def check_declarations(modalities: Declared) -> None:
@@ -130,8 +139,7 @@ def check_declarations(modalities: Declared) -> None:
             problems.append(f"{where}: {problem}")
         if not isinstance(declared, Mapping):
             problems.append(f"{where}: got {declared!r}, expected a declaration such as {{kind: vector}}; correct it")
-            continue
-        if (kind := declared.get("kind")) not in list(MODALITIES):
+        elif (kind := declared.get("kind")) not in list(MODALITIES):
             problems.append(f"{where}.kind: got {kind!r}, expected {' or '.join(MODALITIES)}; declare it")
         else:
             problems += MODALITIES[kind].declaration_problems(where, declared)
@@ -139,50 +147,32 @@ def check_declarations(modalities: Declared) -> None:
         raise ConfigError(problems)
 
 
-def check_rows(rows: Rows, modalities: Declared, what: str, known: dict[str, Modality]) -> Split:
+def _checked(rows: Rows, modalities: Declared, kinds: dict[str, Modality], what: str) -> Split:
     """Return one split of checked arrays [N, ...] without labels, ordered as `modalities`; all of it is copied.
 
-    Modalities that are not `known` yet become so, for the splits that follow. Rows with nothing present are logged.
+    Modalities that are not among `kinds` yet become so, for the splits that follow.
     """
-    given = read_parts(rows.views, what, rows.present, rows.labels)
-    check_names(list(given), list(modalities), what)
-    present = read_presence(given, rows.present, list(modalities), what)
+    given = read_arrays(rows.views, list(modalities), what, rows.present, rows.labels)
+    if missing := [name for name in modalities if name not in given]:
+        raise ModalityError(
+            f"{what}: got no array for modality {missing[0]!r}, expected one for each of {', '.join(modalities)}; "
+            f"supply it (entries that are missing are marked in `present`)"
+        )
+    there = read_presence(given, rows.present, list(modalities), what)
     views = {}
     for i, (name, declared) in enumerate(modalities.items()):
         where = f"{what}, modality {name!r}"
-        if name not in known:
-            known[name] = MODALITIES[declared["kind"]].declare(name, declared, given[name], where)
-        views[name] = known[name].read(given[name], present[:, i], where)
-    if len(empty := np.flatnonzero(~present.any(1))):
-        logger.warning(
-            "%s: %d rows have nothing present, first %s; they get the prior", what, len(empty), empty[:SHOWN].tolist()
-        )
-    return Split(views, torch.from_numpy(present))
+        if name not in kinds:
+            kinds[name] = MODALITIES[declared["kind"]].declare(name, declared, given[name], where)
+        views[name] = kinds[name].read(given[name], there[:, i], where)
+    return Split(views, torch.from_numpy(there))
 
 
-def split_rows(rows: Split, test_fraction: float, seed: int, what: str) -> tuple[Split, Split]:
+def _cut(rows: Split, test_fraction: float, seed: int, what: str) -> list[Split]:
     """Return training and test rows [N, ...], a permutation by `seed` cut at `test_fraction`; each has at least one."""
     n = len(rows)
     if n < 2:
         raise DataError(f"{what}: got {n} row, expected at least 2 to split into training and test; supply test arrays")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(n))
     cut = min(max(round(n * test_fraction), 1), n - 1)
-    return _take(rows, order[cut:]), _take(rows, order[:cut])
-
-
-def _check_share(share: Any, what: str) -> None:
-    if not isinstance(share, Real) or not 0 < float(share) < 1:
-        raise ConfigError(f"{what}.test_fraction: got {share!r}, expected a share between 0 and 1, such as 0.2")
-
-
-def _take(rows: Split, indices: Tensor) -> Split:
-    views: Views = {name: view[indices] for name, view in rows.views.items()}
-    return Split(views, rows.present[indices], None if rows.labels is None else rows.labels[indices])
-
-
-def _check_both_labelled(labelled: list[bool], what: str) -> None:
-    if labelled[0] != labelled[1]:
-        given, missing = ("train", "test") if labelled[0] else ("test", "train")
-        raise DataError(
-            f"{what}, labels: got them for {given} only, expected them for {missing} too; supply or drop them"
-        )
+    return [rows.select(order[cut:]), rows.select(order[:cut])]

@@ -34,6 +34,11 @@ class Split:
         """Return the view of one modality [N, ...] and where it is present, bool [N]."""
         return self.views[name], self.present[:, list(self.views).index(name)]
 
+    def select(self, rows: Tensor) -> "Split":
+        """Return the items in `rows` (int64 [N])."""
+        views = {name: view[rows] for name, view in self.views.items()}
+        return Split(views, self.present[rows], None if self.labels is None else self.labels[rows])
+
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} {list(view.shape[1:])}" for name, view in self.views.items())
         labels = "no labels" if self.labels is None else "labels"

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from multiebm.core.errors import DataError, OutputError
 from multiebm.core.files import why_not_written, written_whole
 from multiebm.core.handed import Array
-from multiebm.core.names import BESIDE, MASK
 
 MAX_BYTES = 8 << 30  # that a file, or a folder of pictures, may unpack to
 MAX_BYTES_VARIABLE = "MULTIEBM_MAX_BYTES"  # in the environment, another number of bytes
@@ -34,14 +33,6 @@ BROKEN = (
     *(ValueError, TypeError, KeyError, IndexError, EOFError, SyntaxError, OverflowError, RuntimeError, TokenError),
     *(zipfile.BadZipFile, zlib.error, struct.error, MemoryError),
 )  # what numpy, zipfile and Pillow raise on files that are damaged, or made to do damage
-
-
-class Content(NamedTuple):
-    """The arrays of one split by what they are: views [N, ...] by modality, labels [N], masks [N, M] or name -> [N]."""
-
-    views: dict[str, Array]
-    labels: Array | None
-    present: Array | dict[str, Array] | None
 
 
 def expanded(path: str | Path) -> Path:
@@ -120,18 +111,6 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
                     npy.write_array(member, np.asanyarray(array), allow_pickle=False)
     except OSError as error:
         raise OutputError(f"{path}: {why_not_written(error)}; choose another place") from error
-
-
-def sorted_content(arrays: Mapping[str, Array], what: str) -> Content:
-    """Return the arrays of one split by what their keys say: a modality, `labels`, `present` or `present_<modality>`.
-
-    DataError where both forms of masks are given.
-    """
-    masks = {key.removeprefix(MASK): arrays[key] for key in arrays if key.startswith(MASK)}
-    if masks and "present" in arrays:
-        raise DataError(f"{what}: got both present and {MASK}{next(iter(masks))}, expected one form; drop one of them")
-    views = {key: value for key, value in arrays.items() if key not in BESIDE and not key.startswith(MASK)}
-    return Content(views, arrays.get("labels"), masks or arrays.get("present"))
 
 
 def check_bytes(path: Path, declared: int, stored: int | None = None) -> None:

@@ -20,7 +20,7 @@ from multiebm.data.cache import Builder, cache_root, cached_arrays
 from multiebm.data.dataset import MultimodalDataset, Split, everything_present
 from multiebm.data.mnist import mnist_files, read_mnist
 from multiebm.data.npz import expanded
-from multiebm.data.parts import opened_picture
+from multiebm.data.picture_files import opened_picture
 from multiebm.data.recipe import NAMES, Pixels, invert_inside, random_crops, recipe_problems
 from multiebm.modalities import Modality, Picture
 

@@ -1,6 +1,5 @@
 """From what a user passes to a batch: every mistake is named with modality, what was given, expected, and the fix."""
 
-import logging
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -11,13 +10,11 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import ConfigError, ModalityError, whole_number
-from multiebm.core.handed import SHOWN, Handed, Mask, read_parts, read_presence
+from multiebm.core.handed import SHOWN, read_arrays, read_presence
 from multiebm.core.names import Views
 from multiebm.core.table import nearest
 from multiebm.core.tree import per_item
 from multiebm.modalities import Modality
-
-logger = logging.getLogger("multiebm")
 
 
 class Given(NamedTuple):
@@ -66,33 +63,15 @@ def make_batch(
 def check_parts(modalities: dict[str, Modality], parts: Any, present: Any = None) -> Given:
     """Return `parts` and `present` as `make_batch` takes them, every row of them checked, all of it copied."""
     known = list(modalities)
-    handed = read_parts(parts, "parts", present)
-    if not handed:
-        raise ModalityError(
-            f"parts: got none, expected at least one of {', '.join(known)}; for joint samples use sample(n)"
-        )
-    for name in handed:
-        if name not in modalities:
-            raise ModalityError(
-                f"parts: got modality {name!r}, expected some of {', '.join(known)}.{nearest(str(name), known)}"
-            )
+    handed = read_arrays(parts, known, "parts", present)
     there = read_presence(handed, present, known, "parts")
-    views = {
-        name: check_view(m, handed[name], there[:, i])
-        for i, (name, m) in enumerate(modalities.items())
-        if name in handed
-    }
-    if len(empty := np.flatnonzero(~there.any(1))):
-        logger.warning("%d rows have nothing present and get the prior: rows %s", len(empty), empty[:SHOWN].tolist())
+    views = {}
+    for i, (name, m) in enumerate(modalities.items()):
+        if name in handed:
+            where = f"parts, modality {name!r}"
+            views[name] = m.read(handed[name], there[:, i], where)
+            m.check(views[name], torch.from_numpy(there[:, i]), where)
     return Given(views, torch.from_numpy(there))
-
-
-def check_view(m: Modality, part: Handed, present: Mask) -> Tensor:
-    """Return `part` [B, ...] as raw values if they are such of modality `m` in the rows that are `present`."""
-    where = f"parts, modality {m.name!r}"
-    raw = m.read(part, present, where)
-    m.check(raw, torch.from_numpy(present), where)
-    return raw
 
 
 def check_names(modalities: dict[str, Modality], names: Any, what: str) -> list[str]:

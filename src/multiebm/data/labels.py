@@ -1,6 +1,5 @@
-"""Checks of the user's arrays: every message names the modality, what was given, what was expected, and the fix."""
+"""Labels of the user's rows: whole numbers or texts become codes of classes, and where one is unknown -1."""
 
-import logging
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -9,30 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from multiebm.core.errors import DataError, ModalityError
+from multiebm.core.errors import DataError
 from multiebm.core.handed import unpack
-from multiebm.core.table import nearest
-
-logger = logging.getLogger("multiebm")
 
 UNKNOWN = -1  # the code of a label that is not known
 Class = int | str
-
-
-def check_names(given: Sequence[str], declared: Sequence[str], what: str) -> None:
-    """Raise ModalityError unless the arrays `given` are exactly the modalities `declared`."""
-    for name in given:
-        if name not in declared:
-            raise ModalityError(
-                f"{what}: got an array for unknown modality {name!r}, expected {', '.join(declared)}."
-                f"{nearest(name, list(declared))} Declare it in `modalities`, or remove the array"
-            )
-    for name in declared:
-        if name not in given:
-            raise ModalityError(
-                f"{what}: got no array for modality {name!r}, expected one for each of {', '.join(declared)}; "
-                f"supply it (entries that are missing are marked in `present`)"
-            )
 
 
 def read_labels(labels: Any, n: int, what: str) -> list[Class | None] | None:
@@ -46,14 +26,12 @@ def read_labels(labels: Any, n: int, what: str) -> list[Class | None] | None:
     values = found.values
     if values.dtype.kind in "cMmV":
         raise DataError(f"{where}: got dtype {values.dtype}, expected whole numbers or texts; convert them")
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.shape != (n,):
+    if values.shape not in ((n,), (n, 1)):
         one_hot = values.ndim == 2 and values.dtype.kind in "biuf" and bool((np.sort(values)[:, :-1] == 0).all())
         fix = "of one-hot rows pass labels.argmax(1)" if one_hot and len(values) == n else "supply them all"
         raise DataError(f"{where}: got shape {values.shape}, expected ({n},), one for each row; {fix}")
-    hidden = found.hidden.reshape(n)
-    read = [None if hidden[i] else _label(value, i, where) for i, value in enumerate(values.tolist())]
+    pairs = zip(values.reshape(n).tolist(), found.hidden.reshape(n), strict=True)
+    read = [None if hidden else _label(value, i, where) for i, (value, hidden) in enumerate(pairs)]
     if len({type(label) for label in read if label is not None}) > 1:
         raise DataError(f"{where}: got both texts and numbers, expected one of them; convert them, labels.astype(str)")
     return read
@@ -63,7 +41,7 @@ def code_labels(splits: Sequence[list[Class | None] | None]) -> tuple[list[Tenso
     """Return labels of splits as int64 codes (their place among the distinct values of all splits, UNKNOWN where they
     are unknown), and those values in order. None for both where there is no label that is known.
     """
-    known = {label for split in splits if split is not None for label in split if label is not None}
+    known = {label for split in splits for label in split or () if label is not None}
     if not known:
         return [None] * len(splits), None
     classes = tuple(sorted(known))  # all are texts or all are numbers

@@ -1,0 +1,94 @@
+"""Files of pictures, which anybody may have made: the values of a file as a modality has them."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from multiebm.core.errors import DataError
+from multiebm.core.handed import Array
+from multiebm.data.npz import BROKEN
+from multiebm.modalities import Modality
+from multiebm.modalities.base import PictureLike
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # in small letters; a file's may be in capitals
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # nothing else is tried: some readers start other programs
+_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # how a picture file holds so many channels
+_EIGHT_BITS = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+
+
+@contextmanager
+def opened_picture(file: Path, fix: str) -> Iterator[Image.Image]:
+    """Give a picture of which only the header is read yet; DataError with `fix` for all that goes wrong inside."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd notes inside a file
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=_FORMATS) as picture:
+                yield picture
+    except (OSError, Image.DecompressionBombWarning, Image.DecompressionBombError, *BROKEN) as error:
+        raise DataError(f"{file}: got {str(error) or type(error).__name__}, {fix}") from error
+
+
+def read_pictures(files: Sequence[Path], modality: Modality) -> Array:
+    """Return the pictures of `files` as [N, C, H, W]: uint8, or floats in [0, 1] where one has more than 8 bits.
+
+    Where the modality declares the range of its values, grey pictures are the numbers in the file, and bits 0 and 1.
+    Colours become grey, and grey colours, as the modality has it. DataError names the file that is no picture, has
+    another size, or is transparent for a modality without a channel for that.
+    """
+    if modality.shows != "pictures" or modality.shape[0] not in _MODES:
+        raise DataError(
+            f"{files[0]}: got a picture for modality {modality.name!r}, a {modality.kind} of shape {modality.shape}; "
+            "pass an .npz instead"
+        )
+    as_stored = cast(PictureLike, modality).range is not None
+    pictures = [_read(file, modality, as_stored) for file in files]
+    if not as_stored and any(picture.dtype != np.uint8 for picture in pictures):
+        pictures = [p.astype(np.float32) / 255 if p.dtype == np.uint8 else p for p in pictures]
+    return np.stack(pictures)
+
+
+def _read(file: Path, modality: Modality, as_stored: bool) -> Array:
+    channels, height, width = modality.shape
+    with opened_picture(file, "expected a readable picture; save it again") as picture:
+        if sorted(picture.size) == sorted((width, height)):  # from the header; before, nothing is decoded
+            raw_tiff = picture.format == "TIFF" and picture.info.get("compression") == "raw"
+            if raw_tiff and picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # Pillow mixes them up
+                raise ValueError("an uncompressed TIFF that is turned sideways")
+            ImageOps.exif_transpose(picture, in_place=True)  # as its camera noted, which viewers do
+        if picture.size != (width, height):
+            raise DataError(
+                f"{file}: got {picture.width}x{picture.height} pixels, expected {width}x{height} (width x height) as "
+                f"modality {modality.name!r} has; resize it"
+            )
+        if getattr(picture, "n_frames", 1) > 1:
+            raise ValueError("several pictures in one file")
+        return _pixels(picture, channels, as_stored).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def _pixels(picture: Image.Image, channels: int, as_stored: bool) -> Array:
+    """Return values [H, W, channels] (or [H, W] for one): uint8, or floats, in [0, 1] unless they are `as_stored`."""
+    mode = picture.mode
+    if mode.startswith("I;16") or mode == "F" or (mode == "I" and picture.format == "PNG"):
+        if channels not in (1, 3):
+            raise ValueError(f"grey without transparency, for {channels} channels")
+        values = np.asarray(picture).astype(np.float32)
+        grey = values if mode == "F" or as_stored else values / 65535
+        return np.repeat(grey[..., None], channels, axis=2)
+    if as_stored and mode == "1" and channels == 1:
+        return np.asarray(picture).astype(np.uint8)
+    if mode not in _EIGHT_BITS:
+        raise ValueError(f"pixels of mode {mode}")
+    has_alpha = mode in ("LA", "PA", "RGBA") or "transparency" in picture.info
+    if has_alpha:
+        picture = picture.convert("RGBA")
+    if channels in (2, 4) and not has_alpha:
+        raise ValueError(f"no transparency, for {channels} channels; pass an .npz instead")
+    if channels in (1, 3) and has_alpha and picture.getchannel("A").getextrema() != (255, 255):
+        raise ValueError(f"transparent pixels, for {channels} channels; lay it on a background")
+    return np.array(picture.convert(_MODES[channels]))
