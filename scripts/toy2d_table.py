@@ -23,7 +23,8 @@ from cells import is_made, notes_of, processor, spread, write_cell
 from multiebm.core.batch import Batch
 from multiebm.core.names import Views
 from multiebm.core.random import make_generator
-from multiebm.data import load_dataset, toy2d_classes, toy2d_distances
+from multiebm.data import load_dataset
+from multiebm.data.toy import toy2d_classes, toy2d_distances
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.run import run_experiment
 from multiebm.experiments.schema import Experiment

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from multiebm.core.errors import ConfigError
-from multiebm.data import TOY2D_CENTROIDS, load_dataset, toy2d_classes, toy2d_distances
+from multiebm.data import load_dataset
+from multiebm.data.toy import TOY2D_CENTROIDS, toy2d_classes, toy2d_distances
 
 
 def test_centroids_are_the_corners_of_a_square_permuted_in_the_second_modality():

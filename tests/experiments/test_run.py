@@ -322,7 +322,7 @@ class NearestCorner:
     accuracy = {"a": 1.0, "b": 1.0}  # noqa: RUF012
 
     def predict(self, views: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        from multiebm.data import toy2d_classes
+        from multiebm.data.toy import toy2d_classes
 
         return toy2d_classes(views)
 

@@ -76,10 +76,8 @@ def read_arrays(
 
 def _check_known(given: Iterable[Any], names: Sequence[str], what: str, beside: Sequence[str] = ()) -> None:
     if unknown := [name for name in given if name not in names]:
-        near = nearest(str(unknown[0]), [*names, *beside])
-        raise ModalityError(
-            f"{what}: got unknown modality {unknown[0]!r}, expected some of {', '.join(names)}.{near} Rename or remove it"
-        )
+        some = f"expected some of {', '.join(names)}.{nearest(str(unknown[0]), [*names, *beside])}"
+        raise ModalityError(f"{what}: got unknown modality {unknown[0]!r}, {some} Rename or remove it")
 
 
 def check_lengths(views: Mapping[str, Sized], what: str) -> int:

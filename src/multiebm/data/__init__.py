@@ -9,29 +9,14 @@ from pydantic import TypeAdapter, ValidationError
 from multiebm.core.errors import ConfigError
 from multiebm.core.table import Table, nearest
 from multiebm.data.arrays import Rows, from_arrays, load_arrays
-from multiebm.data.cache import cache_root
-from multiebm.data.dataset import MultimodalDataset, Split, SplitName
+from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.data.parts import read_parts
 from multiebm.data.polydigits import load_polydigits
 from multiebm.data.polymnist import load_polymnist
 from multiebm.data.stream import BatchStream
-from multiebm.data.toy import TOY2D_CENTROIDS, load_toy2d, toy2d_classes, toy2d_distances
+from multiebm.data.toy import load_toy2d
 
-__all__ = [
-    "DATASETS",
-    "TOY2D_CENTROIDS",
-    "BatchStream",
-    "MultimodalDataset",
-    "Rows",
-    "Split",
-    "SplitName",
-    "cache_root",
-    "from_arrays",
-    "load_dataset",
-    "read_parts",
-    "toy2d_classes",
-    "toy2d_distances",
-]
+__all__ = ["DATASETS", "BatchStream", "MultimodalDataset", "Rows", "Split", "from_arrays", "load_dataset", "read_parts"]
 
 DATASETS: Table[Callable[..., MultimodalDataset]] = Table(
     "data set",

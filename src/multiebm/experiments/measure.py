@@ -10,7 +10,8 @@ import torch
 from multiebm.core.errors import DivergenceError
 from multiebm.core.progress import listening
 from multiebm.core.random import make_generator
-from multiebm.data import MultimodalDataset, cache_root
+from multiebm.data import MultimodalDataset
+from multiebm.data.cache import cache_root
 from multiebm.evaluation.evaluate import evaluate, quick_look
 from multiebm.evaluation.evaluation import Evaluation, EvaluationSettings
 from multiebm.evaluation.inception import load_inception
