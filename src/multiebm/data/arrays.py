@@ -56,27 +56,26 @@ def from_arrays(
     check_declarations(modalities)
     if test is None:
         if not isinstance(test_fraction, Real) or not 0 < test_fraction < 1:
-            raise ConfigError(
-                f"{name}.test_fraction: got {test_fraction!r}, expected a share between 0 and 1, such as 0.2"
-            )
+            fix = "expected a share between 0 and 1, such as 0.2"
+            raise ConfigError(f"{name}.test_fraction: got {test_fraction!r}, {fix}")
         check_seed(seed)
     elif (labels is None) != (test.labels is None):
         has, lacks = ("test", "train") if labels is None else ("train", "test")
         raise DataError(f"{name}, labels: got them for {has} only, expected them for {lacks} too; supply or drop them")
-    rows = [Rows(views, labels, present), *([] if test is None else [test])]
-    whats = [name] if test is None else [f"{name} (train)", f"{name} (test)"]
+    rows = {name: Rows(views, labels, present)}
+    if test is not None:
+        rows = {f"{name} (train)": rows[name], f"{name} (test)": test}
     kinds: dict[str, Modality] = {}
-    splits = [_checked(r, modalities, kinds, what) for r, what in zip(rows, whats, strict=True)]
-    codes, classes = code_labels(
-        [read_labels(r.labels, len(s), w) for r, s, w in zip(rows, splits, whats, strict=True)]
-    )
+    splits = [_checked(r, modalities, kinds, what) for what, r in rows.items()]
+    read = [read_labels(r.labels, len(split), what) for split, (what, r) in zip(splits, rows.items(), strict=True)]
+    codes, classes = code_labels(read)
     splits = [replace(split, labels=of) for split, of in zip(splits, codes, strict=True)]
     train, held_out = splits if test is not None else _cut(splits[0], test_fraction, seed, name)
     parts = {
         key: m.fit(train.of(key), [split.of(key) for split in splits], f"{name}, modality {key!r}")
         for key, m in kinds.items()
     }
-    for split, what in zip(splits, whats, strict=True):
+    for split, what in zip(splits, rows, strict=True):
         for key, m in parts.items():
             m.check(*split.of(key), f"{what}, modality {key!r}")
     n_classes, fingerprint = len(classes) if classes else None, content_fingerprint(parts, train, held_out)
@@ -128,10 +127,8 @@ def rows_of(arrays: Mapping[str, Any], what: str) -> Rows:
 def check_declarations(modalities: Declared) -> None:
     """Raise ConfigError with every problem of the declared modalities."""
     if not isinstance(modalities, Mapping):
-        raise ConfigError(
-            f"arrays.modalities: got {type(modalities).__name__}, expected a dict of declarations by name, such as "
-            "{name: {kind: vector}}"
-        )
+        got = type(modalities).__name__
+        raise ConfigError(f"arrays.modalities: got {got}, expected declarations by name, as {{name: {{kind: vector}}}}")
     problems = [] if modalities else ["arrays.modalities: got none, expected at least one; declare name: {kind: ...}"]
     for name, declared in modalities.items():
         where = f"arrays.modalities.{name}"
