@@ -15,8 +15,9 @@ import torch
 
 from multiebm.data import DATASETS, MultimodalDataset, Split, load_dataset, settings_problems
 from multiebm.evaluation.contract import JudgesContract, MetricContract
+from multiebm.modalities.contract import ModalityContract
 
-__all__ = ["DatasetContract", "JudgesContract", "MetricContract"]
+__all__ = ["DatasetContract", "JudgesContract", "MetricContract", "ModalityContract"]
 
 
 class DatasetContract:
