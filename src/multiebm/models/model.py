@@ -97,7 +97,7 @@ class MultimodalModel(nn.Module):
         clamp: Tensor | None = None,
         record: bool = False,
     ) -> tuple[Views, ChainInfo]:
-        """Run the data chain on views [B, ...]: Langevin steps, eq. (3), or displaced ones. `steps` None = as in training.
+        """Run `steps` of the data chain (None: as in training) on views [B, ...]: Langevin, eq. (3), or displaced.
 
         Displaced steps have one length along the normalised gradient: scaling the energy changes nothing, and the chain
         seeks modes; it does not sample exp(-E / T). Observed parts, where `clamp` (bool [B, M]), are held fixed:
@@ -207,9 +207,9 @@ class MultimodalModel(nn.Module):
     def sample(self, n: int, data_steps: int | None = 0, seed: int = 0, temperature: float | None = None) -> Views:
         """Return n joint samples of all modalities, raw values: pictures float [n, C, H, W] in [0, 1], vectors [n, D].
 
-        `data_steps` of the chain of the energy: 0 gives decoder means ("Gen"), None as many as in training ("EBM"). Item
-        i depends on (`seed`, i) alone, not on n. `temperature` T in (0, 1] draws z from p(z)^(1/T); None:
-        `model.temperature`.
+        `data_steps` of the energy's chain: 0 gives decoder means ("Gen"), None as many as in training ("EBM"). Item i
+        depends on (`seed`, i) alone, not on n. `temperature` T in (0, 1] draws z from p(z)^(1/T); None: that of the
+        model.
         """
         most = LARGEST // (4 * sum(m.size for m in self.modalities.values()))
         n = whole_number("n", n, 1, most, "a number of samples", f" ({LARGEST >> 30} GiB); draw fewer a seed")

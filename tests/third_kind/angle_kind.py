@@ -1,0 +1,131 @@
+"""A kind of modality of another package, whole in one file: an angle on the circle.
+
+Raw values are radians [B, 1], float64; states are the point on the circle, (cos, sin), float32 [B, 2].
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import log, pi
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from multiebm.core.errors import DataError
+from multiebm.core.handed import Handed, Mask
+from multiebm.modalities import Modality
+from multiebm.modalities.base import Given, Shows, refuse, unknown_keys
+from multiebm.nn.blocks import mlp
+from multiebm.nn.energies import VectorTrunk
+
+
+@dataclass(frozen=True)
+class AngleNetworks:
+    """MLPs of two hidden layers."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    width: int = 32
+    separate_trunks: bool = False
+
+
+class VonMises(NamedTuple):
+    """The density of an angle around a mean direction, with concentration 1 / scale^2; near a normal one if small."""
+
+    scale: float
+    weight: float
+
+    def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Return k (cos(x - mean) - 1) - log(2 pi I0(k) e^-k): [B, 2] -> [B]."""
+        k = mean.new_tensor(self.scale**-2)
+        return k * ((x * mean).sum(1) - 1) - torch.special.i0e(k).log() - log(2 * pi)
+
+    def log_prob(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Return the weight times `log_density`."""
+        return self.weight * self.log_density(x, mean)
+
+
+class Direction(nn.Module):
+    """Put the output of a network on the circle."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, 2] to [B, 2] of length 1."""
+        return normalize(x, dim=1)
+
+
+@dataclass(frozen=True)
+class Angle:
+    """An angle."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    kind: ClassVar[str] = "angle"
+    shows: ClassVar[Shows] = "points"
+    networks: ClassVar[type] = AngleNetworks
+    shape: ClassVar[tuple[int]] = (2,)
+    raw_shape: ClassVar[tuple[int]] = (1,)
+    size: ClassVar[int] = 2
+    places: ClassVar[int] = 2
+
+    name: str
+
+    @classmethod
+    def declaration_problems(cls, where: str, declared: Mapping[str, Any]) -> list[str]:
+        return unknown_keys(where, declared, ["kind"])
+
+    @classmethod
+    def declare(cls, name: str, declared: Mapping[str, Any], part: Handed, where: str) -> Self:
+        return cls(name)
+
+    def read(self, part: Handed, present: Mask, where: str) -> Tensor:
+        if part.values.shape[1:] != (1,):
+            raise DataError(f"{where}: got shape {part.values.shape}, expected radians (rows, 1)")
+        raw = torch.from_numpy(part.values.astype("float64"))
+        raw[~torch.from_numpy(present)] = 0
+        refuse(~raw.isfinite().numpy(), where)
+        return raw
+
+    def fit(self, train: Given, every: Sequence[Given], where: str) -> Self:
+        return self
+
+    def check(self, raw: Tensor, present: Tensor, where: str) -> None:
+        pass
+
+    def to_state(self, raw: Tensor) -> Tensor:
+        return torch.cat([raw.cos(), raw.sin()], 1).to(torch.float32)
+
+    def to_raw(self, state: Tensor) -> Tensor:
+        return torch.atan2(state[:, 1:].double(), state[:, :1].double())
+
+    def as_given(self, raw: Tensor) -> Tensor:
+        return raw.double()
+
+    def show(self, raw: Tensor) -> Tensor:
+        return torch.cat([raw.cos(), raw.sin()], 1)
+
+    def encoder(self, n_out: int, networks: AngleNetworks) -> nn.Module:
+        return mlp([2, networks.width, networks.width, n_out], nn.ReLU())
+
+    def decoder(self, n_in: int, networks: AngleNetworks) -> nn.Module:
+        return nn.Sequential(mlp([n_in, networks.width, networks.width, 2], nn.ReLU()), Direction())
+
+    def energy_trunk(self, together: Sequence[Modality], width: int, blocks: int) -> nn.Module:
+        return VectorTrunk(2 * len(together), width)
+
+    def judge_trunk(self, width: int, n_features: int) -> nn.Module:
+        return mlp([2, n_features, n_features], nn.ReLU())
+
+    def jitter(self, state: Tensor, rng: torch.Generator) -> Tensor:
+        return state
+
+    def likelihood(self, family: str, scale: float, weight: float) -> VonMises:
+        return VonMises(scale, weight)
+
+    def relax(self, state: Tensor) -> Tensor:
+        return state
+
+    def settle(self, moved: Tensor) -> Tensor:
+        return normalize(moved, dim=1)
+
+    def seen(self, state: Tensor) -> Tensor:
+        return self.settle(state)
