@@ -39,6 +39,6 @@ def test_rows_carry_their_modality_and_column_heads_and_vectors_have_none():
 
 
 def test_a_cell_of_four_pictures_is_two_by_two():
-    made = {"up": torch.rand(4, 3, 8, 8)}
-    shown = html(one_view(make_scene(), "up", made, made, None, "four", 4, 2))
+    made = torch.rand(4, 3, 8, 8)
+    shown = html(one_view(make_scene(), "up", made, made, None, "four"))
     assert pixels(shown.split('"')[1]).shape == (2 * 66, 2 * 66, 4)

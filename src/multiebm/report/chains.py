@@ -1,7 +1,6 @@
 """Section on the chains: energy along the data chain, likelihood along the latent one, density along the prior's."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +11,7 @@ from multiebm.core.batch import Batch
 from multiebm.core.names import Views
 from multiebm.evaluation.result import Result
 from multiebm.evaluation.samples import joint_coherence
-from multiebm.mcmc.run import ChainInfo
-from multiebm.models.inference import SHARED, Latents
+from multiebm.models.inference import SHARED
 from multiebm.nn.spectral import frozen
 from multiebm.priors.energy import EnergyPrior
 from multiebm.report.content import Block, Section, Text
@@ -54,9 +52,9 @@ def data_part(scene: Scene) -> list[Block]:
     if scene.no_energy or length == 0:
         return _omitted(title, scene.no_energy or "the data chain has no steps")
     trace = trace_data_chain(scene)
-    level = real_energy(scene)
     panel = chain_panel(title, "energy", trace.values, length, GEN)
-    panel = panel._replace(levels=[] if level is None else [Level(level, "mean of real test items", DATA)])
+    if (level := real_energy(scene)) is not None:
+        panel = panel._replace(levels=[Level(level, "mean of real test items", DATA)])
     fell = float((trace.values[length] < trace.values[0]).float().mean())
     words = f"Mean energy {_ends(trace.values, length)}; {fell:.0%} of the items are lower after {length} steps."
     if scene.judges and scene.judges.accuracy:
@@ -85,8 +83,9 @@ def trace_data_chain(scene: Scene) -> Trace:
     rng, length = scene.rng("data chain", ITEMS), scene.model.data_chain.steps
     start = scene.model.decode(scene.model.sample_latents(ITEMS, rng))
     _, info = scene.model.refine_data(start, rng, steps=LONGER * length, record=True)
+    positions = info.positions or []
     at = sorted({0, length // 2, length, 2 * length, 3 * length, LONGER * length})
-    return Trace(-info.logdensity.cpu(), at, [scene.raw(_positions(info)[t]) for t in at])
+    return Trace(-info.logdensity.cpu(), at, [scene.raw(positions[t]) for t in at])
 
 
 def latent_part(scene: Scene) -> list[Block]:
@@ -113,7 +112,7 @@ def trace_latent_chain(scene: Scene, batch: Batch) -> Trace:
     _, info = scene.model.refine_latents(start, batch, rng, steps=LONGER * length, record=True)
     at = sorted({0, length // 2, length, 2 * length, LONGER * length})
     values, views = [], []
-    for t, position in enumerate(_positions(info)):
+    for t, position in enumerate(info.positions or []):
         means = scene.model.decode(position)
         log_px = scene.model.generator.log_likelihood(batch.views, means)
         values.append(torch.where(batch.present, log_px, 0.0).sum(1))
@@ -151,9 +150,9 @@ def trace_prior_chain(scene: Scene, prior: EnergyPrior, n: int = ITEMS) -> Trace
     rng = scene.rng("prior chain", n)
     with torch.no_grad():
         _, info = prior.chain(n, rng, scene.model.generator.temperature, record=True)
-    private: Latents = scene.model.generator.sample_private(n, rng)
+    private, positions = scene.model.generator.sample_private(n, rng), info.positions or []
     at = sorted({round(i * prior.steps / (PRIOR_PICTURES - 1)) for i in range(PRIOR_PICTURES)})
-    views = [scene.raw(scene.model.decode({SHARED: _positions(info)[t], **private})) for t in at]
+    views = [scene.raw(scene.model.decode({SHARED: positions[t], **private})) for t in at]
     return Trace(info.logdensity.cpu(), at, views)
 
 
@@ -168,7 +167,7 @@ def prior_clouds(
         end, info = prior.chain(n, scene.rng("prior chain", n), scene.model.generator.temperature, record=True)
     centre = codes.mean(0)
     axes = torch.linalg.svd(codes - centre, full_matrices=False).Vh[:2]
-    clouds = (((z - centre) @ axes.T).cpu().numpy() for z in (codes, _positions(info)[0], end))
+    clouds = (((z - centre) @ axes.T).cpu().numpy() for z in (codes, (info.positions or [])[0], end))
     return next(clouds), dict(zip(("base", "prior"), clouds, strict=True))
 
 
@@ -203,10 +202,8 @@ def chain_panel(title: str, y_label: str, values: Tensor, length: int, colour: i
 def _columns(scene: Scene, panel: Panel, words: str, trace: Trace, what: str, given: Views | None = None) -> Block:
     """Lay out the chart beside the pictures of the followed items, given ones first."""
     blocks, first = [Block(panel.title, [draw_panel(panel)], words)], [] if given is None else [given]
-    heads, stages = (
-        ["given"] * len(first) + [str(t) for t in trace.at],
-        [shown_pictures(scene, v) for v in first + trace.views],
-    )
+    heads = ["given"] * len(first) + [str(t) for t in trace.at]
+    stages = [shown_pictures(scene, views) for views in first + trace.views]
     for item in range(min(FOLLOWED, trace.values.shape[1]) if scene.showing("pictures") else 0):
         rows = {name: torch.stack([stage[name][item] for stage in stages]) for name in stages[0]}
         blocks.append(Block(f"Item {item + 1} at these steps", strips(rows, f"{what}, item {item + 1}", heads)))
@@ -225,12 +222,6 @@ def _ends(values: Tensor, length: int) -> str:
 
 def _say(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:#.3g}"
-
-
-def _positions(info: ChainInfo) -> Sequence[Any]:
-    """Return the positions of a recorded chain: views, latents or [B, D]."""
-    assert info.positions is not None
-    return info.positions
 
 
 def _omitted(title: str, reason: str) -> list[Block]:

@@ -14,13 +14,20 @@ from multiebm.report.content import Block, Cell, Part, Section, Table, Text
 from multiebm.report.figures import DATA, EBM, GEN
 from multiebm.report.record import pair_tables
 from multiebm.report.scene import NEEDS_DATA, POINTS, SHOWN, Scene
-from multiebm.report.views import Stage, one_view, other_views, shown_pictures, strips
+from multiebm.report.views import PER_CELL, Stage, one_view, other_views, shown_pictures, strips
 
-PER_CELL, PER_ROW = 4, 2  # pictures in a cell of the cross-generation table
 MOST = 8  # rows and columns of that table
 POSITIONS = 8  # points of an interpolation
 PATHS, FINE = 6, 40  # interpolations of points, and points of each
 NO_ENERGY = "EBM samples are left out: {reason}."
+JOINT_LEAD = (
+    "Every column is one draw of all modalities together: its parts should show one thing, and points should lie on "
+    "the real ones in grey. Gen comes straight from the decoder; EBM is Gen after the data chain."
+)
+CROSS_LEAD = (
+    "Each row is given one modality alone and generates every modality from it. Content should carry over, style "
+    "should not; the diagonal is a reconstruction. Points have the colour of the given item's class, over real ones."
+)
 AMPLIFY_TO = 0.5  # the change that fills half the range of a picture
 
 
@@ -51,21 +58,7 @@ def joint_section(scene: Scene) -> Section:
     parts: list[Part] = [Text(channels.format(m.name, m.shape[0]), "note") for m in grey]
     parts += [Block("", blocks, kind="two")] if scene.showing("pictures") else []
     parts.append(Block("", other_views(scene, "real and generated", stages), kind="two"))
-    return Section(
-        "samples", "Joint samples", _joint_lead(scene), [*parts, *(Text(words, "omitted") for words in told)]
-    )
-
-
-def _joint_lead(scene: Scene) -> str:
-    if not scene.showing("pictures"):
-        return "Charts show values that the model draws, over real test items in grey: both should lie in one place."
-    each = "Every column is one draw of all modalities together"
-    if scene.no_energy:
-        return f"{each}: its pictures should show the same thing in many ways."
-    return (
-        f"{each}. Gen comes straight from the decoder; EBM is Gen after the data chain. In a good model columns agree "
-        "in content, and EBM looks more like real items."
-    )
+    return Section("samples", "Joint samples", JOINT_LEAD, [*parts, *(Text(words, "omitted") for words in told)])
 
 
 def amplified_change(before: Views, after: Views) -> tuple[Views, int]:
@@ -83,11 +76,6 @@ def cross_section(scene: Scene) -> Section:
     """All modalities from each one alone, amortised and (folded) after the data chain."""
     if scene.dataset is None:
         return Section("cross", "Cross-generation", "", [Text(f"Left out: {NEEDS_DATA}.", "omitted")])
-    lead = "Each row is given one modality alone and generates every modality from it. "
-    if scene.showing("pictures"):
-        lead += "Content should carry over place by place, style should not; the diagonal is a reconstruction."
-    else:
-        lead += "Real test values are grey, colours are classes of given items: each colour should land on its class."
     n = PER_CELL if scene.showing("pictures") else POINTS
     batches = {name: scene.test_batch(n, name) for name in list(scene.modalities)[:MOST]}
     given = {name: batch for name, batch in batches.items() if len(batch.present)}
@@ -105,7 +93,7 @@ def cross_section(scene: Scene) -> Section:
     if not scene.no_energy:
         table = _cross_table(scene, given, True, pairs.get("cond_ebm", {}))
         parts.append(Block("The same after the data chain, the given modality held fixed", [table], kind="folded"))
-    return Section("cross", "Cross-generation", lead, parts)
+    return Section("cross", "Cross-generation", CROSS_LEAD, parts)
 
 
 def _cross(scene: Scene, batch: Batch, source: str, refine: bool) -> Views:
@@ -129,11 +117,10 @@ def _cross_table(
     names, rows = list(scene.modalities)[:MOST], list[list[str | Cell]]()
     for source, batch in batches.items():
         real, made = scene.real(batch), _cross(scene, batch, source, refine)
-        way = (real, batch.labels)
-        row: list[str | Cell] = [source]
-        row.append(Cell(one_view(scene, source, real, *way, f"given: {source}", PER_CELL, PER_ROW)))
+        given = one_view(scene, source, real[source], real[source], batch.labels, f"given: {source}")
+        row: list[str | Cell] = [source, Cell(given)]
         for name in names:
-            shown = one_view(scene, name, made, *way, f"{source} to {name}", PER_CELL, PER_ROW)
+            shown = one_view(scene, name, made[name], real[name], batch.labels, f"{source} to {name}")
             found = coherence.get((source, name))
             row.append(Cell(shown, "" if found is None else f"{found.value:.2f}"))
         rows.append(row)

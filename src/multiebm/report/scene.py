@@ -66,7 +66,10 @@ class Scene(NamedTuple):
     def real(self, batch: Batch) -> Views:
         """Return the raw values [B, ...] of a batch; NaN, which is shown as nothing, where a part is absent."""
         shown = zip(self.raw(batch.views).items(), batch.present.T, strict=True)
-        return {name: torch.where(per_item(has, view), view, torch.nan) for (name, view), has in shown}
+        return {
+            name: torch.where(per_item(has, view), view, torch.nan) if view.is_floating_point() else view
+            for (name, view), has in shown
+        }
 
     def read(self, raw: Views) -> dict[str, Tensor]:
         """Return the classes int64 [B] that the judges read in raw values [B, ...], by the parts with a judge."""

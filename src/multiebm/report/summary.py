@@ -52,12 +52,8 @@ def run_facts(scene: Scene) -> list[tuple[str, str]]:
     facts = {"Data set": f"{name}, {_modalities(scene)}{counted}", "Without its data": scene.no_data}
     facts["Preset"] = nearest_preset(record.experiment)
     if record.lines:
-        left, spent = int(record.last["step"] or 0), []
-        facts["Steps"] = f"{left:,}: "
-        for phase, steps in record.phases.items():
-            spent.append(f"{min(steps, left):,} {phase}")
-            left = max(0, left - steps)
-        facts["Steps"] += ", ".join(spent)
+        planned = ", ".join(f"{steps:,} {phase}" for phase, steps in record.phases.items())
+        facts["Steps"] = f"{record.last['step']:,}; planned: {planned}"
     if (seconds := record.last.get("seconds")) is not None:
         facts["Training time"] = duration(seconds)
     facts["Parameters"] = ", ".join(f"{part} {_count(n)}" for part, n in parameter_counts(scene.model).items() if n)

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from multiebm.core.names import Views
 from multiebm.core.tiles import Pixels, tile_size, tiles
+from multiebm.modalities import Modality
 from multiebm.report.content import Block, Cell, Chart, Picture, Strips, Table, Text
-from multiebm.report.figures import Cloud, draw_clouds
+from multiebm.report.figures import GEN, Cloud, draw_clouds
 from multiebm.report.scene import POINTS, SHOWN, Scene
 
+PER_CELL, PER_ROW = 4, 2  # pictures in a cell of a table
 PADDING = 1  # transparent pixels around every tile, so that columns of a strip are equally wide
 
 
@@ -34,17 +36,15 @@ def shown_pictures(scene: Scene, raw: Views) -> Views:
     return {name: m.show(raw[name]) for name, m in scene.showing("pictures").items()}
 
 
-def shown_points(scene: Scene, name: str, raw: Views) -> npt.NDArray[np.floating]:
-    """Return the points that a modality shows, [N, 1 or 2]."""
-    points: npt.NDArray[np.floating] = scene.modalities[name].show(raw[name]).detach().cpu().numpy()
+def shown_points(m: Modality, raw: Tensor) -> npt.NDArray[np.floating]:
+    """Return the points [N, 1 or 2] that a modality shows."""
+    points: npt.NDArray[np.floating] = m.show(raw).detach().cpu().numpy()
     return points
 
 
-def shown_lines(scene: Scene, name: str, raw: Views) -> Text:
+def shown_lines(m: Modality, raw: Tensor) -> Text:
     """Return the first texts of a modality, a line each."""
-    return Text(
-        "\n".join(" ".join(str(line).split()) for line in scene.modalities[name].show(raw[name][:SHOWN])), "lines"
-    )
+    return Text("\n".join(" ".join(str(line).split()) for line in m.show(raw[:SHOWN])), "lines")
 
 
 def common_cell(pictures: Mapping[str, Tensor]) -> tuple[int, int]:
@@ -87,33 +87,33 @@ def strips(pictures: Mapping[str, Tensor], what: str, heads: Sequence[str] = ())
 def other_views(scene: Scene, what: str, stages: Sequence[Stage], classes: Tensor | None = None) -> list[Block]:
     """Return a chart of every modality that shows points, a panel a stage over real items, and a table of texts.
 
-    `classes` [N] colour the points of every panel. Of more than two coordinates the first two are shown.
+    `classes` [N] colour the points of every panel.
     """
-    blocks, shades = [], None if classes is None else classes.cpu().numpy()
-    points, texts = scene.showing("points"), scene.showing("text")
-    real = {name: torch.empty(0, *m.shape) for name, m in points.items()}  # none without data
+    points, texts, blocks = scene.showing("points"), scene.showing("text"), list[Block]()
+    shades = None if classes is None else classes.cpu().numpy()
+    real = {name: torch.empty(0, *m.raw_shape) for name, m in points.items()}  # none without data
     if points and scene.dataset is not None:
         real = scene.real(scene.test_batch(POINTS))
-    for name in points:
-        clouds = [Cloud(s.title, shown_points(scene, name, s.views), s.colour, shades) for s in stages]
-        blocks.append(Block(name, [draw_clouds(f"{name}: {what}", clouds, shown_points(scene, name, real))]))
+    for name, m in points.items():
+        clouds = [Cloud(s.title, shown_points(m, s.views[name]), s.colour, shades) for s in stages]
+        blocks.append(Block(name, [draw_clouds(f"{name}: {what}", clouds, shown_points(m, real[name]))]))
     if texts:
         rows: list[list[str | Cell]] = [
-            [name, *[Cell(shown_lines(scene, name, s.views)) for s in stages]] for name in texts
+            [name, *[Cell(shown_lines(m, s.views[name])) for s in stages]] for name, m in texts.items()
         ]
         blocks.append(Block(", ".join(texts), [Table("cross", ["", *(s.title for s in stages)], rows)]))
     return blocks
 
 
 def one_view(
-    scene: Scene, name: str, raw: Views, real: Views, classes: Tensor | None, what: str, most: int, per_row: int
+    scene: Scene, name: str, values: Tensor, real: Tensor, classes: Tensor | None, what: str
 ) -> Chart | Picture | Text:
-    """Return one modality in little room: `most` pictures or texts, or all points by class over the real ones."""
-    if name in scene.showing("pictures"):
-        shown = scene.modalities[name].show(raw[name][:most])
-        return picture(what, strip(shown, common_cell({name: shown}), per_row))
-    if name in scene.showing("points"):
-        shades = None if classes is None else classes.cpu().numpy()
-        cloud = Cloud("", shown_points(scene, name, raw), 0, shades)
-        return draw_clouds(what, [cloud], shown_points(scene, name, real))
-    return shown_lines(scene, name, {name: raw[name][:most]})
+    """Return one modality in little room: PER_CELL pictures or texts, or all points by class over the real ones."""
+    m = scene.modalities[name]
+    if m.shows == "pictures":
+        shown = m.show(values[:PER_CELL])
+        return picture(what, strip(shown, common_cell({name: shown}), PER_ROW))
+    if m.shows == "text":
+        return shown_lines(m, values[:PER_CELL])
+    cloud = Cloud("", shown_points(m, values), GEN, None if classes is None else classes.cpu().numpy())
+    return draw_clouds(what, [cloud], shown_points(m, real))
