@@ -1,7 +1,8 @@
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -21,6 +22,8 @@ from multiebm.core.errors import CheckpointError, ConfigError, OutputError
 from multiebm.experiments.folder import describe_run, write_run
 from multiebm.experiments.load import dump_experiment
 from multiebm.experiments.saved import save_pretrained
+from multiebm.modalities.base import Shows
+from multiebm.modalities.vector import Vector
 from multiebm.report.page import render, write_report
 from small_models import small_model
 
@@ -119,6 +122,28 @@ def test_names_of_a_user_are_escaped_everywhere(monkeypatch):
     Tags(page)
     assert "<script" not in page
     assert page.count("&lt;script&gt;") > 20
+
+
+@dataclass(frozen=True)
+class Words(Vector):
+    """A kind that shows itself as text."""
+
+    shows: ClassVar[Shows] = "text"
+
+    def show(self, raw):
+        return [f"<i>{value:.1f}\nwords" for value in raw[:, 0].tolist()]
+
+
+def test_texts_are_listed_and_escaped_wherever_pictures_are_drawn():
+    page = render(make_scene({"up": PICTURES["up"], "caption": Words("caption", (2,))}))
+    Tags(page)
+    assert "<i>" not in page
+    assert all(re.fullmatch(r"&lt;i&gt;-?\d+\.\d words", line) for line in re.findall("<li>(.*?)</li>", page))
+    lists = {name: [ul.count("<li>") for ul in inside(page, name).split('<ul class="lines">')[1:]] for name in ORDER}
+    assert lists["samples"] == [8, 8, 8]  # Gen, EBM and real
+    assert lists["cross"] == [4] * 6  # given once and generated twice, before and after the data chain
+    assert lists["interpolation"] == [8]
+    assert len(lists["chains"]) == 9  # three chains at three steps
 
 
 def write_run_folder(folder: Path) -> Path:

@@ -40,8 +40,8 @@ def chains_section(scene: Scene) -> Section:
     """All three chains, each with its curve and pictures; what the model does not have is said."""
     lead = (
         "Charts show the Markov chains at the length used in training (dotted line) and four times longer. A chain "
-        "that works lowers the energy or raises the likelihood, and what it makes stays good beyond that line. Gen is "
-        "what prior and generator reach by themselves; EBM is Gen after the data chain, which alone is the energy's."
+        "that works lowers the energy or raises the likelihood, and what it makes stays good beyond that line. Prior "
+        "and generator alone reach Gen; the data chain alone makes it EBM, and what it adds or takes is the energy's."
     )
     return Section("chains", "Chains", lead, [*data_part(scene), *latent_part(scene), *prior_part(scene)])
 
@@ -131,7 +131,7 @@ def prior_part(scene: Scene) -> list[Block]:
     first, last = (_say(values.mean().item()) for values in trace.values[[0, -1]])
     words = (
         f"Mean log density {first} at the base and {last} after {prior.steps} steps. There is no longer version: the "
-        "learned prior is the short chain itself. Gen starts where it ends, so what it gains counts as Gen's."
+        "learned prior is the short chain itself. Gen starts at its end, so that what it gains is Gen's."
     )
     blocks = []
     if scene.dataset is not None:

@@ -22,7 +22,7 @@ def curves_section(scene: Scene) -> Section:
         reason = "Left out: the run folder has no metrics.jsonl, or no line in it yet."
         return Section("curves", "Training curves", "", [Text(reason, "omitted")])
     lead = "Training went like this, step by step; each point is a mean over the steps since the one before."
-    begun = {name: step for name, step in _begins(record).items() if step < (record.last.get("step") or 0)}
+    begun = {name: step for name, step in _begins(record).items() if step < record.step}
     later = [f"{name} at step {step:,}" for name, step in begun.items() if step]
     told = f"A dotted line is where a phase begins: {', '.join(later)}." if later else ""
     told = told or f"All steps are of one phase: {next(iter(begun), 'unknown')}."

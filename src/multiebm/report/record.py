@@ -37,9 +37,22 @@ class RunRecord(NamedTuple):
     evaluation: Evaluation | None
 
     @property
-    def last(self) -> dict[str, float | None]:
-        """The last line of metrics; empty where there is none."""
-        return self.lines[-1] if self.lines else {}
+    def session(self) -> dict[str, Any]:
+        """The last session of training; the last line of metrics stands for it where run.json notes none."""
+        last = self.lines[-1] if self.lines else {}
+        sessions = self.origin.get("sessions") or [{}]
+        return {"to_step": last.get("step"), "seconds": last.get("seconds")} | sessions[-1]
+
+    @property
+    def step(self) -> int:
+        """The last step of training."""
+        return int(self.session["to_step"] or 0)
+
+    @property
+    def took(self) -> str:
+        """How long training took; empty where nothing says so."""
+        seconds = self.session["seconds"]
+        return duration(seconds) if isinstance(seconds, int | float) else ""
 
     @property
     def phases(self) -> dict[str, int]:

@@ -143,10 +143,11 @@ def interpolation_section(scene: Scene) -> Section:
         ends = scene.model.sample_latents(2 * PATHS, scene.rng("interpolation/paths", 2 * PATHS))
         pairs = [{name: value[2 * i : 2 * i + 2] for name, value in ends.items()} for i in range(PATHS)]
         decoded = [scene.raw(scene.model.decode(interpolate(pair, FINE))) for pair in pairs]
-        stage = Stage("", {name: torch.cat([views[name] for views in decoded]) for name in scene.modalities}, GEN)
+        path = {name: torch.cat([views[name] for views in decoded]) for name in scene.modalities}
+        path |= {name: path[name][:: FINE // POSITIONS] for name in scene.showing("text")}  # those of the first pair
         colours = torch.arange(PATHS).repeat_interleave(FINE)
-        note = f"A colour for each of {PATHS} pairs of draws."
-        blocks += [block._replace(note=note) for block in other_views(scene, "interpolation", [stage], colours)]
+        others = other_views(scene, "interpolation", [Stage("", path, GEN)], colours)
+        blocks += [block._replace(note=f"A colour for each of {PATHS} pairs of draws.") for block in others]
     return Section("interpolation", "Interpolation", lead, [Block("", blocks, kind="two")])
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from multiebm.evaluation.evaluation import Evaluation
 from multiebm.evaluation.metrics import METRICS
-from multiebm.evaluation.names import CLAMPED, COND, EBM, GEN, REAL, REFINED
+from multiebm.evaluation.names import ACCURACY, CLAMPED, COND, EBM, GEN, REAL, REFINED
 from multiebm.evaluation.result import Result
 from multiebm.experiments.folder import parameter_counts
 from multiebm.experiments.load import differences, load_experiment, preset_names
 from multiebm.experiments.schema import Experiment
 from multiebm.report.content import Block, Cell, Part, Section, Table, Text
-from multiebm.report.record import CONFIDENCE, RunRecord, duration, pair_tables, with_interval
+from multiebm.report.record import CONFIDENCE, RunRecord, pair_tables, with_interval
 from multiebm.report.scene import Scene
 from multiebm.report.verdict import NO_EVALUATION, trust_statement, verdict
 
@@ -51,11 +51,10 @@ def run_facts(scene: Scene) -> list[tuple[str, str]]:
     counted = f", {items:,} training items" if items is not None else ""
     facts = {"Data set": f"{name}, {_modalities(scene)}{counted}", "Without its data": scene.no_data}
     facts["Preset"] = nearest_preset(record.experiment)
-    if record.lines:
+    if record.step:
         planned = ", ".join(f"{steps:,} {phase}" for phase, steps in record.phases.items())
-        facts["Steps"] = f"{record.last['step']:,}; planned: {planned}"
-    if (seconds := record.last.get("seconds")) is not None:
-        facts["Training time"] = duration(seconds)
+        facts["Steps"] = f"{record.step:,}; planned: {planned}"
+    facts["Training time"] = record.took
     facts["Parameters"] = ", ".join(f"{part} {_count(n)}" for part, n in parameter_counts(scene.model).items() if n)
     return [(key, words) for key, words in facts.items() if words]
 
@@ -84,8 +83,8 @@ def metrics_section(scene: Scene) -> Section:
     joint = [name.removeprefix(kind) for kind in _KINDS for name in results if name.startswith(kind)]
     sizes = sorted({int(name.split("/size")[1]) for name in results if name.count("/") == 1 and "/size" in name})
     given = {"self": "Itself"} | {f"size{size}": f"{size} given" for size in sizes}
-    others = [name for key in _OTHERS for name in results if name == key or name.startswith(f"{key}/")]
-    told = [key for key in _OTHERS if any(name.startswith(key) for name in others)]
+    told = [name for name in _OTHERS if name in results]
+    others = told + [name for name in results if name.startswith(f"{ACCURACY}/")]
     blocks = [
         Block("Joint samples", [value_table(results, {key: _label(key) for key in joint}, _KINDS)]),
         Block("Completion from subsets", [value_table(results, given, _WAYS)], _meanings(key[:-1] for key in _WAYS)),

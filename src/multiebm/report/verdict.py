@@ -4,7 +4,7 @@ from math import hypot
 
 from multiebm.evaluation.evaluation import Evaluation
 from multiebm.evaluation.result import TRUSTED_ACCURACY, Result, is_trustworthy
-from multiebm.report.record import CONFIDENCE, RunRecord, duration, with_interval
+from multiebm.report.record import CONFIDENCE, RunRecord, with_interval
 from multiebm.report.scene import Scene
 
 NO_EVALUATION = (
@@ -40,14 +40,12 @@ def verdict(scene: Scene) -> list[Sentence]:
 
 def ending(record: RunRecord) -> Sentence:
     """Say how training ended and after how many of its steps."""
-    session = (record.origin.get("sessions") or [{}])[-1]
-    reason = session.get("reason")
-    step = int(session.get("to_step") or record.last.get("step") or 0)
-    seconds = session.get("seconds") or record.last.get("seconds")
-    took = f" in {duration(float(seconds))}" if isinstance(seconds, int | float) else ""
-    backs = len(record.rollbacks)
+    reason, backs = record.session.get("reason"), len(record.rollbacks)
+    took = f" in {record.took}" if record.took else ""
     rolled = f"; the guard rolled it back {backs} time{'s' if backs > 1 else ''}" if backs else ""
-    words = f"{_ENDS.get(reason, f'Training ended: {reason}')}: {step:,} of {sum(record.phases.values()):,} steps"
+    words = (
+        f"{_ENDS.get(reason, f'Training ended: {reason}')}: {record.step:,} of {sum(record.phases.values()):,} steps"
+    )
     return reason in ("finished", "budget"), f"{words}{took}{rolled}."
 
 
