@@ -50,7 +50,7 @@ def test_the_section_says_what_the_lines_mean():
     cold = section(experiment=make_experiment(training={"phases": phases(0)}))
     assert "All steps are of one phase: cooperative." in cold
     warm = section(experiment=make_experiment(training={"phases": phases(500)}))
-    assert "All steps are of one phase: warm-up." in warm
+    assert "All steps are of one phase: bound." in warm
 
 
 def test_a_run_without_metrics_has_a_sentence_instead():
