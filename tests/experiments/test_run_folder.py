@@ -13,6 +13,7 @@ import pytest
 import torch
 from run_standins import CtrlC, tiny, tiny_data
 
+import multiebm
 from multiebm.core.errors import ConfigError, OutputError
 from multiebm.core.lock import LOCK, locked
 from multiebm.experiments import folder as folder_module
@@ -24,7 +25,7 @@ from multiebm.experiments.run import run_experiment
 from multiebm.experiments.saved import MODEL, from_pretrained
 from multiebm.training.state import TrainState
 
-SHORT = tiny("training.phases.cooperative.steps=1")
+SHORT = tiny("training.phases.energy.steps=0", "training.phases.cooperative.steps=1")
 
 
 @pytest.fixture
@@ -257,13 +258,13 @@ def test_overwriting_that_fails_half_way_leaves_what_can_be_overwritten_again(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", r"run.json: got a file that cannot be read \("),
-        ("[" * 100_000, r"run.json: got a file that cannot be read \("),
-        ("[]", "run.json: damaged: got list, expected an object"),
-        ('{"sessions": 3}', "sessions: got int, expected a list"),
-        ('{"sessions": [3]}', "sessions: got 3, expected an object with numbers from_step"),
-        ('{"sessions": [{"seconds": "x"}]}', "expected an object with numbers from_step"),
-        ('{"data": "mine"}', "data: got str, expected an object"),
+        ("{", r"run.json: not readable as JSON \("),
+        ("[" * 100_000, r"run.json: not readable as JSON \(nested more than 100 deep"),
+        ("[]", r"run.json: damaged: all: got \[\], expected: a valid dictionary"),
+        ('{"sessions": 3}', "sessions: got 3, expected: a valid list"),
+        ('{"sessions": [3]}', "sessions.0: got 3, expected: a valid dictionary"),
+        ('{"sessions": [{"seconds": "x"}]}', "sessions.0.seconds: got 'x', expected: a valid number"),
+        ('{"data": "mine"}', "data: got 'mine', expected: a valid dictionary"),
     ],
 )
 def test_a_damaged_record_of_the_run_is_named_with_the_way_out_and_deleting_it_is_one(text: str, said: str, run: Path):
@@ -282,7 +283,8 @@ def test_a_damaged_configuration_is_named_when_a_run_goes_on(run: Path):
     with pytest.raises(ConfigError) as raised:
         run_experiment(SHORT, run, resume=True)
     assert "training.batch_size" in str(raised.value)
-    assert f"{run / CONFIG}: damaged, or of another release; restore it" in str(raised.value)
+    wrote = rf"{run / CONFIG}: damaged, or of another release (multiebm {multiebm.__version__} wrote it); restore it"
+    assert wrote in str(raised.value)
 
 
 @pytest.fixture

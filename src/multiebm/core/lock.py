@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from multiebm.core.errors import OutputError
-from multiebm.core.files import Held, hold, why_not_written
+from multiebm.core.files import Held, hold, read_json, writing
 
 LOCK = ".lock"
 _MOST = 10_000  # bytes of a lock file that are read; one of ours is far shorter
@@ -35,30 +35,25 @@ def locked(folder: Path, force: bool = False) -> Iterator[None]:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     file = folder / LOCK
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = hold(file, wait=False)
-    except BlockingIOError as error:
-        raise OutputError(f"{folder}: in use by {_said(_holder(file))}; wait until it has ended, or stop it") from error
-    except OSError as error:
-        _leave(missing)
-        raise OutputError(f"{folder}: {why_not_written(error)}; choose another with --out") from error
-    try:
-        _take_over(file, held, force)
-        yield
-        file.unlink(missing_ok=True)
-    except _NotOursError as error:
-        raise OutputError(str(error)) from None
-    except BaseException:
-        with suppress(OSError):
-            file.unlink(missing_ok=True)
-        raise
+        with writing(folder, "choose another with --out"):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                held = hold(file, wait=False)
+            except BlockingIOError as error:
+                raise _in_use(folder, _holder(file)) from error
+        try:
+            _take_over(file, held, force)
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    file.unlink(missing_ok=True)
+        finally:
+            os.close(held.handle)
     finally:
-        os.close(held.handle)
-        _leave(missing)
-
-
-class _NotOursError(Exception):
-    """The lock stays where it is."""
+        for path in missing:  # the folders that were made here, innermost first, as far as they are empty
+            with suppress(OSError):
+                path.rmdir()
 
 
 def _take_over(file: Path, held: Held, force: bool) -> None:
@@ -67,9 +62,9 @@ def _take_over(file: Path, held: Held, force: bool) -> None:
     here = before.get("host") == socket.gethostname()
     doubtful = not held.fresh if not held.locked else bool(before) and not here
     if doubtful and here and _alive(before.get("pid")):
-        raise _NotOursError(f"{file.parent}: in use by {_said(before)}; wait until it has ended, or stop it")
+        raise _in_use(file.parent, before)
     if doubtful and not force:
-        raise _NotOursError(
+        raise OutputError(
             f"{file.parent}: locked by {_said(before)}, of which cannot be told from here whether it still runs; if it "
             f"has ended, take over with --force (in Python force=True), or delete {file}"
         )
@@ -77,19 +72,24 @@ def _take_over(file: Path, held: Held, force: bool) -> None:
         logger.warning("%s: left by %s; taken over", file, _said(before))
     now = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     data = json.dumps(now | {"command": shlex.join(sys.argv)}).encode()
-    try:
-        os.ftruncate(held.handle, 0)
-        os.pwrite(held.handle, data, 0)
-    except OSError as error:
-        raise OutputError(f"{file}: {why_not_written(error)}; free space or choose another folder") from error
+    with writing(file):
+        try:
+            os.ftruncate(held.handle, 0)
+            os.pwrite(held.handle, data, 0)
+        except OSError:
+            file.unlink()
+            raise
+
+
+def _in_use(folder: Path, holder: dict[str, Any]) -> OutputError:
+    return OutputError(f"{folder}: in use by {_said(holder)}; wait until it has ended, or stop it")
 
 
 def _read(file: Path) -> dict[str, Any]:
     """Return what the lock file says, {} where it says nothing."""
     try:
-        with file.open("rb") as stream:
-            values = json.loads(stream.read(_MOST))
-    except (OSError, ValueError, RecursionError):
+        values = read_json(file, _MOST)
+    except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
 
@@ -97,14 +97,12 @@ def _read(file: Path) -> dict[str, Any]:
 def _holder(file: Path) -> dict[str, Any]:
     """Return what the lock file says of who holds it. One that came a moment ago has yet to write its name there."""
     deadline = time.monotonic() + _NAMED_SECONDS
-    while True:
+    while time.monotonic() < deadline:
         said = _read(file)
-        dead = said.get("host") == socket.gethostname() and not _alive(said.get("pid"))
-        if said and not dead:
+        if said and (said.get("host") != socket.gethostname() or _alive(said.get("pid"))):
             return said
-        if time.monotonic() > deadline:
-            return {}
         time.sleep(0.02)
+    return {}
 
 
 def _said(holder: dict[str, Any]) -> str:
@@ -126,10 +124,3 @@ def _alive(pid: Any) -> bool:
     except OSError:  # it is somebody else's
         return True
     return True
-
-
-def _leave(made: list[Path]) -> None:
-    """Remove the folders that were made here, innermost first, as far as they are empty."""
-    for path in made:
-        with suppress(OSError):
-            path.rmdir()

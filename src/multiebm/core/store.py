@@ -124,7 +124,8 @@ def said(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     text = "nothing" if first["type"] == "missing" else repr(first["input"])
     got = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
-    return f"{'.'.join(map(str, first['loc']))}: got {got}, expected: {first['msg'].removeprefix('Input should be ')}"
+    where = "".join(f"{part}." for part in first["loc"])[:-1]
+    return f"{where or 'all'}: got {got}, expected: {first['msg'].removeprefix('Input should be ')}"
 
 
 def describe(tensor: Tensor) -> str:

@@ -1,6 +1,5 @@
 """How much is measured, what came of it, and what was left out and why: the content of evaluation.json."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, PositiveInt
 
 from multiebm.core.errors import CheckpointError, ConfigError
-from multiebm.core.files import write_output
+from multiebm.core.files import read_json, write_json
 from multiebm.evaluation.names import ACTIVE, KL, UNITS
 from multiebm.evaluation.result import Result, is_trustworthy
 
@@ -102,14 +101,13 @@ class Evaluation:
 
     def save(self, file: str | Path) -> None:
         """Write the JSON file whole or not at all; OutputError when it cannot be written."""
-        content = json.dumps(self.to_json(), indent=2) + "\n"
-        write_output(Path(file), content.encode(), "free space, or give another file")
+        write_json(Path(file), self.to_json(), "free space, or give another file")
 
 
 def load_evaluation(file: Path) -> Evaluation:
     """Read what `Evaluation.save` wrote; CheckpointError naming the file where it is damaged or of another format."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_json(file)
         if values["format"] != FORMAT:
             raise ValueError(f"got format {values['format']!r}, expected {FORMAT}")
         settings = values["settings"] | {"sizes": tuple(values["settings"]["sizes"])}
@@ -122,5 +120,5 @@ def load_evaluation(file: Path) -> Evaluation:
             values["seconds"],
             EvaluationSettings(**settings),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file}: not an evaluation ({error!r}); evaluate the run again") from error

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,12 +11,12 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from multiebm.core.errors import ConfigError, DataError, DivergenceError
-from multiebm.core.files import try_output, write_output
+from multiebm.core.files import read_json, try_output, write_json, write_output
 from multiebm.core.lock import locked
 from multiebm.experiments.baselines import baselines
 from multiebm.experiments.build import resolved
 from multiebm.experiments.data import build_dataset, find_device
-from multiebm.experiments.folder import check_folder, read_config, read_run, write_json
+from multiebm.experiments.folder import check_folder, read_config, read_run
 from multiebm.experiments.load import (
     COMMON,
     CONFIG,
@@ -171,10 +170,10 @@ def read_cell(path: Path, experiment: Experiment) -> Cell | None:
     if not path.is_file():
         return None
     try:
-        stored = json.loads(path.read_text())
+        stored = read_json(path)
         settings = stored.pop("settings")
         cell = TypeAdapter(Cell).validate_python(stored, strict=True)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = "; ".join(str(error).split("\n")[:3])
         raise DataError(
             f"{path}: damaged ({reason}); restore it, or delete it: its run {run_of(path)} is then measured again"

@@ -1,6 +1,5 @@
 """The folder of a run: made, checked before anything is overwritten, and told what happened in it."""
 
-import json
 import logging
 import os
 import platform
@@ -12,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ValidationError
 
 from multiebm.core.errors import ConfigError, OutputError
-from multiebm.core.files import ASIDE, remove, replace_file, why_not_written, write_output
+from multiebm.core.files import ASIDE, read_json, reading, remove, replace_file, write_json, writing
+from multiebm.core.keys import BOARD, CHECKPOINTS, CONFIG, EVALUATION, METRICS, MODEL, REPORT, RUN
 from multiebm.core.lock import LOCK
+from multiebm.core.store import said
 from multiebm.data import MultimodalDataset
-from multiebm.experiments.load import CONFIG, differences, dump_experiment, load_experiment, say
-from multiebm.experiments.saved import MODEL
+from multiebm.experiments.load import differences, dump_experiment, load_experiment, say
 from multiebm.experiments.schema import Experiment
 from multiebm.modalities import to_json
 from multiebm.models.model import MultimodalModel
@@ -26,14 +27,6 @@ from multiebm.models.saving import check_model_folder
 from multiebm.training.hooks import check_log
 from multiebm.training.steps import counted
 
-RUN, METRICS, CHECKPOINTS, EVALUATION, REPORT, BOARD = (
-    "run.json",
-    "metrics.jsonl",
-    "checkpoints",
-    "evaluation.json",
-    "report.html",
-    "tensorboard",
-)
 _FILES = (CONFIG, RUN, METRICS, EVALUATION, REPORT)
 _FOLDERS = {  # and what a run writes into them
     CHECKPOINTS: re.compile(r"step-\d+"),
@@ -53,6 +46,21 @@ _MAY_CHANGE = {  # what leaves the steps made so far as they are
 }
 
 logger = logging.getLogger(__name__)
+
+
+class _Session(BaseModel):
+    from_step: int = 0
+    to_step: int = 0
+    seconds: float = 0.0
+    settling: float = 0.0
+
+
+class _RunFile(BaseModel):  # what of run.json is read again; there is more in it
+    versions: dict[str, Any] = {}
+    hardware: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
+    sessions: list[_Session] = []
 
 
 def check_folder(folder: Path, experiment: Experiment, resume: bool, overwrite: bool) -> bool:
@@ -116,12 +124,10 @@ def open_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
 
     OutputError when it cannot be written.
     """
-    try:
+    with writing(folder, "choose another with --out"):
         folder.mkdir(parents=True, exist_ok=True)
         clear(folder, everything=not resume)
         replace_file(folder / CONFIG, dump_experiment(experiment).encode())
-    except OSError as error:
-        raise OutputError(f"{folder}: {why_not_written(error)}; choose another with --out") from error
 
 
 def clear(folder: Path, everything: bool) -> None:
@@ -142,7 +148,11 @@ def read_config(folder: Path) -> Experiment:
     try:
         return load_experiment(folder / CONFIG)
     except ConfigError as error:
-        advice = f"{folder / CONFIG}: damaged, or of another release; restore it, or start anew in another folder"
+        wrote = read_run(folder).get("versions", {}).get("multiebm", "unknown")
+        advice = (
+            f"{folder / CONFIG}: damaged, or of another release (multiebm {wrote} wrote it); restore it, go on with "
+            "that release, or start anew in another folder"
+        )
         raise ConfigError([*error.problems, advice]) from error
 
 
@@ -222,38 +232,18 @@ def read_run(folder: Path) -> dict[str, Any]:
     file = folder / RUN
     if not file.is_file():
         return {}
-    try:
-        run = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise OutputError(f"{file}: got a file that cannot be read ({error}); delete it, or restore it") from error
-    if problem := _problem_of_run(run):
-        raise OutputError(f"{file}: damaged: {problem}; delete it, or restore it")
+    with reading(file, OutputError, "delete it, or restore it"):
+        run = read_json(file)
+        try:
+            _RunFile.model_validate(run, strict=True)
+        except ValidationError as error:
+            raise ValueError(f"damaged: {said(error)}") from error
     return run
 
 
-def _problem_of_run(run: Any) -> str | None:
-    """Say what of run.json is not as `describe_run` and `new_session` write it; None where all is."""
-    if not isinstance(run, dict):
-        return f"got {type(run).__name__}, expected an object"
-    kinds: dict[str, type] = {"versions": dict, "hardware": dict, "data": dict, "parameters": dict, "sessions": list}
-    for key, kind in kinds.items():
-        if not isinstance(run.get(key, kind()), kind):
-            return f"{key}: got {type(run[key]).__name__}, expected {'an object' if kind is dict else 'a list'}"
-    numbers = ("from_step", "to_step", "seconds", "settling")
-    for session in run.get("sessions", []):
-        if not isinstance(session, dict) or not all(isinstance(session.get(n, 0), int | float) for n in numbers):
-            return f"sessions: got {session!r:.80}, expected an object with numbers {', '.join(numbers)}"
-    return None
-
-
 def write_run(folder: Path, run: dict[str, Any]) -> None:
-    """Write `run.json` atomically."""
+    """Write `run.json` whole or not at all; OutputError when it cannot be written."""
     write_json(folder / RUN, run)
-
-
-def write_json(file: Path, values: dict[str, Any]) -> None:
-    """Write a JSON file atomically; OutputError when it cannot be written."""
-    write_output(file, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def new_session(from_step: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from multiebm.core.errors import ConfigError
+from multiebm.core.keys import CONFIG
 from multiebm.core.table import nearest
 from multiebm.experiments.baselines import baselines, lay_row
 from multiebm.experiments.explain import explain
@@ -18,7 +19,6 @@ from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.experiments.yaml12 import dump, parse_file
 
 PRESETS = Path(__file__).with_name("presets")
-CONFIG = "config.yaml"  # of a run folder
 COMMON = "-vae"  # ends the preset with what all baselines on some data share
 PUBLISHED = "polymnist"  # data for which rows have published settings
 MAX_BASES = 3  # presets that build on presets that build on presets: more nobody can read

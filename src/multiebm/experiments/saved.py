@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch.overrides import TorchFunctionMode
 
 from multiebm.core.errors import CheckpointError, MultiebmError
+from multiebm.core.keys import CHECKPOINTS, MODEL
 from multiebm.core.store import said
 from multiebm.experiments.build import build_model
 from multiebm.experiments.data import find_device
@@ -19,7 +20,6 @@ from multiebm.models.model import MultimodalModel
 from multiebm.models.saving import HEADER, Description, load_weights, read_description
 from multiebm.nn.precision import set_precision
 
-MODEL = "model"  # folder of a run
 _MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye, torch.Tensor.expand}
 
 
@@ -58,7 +58,7 @@ def find_model(folder: str | Path) -> Path:
         if (candidate / HEADER).is_file():
             return candidate
     for run in (path, path.parent):
-        if (run / "checkpoints").is_dir() and path in (run, run / MODEL):
+        if (run / CHECKPOINTS).is_dir() and path in (run, run / MODEL):
             raise CheckpointError(
                 f"{path}: got a run that has not ended in order, so no {MODEL}/{HEADER}; continue it with "
                 f"`multiebm train ... --out {run} --resume`"

@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 
 from multiebm.core.batch import Batch
 from multiebm.core.errors import DivergenceError
+from multiebm.core.keys import GAP
 from multiebm.training.state import Snapshot, Step, TrainState
 
-GAP = "energy/gap"  # E(data) - E(revised), the metric held within the limit
 PRIOR_GAP = "prior/gap"  # f(codes) - f(samples) of a tilted prior: without bound where its chain cannot follow
 PRIOR_CODES = "prior/positive_max"  # how far out codes lie
 PRIOR_DRAWS = "prior/negative_max"  # how far out its chain ends

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from multiebm.core.errors import ConfigError, OutputError
-from multiebm.core.files import replace_file
+from multiebm.core.files import parse_json, reading, replace_file
 from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.guard import RETRIES, ROLLED_BACK
 from multiebm.training.state import ELAPSED, TrainState
@@ -27,7 +27,9 @@ logger = logging.getLogger(__name__)
 
 
 class Hook(Protocol):
-    """Called by the loop after every step, and once when it ends without an error."""
+    """Called by the loop after every step, and once when it ends without an error; a subclass that has nothing to do
+    then inherits that.
+    """
 
     def on_step(self, state: TrainState, metrics: dict[str, float]) -> None:
         """See the state after step `state.step` and the metrics of that step, which a hook may add to."""
@@ -35,22 +37,21 @@ class Hook(Protocol):
 
     def on_end(self, state: TrainState) -> None:
         """See the state at the end of the loop."""
-        ...
+        return
 
 
-class MetricsLog:
+class MetricsLog(Hook):
     """One JSON line per `every` steps: `step`, `seconds`, and each metric's mean since the line before.
 
     The file always describes the steps that led to the present state: on resume and after a roll-back, later lines
     are removed; a roll-back leaves a line `{"step", "event": "rollback", "from_step", "retries"}`. The running sums
-    lie in `state.numbers`, so a checkpoint between two lines loses nothing. A mean that is not finite is null. Lines
-    that are damaged or missing when a run goes on are warned of. OutputError where the file is a link or no file.
+    lie in `state.numbers`, so a checkpoint between two lines, or the end after the last, loses nothing. A mean that is
+    not finite is null. Lines that are damaged or missing when a run goes on are warned of. OutputError where the file
+    is a link or no file.
     """
 
     def __init__(self, path: str | Path, every: int = 10) -> None:
-        self.path = Path(path)
-        self.every = every
-        self._started = False
+        self.path, self.every, self._started = Path(path), every, False
 
     def on_step(self, state: TrainState, metrics: dict[str, float]) -> None:
         """Count the metrics of this step; append a line when one is due."""
@@ -65,9 +66,6 @@ class MetricsLog:
             seconds = round(state.numbers.get(ELAPSED, 0.0), 3)
             self._append({"step": state.step, "seconds": seconds} | _take_means(state.numbers))
             state.numbers[_LINES] += 1
-
-    def on_end(self, state: TrainState) -> None:
-        """Leave steps after the last line uncounted in the file; they wait in the state for the run to go on."""
 
     def _rewind(self, state: TrainState) -> None:
         """Drop lines of steps that a resumed or rolled-back state has not made, and a line torn by a kill."""
@@ -107,13 +105,11 @@ class MetricsLog:
         )
 
 
-class CheckpointEvery:
+class CheckpointEvery(Hook):
     """Save every `every` steps and at the end; `metric` names the step metric (lower is better) that picks the best."""
 
     def __init__(self, store: CheckpointStore, every: int, metric: str | None = None) -> None:
-        self.store = store
-        self.every = every
-        self.metric = metric
+        self.store, self.every, self.metric = store, every, metric
         self._value: float | None = None
         self._unsaved = False
 
@@ -138,23 +134,19 @@ class CheckpointEvery:
         self._value, self._unsaved = None, False  # an old value says nothing about the next checkpoint
 
 
-class Validate:
+class Validate(Hook):
     """Every `every` steps add `measure(state)` to the step's metrics; it must draw from generators of its own."""
 
     def __init__(self, every: int, measure: Callable[[TrainState], dict[str, float]]) -> None:
-        self.every = every
-        self.measure = measure
+        self.every, self.measure = every, measure
 
     def on_step(self, state: TrainState, metrics: dict[str, float]) -> None:
         """Measure when due."""
         if state.step % self.every == 0:
             metrics.update(self.measure(state))
 
-    def on_end(self, state: TrainState) -> None:
-        """Nothing to finish."""
 
-
-class Announce:
+class Announce(Hook):
     """Call `advance` with the steps made since the last call; fewer than none after a roll-back."""
 
     def __init__(self, advance: Callable[[int], None]) -> None:
@@ -165,11 +157,8 @@ class Announce:
         self._advance(state.step - self._step)
         self._step = state.step
 
-    def on_end(self, state: TrainState) -> None:
-        """Nothing to finish."""
 
-
-class TensorBoard:
+class TensorBoard(Hook):
     """Write every step's metrics, each `every` steps, for TensorBoard; needs the extra `multiebm[tensorboard]`."""
 
     def __init__(self, folder: str | Path, every: int = 10) -> None:
@@ -241,10 +230,8 @@ def read_log(path: Path) -> Log:
     """Read metrics.jsonl as far as it can be read, nothing where it is not there; OutputError where it is no file."""
     if not path.exists():
         return Log(path, b"", [], [])
-    try:
+    with reading(path, OutputError, "delete it, or restore it"):
         data = path.read_bytes()
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be read ({error.strerror}); delete it, or restore it") from error
     lines: list[LogLine] = []
     damaged = []
     texts = data.decode(errors="replace").split("\n")
@@ -266,8 +253,8 @@ def check_log(path: Path) -> None:
 
 def _parse(text: str) -> dict[str, Any] | None:
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
+        values = parse_json(text.encode())
+    except ValueError:
         return None
     numbers = [values.get("step"), values.get("retries", 0)] if isinstance(values, dict) else [None]
     event = isinstance(values, dict) and "event" in values

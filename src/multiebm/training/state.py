@@ -11,10 +11,10 @@ from torch.optim import Optimizer
 
 from multiebm.core.batch import Batch
 from multiebm.core.errors import CheckpointError
+from multiebm.core.keys import ELAPSED as ELAPSED
 from multiebm.core.store import describe, misfits
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-ELAPSED = "elapsed_seconds"  # key of `numbers`: seconds spent in steps so far, hooks not counted
 _GOOD = "good."  # before the names of the tensors of the good state
 
 

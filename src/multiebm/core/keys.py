@@ -1,0 +1,13 @@
+"""Keys that several floors use, said once: the files of a run folder, numbers of a state, metrics."""
+
+CONFIG = "config.yaml"  # of a run folder: its resolved configuration
+RUN = "run.json"  # what happened in it, and where
+METRICS = "metrics.jsonl"  # a line per few steps
+CHECKPOINTS = "checkpoints"
+MODEL = "model"  # as `save_pretrained` writes it
+EVALUATION = "evaluation.json"
+REPORT = "report.html"
+BOARD = "tensorboard"
+
+ELAPSED = "elapsed_seconds"  # of a state's numbers: seconds spent in steps so far, hooks not counted
+GAP = "energy/gap"  # metric: E(data) - E(refined), which the guard holds within a limit
