@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,7 +100,7 @@ def measure(model: MultimodalModel, experiment: Experiment, seed: int) -> dict[s
     dataset, settings = build_dataset(experiment.data), experiment.evaluation
     results = again = measure_model(model, dataset, settings, seed).results
     if model.generator.temperature != 1:
-        joint = settings.model_copy(update={"items": 0, "refined_items": 0, "codes": 0, "temperature": 1.0})
+        joint = replace(settings, items=0, temperature=1.0)
         again = measure_model(model, dataset, joint, seed).results
     results = results | {f"itself/{name}": found for name, found in again.items() if name[:4] in ("gen/", "ebm/")}
     return {name: found._asdict() for name, found in results.items()}

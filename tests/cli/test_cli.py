@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -338,7 +339,7 @@ def test_a_run_whose_data_lived_in_python_is_measured_there_and_the_command_says
         assert f'multiebm.evaluate(model,dataset).save("{folder}/evaluation.json")' in said
     assert sorted(folder.rglob("*")) == before
     model = multiebm.from_pretrained(folder)
-    evaluation = multiebm.evaluate(model, dataset, experiment.evaluation.model_copy(update={"samples": 16}))
+    evaluation = multiebm.evaluate(model, dataset, replace(experiment.evaluation, samples=16))
     evaluation.save(str(folder / "evaluation.json"))
     page = multiebm.write_report(folder, dataset=dataset).read_text()
     assert f"{evaluation.results['latent_classification'].value:.3f}" in page

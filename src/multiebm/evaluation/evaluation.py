@@ -24,12 +24,14 @@ class EvaluationSettings:
     __pydantic_config__ = {"extra": "forbid"}
 
     samples: Annotated[int, Field(ge=2, description="joint samples")] = 2000
-    items: Annotated[int, Field(ge=0, description="test items per observed subset; 0 = none")] = 2000
+    items: Annotated[
+        int, Field(ge=0, description="test items per observed subset, a fifth of them where a chain runs; 0 = none")
+    ] = 2000
     sizes: Annotated[tuple[PositiveInt, ...], Field(description="sizes of observed subsets")] = (1,)
     latent_steps: Annotated[int, Field(ge=0, description="latent chain steps of refined conditionals; 0 = none")] = 0
     temperature: Annotated[
         Annotated[float, Field(gt=0, le=1)] | None,
-        Field(description="T of p(z)^(1/T) that joint samples are drawn from; none = the model's own"),
+        Field(description="T of p(z)^(1/T) that joint samples are drawn from; null = model.temperature"),
     ] = None
 
     def __post_init__(self) -> None:
@@ -76,7 +78,7 @@ class Evaluation:
         used = "" if active is None or units is None else f", {active.value:.0f} of {units.value:.0f} latents are used"
         return (
             f"The shared code has collapsed ({kl.value:.2g} nats an item{used}): it says nothing of an item, so parts "
-            "share nothing; lower beta of the bound (training.phases.bound.beta), or train longer."
+            "share nothing; lower training.phases.bound.beta, or train longer."
         )
 
     @property

@@ -7,14 +7,14 @@ import torch
 from rich.console import Console
 
 from multiebm.data import MultimodalDataset
-from multiebm.evaluation.evaluation import Evaluation
+from multiebm.evaluation.evaluation import Evaluation, EvaluationSettings
 from multiebm.experiments.build import build_model, resolved
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.live import live_view, showing
 from multiebm.experiments.load import Source, load_experiment
 from multiebm.experiments.measure import measure_model
 from multiebm.experiments.run import run_experiment
-from multiebm.experiments.schema import EvaluationSection, Experiment
+from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.precision import set_precision
 
@@ -62,7 +62,7 @@ def train(
 def evaluate(
     model: MultimodalModel,
     dataset: MultimodalDataset,
-    settings: EvaluationSection | None = None,
+    settings: EvaluationSettings | None = None,
     seed: int = 0,
     inception: str | Path | None = None,
     progress: bool = True,
@@ -74,4 +74,4 @@ def evaluate(
     """
     weights = None if inception is None else Path(inception)
     with showing(progress):
-        return measure_model(model, dataset, settings or EvaluationSection(), seed, weights)
+        return measure_model(model, dataset, settings or EvaluationSettings(), seed, weights)

@@ -18,7 +18,7 @@ from multiebm.evaluation.inception import load_inception
 from multiebm.evaluation.judge_cache import load_judges
 from multiebm.evaluation.judges import Judges, readable
 from multiebm.experiments.build import settling
-from multiebm.experiments.schema import EvaluationSection, Experiment
+from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
 from multiebm.training.averaging import averaged
 from multiebm.training.priors import settle_priors
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 def measure_model(
     model: MultimodalModel,
     dataset: MultimodalDataset,
-    section: EvaluationSection,
+    settings: EvaluationSettings,
     seed: int = 0,
     inception: Path | None = None,
 ) -> Evaluation:
@@ -45,13 +45,7 @@ def measure_model(
     """
     device = str(model.device)
     reader = None if inception is None else load_inception(inception, device)
-    return evaluate(model, dataset, judges_of(dataset, device), evaluation_settings(section), seed, inception=reader)
-
-
-def evaluation_settings(section: EvaluationSection) -> EvaluationSettings:
-    """Return the settings of `evaluate` that a preset's section means."""
-    sizes = tuple(section.sizes)
-    return EvaluationSettings(section.samples, section.items, sizes, section.latent_steps, section.temperature)
+    return evaluate(model, dataset, judges_of(dataset, device), settings, seed, inception=reader)
 
 
 def judges_of(dataset: MultimodalDataset, device: str, folder: Path | None = None) -> Judges | None:

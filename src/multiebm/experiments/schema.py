@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, JsonVal
 from pydantic_core import CoreSchema
 
 from multiebm.core.table import Table
+from multiebm.evaluation.evaluation import EvaluationSettings
 from multiebm.modalities import MODALITIES
 from multiebm.models.chains import DataChain, Displaced, LatentChain
 from multiebm.priors import PRIORS
@@ -155,29 +156,13 @@ class TrainingSection(_Section):
         return next((p for p in self.phases if p.kind == kind and p.steps), PHASES[kind](steps=0))
 
 
-class EvaluationSection(_Section):
-    """How the trained model is measured."""
-
-    samples: Annotated[int, Field(ge=2)] = Field(2000, description="joint samples")
-    items: Annotated[int, Field(ge=0)] = Field(
-        2000, description="test items per observed subset, a fifth of them where a chain runs; 0 = none"
-    )
-    sizes: list[PositiveInt] = Field(default_factory=lambda: [1], description="sizes of observed subsets")
-    latent_steps: Annotated[int, Field(ge=0)] = Field(
-        0, description="latent chain steps of refined conditionals; 0 = none"
-    )
-    temperature: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="T of p(z)^(1/T) that joint samples are drawn from; null = model.temperature"
-    )
-
-
 class Experiment(_Section):
     """One run, whole: data, model, training, evaluation, seed."""
 
     data: DataSection = DataSection()
     model: ModelSection = ModelSection()
     training: TrainingSection = TrainingSection()
-    evaluation: EvaluationSection = EvaluationSection()
+    evaluation: EvaluationSettings = EvaluationSettings()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         0, description="seed of everything: weights, data order, chains"
     )
