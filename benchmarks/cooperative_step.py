@@ -20,12 +20,10 @@ import torch
 from loading import machine
 from multiebm.core.batch import Batch
 from multiebm.data import BatchStream, MultimodalDataset, load_dataset
-from multiebm.experiments.build import build_model, build_state, settings_of_cooperative
+from multiebm.experiments.build import build_model, build_state
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
-from multiebm.training.cooperative import cooperative_step
-from multiebm.training.settings import CooperativeSettings
 from multiebm.training.state import TrainState
 from multiebm.training.steps import in_force, set_rates, total_steps
 from reference_step import check_covered, reference_state, reference_step
@@ -50,8 +48,8 @@ def library(experiment: Experiment, model: MultimodalModel, precision: str, nega
     """Return the library's step on a copy of `model`, past the steps in which only the energy learns."""
     training = experiment.training.model_copy(update={"precision": precision})
     state = our_state(experiment.model_copy(update={"training": training}), copy.deepcopy(model))
-    settings = replace(settings_of(experiment), negatives=negatives)
-    return lambda batch: cooperative_step(state, batch, settings)
+    settings = replace(experiment.training.phase("cooperative"), negatives=negatives)
+    return lambda batch: settings.step(state, batch, 0)
 
 
 def our_state(experiment: Experiment, model: MultimodalModel) -> TrainState[MultimodalModel]:
@@ -62,14 +60,10 @@ def our_state(experiment: Experiment, model: MultimodalModel) -> TrainState[Mult
     return state
 
 
-def settings_of(experiment: Experiment) -> CooperativeSettings:
-    return settings_of_cooperative(experiment.training.phase("cooperative"), experiment.model)
-
-
 def reference(experiment: Experiment, model: MultimodalModel, negatives: str) -> Way:
     """Return the plain loop on a copy of `model`."""
     state = reference_state(experiment, model)
-    settings = replace(settings_of(experiment), negatives=negatives)
+    settings = replace(experiment.training.phase("cooperative"), negatives=negatives)
     check_covered(settings)
     return lambda batch: reference_step(state, batch, settings)
 

@@ -14,10 +14,10 @@ import time
 import torch
 
 from loading import machine
-from multiebm.experiments.build import TrainingStep
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.run import fresh_state
+from multiebm.training.steps import TrainingStep
 
 ALL_WARM = [f"training.phases.bound.{key}={10**6}" for key in ("steps", "prior_from")]
 
@@ -44,7 +44,7 @@ def report(args: argparse.Namespace, width: int) -> None:
             args.preset, [*ALL_WARM, f"data.missing={share}", f"model.networks.picture.width={width}"]
         )
         state = fresh_state(experiment, build_dataset(experiment.data), torch.device("cpu"))
-        ways[share] = (TrainingStep(experiment), state)
+        ways[share] = (TrainingStep(experiment.training), state)
         hidden[share] = 1 - state.stream.dataset.train.present.float().mean().item()
     took: dict[float, list[float]] = {share: [] for share in ways}
     for repeat in range(args.repeats + 1):

@@ -29,8 +29,8 @@ from multiebm.nn.pictures import Crop, PictureDecoder
 from multiebm.nn.precision import Mixed
 from multiebm.objectives.vae import bound_loss, draw
 from multiebm.priors.energy import EnergyPrior
-from multiebm.training.cooperative import STRATIFIED
-from multiebm.training.settings import CooperativeSettings
+from multiebm.training.phases.cooperative import STRATIFIED, Cooperative
+from multiebm.training.phases.energy import DISPLACEMENT_MIN, STEER_RATE
 from multiebm.training.state import TrainState
 
 
@@ -101,7 +101,7 @@ def _plain(module: nn.Module) -> Any:
 def reference_state(experiment: Experiment, model: MultimodalModel) -> TrainState[MultimodalModel]:
     """Return a state on a plain copy of `model` with torch's default Adam and the rates of the cooperative phase."""
     plain, o = plain_copy(model), experiment.training.optimiser
-    prior = list(plain.generator.prior.parameters()) if isinstance(plain.generator.prior, EnergyPrior) else []
+    prior = plain.generator.prior.own_parameters()
     tilt = {id(p) for p in prior}
     generator = [p for p in plain.generator.parameters() if id(p) not in tilt]
     cooperative = experiment.training.phase("cooperative")
@@ -119,10 +119,9 @@ def reference_state(experiment: Experiment, model: MultimodalModel) -> TrainStat
     return TrainState(plain, optimisers, draws, None)  # type: ignore[arg-type]
 
 
-def check_covered(settings: CooperativeSettings) -> None:
+def check_covered(settings: Cooperative) -> None:
     """Raise ConfigError for settings that this file does not write out."""
-    covered = {"revision": "all", "start": "prior", "expert_mix": 0.0, "prior_positive": "revised"}
-    covered |= {"tilt_in_bound": False}
+    covered = {"start": "prior", "prior_codes": "refined", "inference": 1.0}
     for name, expected in covered.items():
         if (got := getattr(settings, name)) != expected:
             raise ConfigError(f"reference step: {name}: got {got!r}, expected {expected!r}; time another preset")
@@ -130,7 +129,7 @@ def check_covered(settings: CooperativeSettings) -> None:
         raise ConfigError("reference step: synthetic: got 'balance', expected a number; time another preset")
 
 
-def reference_step(state: TrainState, batch: Batch, settings: CooperativeSettings) -> dict[str, float]:
+def reference_step(state: TrainState, batch: Batch, settings: Cooperative) -> dict[str, float]:
     """One cooperative step on complete items, the data chain run again for the energy where `negatives` is refresh."""
     model, generator = state.model, state.generator
     z = prior_sample(model, len(batch.present), generator, model.generator.temperature)
@@ -150,7 +149,7 @@ def reference_step(state: TrainState, batch: Batch, settings: CooperativeSetting
         with torch.no_grad():
             x0 = model.generator(z)
         revised = data_chain(model, x0, generator)
-    return metrics | update_energy(state, batch, revised, settings)
+    return metrics | update_energy(state, batch, revised)
 
 
 def prior_sample(model: MultimodalModel, n: int, generator: torch.Generator, temperature: float = 1.0) -> Latents:
@@ -188,7 +187,7 @@ def data_chain(model: MultimodalModel, views: Views, generator: torch.Generator)
 def latent_chain(model: MultimodalModel, latents: Latents, views: Views, generator: torch.Generator) -> Latents:
     """Eq. (8) with every part observed."""
     chain, g = model.latent_chain, model.generator
-    noise_scale = chain.step_size if chain.noise_scale is None else chain.noise_scale
+    noise_scale = chain.step_size
     z = dict(latents)
     for _ in range(chain.steps):
         z = {name: value.detach().requires_grad_() for name, value in z.items()}
@@ -203,7 +202,7 @@ def latent_chain(model: MultimodalModel, latents: Latents, views: Views, generat
 
 
 def update_generator_and_inference(
-    state: TrainState, batch: Batch, z: Latents, revised: Views, codes: Latents, settings: CooperativeSettings
+    state: TrainState, batch: Batch, z: Latents, revised: Views, codes: Latents, settings: Cooperative
 ) -> dict[str, float]:
     """Eqs. (11), (12) and the anchor: one forward pass per term, those of weight 0 left out."""
     model, complete = state.model, torch.ones_like(batch.present)
@@ -219,28 +218,28 @@ def update_generator_and_inference(
     metrics = {"loss/generator": generator_loss.item(), "loss/inference": inference_loss.item()}
     total = generator_loss + inference_loss
     if settings.anchor:
-        base, posterior = model.generator.base, model.inference(batch)
+        base, posterior = model.generator.prior.for_bound(learns=False), model.inference(batch)
         drawn = draw(model.generator, base, posterior, batch, state.generator, STRATIFIED)
         log_px = log_likelihood(batch.views, decode({key: value[0, 0] for key, value in drawn.latents.items()}))
-        anchor = bound_loss(log_px[None, None], drawn, base, posterior, complete, STRATIFIED, settings.beta)
+        anchor = bound_loss(log_px[None, None], drawn, base, posterior, complete, STRATIFIED, 1.0)
         metrics["loss/anchor"] = anchor.item()
         total = total + settings.anchor * anchor
     _step(state, total, "generator", "inference")
     return metrics
 
 
-def update_energy(state: TrainState, batch: Batch, revised: Views, settings: CooperativeSettings) -> dict[str, float]:
+def update_energy(state: TrainState, batch: Batch, revised: Views) -> dict[str, float]:
     """Eq. (10) with penalty and gate, and the sign rule that steers the displacement."""
     model = state.model
     real, fake = model.energy(batch.views), model.energy(revised)
     gap = (real.mean() - fake.mean()).item()
     squares = real.square().mean() + fake.square().mean()
-    loss = settings.energy_scale * (real.mean() - fake.mean()) + settings.energy_penalty * squares
-    if not 0 < settings.energy_gate < -gap:
+    loss = real.mean() - fake.mean() + model.energy.penalty * squares
+    if not 0 < model.energy.gate < -gap:
         _step(state, loss, "energy")
-    if settings.steer:
-        moved = model.displacement * torch.exp(torch.tensor(settings.steer_rate if gap < 0 else -settings.steer_rate))
-        model.displacement.copy_(moved.clamp(settings.displacement_min, settings.displacement_max))
+    if isinstance(model.data_chain, Displaced):
+        moved = model.displacement * torch.exp(torch.tensor(STEER_RATE if gap < 0 else -STEER_RATE))
+        model.displacement.copy_(moved.clamp(DISPLACEMENT_MIN, model.data_chain.displacement_max))
     return {"loss/energy": loss.item(), "energy/data": real.mean().item(), "energy/gap": gap}
 
 

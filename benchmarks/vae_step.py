@@ -30,7 +30,7 @@ from cooperative_step import Way, seconds
 from loading import machine
 from multiebm.core.batch import Batch
 from multiebm.core.random import make_generator
-from multiebm.experiments.build import TrainingStep, build_model, build_state
+from multiebm.experiments.build import build_model, build_state
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.folder import METRICS
 from multiebm.experiments.load import load_experiment
@@ -39,6 +39,7 @@ from multiebm.experiments.run import run_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.modalities import Modality, Picture
 from multiebm.models.model import MultimodalModel
+from multiebm.training.steps import TrainingStep
 from reference_vae import reference_state, reference_step_of
 
 TARGETS = {"mmvaeplus": 2.5, "mvae": 3.0, "mopoe": 2.0, "mvtcae": 2.0, "mmvae": 2.0, "cmvae": 2.0}
@@ -90,7 +91,7 @@ def make_way(way: str, row: str, experiment: Experiment, model: MultimodalModel)
     training = experiment.training.model_copy(update={"precision": precision})
     experiment = experiment.model_copy(update={"training": training})
     state = build_state(experiment, copy.deepcopy(model), None)  # type: ignore[arg-type]  # batches are handed over
-    step = TrainingStep(experiment)
+    step = TrainingStep(experiment.training)
     return lambda batch: step(state, batch)
 
 

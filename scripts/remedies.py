@@ -22,7 +22,6 @@ from cells import is_made, notes_of, processor, settings_of, spread, write_cell
 from multiebm.data import load_dataset
 from multiebm.evaluation.evaluate import quick_look
 from multiebm.evaluation.judges import Judges
-from multiebm.experiments.build import TrainingStep
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.measure import judges_of, settled
 from multiebm.experiments.run import fresh_state
@@ -31,6 +30,7 @@ from multiebm.models.model import MultimodalModel
 from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.loop import fit
 from multiebm.training.state import TrainState
+from multiebm.training.steps import TrainingStep
 
 matplotlib.use("agg")
 STEPS, EVERY = 160, 40  # cooperative steps of a row, and between two measurements
@@ -138,7 +138,7 @@ def warm_up(seed: int, folder: Path) -> TrainState[MultimodalModel]:
     name = hashlib.sha256(json.dumps(settings_of(experiment)).encode()).hexdigest()[:8]
     store = CheckpointStore(folder / f"warmup-{seed}-{name}", keep_last=1)
     store.resume(state)
-    ended = fit(state, TrainingStep(experiment), experiment.training.warmup.steps)
+    ended = fit(state, TrainingStep(experiment.training), experiment.training.warmup.steps)
     store.save(state)
     if ended.reason != "finished":
         raise SystemExit(ended.message())
@@ -190,7 +190,7 @@ def run_row(
     judges = judges_of(dataset, "cpu")
     state = fresh_state(experiment, dataset, torch.device("cpu"))
     transplant(warm, state)
-    step, gaps, first = TrainingStep(experiment), Gaps(), state.step
+    step, gaps, first = TrainingStep(experiment.training), Gaps(), state.step
     points = [Point(0, measure(state, judges, experiment, dataset))]
     for done in range(EVERY, STEPS + 1, EVERY):
         ended = fit(

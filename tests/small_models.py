@@ -8,29 +8,22 @@ from torch import Tensor, nn
 from multiebm.core.batch import Batch
 from multiebm.core.names import Views
 from multiebm.core.random import make_generator
-from multiebm.experiments.build import build_model, build_state
-from multiebm.experiments.schema import Experiment, ModelSection
+from multiebm.experiments.build import build_model
+from multiebm.experiments.schema import ModelSection
 from multiebm.modalities import Modality, Picture, Vector
 from multiebm.models.inference import Encoder, InferenceModel
 from multiebm.models.model import MultimodalModel
+from multiebm.nn.precision import set_precision
 from multiebm.objectives.settings import BoundSettings
 from multiebm.objectives.vae import Draw, bound_loss, draw
-from multiebm.training.settings import CooperativeSettings
+from multiebm.training.phases.bound import Bound
+from multiebm.training.phases.cooperative import Cooperative
+from multiebm.training.phases.phase import Phase
 from multiebm.training.state import TrainState
+from multiebm.training.steps import OptimiserSettings, make_optimisers
 
 # The algorithm as printed in the paper, with nothing added.
-LITERAL = CooperativeSettings(
-    energy_first=0,
-    anchor=0.0,
-    reconstruction=1.0,
-    synthetic=1.0,
-    inference_synthetic=0.1,
-    negatives="reuse",
-    energy_penalty=0.0,
-    energy_gate=0.0,
-    energy_scale=1.0,
-    steer=False,
-)
+LITERAL = Cooperative(anchor=0.0, reconstruction=1.0, synthetic=1.0, inference_synthetic=0.1, negatives="reuse")
 
 
 def vectors(**sizes: int) -> dict[str, Modality]:
@@ -55,7 +48,11 @@ def small_model(modalities: dict[str, Modality], seed: int = 0, **sections: Any)
         "data_chain": {"steps": 3, "kind": "displaced", "noise_scale": 0.001},
         "latent_chain": {"steps": 3, "step_size": 0.1},
     }
-    model = build_model(ModelSection.model_validate(base | sections), modalities, seed)
+    given = base | sections
+    given["data_chain"] = {"kind": "displaced"} | given["data_chain"]
+    if given["energy"] is not None:
+        given["energy"] = {"penalty": 0, "gate": 0} | given["energy"]
+    model = build_model(ModelSection.model_validate(given), modalities, seed)
     model.energy_steps.fill_(1)  # as if trained: what is asked of an energy that has learned may be asked of it
     return model
 
@@ -66,8 +63,14 @@ def energy_prior(**settings: Any) -> dict[str, Any]:
 
 def make_state(model: MultimodalModel, seed: int = 0) -> TrainState[MultimodalModel]:
     """A state at step 0 without a stream: the tests hand batches to the step themselves."""
-    experiment = Experiment.model_validate({"training": {"precision": "fp32"}, "seed": seed})
-    return build_state(experiment, model, None)  # type: ignore[arg-type]
+    set_precision(model, "fp32")
+    optimisers = make_optimisers(model, OptimiserSettings(), [Bound(), LITERAL])
+    return TrainState(model, optimisers, make_generator(seed + 1, model.device), None)  # type: ignore[arg-type]
+
+
+def take_step(state: TrainState[MultimodalModel], batch: Batch, phase: Phase) -> dict[str, float]:
+    """A step of `phase`, which began at step 0."""
+    return phase.step(state, batch, state.step)
 
 
 def random_views(modalities: dict[str, Modality], n: int, seed: int = 0) -> Views:

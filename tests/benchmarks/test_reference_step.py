@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from multiebm.core.errors import ConfigError
-from multiebm.experiments.build import build_state, settings_of_cooperative
+from multiebm.experiments.build import build_state
 from multiebm.experiments.schema import Experiment
 from multiebm.modalities import Picture
 from multiebm.models.energy import EnergyNetwork
 from multiebm.models.model import MultimodalModel
-from multiebm.training.cooperative import cooperative_step
-from multiebm.training.settings import CooperativeSettings
+from multiebm.training.phases.cooperative import Cooperative
 from multiebm.training.steps import set_rates
 from small_models import energy_prior, random_views, small_model, whole
 
@@ -49,14 +48,14 @@ def both_steps(precision: str, temperature: float = 1.0, **cooperative):
     """Metrics and models of one step of the library and one of the reference, from the same weights and draws."""
     model, settings = picture_model(), experiment(precision, **cooperative)
     model.generator.temperature = temperature
+    model.energy.penalty, model.energy.gate = settings.model.energy.penalty, settings.model.energy.gate
     reference = reference_state(settings, model)
     ours = build_state(settings, model, None)
     (cooperative,) = settings.training.phases
     set_rates(ours, settings.training.optimiser, cooperative, 0)
-    own = settings_of_cooperative(cooperative, settings.model)
     batch = whole(random_views(PICTURES, 8))
-    expected = reference_step(reference, batch, own)
-    return cooperative_step(ours, batch, own), expected, model, reference.model
+    expected = reference_step(reference, batch, cooperative)
+    return cooperative.step(ours, batch, 0), expected, model, reference.model
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3])
@@ -108,7 +107,7 @@ def test_a_plain_copy_has_the_same_weights_and_the_same_energies_and_means():
 
 
 def test_settings_that_the_reference_does_not_write_out_are_refused():
-    with pytest.raises(ConfigError, match="revision: got 'single', expected 'all'"):
-        check_covered(CooperativeSettings(revision="single"))
+    with pytest.raises(ConfigError, match="start: got 'aggregate', expected 'prior'"):
+        check_covered(Cooperative(start="aggregate"))
     with pytest.raises(ConfigError, match="synthetic: got 'balance'"):
-        check_covered(CooperativeSettings(synthetic="balance"))
+        check_covered(Cooperative(synthetic="balance"))

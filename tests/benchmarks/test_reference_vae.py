@@ -8,7 +8,7 @@ import torch
 
 from multiebm.core.batch import Batch
 from multiebm.core.errors import ConfigError
-from multiebm.experiments.build import TrainingStep, build_model, build_state
+from multiebm.experiments.build import build_model, build_state
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.modalities import Picture
@@ -16,6 +16,7 @@ from multiebm.models.model import MultimodalModel
 from multiebm.nn.blocks import ResidualBlock
 from multiebm.nn.pictures import PictureDecoder
 from multiebm.nn.precision import Mixed
+from multiebm.training.steps import TrainingStep
 from small_models import random_views, whole
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -51,7 +52,7 @@ def both_steps(row: str, *settings: str) -> tuple[float, float, MultimodalModel,
     state = build_state(experiment, model, None)
     batch = whole(random_views(PICTURES, 40))
     expected = reference_step_of(reference, batch)["loss/elbo"]
-    return TrainingStep(experiment)(state, batch)["loss/elbo"], expected, model, reference.model
+    return TrainingStep(experiment.training)(state, batch)["loss/elbo"], expected, model, reference.model
 
 
 @pytest.mark.parametrize(("row", "settings"), CASES)

@@ -16,7 +16,6 @@ from multiebm.core.batch import Batch, mask_views
 from multiebm.distributions.families import FAMILIES, Family
 from multiebm.distributions.mixture import Mixture
 from multiebm.experiments.baselines import ROWS, lay_row
-from multiebm.experiments.build import settings_of_bound
 from multiebm.experiments.merge import merge
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
@@ -117,7 +116,7 @@ def row_model(
             if key == LOGITS or "log_scale" in key or key.endswith("prior.logits"):
                 value.copy_(0.4 * torch.randn(value.shape, generator=draws))
     experiment = Experiment.model_validate(cells)
-    return built, settings_of_bound(experiment.training.phase("bound"), experiment.model)[1]
+    return built, experiment.training.phase("bound")
 
 
 class Objective(nn.Module):

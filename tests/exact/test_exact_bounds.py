@@ -95,7 +95,7 @@ def linear_batch(model: MultimodalModel, present: list[list[int]], copies: int =
 def test_with_the_exact_posterior_every_bound_is_the_evidence_at_every_draw(kind, present):
     """p(x, z) / q(z) = p(x) whatever z, here with q a product of experts and prior; some parts hidden."""
     model = linear_gaussian()
-    s = BoundSettings(kind=kind, samples=4, components="all")
+    s = BoundSettings(estimator=kind, samples=4, components="all")
     for seed in range(3):
         batch = linear_batch(model, [present] * 5)
         loss, _ = vae_loss(
@@ -116,7 +116,7 @@ def test_in_expectation_bounds_of_more_samples_are_closer_to_the_evidence_and_st
     truth = evidence(model, linear_batch(model, [[1, 1]])).item()
     found = {}
     for samples in (1, 5, 50):
-        s = BoundSettings(kind="iwae" if samples > 1 else "elbo", samples=samples, components="all")
+        s = BoundSettings(estimator="iwae" if samples > 1 else "elbo", samples=samples, components="all")
         found[samples] = values_of(model, exact._replace(shared=q), batch, s)
     divergence = 2 * (-log(1.4) + (1.4**2 + 0.8**2 - 1) / 2)
     assert mean(found[1]) == pytest.approx(truth - divergence, abs=4 * error(found[1]))
@@ -160,7 +160,7 @@ def test_joining_components_inside_the_logarithm_is_tighter_draw_by_draw_and_sti
     copies = linear_batch(model, [[1, 1]], copies=40)
     one = linear_batch(model, [[1, 1]])
     truth = evidence(model, one).item()
-    settings = {k: BoundSettings(kind=k, samples=5, components="all") for k in ("elbo", "iwae", "iwae_inside")}
+    settings = {k: BoundSettings(estimator=k, samples=5, components="all") for k in ("elbo", "iwae", "iwae_inside")}
     by_draw = {k: values_of(model, two_components(model, one), one, s) for k, s in settings.items()}
     assert (by_draw["iwae_inside"] > by_draw["iwae"]).all()
     assert (by_draw["iwae"] > by_draw["elbo"]).all()
@@ -174,7 +174,7 @@ def test_the_weight_joined_inside_averages_to_the_evidence_itself():
     """E sum_c pi_c p(x, z_c) / q(z_c) = p(x): unbiased before the logarithm; 1,000 draws of one item, 4 sigma."""
     model = linear_gaussian()
     batch = linear_batch(model, [[1, 1]])
-    s = BoundSettings(kind="iwae_inside", samples=1, components="all")
+    s = BoundSettings(estimator="iwae_inside", samples=1, components="all")
     weights = values_of(model, two_components(model, batch), batch, s, n=1000).exp()
     assert mean(weights) == pytest.approx(evidence(model, batch).exp().item(), abs=4 * error(weights))
     assert error(weights) < 0.05 * mean(weights)
@@ -194,7 +194,7 @@ def test_the_doubly_reparameterised_gradient_has_the_mean_of_the_bounds_at_any_b
         loc = (exact.shared.loc + 0.3 * exact.shared.scale).detach().requires_grad_()
         scale = (0.9 * exact.shared.scale).detach().requires_grad_()
         posterior = exact._replace(shared=exact.shared._replace(loc=loc, scale=scale))
-        s = BoundSettings(kind=kind, samples=3, components="all")
+        s = BoundSettings(estimator=kind, samples=3, components="all")
         loss, _ = vae_loss(model.generator, model.generator.prior, posterior, batch, make_generator(7), s, beta)
         slopes = torch.autograd.grad(loss, (loc, scale))
         found[kind] = torch.cat([n * slope[0] for slope in slopes], 1)  # [n, 4]
@@ -211,7 +211,7 @@ def slopes_beside_the_posterior(beta):
     for kind in ("iwae", "dreg"):
         loc = (exact.shared.loc.detach() + 0.3 * scale).requires_grad_()
         posterior = exact._replace(shared=exact.shared._replace(loc=loc, scale=scale))
-        s = BoundSettings(kind=kind, samples=8, components="all")
+        s = BoundSettings(estimator=kind, samples=8, components="all")
         loss, _ = vae_loss(model.generator, model.generator.prior, posterior, batch, make_generator(3), s, beta)
         yield n * torch.autograd.grad(loss, loc)[0][0] * scale[0]
 

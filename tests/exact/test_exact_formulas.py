@@ -259,7 +259,7 @@ def test_the_value_of_an_importance_weighted_bound_is_the_mean_over_experts_of_t
     loss = loss_of(model, bound, batch)
     assert bound.samples == SAMPLES > 1
     torch.testing.assert_close(loss, -value.mean(), rtol=ROUNDED, atol=0)
-    if bound.kind == "iwae":
+    if bound.estimator == "iwae":
         assert_same(loss, -value.mean(), model, ROUNDED)
 
 

@@ -104,7 +104,7 @@ def test_with_one_part_every_row_is_the_ordinary_vae_of_its_family_prior_and_sam
     expected = -RESCALED.get(row, 1) * vae_of_one_part(model, batch, bound, row in RESCALED).mean()
     loss = loss_of(model, bound, batch)
     torch.testing.assert_close(loss, expected, rtol=ROUNDED, atol=0)
-    if bound.kind != "dreg":  # whose gradient is not that of its value
+    if bound.estimator != "dreg":  # whose gradient is not that of its value
         assert_same(loss, expected, model, ROUNDED)
 
 
@@ -163,7 +163,7 @@ def test_all_subsets_restricted_to_single_parts_are_a_mixture_of_experts_with_th
     model, bound = row_model("mopoe", model={"inference": {"subsets": "single"}}, bound={"components": "all"})
     batch = batch_of()
     mixture, star = row_model("mmvae-star", bound={"denominator": "component", "divergence": "analytic"})
-    star = BoundSettings(components="all", denominator=star.denominator, divergence=star.divergence)
+    star = BoundSettings(components="all", divergence=star.divergence)
     loss = loss_of(model, bound, batch)
     assert_same(loss, loss_with(model, mixture, star, batch, ALL), model, EXACT)
     each = []

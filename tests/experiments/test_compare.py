@@ -10,9 +10,9 @@ from multiebm.core.errors import ConfigError, DataError, DivergenceError
 from multiebm.evaluation.evaluation import Evaluation
 from multiebm.evaluation.result import Result
 from multiebm.experiments import compare as module
-from multiebm.experiments.build import TrainingStep
 from multiebm.experiments.compare import Cell, compare, write_tables
 from multiebm.report.comparison import write_comparison
+from multiebm.training.steps import TrainingStep
 
 SMALL = [
     "training.phases.bound.steps=3",

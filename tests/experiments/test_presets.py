@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from multiebm.experiments.build import TrainingStep, build_model
+from multiebm.experiments.build import build_model
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.load import load_experiment, preset_names
 from multiebm.experiments.run import fresh_state
 from multiebm.modalities import Picture
 from multiebm.training.guard import find_problem
-from multiebm.training.steps import total_steps
+from multiebm.training.steps import TrainingStep, total_steps
 
 SMALL = ["training.batch_size=2", "training.precision=fp32"]
 
@@ -54,7 +54,7 @@ def test_one_step_of_each_phase_changes_its_weights_and_gives_finite_numbers(nam
     experiment = load_experiment(name, [*SMALL, *short, *phases, *data_settings(name, tmp_path)])
     state = fresh_state(experiment, build_dataset(experiment.data), torch.device("cpu"))
     before = {key: value.clone() for key, value in state.model.named_parameters()}
-    step = TrainingStep(experiment)
+    step = TrainingStep(experiment.training)
     for _ in range(total_steps(experiment.training.phases)):
         metrics = step(state, next(state.stream))
         state.step += 1

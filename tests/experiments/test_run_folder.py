@@ -18,11 +18,11 @@ from multiebm.core.errors import ConfigError, OutputError
 from multiebm.core.lock import LOCK, locked
 from multiebm.experiments import folder as folder_module
 from multiebm.experiments import run as run_module
-from multiebm.experiments import settle as settle_module
 from multiebm.experiments.folder import BOARD, CHECKPOINTS, CONFIG, METRICS, RUN
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.run import run_experiment
 from multiebm.experiments.saved import MODEL, from_pretrained
+from multiebm.training.phases import settle as settle_module
 from multiebm.training.state import TrainState
 
 SHORT = tiny("training.phases.energy.steps=0", "training.phases.cooperative.steps=1")
@@ -128,11 +128,11 @@ def test_a_signal_while_priors_settle_ends_in_order_and_resume_settles_as_if_the
     whole = run_experiment(tiny(), tmp_path / "whole").model.state_dict()
     settle = settle_module.settle_priors
 
-    def interrupted(model, batches, generator, **settings) -> None:
+    def interrupted(model, batches, rng, how) -> None:
         next(batches)
-        torch.rand(3, generator=generator)
+        torch.rand(3, generator=rng)
         signal.raise_signal(number)
-        settle(model, batches, generator, **settings)
+        settle(model, batches, rng, how)
 
     with monkeypatch.context() as patch:
         patch.setattr(settle_module, "settle_priors", interrupted)

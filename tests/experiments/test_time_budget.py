@@ -9,9 +9,11 @@ import torch
 from run_standins import tiny, tiny_data
 
 from multiebm.core.progress import listening
-from multiebm.experiments import run, settle
+from multiebm.experiments import run
+from multiebm.experiments.build import settling_of
 from multiebm.experiments.run import fresh_state, run_experiment
-from multiebm.experiments.settle import Settling, settling_within, time_to_settle
+from multiebm.training.phases import settle
+from multiebm.training.phases.settle import Planned, settling_within, time_to_settle
 
 ENDLESS = ["training.phases.bound.steps=1000000", "training.log_every=1000", "training.checkpoint_every=1000"]
 
@@ -40,11 +42,11 @@ def test_steps_and_settling_together_take_the_budget(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "expected"), [("20", Settling(0.5, 6.0)), ("100", Settling(1.0, 12.0)), ("null", Settling(1.0, 12.0))]
+    ("seconds", "expected"), [(20.0, Planned(0.5, 6.0)), (100.0, Planned(1.0, 12.0)), (None, Planned(1.0, 12.0))]
 )
 def test_settling_gets_what_it_needs_up_to_a_share_of_the_budget(seconds, expected, monkeypatch):
-    monkeypatch.setattr(settle, "time_to_settle", lambda state, experiment: 12.0)
-    assert settling_within(None, tiny(f"training.seconds={seconds}")) == expected
+    monkeypatch.setattr(settle, "time_to_settle", lambda state, how: 12.0)
+    assert settling_within(None, settling_of(tiny(), {}), seconds) == expected
 
 
 class Steps:
@@ -72,7 +74,7 @@ def test_a_share_is_of_the_steps_and_of_the_codes_and_each_is_announced(monkeypa
     draw = type(state.stream).__next__
     monkeypatch.setattr(type(state.stream), "__next__", lambda stream: seen.append(1) or draw(stream))
     with listening(heard):
-        settle.take_average(state, experiment, share=0.25)
+        settle.take_average(state, settling_of(experiment, {}), share=0.25)
     assert len(seen) == 32
     assert heard.totals == {"codes are drawn": 0, "a mixture is fitted to the codes": 90, "the prior settles": 10}
     assert heard.done[0] == 32 + 90 + 10  # one base, two private mixtures
@@ -86,7 +88,7 @@ def test_finding_out_how_long_it_takes_leaves_state_and_log_alone(caplog):
     before, numbers, anyones = state.snapshot(), state.numbers_json(), torch.get_rng_state()
     heard = Steps()
     with listening(heard), caplog.at_level(logging.INFO):
-        assert time_to_settle(state, experiment) > 0
+        assert time_to_settle(state, settling_of(experiment, {})) > 0
     assert heard.totals == {}
     assert caplog.text == ""
     after = state.tensors()
@@ -101,7 +103,7 @@ def test_the_time_to_settle_is_that_of_its_parts(monkeypatch):
     monkeypatch.setattr(settle.time, "perf_counter", lambda: next(clock))
     experiment = tiny("training.phases.settle.steps=400")
     state = fresh_state(experiment, tiny_data(), torch.device("cpu"))
-    assert time_to_settle(state, experiment) == pytest.approx(64 + 60)
+    assert time_to_settle(state, settling_of(experiment, {})) == pytest.approx(64 + 60)
 
 
 def test_without_a_budget_nothing_is_timed(tmp_path, monkeypatch):

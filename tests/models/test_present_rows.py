@@ -13,9 +13,9 @@ from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED
 from multiebm.objectives.settings import BoundSettings
 from multiebm.objectives.vae import draw, log_likelihoods
-from multiebm.training.cooperative import cooperative_step, warmup_step
-from multiebm.training.settings import CooperativeSettings, WarmupSettings
-from small_models import energy_prior, make_state, mixed, random_views, small_model
+from multiebm.training.phases.bound import Bound
+from multiebm.training.phases.cooperative import Cooperative
+from small_models import energy_prior, make_state, mixed, random_views, small_model, take_step
 
 PRESENT = torch.tensor([[1, 0, 1], [1, 0, 0], [0, 0, 1], [1, 0, 0], [0, 0, 0], [1, 0, 1]]).bool()
 COUNTS = {"face": 4, "left": 1, "right": 3}  # nobody has the left part: one row stands in for it
@@ -71,8 +71,8 @@ def test_filling_decodes_the_absent_parts_alone():
     [
         {"components": "one"},
         {"components": "all"},
-        {"components": "all", "reconstruct": "own"},
-        {"components": "all", "kind": "iwae", "samples": 3},
+        {"components": "all", "unseen": "skipped"},
+        {"components": "all", "estimator": "iwae", "samples": 3},
     ],
     ids=str,
 )
@@ -89,7 +89,7 @@ def test_a_bound_has_the_terms_and_gradients_of_decoding_everything(settings):
             flat = {key: value.flatten(0, 2) for key, value in drawn.latents.items()}
             views = {name: view.repeat(n * c, *[1] * (view.dim() - 1)) for name, view in batch.views.items()}
             log_px = generator.log_likelihood(views, generator(flat)).view(n, c, b, -1)
-            log_px = torch.where(drawn.seen if s.reconstruct == "own" else PRESENT, log_px, 0.0)
+            log_px = torch.where(drawn.seen if s.unseen == "skipped" else PRESENT, log_px, 0.0)
         else:
             log_px = log_likelihoods(generator, drawn, batch, s)
         model.zero_grad()
@@ -117,11 +117,10 @@ def test_the_density_of_the_latent_chain_decodes_present_parts_alone():
 
 
 SETTINGS = {
-    "default": CooperativeSettings(energy_first=0),
-    "codes and anchor": CooperativeSettings(energy_first=0, reconstruction=1.0, synthetic="balance"),
-    "every expert": CooperativeSettings(energy_first=0, reconstruction=1.0, positive_phase="all_experts"),
-    "anchor alone": CooperativeSettings(energy_first=0, reconstruction=0.0, anchor_generator=False),
-    "expert mix": CooperativeSettings(energy_first=0, reconstruction=0.0, expert_mix=0.1),
+    "default": Cooperative(),
+    "codes and anchor": Cooperative(reconstruction=1.0, synthetic="balance"),
+    "every expert": Cooperative(reconstruction=1.0, positive_phase="all_experts"),
+    "anchor alone": Cooperative(reconstruction=0.0),
 }
 
 
@@ -134,7 +133,7 @@ def test_a_cooperative_step_is_that_of_decoding_everything(name, monkeypatch):
         if everything:
             forward = Generator.forward
             monkeypatch.setattr(Generator, "forward", lambda self, z, wanted=None, whole=forward: whole(self, z))
-        metrics = cooperative_step(make_state(model), batch, SETTINGS[name])
+        metrics = take_step(make_state(model), batch, SETTINGS[name])
         results.append((metrics, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-4, abs=1e-5)
     largest = max(gradient.abs().max().item() for gradient in results[1][1].values())
@@ -155,10 +154,10 @@ def test_steps_on_items_without_any_part_teach_the_inference_model_nothing(name,
     batch = Batch(mask_views(random_views(model.modalities, len(absent)), absent), absent)
     before = {name: p.clone() for name, p in model.inference.named_parameters()}
     if name == "warm-up":
-        metrics = warmup_step(make_state(model), batch, WarmupSettings(prior_after=0))
+        metrics = take_step(make_state(model), batch, Bound(prior_from=0))
         assert metrics["loss/elbo"] == 0
     else:
-        metrics = cooperative_step(make_state(model), batch, replace(SETTINGS[name], inference_synthetic=0.0))
+        metrics = take_step(make_state(model), batch, replace(SETTINGS[name], inference_synthetic=0.0))
     assert all(torch.tensor(value).isfinite() for value in metrics.values())
     assert all(torch.equal(p, before[name]) for name, p in model.inference.named_parameters())
     assert all(value.isfinite().all() for value in model.state_dict().values())
@@ -167,7 +166,7 @@ def test_steps_on_items_without_any_part_teach_the_inference_model_nothing(name,
 def test_an_encoder_of_a_part_that_nobody_has_stays_as_it_is():
     model, batch = setup()
     before = {name: p.clone() for name, p in model.inference.named_parameters()}
-    warmup_step(make_state(model), batch, WarmupSettings())
+    take_step(make_state(model), batch, Bound())
     moved = {name.split(".")[1] for name, p in model.inference.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {"face", "right"}
 

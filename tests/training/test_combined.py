@@ -5,26 +5,26 @@ from dataclasses import replace
 import pytest
 import torch
 
-import multiebm.training.cooperative as module
+import multiebm.training.phases.cooperative as module
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.random import make_generator
 from multiebm.models.inference import SHARED
-from multiebm.training.cooperative import bound_of_batch, cooperative_step, warmup_step
-from multiebm.training.revision import revise_codes
-from multiebm.training.settings import CooperativeSettings, WarmupSettings
+from multiebm.training.phases.bound import Bound, bound_of_batch
+from multiebm.training.phases.cooperative import Cooperative
+from multiebm.training.refining import refine_codes
 from small_models import (
     LITERAL,
     energy_prior,
     make_state,
     mixed,
-    parameters_with_gradient,
     random_views,
     small_model,
+    take_step,
     whole,
 )
 
-DEFAULT = CooperativeSettings(energy_first=0)
-MCMC = replace(LITERAL, encoder_loss="elbo", anchor=1.0, synthetic=0.0, inference_synthetic=0.0, tilt_in_bound=True)
+DEFAULT = Cooperative()
+MCMC = replace(LITERAL, inference=0.0, anchor=1.0, synthetic=0.0, inference_synthetic=0.0)
 PRESENT = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 1], [1, 1, 0], [0, 0, 1], [1, 1, 1], [0, 1, 0], [0, 0, 0]]).bool()
 
 
@@ -33,6 +33,7 @@ def pair(family: str):
     plain = small_model(mixed(), family=family, prior={"kind": family})
     tilted = small_model(mixed(), family=family, prior=energy_prior(steps=0))
     tilted.load_state_dict(plain.state_dict(), strict=False)
+    tilted.generator.prior.in_bound = True
     torch.nn.init.zeros_(tilted.generator.prior.net[-1].weight)
     states = [make_state(model) for model in (plain, tilted)]
     states[1].optimisers["prior"].param_groups[0]["lr"] = 0.0
@@ -50,8 +51,8 @@ def assert_equal_parts(one, other):
 @pytest.mark.parametrize("family", ["normal", "laplace"])
 @pytest.mark.parametrize(
     "settings",
-    [LITERAL, replace(DEFAULT, tilt_in_bound=True), replace(LITERAL, negatives="refresh", revision="single")],
-    ids=["literal", "anchored", "single"],
+    [LITERAL, DEFAULT, replace(LITERAL, negatives="refresh")],
+    ids=["literal", "anchored", "refreshed"],
 )
 def test_a_combined_step_without_a_tilt_is_the_cooperative_step_bit_for_bit(settings, family, gaps):
     plain, tilted = pair(family)
@@ -60,7 +61,7 @@ def test_a_combined_step_without_a_tilt_is_the_cooperative_step_bit_for_bit(sett
 
 
 @pytest.mark.parametrize("gaps", [False, True], ids=["complete", "incomplete"])
-@pytest.mark.parametrize("positive", ["revised", "experts"])
+@pytest.mark.parametrize("positive", ["refined", "drawn"])
 def test_on_a_fitted_base_it_is_the_step_of_the_mixture_alone_bit_for_bit(positive, gaps):
     """The base of the presets, fitted on the way as the mixture is; private latents have mixtures too.
 
@@ -72,7 +73,7 @@ def test_on_a_fitted_base_it_is_the_step_of_the_mixture_alone_bit_for_bit(positi
     torch.nn.init.zeros_(tilted.generator.prior.net[-1].weight)
     states = [make_state(model) for model in (plain, tilted)]
     states[1].optimisers["prior"].param_groups[0]["lr"] = 0.0
-    three_equal_steps(*states, replace(DEFAULT, prior_positive=positive), gaps)
+    three_equal_steps(*states, replace(DEFAULT, prior_codes=positive), gaps)
     theirs = tilted.state_dict()
     for name, tensor in at_the_base(plain).items():
         assert torch.equal(tensor, theirs[name]), name
@@ -88,7 +89,7 @@ def three_equal_steps(plain, tilted, settings, gaps):
         batch = whole(random_views(mixed(), 8, seed))
         if gaps:
             batch = Batch(mask_views(batch.views, PRESENT), PRESENT)
-        expected, got = (cooperative_step(state, batch, settings) for state in (plain, tilted))
+        expected, got = (take_step(state, batch, settings) for state in (plain, tilted))
         assert {name: got[name] for name in expected} == expected
 
 
@@ -99,7 +100,7 @@ def test_the_warm_ups_bound_without_a_tilt_is_that_of_the_plain_prior_bit_for_bi
     for state in pair(family):
         model = state.model
         posterior = model.inference(batch)
-        loss, _ = bound_of_batch(model, posterior, batch, make_generator(3), module.STRATIFIED, 1.3, tilt=True)
+        loss, _ = bound_of_batch(model, posterior, batch, make_generator(3), module.STRATIFIED, 1.3, learns=True)
         loss.backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         found.append((loss.detach(), gradients))
@@ -135,12 +136,14 @@ def test_the_anchor_never_teaches_the_tilt(monkeypatch):
     """Its own step left out, a tilt inside the anchor's bound has no gradient after a whole step."""
     monkeypatch.setattr(module, "prior_step", lambda *given: {})
     model, state, batch = setup()
-    cooperative_step(state, batch, replace(DEFAULT, tilt_in_bound=True))
+    model.generator.prior.in_bound = True
+    take_step(state, batch, DEFAULT)
     assert all(p.grad is None for p in model.generator.prior.parameters())
 
 
 def setup(**sections):
     model = small_model(mixed(), **({"prior": energy_prior()} | sections))
+    model.generator.prior.in_bound = True
     return model, make_state(model), whole(random_views(model.modalities, 8))
 
 
@@ -154,7 +157,7 @@ def moved_parts(model, step) -> set[str]:
 def test_without_an_energy_the_step_is_the_latent_chains_half():
     model, state, batch = setup(energy=None)
     got: dict[str, float] = {}
-    assert moved_parts(model, lambda: got.update(cooperative_step(state, batch, MCMC))) == {
+    assert moved_parts(model, lambda: got.update(take_step(state, batch, MCMC))) == {
         "generator",
         "inference",
         "prior",
@@ -163,34 +166,23 @@ def test_without_an_energy_the_step_is_the_latent_chains_half():
     assert not [name for name in got if name.startswith(("energy/", "data_chain/"))]
 
 
-def test_with_encoder_loss_elbo_the_inference_model_learns_from_the_anchor_alone():
+def test_with_weight_0_the_inference_model_learns_from_the_anchor_alone():
     """Its gradient is that of the anchor by hand; with nll it is another."""
     gradients = {}
-    for name, settings in {"elbo": MCMC, "nll": replace(MCMC, encoder_loss="nll")}.items():
+    for name, settings in {"elbo": MCMC, "nll": replace(MCMC, inference=1.0)}.items():
         model, state, batch = setup(energy=None)
-        cooperative_step(state, batch, settings)
+        take_step(state, batch, settings)
         gradients[name] = [p.grad.clone() for p in model.inference.parameters()]
     model, state, batch = setup(energy=None)
-    codes = revise_codes(state, model.inference(batch), batch, MCMC)  # draws what the step drew before its anchor
+    codes = refine_codes(
+        state, model.inference(batch), batch, "random_expert"
+    )  # draws what the step drew before its anchor
     assert codes.latents[SHARED].shape == (8, 3)
     posterior = model.inference(batch)
-    bound_of_batch(model, posterior, batch, state.generator, module.STRATIFIED, 1.0, tilt=True)[0].backward()
+    bound_of_batch(model, posterior, batch, state.generator, module.STRATIFIED, 1.0, learns=True)[0].backward()
     for got, p in zip(gradients["elbo"], model.inference.parameters(), strict=True):
         torch.testing.assert_close(got, p.grad, rtol=1e-4, atol=1e-5)
     assert any(not torch.allclose(a, b) for a, b in zip(gradients["elbo"], gradients["nll"], strict=True))
-
-
-def test_the_anchor_may_leave_the_generator_to_the_revised_codes():
-    """Without reconstruction no decoder gets a gradient then; the inference model gets the same as ever."""
-    gradients = []
-    for anchor_generator in (True, False):
-        model, state, batch = setup(energy=None)
-        cooperative_step(state, batch, replace(MCMC, reconstruction=0.0, anchor_generator=anchor_generator))
-        decoders = {n for n in parameters_with_gradient(model) if n.startswith("generator.decoders")}
-        assert bool(decoders) == anchor_generator
-        gradients.append([p.grad.clone() for p in model.inference.parameters()])
-    for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_all_experts_start_a_chain_each_from_their_own_code():
@@ -201,7 +193,7 @@ def test_all_experts_start_a_chain_each_from_their_own_code():
         bias.data[:3] += 40 * shift
     batch = Batch(mask_views(batch.views, PRESENT), PRESENT)
     posterior = model.inference(batch)
-    codes = revise_codes(state, posterior, batch, replace(LITERAL, positive_phase="all_experts"))
+    codes = refine_codes(state, posterior, batch, "all_experts")
     expert, item = PRESENT.T.nonzero(as_tuple=True)
     assert torch.equal(codes.item, item)
     assert torch.equal(codes.batch.present, PRESENT[item])
@@ -210,18 +202,6 @@ def test_all_experts_start_a_chain_each_from_their_own_code():
     apart = ((codes.latents[SHARED] - loc) / scale).detach()
     assert apart.abs().max() < 5  # standard normal, 42 numbers
     assert torch.equal((codes.latents[SHARED].mean(1) / 40).round().long(), expert)
-
-
-def test_with_one_part_in_evidence_every_part_is_still_reconstructed():
-    """`single` shows the chain the expert's own part; the decoders learn all parts from its code."""
-    model, state, batch = setup(private=0)
-    settings = replace(LITERAL, revision="single", synthetic=0.0)
-    codes = revise_codes(state, model.inference(batch), batch, settings)
-    assert codes.evidence.sum(1).tolist() == [1] * 8
-    assert codes.batch.present.all()
-    metrics = cooperative_step(state, batch, settings)
-    own = model.generator.log_likelihood(batch.views, model.decode(codes.latents)).sum(1).mean()
-    assert metrics["loss/generator"] == pytest.approx(-own.item(), rel=0.2)  # other draws, the same three parts
 
 
 def test_before_it_learns_a_tilt_is_in_no_bound():
@@ -233,18 +213,18 @@ def test_before_it_learns_a_tilt_is_in_no_bound():
             if zero:
                 torch.nn.init.zeros_(model.generator.prior.net[-1].weight)
             state.step = step
-            losses.append(warmup_step(state, batch, WarmupSettings(prior_after=5, tilt_after=0))["loss/elbo"])
+            losses.append(take_step(state, batch, Bound(prior_from=5))["loss/elbo"])
     assert losses[0] == losses[1] == losses[2]
     assert losses[3] != losses[0]
 
 
 def test_the_positive_phase_of_all_experts_is_the_codes_of_every_expert(monkeypatch):
-    seen, revised, prior_step, revise = [], [], module.prior_step, module.revise_codes
-    monkeypatch.setattr(module, "prior_step", lambda s, p, up, down: seen.append(up) or prior_step(s, p, up, down))
-    monkeypatch.setattr(module, "revise_codes", lambda *args: revised.append(revise(*args)) or revised[-1])
+    seen, revised, prior_step, revise = [], [], module.prior_step, module.refine_codes
+    monkeypatch.setattr(module, "prior_step", lambda s, up, down: seen.append(up) or prior_step(s, up, down))
+    monkeypatch.setattr(module, "refine_codes", lambda *args: revised.append(revise(*args)) or revised[-1])
     _, state, batch = setup(energy=None)
-    cooperative_step(state, batch, replace(MCMC, positive_phase="all_experts"))
-    cooperative_step(state, batch, MCMC)
+    take_step(state, batch, replace(MCMC, positive_phase="all_experts"))
+    take_step(state, batch, MCMC)
     assert [codes.shape for codes in seen] == [(24, 3), (8, 3)]
     assert all(torch.equal(up, codes.latents[SHARED]) for up, codes in zip(seen, revised, strict=True))
     assert revised[0].item.tolist() == [*range(8)] * 3  # every expert's code of every item

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-import multiebm.training.cooperative as module
+import multiebm.training.phases.cooperative as module
 from multiebm.core.random import make_generator
 from multiebm.nn.spectral import frozen
-from multiebm.training.cooperative import cooperative_step, energy_step, warmup_step
+from multiebm.objectives.cooperative import inference_loss
+from multiebm.training.phases.bound import Bound, bound_of_batch
+from multiebm.training.phases.energy import energy_step
 from multiebm.training.priors import prior_step
-from multiebm.training.revision import RevisedSamples, revise_codes
-from multiebm.training.settings import WarmupSettings
+from multiebm.training.refining import refine_codes
 from small_models import (
     LITERAL,
     clear_gradients,
@@ -21,6 +22,7 @@ from small_models import (
     parameters_with_gradient,
     random_views,
     small_model,
+    take_step,
     whole,
 )
 
@@ -48,7 +50,7 @@ def revised_sample(model, n: int = 8):
 
 def test_l_theta_reaches_the_energy_and_nothing_else():
     model, state, batch = setup()
-    energy_step(state, batch.views, revised_sample(model), LITERAL)
+    energy_step(state, batch.views, revised_sample(model))
     assert parameters_with_gradient(model) == names(model, "theta")
 
 
@@ -56,7 +58,7 @@ def test_l_alpha_reaches_the_tilt_and_nothing_else():
     model, state, batch = setup()
     codes, _ = model.inference(batch).sample(make_generator(0))
     assert codes["shared"].requires_grad
-    prior_step(state, model.generator.prior, codes["shared"], model.sample_latents(8, make_generator(0))["shared"])
+    prior_step(state, codes["shared"], model.sample_latents(8, make_generator(0))["shared"])
     assert parameters_with_gradient(model) == names(model, "alpha")
 
 
@@ -69,7 +71,7 @@ def test_either_half_of_l_omega_reaches_the_decoders_and_nothing_else(what):
     z = model.sample_latents(8, g)
     x0 = model.generator(z)
     revised, _ = model.refine_data(x0, g)
-    codes = revise_codes(state, posterior, batch, LITERAL)
+    codes = refine_codes(state, posterior, batch, "random_expert")
     if what == "reconstruction":
         loss = -model.generator.log_likelihood(batch.views, model.generator(codes.latents)).sum()
     else:
@@ -83,8 +85,10 @@ def test_l_phi_reaches_the_encoders_and_nothing_else():
     posterior = model.inference(batch)
     z = model.sample_latents(8, state.generator)
     revised, _ = model.refine_data(model.generator(z), state.generator)
-    codes = revise_codes(state, posterior, batch, LITERAL)
-    module._phi_loss(state, codes, RevisedSamples(z, {}, revised), LITERAL).backward()
+    codes = refine_codes(state, posterior, batch, "random_expert")
+    log_q = codes.posterior.log_prob(codes.latents, batch.present)
+    log_qs = model.inference(whole(revised)).log_prob(z, batch.present)
+    inference_loss(log_q, 1.0, log_qs, LITERAL.inference_synthetic).backward()
     assert parameters_with_gradient(model) == names(model, "phi")
 
 
@@ -92,16 +96,18 @@ def test_l_phi_reaches_the_encoders_and_nothing_else():
 def test_the_warm_up_bound_reaches_decoders_and_encoders_and_never_the_tilt(tilt):
     model, state, batch = setup()
     posterior = model.inference(batch)
-    loss, _ = module.bound_of_batch(model, posterior, batch, state.generator, module.STRATIFIED, 1.0, tilt)
+    model.generator.prior.in_bound = tilt
+    loss, _ = bound_of_batch(model, posterior, batch, state.generator, module.STRATIFIED, 1.0, learns=True)
     loss.backward()
     assert parameters_with_gradient(model) == names(model, "omega") | names(model, "phi")
 
 
 def test_the_tilt_in_the_bound_moves_the_encoders_gradient():
     gradients = []
-    for tilt_after in (-1, 0):
+    for in_bound in (False, True):
         model, state, batch = setup()
-        warmup_step(state, batch, WarmupSettings(prior_after=0, tilt_after=tilt_after))
+        model.generator.prior.in_bound = in_bound
+        take_step(state, batch, Bound(prior_from=0))
         gradients.append([p.grad for p in model.inference.parameters()])
     assert any(not torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
@@ -110,7 +116,8 @@ def test_the_tilt_in_the_anchor_moves_the_encoders_gradient_and_no_decoders():
     found = []
     for tilt in (False, True):
         model, state, batch = setup()
-        cooperative_step(state, batch, replace(LITERAL, anchor=1.0, tilt_in_bound=tilt))
+        model.generator.prior.in_bound = tilt
+        take_step(state, batch, replace(LITERAL, anchor=1.0))
         found.append([[p.grad for p in part.parameters()] for part in (model.inference, model.generator.decoders)])
     assert any(not torch.equal(a, b) for a, b in zip(found[0][0], found[1][0], strict=True))
     assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
@@ -119,7 +126,7 @@ def test_the_tilt_in_the_anchor_moves_the_encoders_gradient_and_no_decoders():
 def test_the_literal_step_leaves_the_auxiliary_scales_alone_and_the_anchor_does_not():
     for anchor in (0.0, 1.0):
         model, state, batch = setup()
-        cooperative_step(state, batch, replace(LITERAL, anchor=anchor))
+        take_step(state, batch, replace(LITERAL, anchor=anchor))
         got = parameters_with_gradient(model)
         everything = {name for name, _ in model.named_parameters()}
         assert got == (everything if anchor else everything - auxiliary(model))
@@ -162,7 +169,7 @@ def test_one_literal_step_has_the_gradients_of_the_three_losses_taken_separately
             b.copy_(buffers[name])
     state.generator.set_state(position)
     clear_gradients(model)
-    cooperative_step(state, batch, settings)
+    take_step(state, batch, settings)
     assert parameters_with_gradient(model) == expected.keys()
     for name, p in model.named_parameters():
         if name in expected:
@@ -174,35 +181,16 @@ def test_an_aggregate_start_sends_nothing_back_to_the_encoders():
     gradients = []
     for synthetic in (0.0, 100.0):
         model, state, batch = setup()
-        cooperative_step(state, batch, replace(LITERAL, start="aggregate", synthetic=synthetic))
+        take_step(state, batch, replace(LITERAL, start="aggregate", synthetic=synthetic))
         gradients.append([p.grad for p in model.inference.parameters()])
     for left, right in zip(*gradients, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
 
 
-def test_the_expert_mix_enters_both_halves_of_l_phi():
-    """eta (log q - mean_k log q_k) on (X, z~) and, times lambda_I, on (X~, z)."""
-    model, state, batch = setup()
-    z = model.sample_latents(8, state.generator)
-    revised, _ = model.refine_data(model.decode(z), state.generator)
-    posterior = model.inference(batch)
-    codes = revise_codes(state, posterior, batch, LITERAL)
-    plain, mixed = (
-        module._phi_loss(state, codes, RevisedSamples(z, {}, revised), replace(LITERAL, expert_mix=eta))
-        for eta in (0, 0.4)
-    )
-    gaps = []
-    for views, code in ((batch.views, codes.latents["shared"]), (revised, z["shared"])):
-        q = model.inference(whole(views)).shared
-        gaps.append(q.log_prob(code).mean() - q.component_log_prob(code).mean())
-    expected = 0.4 * (gaps[0] + LITERAL.inference_synthetic * gaps[1])
-    torch.testing.assert_close(mixed - plain, expected, rtol=1e-3, atol=1e-4)
-
-
 def test_chains_alone_give_no_parameter_a_gradient():
     model, state, batch = setup()
     revised_sample(model)
-    revise_codes(state, model.inference(batch), batch, LITERAL)
+    refine_codes(state, model.inference(batch), batch, "random_expert")
     assert parameters_with_gradient(model) == set()
 
 
@@ -219,7 +207,7 @@ def test_a_step_updates_each_power_iteration_once_and_restores_every_flag():
             return inner(*args)
 
         norm._power_method = counted
-    cooperative_step(state, batch, LITERAL)
+    take_step(state, batch, LITERAL)
     assert len(norms) > 10
     assert calls == [1] * len(norms)
     assert all(p.requires_grad for p in model.parameters())
@@ -230,7 +218,7 @@ def test_the_energys_forward_in_its_loss_is_in_training_mode_and_one_pass_over_b
     model, state, batch = setup()
     seen = []
     model.energy.register_forward_hook(lambda net, args, out: seen.append((net.training, len(out))))
-    energy_step(state, batch.views, revised_sample(model), LITERAL)
+    energy_step(state, batch.views, revised_sample(model))
     assert [s for s in seen if s[0]] == [(True, 16)]
 
 

@@ -10,8 +10,9 @@ from multiebm.core.random import make_generator
 from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.modalities import Modality
 from multiebm.models.model import MultimodalModel
-from multiebm.training.cooperative import cooperative_step, warmup_step
-from multiebm.training.settings import CooperativeSettings, WarmupSettings
+from multiebm.training.phases.bound import Bound
+from multiebm.training.phases.cooperative import Cooperative
+from multiebm.training.phases.energy import Energy
 from small_models import (
     LITERAL,
     energy_prior,
@@ -20,6 +21,7 @@ from small_models import (
     mixed,
     random_views,
     small_model,
+    take_step,
     whole,
     without,
 )
@@ -39,20 +41,17 @@ def dataset_with(filling: float) -> MultimodalDataset:
 
 
 STEPS = {
-    "warm-up": lambda state, batch: warmup_step(state, batch, WarmupSettings(prior_after=0, tilt_after=0)),
-    "literal": lambda state, batch: cooperative_step(state, batch, LITERAL),
-    "anchored": lambda state, batch: cooperative_step(
-        state, batch, CooperativeSettings(energy_first=0, expert_mix=0.1)
-    ),
-    "single": lambda state, batch: cooperative_step(state, batch, replace(LITERAL, revision="single", anchor=1.0)),
-    "balanced": lambda state, batch: cooperative_step(state, batch, replace(LITERAL, synthetic="balance")),
-    "every expert": lambda state, batch: cooperative_step(state, batch, replace(LITERAL, positive_phase="all_experts")),
-    "energy alone": lambda state, batch: cooperative_step(state, batch, CooperativeSettings(energy_first=5)),
-    "refreshed": lambda state, batch: cooperative_step(state, batch, replace(LITERAL, negatives="refresh")),
-    "no energy": lambda state, batch: cooperative_step(state, batch, MCMC),
-    "mixtures": lambda state, batch: cooperative_step(state, batch, CooperativeSettings(energy_first=0)),
+    "warm-up": lambda state, batch: take_step(state, batch, Bound(prior_from=0)),
+    "literal": lambda state, batch: take_step(state, batch, LITERAL),
+    "anchored": lambda state, batch: take_step(state, batch, Cooperative()),
+    "balanced": lambda state, batch: take_step(state, batch, replace(LITERAL, synthetic="balance")),
+    "every expert": lambda state, batch: take_step(state, batch, replace(LITERAL, positive_phase="all_experts")),
+    "energy alone": lambda state, batch: take_step(state, batch, Energy()),
+    "refreshed": lambda state, batch: take_step(state, batch, replace(LITERAL, negatives="refresh")),
+    "no energy": lambda state, batch: take_step(state, batch, MCMC),
+    "mixtures": lambda state, batch: take_step(state, batch, Cooperative()),
 }
-MCMC = replace(LITERAL, encoder_loss="elbo", anchor=1.0, synthetic=0.0, inference_synthetic=0.0)
+MCMC = replace(LITERAL, inference=0.0, anchor=1.0, synthetic=0.0, inference_synthetic=0.0)
 SECTIONS = {
     "no energy": {"energy": None},
     "mixtures": {"prior": energy_prior(components=2), "private_components": 2},
@@ -64,6 +63,8 @@ def test_nan_infinity_or_anything_behind_the_mask_gives_the_same_step_bit_for_bi
     results = []
     for filling in (0.0, torch.nan, torch.inf, 0.7):
         model = small_model(MODALITIES, **({"prior": energy_prior()} | SECTIONS.get(step, {})))
+        if step == "warm-up":
+            model.generator.prior.in_bound = True
         state = make_state(model)
         metrics = [STEPS[step](state, dataset_with(filling).batch("train", torch.arange(8))) for _ in range(2)]
         results.append((metrics, model.state_dict()))
@@ -90,7 +91,7 @@ def test_a_modality_that_no_item_has_is_not_learnt_from(step):
     batch = Batch(mask_views(random_views(MODALITIES, 8), present), present)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     settings = replace(LITERAL, inference_synthetic=0.0, synthetic=0.0, incomplete="skip")
-    _ = warmup_step(state, batch, WarmupSettings()) if step == "warm-up" else cooperative_step(state, batch, settings)
+    _ = take_step(state, batch, Bound()) if step == "warm-up" else take_step(state, batch, settings)
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     for part in ("inference.encoders.", "generator.decoders."):
         assert not any(name.startswith(f"{part}left") for name in moved)
@@ -116,7 +117,7 @@ def test_a_warm_up_step_on_a_masked_batch_is_the_step_of_the_model_without_the_m
         trained, given = (
             (reduced_model(model, "b"), whole({n: views[n] for n in ("a", "c")})) if drop else (model, batch)
         )
-        metrics = warmup_step(make_state(trained), given, WarmupSettings())
+        metrics = take_step(make_state(trained), given, Bound())
         kept = {n: p.detach() for n, p in trained.named_parameters() if ".b." not in n}
         results.append((metrics["loss/elbo"], kept))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)

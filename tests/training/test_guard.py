@@ -7,14 +7,20 @@ import torch
 from training_standin import assert_same_state, hooks, log_lines, make_state, step
 
 from multiebm.core.errors import DivergenceError
+from multiebm.core.metrics import GAP, find_problem
+from multiebm.priors.energy import LIMITS
 from multiebm.priors.mixture import MixturePrior
 from multiebm.training.checkpoint import CheckpointStore
-from multiebm.training.guard import Guard, find_problem
+from multiebm.training.guard import Guard
 from multiebm.training.hooks import CheckpointEvery, MetricsLog
 from multiebm.training.loop import fit
 from multiebm.training.state import ELAPSED, TrainState
 
 RUNAWAY = {"energy/gap": -101.0}
+
+
+def limits(gap: float) -> dict[str, float]:
+    return {GAP: gap, **LIMITS}
 
 
 class Diverging:
@@ -47,7 +53,7 @@ def without_counts(state: TrainState) -> TrainState:
 def test_a_gap_over_the_limit_brings_back_exactly_the_state_of_the_snapshot():
     """Snapshots at 0 and 4, the sixth step diverges: all but noise, the energy's rate and the counts is as at 4."""
     diverging, state = Diverging({6: RUNAWAY}), make_state()
-    fit(state, Guard(diverging, limit=100.0, snapshot_every=4), 7)
+    fit(state, Guard(diverging, limits=limits(100.0), snapshot_every=4), 7)
     assert [s.step for s in diverging.before] == [0, 1, 2, 3, 4, 5, 4, 5, 6]
     assert diverging.items[6:8] == diverging.items[4:6]
     good, retried = diverging.before[4], diverging.before[6]
@@ -60,7 +66,7 @@ def test_a_gap_over_the_limit_brings_back_exactly_the_state_of_the_snapshot():
 
 def test_a_step_within_the_limit_is_left_alone():
     guarded, plain = make_state(), make_state()
-    fit(guarded, Guard(step, limit=100.0, snapshot_every=2), 5)
+    fit(guarded, Guard(step, limits=limits(100.0), snapshot_every=2), 5)
     fit(plain, step, 5)
     assert guarded.numbers["guard/healthy_steps"] == 5
     assert_same_state(without_counts(guarded), plain)
@@ -68,7 +74,7 @@ def test_a_step_within_the_limit_is_left_alone():
 
 def test_every_roll_back_lowers_the_rate_once_more_and_draws_other_noise():
     diverging, state = Diverging({3: RUNAWAY, 4: RUNAWAY, 5: RUNAWAY}), make_state()
-    fit(state, Guard(diverging, limit=100.0, factor=0.5), 3)
+    fit(state, Guard(diverging, limits=limits(100.0), factor=0.5), 3)
     retries = diverging.before[3:6]
     assert [energy_rate(s) for s in retries] == [0.005, 0.0025, 0.00125]
     assert energy_rate(state) == 0.00125
@@ -79,7 +85,7 @@ def test_every_roll_back_lowers_the_rate_once_more_and_draws_other_noise():
 def test_the_same_divergence_is_answered_the_same_way_twice():
     first, second = make_state(), make_state()
     for state in (first, second):
-        fit(state, Guard(Diverging({3: RUNAWAY, 6: RUNAWAY}), limit=100.0), 8)
+        fit(state, Guard(Diverging({3: RUNAWAY, 6: RUNAWAY}), limits=limits(100.0)), 8)
     assert_same_state(first, second)
 
 
@@ -89,7 +95,7 @@ def test_a_prior_that_runs_away_is_rolled_back_and_learns_more_slowly_alone(capl
     state.optimisers["prior"] = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     rate = energy_rate(state)
     with caplog.at_level(logging.WARNING):
-        fit(state, Guard(lambda s, batch: step(s, batch) | next(calls), limit=100.0), 4)
+        fit(state, Guard(lambda s, batch: step(s, batch) | next(calls), limits=limits(100.0)), 4)
     assert state.optimisers["prior"].param_groups[0]["lr"] == 0.5
     assert energy_rate(state) == 0.5 * rate
     assert (state.numbers["guard/prior_rate"], state.numbers["guard/rate"]) == (0.5, 0.5)
@@ -99,14 +105,16 @@ def test_a_prior_that_runs_away_is_rolled_back_and_learns_more_slowly_alone(capl
 def test_a_prior_that_keeps_running_away_ends_in_advice_on_the_prior():
     always = Diverging({call: {"prior/gap": 1e4} for call in range(1, 100)})
     with pytest.raises(DivergenceError, match=r"model\.prior\.penalty"):
-        fit(make_state(), Guard(always, limit=100.0, retries=2), 3)
+        fit(make_state(), Guard(always, limits=limits(100.0), retries=2), 3)
 
 
 def test_without_an_energy_optimiser_every_rate_is_lowered():
     state = make_state()
     state.optimisers["other"] = state.optimisers.pop("energy")
     snapshot_rates = {name: o.param_groups[0]["lr"] for name, o in state.optimisers.items()}
-    diverging = Guard(lambda s, b: {"loss": math.nan if s.numbers.get("guard/rate", 1.0) == 1.0 else 0.0}, limit=1.0)
+    diverging = Guard(
+        lambda s, b: {"loss": math.nan if s.numbers.get("guard/rate", 1.0) == 1.0 else 0.0}, limits=limits(1.0)
+    )
     fit(state, diverging, 1)
     assert {name: o.param_groups[0]["lr"] for name, o in state.optimisers.items()} == {
         name: rate / 2 for name, rate in snapshot_rates.items()
@@ -141,13 +149,13 @@ def test_without_an_energy_optimiser_every_rate_is_lowered():
     ],
 )
 def test_what_counts_as_divergence(metrics: dict[str, float], problem: str | None):
-    assert find_problem(metrics, limit=10.0) == problem
+    assert find_problem(metrics, limits(10.0)) == problem
 
 
 def test_nan_in_a_loss_is_rolled_back_like_a_runaway_energy(caplog):
     state = make_state()
     with caplog.at_level(logging.WARNING):
-        fit(state, Guard(Diverging({2: {"loss": math.nan}}), limit=100.0), 3)
+        fit(state, Guard(Diverging({2: {"loss": math.nan}}), limits=limits(100.0)), 3)
     assert state.numbers["guard/retries"] == 1
     assert "step 2 diverged (loss is nan, expected a finite number): back to step 0" in caplog.text
 
@@ -164,7 +172,7 @@ def test_weights_that_are_not_finite_never_become_a_snapshot():
         return metrics
 
     state = make_state()
-    fit(state, Guard(poison, limit=100.0, snapshot_every=2), 6)
+    fit(state, Guard(poison, limits=limits(100.0), snapshot_every=2), 6)
     assert state.numbers["guard/retries"] == 1
     assert all(bool(torch.isfinite(p).all()) for p in state.model.parameters())
 
@@ -172,20 +180,20 @@ def test_weights_that_are_not_finite_never_become_a_snapshot():
 def test_a_state_close_to_the_limit_is_not_kept_as_good():
     """The second step's gap is 60 of 100, so the snapshot due at 2 is not taken and step 3 goes back to 0."""
     diverging, state = Diverging({2: {"energy/gap": 60.0}, 3: RUNAWAY}), make_state()
-    fit(state, Guard(diverging, limit=100.0, snapshot_every=2), 3)
+    fit(state, Guard(diverging, limits=limits(100.0), snapshot_every=2), 3)
     assert [s.step for s in diverging.before] == [0, 1, 2, 0, 1, 2]
 
 
 def test_nor_is_a_state_close_to_a_limit_of_the_prior():
     diverging, state = Diverging({2: {"prior/escape": 4.0}, 3: {"prior/escape": 6.0}}), make_state()
-    fit(state, Guard(diverging, limit=100.0, snapshot_every=2), 3)
+    fit(state, Guard(diverging, limits=limits(100.0), snapshot_every=2), 3)
     assert [s.step for s in diverging.before] == [0, 1, 2, 0, 1, 2]
 
 
 def test_bounded_retries_end_in_an_error_that_says_what_and_where_and_what_to_try(tmp_path: Path):
     state, always = make_state(), Diverging({call: {"energy/gap": 312.44} for call in range(8, 100)})
     store = CheckpointStore(tmp_path / "checkpoints")
-    guard = Guard(always, limit=100.0, snapshot_every=5, retries=3, last_checkpoint=store.latest)
+    guard = Guard(always, limits=limits(100.0), snapshot_every=5, retries=3, last_checkpoint=store.latest)
     with pytest.raises(DivergenceError) as caught:
         fit(state, guard, 50, hooks(tmp_path))
     message = str(caught.value)
@@ -200,16 +208,20 @@ def test_bounded_retries_end_in_an_error_that_says_what_and_where_and_what_to_tr
 def test_a_healthy_stretch_with_a_newer_snapshot_makes_the_retries_count_anew():
     at_every_tenth_call = dict.fromkeys(range(10, 100, 10), RUNAWAY)
     state = make_state()
-    fit(state, Guard(Diverging(at_every_tenth_call), limit=100.0, snapshot_every=2, retries=1, healthy_steps=4), 30)
+    fit(
+        state,
+        Guard(Diverging(at_every_tenth_call), limits=limits(100.0), snapshot_every=2, retries=1, healthy_steps=4),
+        30,
+    )
     assert state.numbers["guard/retries"] >= 3
     with pytest.raises(DivergenceError):
-        fit(make_state(), Guard(Diverging(at_every_tenth_call), limit=100.0, snapshot_every=2, retries=1), 30)
+        fit(make_state(), Guard(Diverging(at_every_tenth_call), limits=limits(100.0), snapshot_every=2, retries=1), 30)
 
 
 def test_retries_and_the_lowered_rate_survive_a_resume(tmp_path: Path):
     """Two roll-backs in a row before the checkpoint; after it a third is allowed and the fourth is one too many."""
     first = make_state()
-    guarded = {"limit": 100.0, "retries": 3, "snapshot_every": 5}
+    guarded = {"limits": limits(100.0), "retries": 3, "snapshot_every": 5}
     fit(first, Guard(Diverging({2: RUNAWAY, 3: RUNAWAY}), **guarded), 5, hooks(tmp_path))
     resumed = make_state()
     CheckpointStore(tmp_path / "checkpoints").resume(resumed)
@@ -223,7 +235,12 @@ def test_retries_and_the_lowered_rate_survive_a_resume(tmp_path: Path):
 
 def test_lines_of_rolled_back_steps_leave_the_log_and_the_roll_back_is_noted(tmp_path: Path):
     state = make_state()
-    fit(state, Guard(Diverging({6: RUNAWAY}), limit=100.0, snapshot_every=4), 8, [MetricsLog(tmp_path / "l", 1)])
+    fit(
+        state,
+        Guard(Diverging({6: RUNAWAY}), limits=limits(100.0), snapshot_every=4),
+        8,
+        [MetricsLog(tmp_path / "l", 1)],
+    )
     (tmp_path / "l").rename(tmp_path / "metrics.jsonl")
     lines = log_lines(tmp_path)
     assert [(line["step"], line.get("event")) for line in lines] == [
@@ -243,7 +260,7 @@ def test_a_roll_back_is_saved_at_once_so_that_no_checkpoint_of_the_lost_steps_is
         found.append(store.steps())
         return len(diverging.before) == 11
 
-    guard = Guard(diverging, limit=100.0, snapshot_every=100)
+    guard = Guard(diverging, limits=limits(100.0), snapshot_every=100)
     fit(make_state(), guard, 20, [CheckpointEvery(store, 4)], should_stop=look)
     assert found[-2:] == [[4, 8], [1]]
 
@@ -252,7 +269,7 @@ def test_a_roll_back_gives_no_training_time_back(monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr("multiebm.training.loop.perf_counter", lambda: next(clock))
     state = make_state()
-    fit(state, Guard(Diverging({4: RUNAWAY}), limit=100.0), 4)
+    fit(state, Guard(Diverging({4: RUNAWAY}), limits=limits(100.0)), 4)
     assert state.numbers[ELAPSED] == 3 + 1 + 3  # three steps, one call that fell back and made step 1, three more
 
 
@@ -269,7 +286,7 @@ def lowered(metrics: dict[str, float], *, energy: bool = True) -> dict[str, floa
         state.optimisers["other"] = state.optimisers.pop("energy")
     before = rates_of(state)
     good = state.snapshot()
-    fit(state, Guard(lambda s, batch: next(calls, {}), limit=100.0), 1)
+    fit(state, Guard(lambda s, batch: next(calls, {}), limits=limits(100.0)), 1)
     assert state.numbers["guard/retries"] == 1
     assert good.numbers["step"] == 0
     return {name: rate / before[name] for name, rate in rates_of(state).items() if rate != before[name]}
@@ -316,7 +333,7 @@ def test_a_mixture_that_cannot_be_fitted_is_answered_like_any_other_divergence(c
 
     state = make_state()
     with caplog.at_level(logging.WARNING):
-        fit(state, Guard(follow, limit=100.0), 3)
+        fit(state, Guard(follow, limits=limits(100.0)), 3)
     assert calls == [0, 1, 0, 1, 2]
     assert "step 2 diverged (a mixture of 4 Gaussian(s) in 8 dimensions cannot be fitted to codes" in caplog.text
 
@@ -325,7 +342,7 @@ def test_advice_names_an_energy_only_where_there_is_one():
     state = make_state()
     state.optimisers["inference"] = state.optimisers.pop("energy")
     with pytest.raises(DivergenceError) as caught:
-        fit(state, Guard(lambda s, batch: {"loss": math.nan}, limit=100.0, retries=2), 3)
+        fit(state, Guard(lambda s, batch: {"loss": math.nan}, limits=limits(100.0), retries=2), 3)
     message = str(caught.value)
     assert "each with every learning rate multiplied by 0.5" in message
     assert "training.optimiser.generator" in message
@@ -335,7 +352,7 @@ def test_advice_names_an_energy_only_where_there_is_one():
 def test_a_part_that_diverges_when_it_begins_to_learn_is_retried_from_there():
     """Not from step 0: the steps before it were made without it."""
     diverging, state = Diverging({7: {"prior/gap": 1e4}}), make_state()
-    fit(state, Guard(diverging, limit=100.0, snapshot_every=200, starts=[5]), 8)
+    fit(state, Guard(diverging, limits=limits(100.0), snapshot_every=200, starts=[5]), 8)
     assert [s.step for s in diverging.before] == [0, 1, 2, 3, 4, 5, 6, 5, 6, 7]
 
 
@@ -343,5 +360,5 @@ def test_where_a_state_is_near_a_limit_the_first_that_is_not_is_kept():
     """Due at 2, but steps 2 and 3 are near the limit: the copy is of 4, and the next one of 6 again."""
     near = {"energy/gap": 60.0}
     diverging, state = Diverging({2: near, 3: near, 6: RUNAWAY, 9: RUNAWAY}), make_state()
-    fit(state, Guard(diverging, limit=100.0, snapshot_every=2), 7)
+    fit(state, Guard(diverging, limits=limits(100.0), snapshot_every=2), 7)
     assert [s.step for s in diverging.before] == [0, 1, 2, 3, 4, 5, 4, 5, 6, 6]

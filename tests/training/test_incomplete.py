@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-import multiebm.training.cooperative as module
+import multiebm.training.phases.cooperative as module
 from multiebm.core.batch import Batch, mask_views
 from multiebm.objectives.cooperative import energy_loss
-from multiebm.training.cooperative import cooperative_step
-from multiebm.training.revision import complete_items, revise_codes
-from multiebm.training.settings import CooperativeSettings
-from small_models import LITERAL, energy_prior, make_state, mixed, random_views, small_model, whole
+from multiebm.training.phases.cooperative import Cooperative
+from multiebm.training.phases.energy import Energy
+from multiebm.training.refining import complete_items, refine_codes
+from small_models import LITERAL, energy_prior, make_state, mixed, random_views, small_model, take_step, whole
 
 PRESENT = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 1], [1, 1, 0], [0, 0, 1], [1, 1, 1], [0, 1, 0], [0, 0, 0]]).bool()
 WITH_GAPS = [1, 2, 3, 4, 6]  # items with some part, but not all; 0 and 5 are complete, 7 has nothing
@@ -23,20 +23,20 @@ def setup(present=PRESENT, **sections):
     return model, make_state(model), Batch(mask_views(views, present), present)
 
 
-@pytest.mark.parametrize("settings", [LITERAL, CooperativeSettings(energy_first=0)], ids=["literal", "anchored"])
+@pytest.mark.parametrize("settings", [LITERAL, Cooperative()], ids=["literal", "anchored"])
 def test_filled_with_every_part_held_fixed_complete_items_give_the_same_step_bit_for_bit(settings, monkeypatch):
     """Decoded from their codes and revised, by a generator of its own, they are the data: the clamp leaves none out."""
     results = []
     for general in (False, True):
         model, state, batch = setup(torch.ones(8, 3, dtype=torch.bool))
 
-        def filled(state, posterior, batch, codes, settings):
+        def filled(state, posterior, batch, codes, incomplete):
             generator = torch.Generator().manual_seed(1)
             return state.model.refine_data(state.model.fill(batch, codes.latents), generator, clamp=batch.present)[0]
 
         if general:
             monkeypatch.setattr(module, "complete_items", filled)
-        results.append((cooperative_step(state, batch, settings), model.state_dict()))
+        results.append((take_step(state, batch, settings), model.state_dict()))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(v, results[1][1][k]) for k, v in results[0][1].items())
 
@@ -45,8 +45,8 @@ def test_filled_items_keep_what_was_seen_and_get_the_rest_from_their_revised_cod
     """With a data chain of no step an absent part is the mean of the item's own revised code."""
     model, state, batch = setup(data_chain={"steps": 0}, private=0)
     posterior = model.inference(batch)
-    codes = revise_codes(state, posterior, batch, LITERAL)
-    data = complete_items(state, posterior, batch, codes, LITERAL)
+    codes = refine_codes(state, posterior, batch, "random_expert")
+    data = complete_items(state, posterior, batch, codes)
     means = model.decode({key: value[WITH_GAPS] for key, value in codes.latents.items()})
     for i, name in enumerate(model.modalities):
         view = batch.views[name]
@@ -60,9 +60,9 @@ def test_filled_items_keep_what_was_seen_and_get_the_rest_from_their_revised_cod
 def test_the_chain_of_a_filled_item_moves_its_absent_parts_alone():
     model, state, batch = setup()
     posterior = model.inference(batch)
-    codes, started, refine = revise_codes(state, posterior, batch, LITERAL), [], model.refine_data
+    codes, started, refine = refine_codes(state, posterior, batch, "random_expert"), [], model.refine_data
     model.refine_data = lambda start, *args, **more: started.append(start) or refine(start, *args, **more)
-    data = complete_items(state, posterior, batch, codes, LITERAL)
+    data = complete_items(state, posterior, batch, codes)
     for i, name in enumerate(model.modalities):
         seen = PRESENT[WITH_GAPS, i]
         assert torch.equal(data[name][2:][seen], batch.views[name][WITH_GAPS][seen])
@@ -78,7 +78,7 @@ def test_rows_with_any_part_train_all_three_models(alone):
     present = torch.tensor([[True, False, True], [False, True, True]] * 4)
     model, state, batch = setup(present)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    cooperative_step(state, batch, CooperativeSettings(energy_first=5 if alone else 0))
+    take_step(state, batch, Energy() if alone else Cooperative())
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     parts = {"prior" if name.startswith("generator.prior") else name.split(".")[0] for name in moved}
     assert parts == ({"energy", "prior"} if alone else {"energy", "prior", "generator", "inference"})
@@ -87,13 +87,12 @@ def test_rows_with_any_part_train_all_three_models(alone):
 def test_all_experts_fill_an_item_once_from_one_of_its_own_codes_at_random():
     """With a data chain of no step an absent part is the mean of that code; in 30 draws every code of an item comes."""
     model, state, batch = setup(data_chain={"steps": 0}, private=0)
-    settings = replace(LITERAL, positive_phase="all_experts")
     posterior = model.inference(batch)
-    codes = revise_codes(state, posterior, batch, settings)
+    codes = refine_codes(state, posterior, batch, "all_experts")
     means = model.decode(codes.latents)
     taken = set()
     for _ in range(30):
-        data = complete_items(state, posterior, batch, codes, settings)
+        data = complete_items(state, posterior, batch, codes)
         assert {len(view) for view in data.values()} == {7}
         for row, item in enumerate(WITH_GAPS):
             absent = [name for i, name in enumerate(model.modalities) if not PRESENT[item, i]]
@@ -154,7 +153,7 @@ def test_a_long_chain_fills_from_the_conditional_of_the_energy():
     batch = Batch(mask_views({k: torch.full((n, 1), 1.5) for k in ("a", "b")}, present), present)
     state = make_state(small_model(mixed()))
     state.model = model
-    b = complete_items(state, model.inference(batch), batch, None, LITERAL)["b"][:, 0]
+    b = complete_items(state, model.inference(batch), batch, None)["b"][:, 0]
     variance = 0.5 / (1 - s**2 / (4 * 0.5))
     assert b.mean().item() == pytest.approx(0.75, abs=4 * (variance / n) ** 0.5)
     assert b.var().item() == pytest.approx(variance, rel=4 * (2 / n) ** 0.5)
@@ -163,4 +162,4 @@ def test_a_long_chain_fills_from_the_conditional_of_the_energy():
 def test_whole_batches_are_handed_over_as_they_are():
     model, state, _ = setup()
     batch = whole(random_views(model.modalities, 4))
-    assert complete_items(state, model.inference(batch), batch, None, LITERAL) is batch.views
+    assert complete_items(state, model.inference(batch), batch, None) is batch.views

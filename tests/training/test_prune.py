@@ -6,10 +6,15 @@ import torch
 from multiebm.core.random import make_generator
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.mixture import Diagonal
-from multiebm.experiments.build import settling
+from multiebm.experiments.build import settling_of
 from multiebm.experiments.load import load_experiment
 from multiebm.priors.clusters import ClusterPrior
-from multiebm.training.priors import prune_clusters
+from multiebm.priors.prior import Settling
+
+
+def prune_clusters(prior: ClusterPrior, experts: list, beta: float) -> None:
+    codes = torch.cat([q.loc[present.T] for q, present in experts])
+    prior.settle(codes, make_generator(0), Settling(prune=beta), print)
 
 
 def grouped(centres: list[float], n: int = 300, parts: int = 2, dim: int = 2) -> tuple[Diagonal, torch.Tensor]:
@@ -59,4 +64,4 @@ def test_pruned_clusters_have_no_mass():
 
 @pytest.mark.parametrize(("preset", "beta"), [("polydigits-cmvae", 1.0), ("polymnist-cmvae", 2.5)])
 def test_the_entropy_weighs_as_the_divergence_did_in_training(preset, beta):
-    assert settling(load_experiment(preset), {})["prune"] == beta
+    assert settling_of(load_experiment(preset), {}).prune == beta

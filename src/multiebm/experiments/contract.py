@@ -19,7 +19,7 @@ from multiebm.core.errors import DataError
 from multiebm.core.names import Views
 from multiebm.core.random import make_generator
 from multiebm.experiments.baselines import Baseline, lay_row
-from multiebm.experiments.build import TrainingStep, build_model, build_state, settings_of_bound
+from multiebm.experiments.build import build_model, build_state
 from multiebm.experiments.merge import merge
 from multiebm.experiments.saved import from_pretrained
 from multiebm.experiments.schema import Experiment
@@ -27,7 +27,8 @@ from multiebm.modalities import Modality, Picture, Vector
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.priors.energy import EnergyPrior
-from multiebm.training.cooperative import bound_of_batch
+from multiebm.training.phases.bound import bound_of_batch
+from multiebm.training.steps import TrainingStep
 
 ITEMS, LEARNING_STEPS = 6, 20
 PARTS: dict[str, Modality] = {
@@ -84,9 +85,8 @@ class BaselineContract:
 
     def loss(self, model: MultimodalModel, batch: Batch) -> Tensor:
         """Return the training loss, shape []."""
-        e = self.experiment()
-        warmup, bound = settings_of_bound(e.training.phase("bound"), e.model)
-        return bound_of_batch(model, model.inference(batch), batch, make_generator(1), bound, warmup.beta)[0]
+        bound = self.experiment().training.phase("bound")
+        return bound_of_batch(model, model.inference(batch), batch, make_generator(1), bound, bound.beta)[0]
 
     def holes(self) -> Tensor:
         """Return a mask [N, M] with every part hidden somewhere and one item of which nothing is present."""
@@ -182,7 +182,7 @@ class BaselineContract:
         experiment, batch = self.experiment(), self.batch()
         state = build_state(experiment, self.model(), None)  # type: ignore[arg-type]
         before = self.loss(state.model, batch).item()
-        step = TrainingStep(experiment)
+        step = TrainingStep(experiment.training)
         for _ in range(LEARNING_STEPS):
             step(state, batch)
             state.step += 1

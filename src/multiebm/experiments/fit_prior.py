@@ -31,10 +31,10 @@ from multiebm.models.model import MultimodalModel
 from multiebm.nn.precision import precision_of, set_precision
 from multiebm.priors.energy import Energy, EnergyPrior
 from multiebm.priors.mixture import Mixture
-from multiebm.priors.prior import PriorSettings
+from multiebm.priors.prior import PriorSettings, Settling
 from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.settle import Settle
-from multiebm.training.priors import codes_of, settle_tilt
+from multiebm.training.priors import codes_of
 
 CODES_BATCHES, CODES_BATCH = 128, 64  # items whose codes the prior is fitted to, twice each
 PRIOR = "generator.prior."
@@ -84,12 +84,11 @@ def fit_prior(
     batches = (next(stream).to(model.device) for _ in range(CODES_BATCHES))
     tell(f"drawing codes of {CODES_BATCHES} batches of {CODES_BATCH} training items")
     codes = codes_of(fitted.eval(), batches, generator, {SHARED})[SHARED]
-    tilted = fitted.generator.prior
-    assert isinstance(tilted, EnergyPrior)
-    if SHARED in (mixtures := fitted.generator.mixtures()):
-        mixtures[SHARED].refit(codes)
-    if problem := settle_tilt(tilted, codes, generator, steps, widen_base, rate, tell):
-        raise DivergenceError(f"the tilt of the prior diverged: {problem}")
+    said, ok = fitted.generator.prior.settle(codes, generator, Settling(steps, widen_base, rate=rate), tell)
+    if not ok:
+        raise DivergenceError(said)
+    if said:
+        logger.warning("%s", said)
     return fitted
 
 

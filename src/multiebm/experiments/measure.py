@@ -17,11 +17,11 @@ from multiebm.evaluation.evaluation import Evaluation, EvaluationSettings
 from multiebm.evaluation.inception import load_inception
 from multiebm.evaluation.judge_cache import load_judges
 from multiebm.evaluation.judges import Judges, readable
-from multiebm.experiments.build import settling
+from multiebm.experiments.build import settling_of
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
 from multiebm.training.averaging import averaged
-from multiebm.training.priors import settle_priors
+from multiebm.training.phases.settle import settle_priors
 from multiebm.training.state import TrainState
 
 SETTLING_ITEMS, BATCH = 8192, 64  # training items that mixtures are fitted to before a measurement, and at a time
@@ -69,7 +69,7 @@ def settled(state: TrainState, train: MultimodalDataset, experiment: Experiment)
         order = torch.randperm(len(train.train), generator=torch.Generator().manual_seed(seed))[:SETTLING_ITEMS]
         batches = (train.batch("train", rows).to(model.device) for rows in order.split(BATCH))
         try:
-            settle_priors(model, batches, make_generator(seed, model.device), **settling(experiment, state.numbers))
+            settle_priors(model, batches, make_generator(seed, model.device), settling_of(experiment, state.numbers))
             yield
         finally:
             model.generator.load_state_dict(own, strict=False)

@@ -10,16 +10,16 @@ from typing import NamedTuple
 import torch
 
 from multiebm.core.files import replace_file
-from multiebm.experiments.build import TrainingStep
+from multiebm.experiments.build import settling_of
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.folder import read_run
 from multiebm.experiments.load import CONFIG, dump_experiment
 from multiebm.experiments.run import RunResult, fresh_state, run_experiment
 from multiebm.experiments.schema import Experiment, TrainingSection
-from multiebm.experiments.settle import settling_within
 from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.phase import Phase
-from multiebm.training.steps import counted, total_steps
+from multiebm.training.phases.settle import settling_within
+from multiebm.training.steps import TrainingStep, counted, total_steps
 
 TIMED_STEPS, TIMED_SHARE, FEWEST_STEPS = 200, 0.05, 5  # from which a step's time is taken; fewer beyond that share
 PLANNED = {f"training.phases.{kind}.steps" for kind in ("bound", "energy", "cooperative")}
@@ -156,7 +156,7 @@ def _time_of_step(experiment: Experiment, phase: Phase, device: torch.device) ->
     """
     timed = with_phases(experiment, [phase])
     state = fresh_state(timed, build_dataset(timed.data), device)
-    step = TrainingStep(timed)
+    step = TrainingStep(timed.training)
     took: list[float] = []
     most = TIMED_SHARE * (timed.training.seconds or 0.0)
     while len(took) < TIMED_STEPS and (len(took) < FEWEST_STEPS or sum(took) < most):
@@ -169,4 +169,5 @@ def _time_of_step(experiment: Experiment, phase: Phase, device: torch.device) ->
 
 def _time_to_settle(experiment: Experiment, device: torch.device) -> float:
     """Return the seconds in which the priors settle within the experiment's budget."""
-    return settling_within(fresh_state(experiment, build_dataset(experiment.data), device), experiment).seconds
+    state = fresh_state(experiment, build_dataset(experiment.data), device)
+    return settling_within(state, settling_of(experiment, {}), experiment.training.seconds).seconds

@@ -14,7 +14,7 @@ from multiebm.core.interrupts import interruptible
 from multiebm.core.lock import locked
 from multiebm.core.progress import task
 from multiebm.data import BatchStream, MultimodalDataset
-from multiebm.experiments.build import TrainingStep, build_model, build_state, resolved
+from multiebm.experiments.build import build_model, build_state, resolved, settling_of
 from multiebm.experiments.data import build_dataset, find_device, training_data
 from multiebm.experiments.folder import (
     BOARD,
@@ -32,17 +32,14 @@ from multiebm.experiments.load import CONFIG, preset_names
 from multiebm.experiments.measure import BEST, validation
 from multiebm.experiments.saved import MODEL, save_pretrained
 from multiebm.experiments.schema import Experiment, contradictions
-from multiebm.experiments.settle import MOST, Settling, settling_within, take_average
 from multiebm.models.model import MultimodalModel
 from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.guard import Guard
 from multiebm.training.hooks import Announce, CheckpointEvery, Hook, MetricsLog, TensorBoard, Validate
 from multiebm.training.loop import Fit, fit
+from multiebm.training.phases.settle import MOST, Planned, settling_within, take_average
 from multiebm.training.state import ELAPSED, TrainState
-from multiebm.training.steps import marks, total_steps
-
-GAP_LIMIT = 50.0  # |E(data) - E(refined)| at which the guard rolls back
-RETRIES = 3  # roll-backs in a row before DivergenceError
+from multiebm.training.steps import TrainingStep, marks, total_steps
 
 logger = logging.getLogger(__name__)
 
@@ -118,9 +115,9 @@ def _train(
 ) -> Fit:
     """Make the steps, let the priors settle, save the model, and note it all in the last session of `run`."""
     session, ended = run["sessions"][-1], "failed"
-    settling = _plan_settling(experiment, state, session)
+    planned = _plan_settling(experiment, state, session)
     try:
-        fitted = _fit(experiment, state, hooks, store, until, settling.seconds)
+        fitted = _fit(experiment, state, hooks, store, until, planned.seconds)
         ended = fitted.reason
     except KeyboardInterrupt:
         ended = "interrupted"
@@ -138,7 +135,7 @@ def _train(
         )
     began, ended = time.perf_counter(), "failed"
     try:
-        take_average(state, experiment, settling.share)
+        take_average(state, settling_of(experiment, state.numbers), planned.share)
         session["settling"] = round(time.perf_counter() - began, 1)  # seconds more
         save_pretrained(state.model, folder / MODEL)
         ended = fitted.reason
@@ -151,13 +148,13 @@ def _train(
     return fitted
 
 
-def _plan_settling(experiment: Experiment, state: TrainState[MultimodalModel], session: dict[str, Any]) -> Settling:
+def _plan_settling(experiment: Experiment, state: TrainState[MultimodalModel], session: dict[str, Any]) -> Planned:
     """Return how priors settle; within a time budget its seconds, those of finding it out included, are kept free."""
     budget = experiment.training.seconds
     if budget is None:
-        return Settling(1.0, 0.0)
+        return Planned()
     began = time.perf_counter()
-    planned = settling_within(state, experiment)
+    planned = settling_within(state, settling_of(experiment, state.numbers), budget)
     if planned.share < 1:
         session["settling_share"] = float(f"{planned.share:.2g}")
         logger.warning(
@@ -252,10 +249,9 @@ def _fit(
 ) -> Fit:
     t = experiment.training
     guard = Guard(
-        TrainingStep(experiment),
-        limit=GAP_LIMIT,
+        TrainingStep(t),
+        limits=state.model.generator.prior.limits(),
         snapshot_every=t.checkpoint_every,  # so that a resumed run can go back exactly as far as an uninterrupted one
-        retries=RETRIES,
         last_checkpoint=store.latest,
         starts=marks(t.phases),
     )

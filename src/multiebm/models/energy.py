@@ -16,10 +16,22 @@ from multiebm.nn.precision import Mixed
 
 
 class EnergyNetwork(nn.Module):
-    """Views -> energy [B]; low = likely (arXiv 2605.00644, eq. (1))."""
+    """Views -> energy [B]; low = likely (arXiv 2605.00644, eq. (1)).
 
-    def __init__(self, modalities: dict[str, Modality], width: int, fusion: str, blocks: int = 2) -> None:
+    In training, `penalty` weighs mean E^2, and the energy rests while E(refined) - E(data) exceeds `gate` (0: never).
+    """
+
+    def __init__(
+        self,
+        modalities: dict[str, Modality],
+        width: int,
+        fusion: str,
+        blocks: int = 2,
+        penalty: float = 0.0,
+        gate: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.penalty, self.gate = penalty, gate
         self.groups = _groups(modalities, fusion)
         self.trunks = nn.ModuleDict()
         for group, names in self.groups.items():

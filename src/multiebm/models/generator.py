@@ -40,23 +40,19 @@ class Generator(nn.Module):
         super().__init__()
         self.prior, self.decoders, self.likelihoods = prior, nn.ModuleDict(keyed(decoders)), likelihoods
         self.private, self.crossing_prior, self.temperature = private, crossing_prior, temperature
-        self.base, self.private_base = StandardPrior(family, prior.dim), StandardPrior(family, private)
+        self.private_base = StandardPrior(family, private)
         k = private_components
         names = decoders if private else ()
-        own = {name: MixturePrior(private, k, private_ridge) if k else self.private_base for name in names}
+        own = {name: MixturePrior(private, k, private_ridge, family) if k else self.private_base for name in names}
         self.private_priors: Mapping[str, Prior] = nn.ModuleDict(keyed(own))  # type: ignore[assignment]
         self.family = FAMILIES[family]
         learned = private > 0 and crossing_prior < 1
         scales = {name: nn.Parameter(torch.zeros(private)) for name in decoders if learned}
         self.auxiliary_log_scale = nn.ParameterDict(keyed(scales))
 
-    def mixtures(self) -> dict[str, MixturePrior]:
-        """Return the fitted mixtures by the latent they are over: the prior of z or its base, and those of w_m."""
-        own = {
-            SHARED: getattr(self.prior, "base", self.prior),
-            **{name_of_key(key): prior for key, prior in self.private_priors.items()},
-        }
-        return {key: prior for key, prior in own.items() if isinstance(prior, MixturePrior)}
+    def priors(self) -> dict[str, Prior]:
+        """Return the priors by the latent they are over: that of z, and those of w_m."""
+        return {SHARED: self.prior, **{name_of_key(key): prior for key, prior in self.private_priors.items()}}
 
     def sample_latents(self, n: int, generator: Randomness, temperature: float | None = None) -> Latents:
         """Draw z ~ p(z), at the model's temperature unless one is given, and w_m ~ p(w_m).

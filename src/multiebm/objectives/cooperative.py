@@ -1,6 +1,6 @@
-"""The three losses of cooperative learning, given data, revised data and revised latents (all revised parts detached).
+"""The three losses of cooperative learning (arXiv 2605.00644), to be minimised: means over the batch, in nats.
 
-Sources: arXiv 2605.00644 eqs. (10)-(12); losses are means over the batch, to be minimised.
+X~ are samples after the data chain and z~, W~ codes after the latent chain; both are constants here.
 """
 
 from typing import NamedTuple
@@ -12,23 +12,49 @@ from multiebm.core.names import Views
 
 
 class EnergyLoss(NamedTuple):
-    """`total` to minimise; mean energies of data and of revised samples; `gap` = E(data) - E(revised)."""
+    """`total` to minimise; mean energies of data and of refined samples; `gap` = E(data) - E(refined)."""
 
     total: Tensor
     data: Tensor
-    revised: Tensor
+    refined: Tensor
     gap: Tensor
 
 
-def energy_loss(energy_data: Tensor, energy_revised: Tensor, penalty: float = 0.0, scale: float = 1.0) -> EnergyLoss:
-    """L_theta = c_T (mean E(X) - mean E(X~)) + penalty * mean E^2 over both phases (eq. (10); log Z cancels exactly).
+def energy_loss(energy_data: Tensor, energy_refined: Tensor, penalty: float = 0.0) -> EnergyLoss:
+    """Eq. (10): data energy goes down, that of refined samples up; log Z cancels exactly.
 
-    Energies of shape [B], [B']; data energy goes down, revised up. The penalty bounds its scale; c_T is `scale`.
+        L_theta = mean E(X) - mean E(X~) + penalty (mean E(X)^2 + mean E(X~)^2)
+
+    Energies of shape [B], [B']. The penalty, which is ours, bounds their scale.
     """
-    data, revised = energy_data.mean(), energy_revised.mean()
-    square = energy_data.square().mean() + energy_revised.square().mean()
-    gap = data - revised
-    return EnergyLoss(scale * gap + penalty * square, data.detach(), revised.detach(), gap.detach())
+    data, refined = energy_data.mean(), energy_refined.mean()
+    square = energy_data.square().mean() + energy_refined.square().mean()
+    gap = data - refined
+    return EnergyLoss(gap + penalty * square, data.detach(), refined.detach(), gap.detach())
+
+
+def generator_loss(
+    log_px: Tensor, present: Tensor, weight: float, log_px_synthetic: Tensor | None, lambda_s: float
+) -> Tensor:
+    """Eq. (11): the generator explains data by their refined codes, and refined samples by the codes they came from.
+
+        L_omega = -weight mean log p(X | z~, W~) - lambda_s mean log p(X~ | z, W)
+
+    `log_px` [N, M] of data, of which `present` [N, M] are there; `log_px_synthetic` [B, M], None without an energy.
+    """
+    loss = -weight * torch.where(present, log_px, 0.0).sum(1).mean()
+    return loss if log_px_synthetic is None else loss - lambda_s * log_px_synthetic.sum(1).mean()
+
+
+def inference_loss(log_q: Tensor, weight: float, log_q_synthetic: Tensor | None, lambda_i: float) -> Tensor:
+    """Eq. (12): maximum likelihood of the inference model on given codes; its gradient weighs experts by eq. (12').
+
+        L_phi = -weight mean log q(z~, W~ | X) - lambda_I mean log q(z, W | X~)
+
+    `log_q` [N]; `log_q_synthetic` [B], None without an energy or with lambda_I 0.
+    """
+    loss = -weight * log_q.mean()
+    return loss if log_q_synthetic is None else loss - lambda_i * log_q_synthetic.mean()
 
 
 def squared_residuals(views: Views, means: Views, present: Tensor) -> Tensor:
@@ -44,12 +70,3 @@ def balanced_weight(recon: float, synthetic: float, noise_floor: float) -> float
     `recon`, `synthetic`: running means of squared residuals; the floor D K_x n_x^2 is the chain's own noise.
     """
     return min(70.0, max(1.0, recon / max(synthetic - noise_floor, 1e-8)))
-
-
-def inference_loss(log_q: Tensor, jensen_gap: Tensor, eta: float = 0.0) -> Tensor:
-    """-log q(z, W | X) + eta (log q(z | X) - sum_k w_k log q_k(z | x_k)), batch mean (eq. (12); the mix is ours).
-
-    `log_q`, shape [B], has the private terms, `jensen_gap`, shape [B], is the bracket, over the present experts.
-    eta > 0 keeps an expert with small responsibility (`Mixture.responsibilities`) learning.
-    """
-    return -(log_q - eta * jensen_gap).mean()

@@ -12,34 +12,34 @@ class BoundSettings:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
-    kind: Annotated[
-        Literal["elbo", "iwae", "iwae_inside", "dreg"],
-        Field(description="how importance samples are joined; iwae_inside also joins components"),
+    estimator: Annotated[
+        Literal["elbo", "iwae", "iwae_inside", "dreg", "dreg_as_coded"],
+        Field(
+            description="how importance samples are joined; iwae_inside also joins components; dreg_as_coded: as in "
+            "public code, whose stop and hook never act (the gradient of iwae)"
+        ),
     ] = "elbo"
     samples: Annotated[int, Field(ge=1, description="K, importance samples of a component")] = 1
     components: Annotated[
-        Literal["one", "all"], Field(description="decode one component an item, stratified over the batch, or all")
+        Literal["one", "all", "sum"],
+        Field(description="decode one component an item, stratified over the batch, or all; sum: all, added up (MVAE)"),
     ] = "one"
-    weights: Annotated[Literal["mean", "sum"], Field(description="components averaged, or added up (MVAE)")] = "mean"
-    denominator: Annotated[
-        Literal["mixture", "component"], Field(description="q* under the sample: the whole mixture or its component")
-    ] = "mixture"
     divergence: Annotated[
-        Literal["sampled", "analytic"], Field(description="log p(z) - log q*(z) at the sample, or -KL in closed form")
-    ] = "sampled"
-    reconstruct: Annotated[
-        Literal["all", "own"], Field(description="a component reconstructs all parts, or those it has seen")
-    ] = "all"
-    crossing: Annotated[
-        Literal["auxiliary", "own"],
-        Field(description="private latent of a part the component has not seen: from r_n, or inferred (factorised)"),
+        Literal["mixture", "component", "analytic"],
+        Field(
+            description="log p(z) - log q*(z) at the sample, q* the whole mixture or the sample's component; analytic: "
+            "-KL of the component in closed form"
+        ),
+    ] = "mixture"
+    unseen: Annotated[
+        Literal["auxiliary", "inferred", "skipped"],
+        Field(
+            description="a part that the component has not seen is decoded with a private latent from r_n, with its "
+            "own inferred one (factorised), or not at all"
+        ),
     ] = "auxiliary"
     penalty: Annotated[
         Literal["none", "jensen_shannon", "total_correlation", "joint", "entropy"],
         Field(description="what is subtracted beside the divergence"),
     ] = "none"
-    alpha: Annotated[float, Field(ge=0, description="its weight")] = 0.0
-    stop_gradient: Annotated[
-        bool,
-        Field(description="DReG as published; false: as public code, whose stop and hook never act (iwae's gradient)"),
-    ] = True
+    alpha: Annotated[float, Field(ge=0, description="weight of the penalty")] = 0.0

@@ -20,7 +20,7 @@ from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, Latents, Posterior
 from multiebm.objectives.penalties import PENALTIES
 from multiebm.objectives.settings import BoundSettings
-from multiebm.priors.prior import Prior
+from multiebm.priors.prior import Density
 from multiebm.priors.standard import StandardPrior
 
 
@@ -39,16 +39,17 @@ class Draw(NamedTuple):
 
 
 def draw(
-    model: Generator, prior: Prior, posterior: Posterior, batch: Batch, generator: Randomness, s: BoundSettings
+    model: Generator, prior: Density, posterior: Posterior, batch: Batch, rng: Randomness, s: BoundSettings
 ) -> Draw:
     """Draw z from every component, or from one an item, and the private latents with which each part is decoded.
 
     A part that the component has seen is decoded with its own w_n ~ q(w_n | x_n); any other with w_n ~ r_n, so that
-    shared content has to pass through z (MMVAE+, Palumbo et al. 2023), unless `crossing` is own. Shapes: see `Draw`.
+    shared content has to pass through z (MMVAE+, Palumbo et al. 2023), unless `unseen` says otherwise. Shapes: see
+    `Draw`.
     """
     q, chosen = posterior.shared, torch.empty(0)
     if s.components == "one":
-        own, chosen = posterior.sample(generator)
+        own, chosen = posterior.sample(rng)
         z = own[SHARED][None, None]
         seen = (q.members[chosen] & batch.present)[None]
         # value 1, and the gradient of the weight that the component was drawn with
@@ -56,29 +57,26 @@ def draw(
         log_weight = picked - picked.detach()
         own = {name: w[None, None] for name, w in own.items() if name != SHARED}
     else:
-        z = q.rsample_all(generator, s.samples)
+        z = q.rsample_all(rng, s.samples)
         seen = q.members[:, None] & batch.present
         log_weight = q.log_weight
         shape = (*z.shape[:3], -1)
-        own = {
-            name: p.family.rsample(generator, p.loc.expand(*shape), p.scale) for name, p in posterior.private.items()
-        }
-    fixed = s.kind == "dreg" and s.stop_gradient
+        own = {name: p.family.rsample(rng, p.loc.expand(*shape), p.scale) for name, p in posterior.private.items()}
+    fixed = s.estimator == "dreg"
     under = q.detach() if fixed else q
     if s.divergence == "analytic":
         log_ratio = torch.zeros_like(z[..., 0])
-    elif s.denominator == "mixture":
+    elif s.divergence == "mixture":
         log_ratio = prior.log_prob(z) - under.log_prob(z)
     else:
         one = s.components == "one"
         origin = under.component(chosen) if one else Diagonal(under.loc, under.scale, under.family)
         log_ratio = prior.log_prob(z) - origin.log_prob(z)
-    rows = z.shape[:3].numel()
-    auxiliary = model.sample_auxiliary(rows, generator) if s.crossing == "auxiliary" and own else {}
+    auxiliary = model.sample_auxiliary(z.shape[:3].numel(), rng) if s.unseen == "auxiliary" and own else {}
     latents = {SHARED: z}
     for i, (name, w) in enumerate(own.items()):
         density = posterior.private[name].detach() if fixed else posterior.private[name]
-        mine = seen[..., i] if s.crossing == "auxiliary" else batch.present[:, i].expand_as(seen[..., i])
+        mine = batch.present[:, i].expand_as(seen[..., i]) if s.unseen == "inferred" else seen[..., i]
         other = auxiliary[name].view_as(w) if auxiliary else w
         latents[name] = torch.where(mine[..., None], w, other)
         log_ratio = log_ratio + torch.where(mine, model.private_base.log_prob(w) - density.log_prob(w), 0.0)
@@ -92,7 +90,7 @@ def log_likelihoods(model: Generator, drawn: Draw, batch: Batch, s: BoundSetting
     forward pass.
     """
     c, b = drawn.log_ratio.shape[1:]
-    wanted = drawn.seen if s.reconstruct == "own" else batch.present.expand(c, -1, -1)
+    wanted = drawn.seen if s.unseen == "skipped" else batch.present.expand(c, -1, -1)
 
     def of_sample(*values: Tensor) -> Tensor:
         latents = {key: value.flatten(0, 1) for key, value in zip(drawn.latents, values, strict=True)}  # [C B, .]
@@ -105,7 +103,7 @@ def log_likelihoods(model: Generator, drawn: Draw, batch: Batch, s: BoundSetting
 
 
 def bound_loss(
-    log_px: Tensor, drawn: Draw, prior: Prior, posterior: Posterior, present: Tensor, s: BoundSettings, beta: float
+    log_px: Tensor, drawn: Draw, prior: Density, posterior: Posterior, present: Tensor, s: BoundSettings, beta: float
 ) -> Tensor:
     """Return minus the bound, mean over the batch, in nats per item; `log_px` [N, C, B, M] of `log_likelihoods`.
 
@@ -114,19 +112,19 @@ def bound_loss(
     terms = PENALTIES[s.penalty](posterior, present, s.alpha)
     log_l = terms.reconstruction * log_px.sum(-1) + beta * terms.divergence * drawn.log_ratio  # [N, C, B]
     weight = drawn.log_weight.exp()
-    if s.weights == "sum":
+    if s.components == "sum":
         weight = weight * (posterior.shared.log_weight > -torch.inf).sum(0)
-    if s.kind == "iwae_inside":
+    if s.estimator == "iwae_inside":
         return _mean_loss((log_l + drawn.log_weight).flatten(0, 1).logsumexp(0) - log(len(log_l)), present)
-    if s.kind == "elbo":
+    if s.estimator == "elbo":
         each = log_l.mean(0)
-    elif s.kind == "iwae":
+    elif s.estimator == "iwae":
         each = log_l.logsumexp(0) - log(len(log_l))
     else:
         share, value = log_l.detach().softmax(0), log_l.detach().logsumexp(0) - log(len(log_l))
         # beta of the score term, whose mean is that of the path times share (1 - share), is put on the path instead
         path = 1 - beta * terms.divergence * (1 - share)
-        for sample in drawn.sampled.values() if s.stop_gradient else ():
+        for sample in drawn.sampled.values() if s.estimator == "dreg" else ():
             if sample.requires_grad:
                 sample.register_hook(lambda gradient: gradient * path[..., None])
         surrogate = (share * log_l).sum(0)
@@ -135,7 +133,7 @@ def bound_loss(
     if s.divergence == "analytic":
         assert isinstance(prior, StandardPrior)
         q = posterior.shared
-        shares = q.log_weight.exp() * ((q.log_weight > -torch.inf).sum(0) if s.weights == "sum" else 1)
+        shares = q.log_weight.exp() * ((q.log_weight > -torch.inf).sum(0) if s.components == "sum" else 1)
         bound = bound - beta * terms.divergence * (shares * prior.kl(q.loc, q.scale)).sum(0)
     return _mean_loss(bound - beta * terms.scaled - terms.plain, present)
 
@@ -146,14 +144,14 @@ def _mean_loss(bound: Tensor, present: Tensor) -> Tensor:
 
 def vae_loss(
     model: Generator,
-    prior: Prior,
+    prior: Density,
     posterior: Posterior,
     batch: Batch,
-    generator: Randomness,
+    rng: Randomness,
     s: BoundSettings,
     beta: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Return the loss (shape [], nats per item) and the log-likelihoods [N, C, B, M] it is made of."""
-    drawn = draw(model, prior, posterior, batch, generator, s)
+    drawn = draw(model, prior, posterior, batch, rng, s)
     log_px = log_likelihoods(model, drawn, batch, s)
     return bound_loss(log_px, drawn, prior, posterior, batch.present, s, beta), log_px

@@ -1,5 +1,7 @@
 """Clusters whose weights and locations the bound teaches (CMVAE)."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from multiebm.core.random import Randomness, rand
 from multiebm.distributions.families import FAMILIES
-from multiebm.priors.prior import Prior, PriorSettings
+from multiebm.priors.prior import Prior, PriorSettings, Settled, Settling
 
 
 @dataclass(frozen=True)
@@ -60,3 +62,29 @@ class ClusterPrior(Prior):
         drawn = torch.searchsorted(weight.cumsum(0), rand(rng, (n, 1), weight)[:, 0], right=True)
         loc = self.loc[drawn.clamp_max(int(self.kept.nonzero()[-1]))]  # rounding of the last edge picks no pruned one
         return self.family.rsample(rng, loc, torch.full_like(loc, temperature**self.family.exponent))
+
+    def settles_on(self, how: Settling) -> Literal["draws", "locations"] | None:
+        """Clusters are pruned by the locations of the experts."""
+        return "locations" if how.prune else None
+
+    @torch.no_grad()
+    def settle(self, codes: Tensor, rng: torch.Generator, how: Settling, tell: Callable[[str], None]) -> Settled:
+        """Keep as many clusters as minimise beta mean H[p(c | z)] / log C - mean log p(z) / D, beta = `how.prune`.
+
+        The lightest cluster is dropped again and again, by the mean responsibility of the codes [N, D] (CMVAE, Palumbo
+        et al. 2024).
+        """
+        if not how.prune or not len(codes):
+            return Settled()
+        tried = []
+        self.kept.fill_(True)
+        for count in range(self.clusters, 0, -1):
+            joint = self.cluster_log_prob(codes)
+            share = joint.softmax(-1)
+            entropy = torch.special.entr(share).sum(-1).mean() / (math.log(count) if count > 1 else 1.0)
+            score = how.prune * entropy - joint.logsumexp(-1).mean() / self.dim
+            tried.append((score.item(), self.kept.clone()))
+            mass = torch.where(self.kept, share.mean(0), torch.inf)
+            self.kept[mass.argmin()] = False
+        self.kept.copy_(min(tried, key=lambda pair: pair[0])[1])
+        return Settled()

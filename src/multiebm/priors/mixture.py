@@ -1,6 +1,6 @@
 """A mixture of Gaussians that follows the codes by stochastic expectation maximisation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import log, pi
@@ -13,8 +13,10 @@ from torch import Tensor
 from multiebm.core.errors import DivergenceError
 from multiebm.core.progress import track
 from multiebm.core.random import Randomness, rand, randn
-from multiebm.priors.prior import RIDGE, Prior, PriorSettings
+from multiebm.priors.prior import RIDGE, Density, Prior, PriorSettings, Settled, Settling
+from multiebm.priors.standard import StandardPrior
 
+DECAY = 0.98  # of the sums in training; a longer memory adds the drift of codes to their variance
 LOST = 0.1  # share of its fair weight below which a component of a mixture is lost
 
 
@@ -27,7 +29,7 @@ class Mixture(PriorSettings):
 
     def build(self, dim: int, family: str, ridge: float) -> "MixturePrior":
         """Return the prior over [D], spread over N(0, I)."""
-        return MixturePrior(dim, self.components, ridge)
+        return MixturePrior(dim, self.components, ridge, family)
 
 
 class MixturePrior(Prior):
@@ -35,11 +37,15 @@ class MixturePrior(Prior):
 
     Starts as N(0, I) (K = 1) or spread over it. Encoders put their codes where the data needs them, not where N(0, I)
     has its mass; this prior goes where they are. No gradient reaches it: `fit` is its learning. `ridge` is added to
-    every variance (see `ridge_for`).
+    every variance (see `ridge_for`). Bounds see the standard density of `family`: a mixture follows the codes, and
+    codes that followed the mixture would drift.
     """
 
-    def __init__(self, dim: int, components: int, ridge: float = RIDGE) -> None:
+    follows = True
+
+    def __init__(self, dim: int, components: int, ridge: float = RIDGE, family: str = "normal") -> None:
         super().__init__()
+        self.standard = StandardPrior(family, dim)
         self.dim, self.components, self.ridge = dim, components, ridge
         k = components
         spread = torch.randn(k, dim, generator=torch.Generator().manual_seed(0)) * (0.5 if k > 1 else 0.0) ** 0.5
@@ -94,6 +100,23 @@ class MixturePrior(Prior):
         chosen = drawn.clamp_max(self.components - 1)
         noise = randn(rng, (n, self.dim), mean)
         return mean[chosen] + temperature**0.5 * torch.einsum("nij,nj->ni", tril[chosen], noise)
+
+    def for_bound(self, learns: bool) -> Density:
+        """Return the standard density."""
+        return self.standard
+
+    def follow(self, codes: Tensor) -> None:
+        """Make one step of stochastic expectation maximisation on codes [N, D]."""
+        self.fit(codes, DECAY)
+
+    def settles_on(self, how: Settling) -> Literal["draws", "locations"] | None:
+        """A mixture is fitted anew to draws, always."""
+        return "draws"
+
+    def settle(self, codes: Tensor, rng: torch.Generator, how: Settling, tell: Callable[[str], None]) -> Settled:
+        """Fit anew to the codes [N, D]."""
+        self.refit(codes)
+        return Settled()
 
     @torch.no_grad()
     def fit(self, codes: Tensor, decay: float, split: bool = True) -> None:

@@ -5,7 +5,9 @@ here says that the prior has no part in it.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +26,36 @@ def ridge_for(step_size: float) -> float:
     return max(RIDGE, step_size**2 / 2)
 
 
+class Settling(NamedTuple):
+    """How priors settle when training is over: see training/phases/settle.py."""
+
+    steps: int = 0
+    widen_base: float = 1.0
+    prune: float = 0.0
+    rate: float = 1e-3
+
+
+class Settled(NamedTuple):
+    """A sentence for the user, "" where all is well; not `ok`: it could not, and is as before."""
+
+    said: str = ""
+    ok: bool = True
+
+
+class Density(Protocol):
+    """What a bound asks of a prior."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return the log density in nats: [..., D] -> [...]."""
+        ...
+
+
 class Prior(nn.Module, ABC):
     """A density over codes [N, D], normalised but for a constant where not `normalised`."""
 
     dim: int
     normalised = True
+    follows = False  # whether the codes of every step move it
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
@@ -42,9 +69,43 @@ class Prior(nn.Module, ABC):
         """Return a scalar whose gradient is that of log Z, from n draws; 0 (shape []) where normalised."""
         return torch.zeros(())
 
+    def for_bound(self, learns: bool) -> Density:
+        """Return what a bound sees in its place; `learns`: its own parameters do by now."""
+        return self
+
+    def follow(self, codes: Tensor) -> None:
+        """Move towards the codes [N, D] of a step; DivergenceError where it cannot."""
+
     def own_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that learn by a loss of the prior's own; the others learn by the bound."""
+        """Return the parameters that learn by `loss`; the others learn by the bound."""
         return []
+
+    def loss(self, codes: Tensor, samples: Tensor) -> Tensor:
+        """Return what its own parameters minimise, shape [], from codes [N, D] and own samples [N', D]."""
+        raise NotImplementedError(f"{type(self).__name__}: got own parameters without a loss, expected one")
+
+    def diagnose(self, codes: Tensor, samples: Tensor, seed: int) -> dict[str, float]:
+        """Return metrics of codes [N, D] against own samples [N', D]; draws of its own are made from `seed`."""
+        return {}
+
+    def limits(self) -> dict[str, float]:
+        """Return the metrics of `diagnose` that say it has run away, with the most that is allowed."""
+        return {}
+
+    def warning(self, metrics: Mapping[str, float]) -> str:
+        """Return a sentence for the user where it has learned nothing, "" otherwise."""
+        return ""
+
+    def settles_on(self, how: Settling) -> Literal["draws", "locations"] | None:
+        """Return the codes it settles on: draws, locations of the experts, or none."""
+        return None
+
+    def settle(self, codes: Tensor, rng: torch.Generator, how: Settling, tell: Callable[[str], None]) -> Settled:
+        """Learn on from codes [N, D] that no longer move.
+
+        `tell` hears how far it is. DivergenceError where the codes are too far out.
+        """
+        return Settled()
 
 
 @dataclass(frozen=True)

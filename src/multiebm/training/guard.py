@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -11,15 +11,11 @@ from torch.optim import Optimizer
 
 from multiebm.core.batch import Batch
 from multiebm.core.errors import DivergenceError
-from multiebm.core.keys import GAP
+from multiebm.core.metrics import BASE_DRAWS, GAP, PRIOR_CODES, find_problem
 from multiebm.training.state import Snapshot, Step, TrainState
 
-PRIOR_GAP = "prior/gap"  # f(codes) - f(samples) of a tilted prior: without bound where its chain cannot follow
-PRIOR_CODES = "prior/positive_max"  # how far out codes lie
-PRIOR_DRAWS = "prior/negative_max"  # how far out its chain ends
-BASE_DRAWS = "prior/base_max"  # how far out its base reaches
-ESCAPE = "prior/escape"  # how many times farther out its chain ends than codes and base reach
-PRIOR_LIMITS = {PRIOR_GAP: 200.0, ESCAPE: 5.0}  # nats; times
+LIMIT = 50.0  # of |E(data) - E(refined)|, energy units
+RUNAWAY = 5.0  # how many times farther out codes lie than the base of their prior, before a prior is not alone at fault
 FAR = 100.0  # latent units: a fitted base may follow codes that far, but the bound's N(0, I) is 100 scales away
 ROLLED_BACK = "guard/rolled_back_from"  # metric, only of a step made after a roll-back: the step that diverged
 RETRIES = "guard/retries"  # numbers: roll-backs so far
@@ -46,11 +42,12 @@ logger = logging.getLogger(__name__)
 class Guard:
     """A step that returns to its last good state when the one it wraps diverges (arXiv 2312.02469 aborts instead).
 
-    Diverged: a loss or gradient norm that is not finite, codes that no mixture can be fitted to, |energy/gap| >
-    `limit`, or a tilted prior beyond PRIOR_LIMITS. The state as a whole goes back, its `step`, data order and numbers
-    included, so the steps since are made again: with the learning rates of the parts at fault (`_at_fault`) times
-    `factor`, and with noise reseeded from the restored generator and the count of roll-backs, hence deterministic but
-    not the same again. More than `retries` roll-backs without `healthy_steps` steps between them raise DivergenceError.
+    Diverged: a loss or gradient norm that is not finite, codes that no mixture can be fitted to, or a metric beyond its
+    limit: energy/gap, and what the prior names (`Prior.limits`). The state as a whole goes back, its `step`, data order
+    and numbers included, so the steps since are made again: with the learning rates of the parts at fault
+    (`_at_fault`) times `factor`, and with noise reseeded from the restored generator and the count of roll-backs, hence
+    deterministic but not the same again. More than `retries` roll-backs without `healthy_steps` steps between them
+    raise DivergenceError.
 
     Good states are copied at the first call, and when `snapshot_every` steps are full or a step of `starts` is reached,
     at which another part begins to learn; where that state is near a limit, at the first after it that is not. The copy
@@ -61,16 +58,16 @@ class Guard:
     def __init__(
         self,
         step: Step,
-        limit: float = 100.0,  # energy units
+        limits: Mapping[str, float] | None = None,  # of metrics, beside that of energy/gap
         snapshot_every: int = 200,
-        retries: int = 5,
+        retries: int = 3,
         factor: float = 0.5,
         healthy_steps: int = 200,
         last_checkpoint: Callable[[], Path | None] = lambda: None,  # named in the error
         starts: Collection[int] = (),
     ) -> None:
         self.step = step
-        self.limit = limit
+        self.limits = {GAP: LIMIT, **(limits or {})}
         self.snapshot_every = snapshot_every
         self.retries = retries
         self.factor = factor
@@ -90,8 +87,8 @@ class Guard:
             self._roll_back(state, good, problem, metrics)
             batch = state.draw()
         state.numbers[HEALTHY] = state.numbers.get(HEALTHY, 0.0) + 1
-        limits = {GAP: self.limit, **PRIOR_LIMITS}
-        state.numbers[CALM] = float(all(abs(metrics.get(k, 0.0)) <= CALM_SHARE * most for k, most in limits.items()))
+        calm = all(abs(metrics.get(k, 0.0)) <= CALM_SHARE * most for k, most in self.limits.items())
+        state.numbers[CALM] = float(calm)
         if self._is_due(state, good) and _all_finite(state.model.state_dict().values()):
             state.good = None
         event = {} if diverged_at is None else {ROLLED_BACK: float(diverged_at)}
@@ -102,7 +99,7 @@ class Guard:
             metrics = self.step(state, batch)
         except DivergenceError as error:  # a mixture without a covariance: no loss says so
             return {}, str(error)
-        return metrics, find_problem(metrics, self.limit)
+        return metrics, find_problem(metrics, self.limits)
 
     def _remember(self, state: TrainState) -> Snapshot:
         """Copy the state as it was before this call's batch was drawn."""
@@ -154,25 +151,10 @@ def _at_fault(problem: str, metrics: dict[str, float], has_energy: bool) -> list
     networks = [NETWORK_RATE] if has_energy else [RATE]
     if "prior" in name:
         codes, base = metrics.get(PRIOR_CODES, 0.0), metrics.get(BASE_DRAWS, math.inf)
-        return [PRIOR_RATE, *(networks if codes > min(FAR, PRIOR_LIMITS[ESCAPE] * base) else [])]
+        return [PRIOR_RATE, *(networks if codes > min(FAR, RUNAWAY * base) else [])]
     if not has_energy or name in (GAP, "loss/energy", "grad_norm/energy"):
         return [RATE]
     return [*([RATE] if GAP in metrics else []), *networks]
-
-
-def find_problem(metrics: dict[str, float], limit: float = 100.0) -> str | None:
-    """Say which metric has diverged, its value and what was expected of it (|energy/gap| <= `limit`); None if none."""
-    draws, base = metrics.get(PRIOR_DRAWS, 0.0), metrics.get(BASE_DRAWS, 0.0)
-    if math.isfinite(base) and not math.isfinite(draws):  # the tilt takes every loss with it that reads its draws
-        return f"{PRIOR_DRAWS} is {draws}, expected a finite number"
-    for name, value in metrics.items():
-        if name.startswith(("loss", "grad_norm", GAP)) and not math.isfinite(value):
-            return f"{name} is {value}, expected a finite number"
-    for name, most in {GAP: limit, **PRIOR_LIMITS}.items():
-        value = metrics.get(name, 0.0)
-        if not abs(value) <= most:  # nor is what is not finite
-            return f"{name} is {value:.4g}, expected within +-{most:g}"
-    return None
 
 
 def _all_finite(tensors: Iterable[Tensor]) -> bool:

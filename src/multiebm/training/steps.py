@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import torch
 from pydantic import Field
 
 from multiebm.core.batch import Batch
 from multiebm.models.model import MultimodalModel
+from multiebm.priors.energy import BETAS
 from multiebm.training import averaging
 from multiebm.training.guard import NETWORK_RATE, RATE
 from multiebm.training.phases.phase import Phase
-from multiebm.training.priors import PRIOR_BETAS
 from multiebm.training.state import TrainState
 
 Positive = Annotated[float, Field(gt=0)]
@@ -81,7 +81,7 @@ def make_optimisers(
         "energy": (list(model.energy.parameters()) if model.energy else [], o.energy, 0.0),
         "prior": (prior, o.prior, 0.0),
     }
-    betas = {"prior": PRIOR_BETAS, "energy": (momentum, o.beta2)}
+    betas = {"prior": BETAS, "energy": (momentum, o.beta2)}
     return {
         name: torch.optim.Adam(
             parameters,
@@ -96,11 +96,25 @@ def make_optimisers(
     }
 
 
+class Training(Protocol):
+    """What a run says of its steps."""
+
+    @property
+    def phases(self) -> Sequence[Phase]:
+        """The phases, in the order in which they follow each other."""
+        ...
+
+    @property
+    def optimiser(self) -> OptimiserSettings:
+        """The rates."""
+        ...
+
+
 class TrainingStep:
     """The step of a run: that of the phase in force, at its rates; then the averaged weights move."""
 
-    def __init__(self, phases: Sequence[Phase], optimiser: OptimiserSettings) -> None:
-        self.phases, self.optimiser = tuple(phases), optimiser
+    def __init__(self, training: Training) -> None:
+        self.phases, self.optimiser = tuple(training.phases), training.optimiser
 
     def __call__(self, state: TrainState[MultimodalModel], batch: Batch) -> dict[str, float]:
         """Run one step and update the averaged weights; metrics by name."""

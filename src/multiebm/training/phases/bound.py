@@ -4,12 +4,21 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
+from torch import Tensor
 
-from multiebm.training.phases.phase import Phase, half_cosine
+from multiebm.core.batch import Batch
+from multiebm.core.random import Randomness
+from multiebm.models.inference import SHARED, Posterior
+from multiebm.models.model import MultimodalModel
+from multiebm.objectives.settings import BoundSettings
+from multiebm.objectives.vae import vae_loss
+from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, half_cosine, per_modality
+from multiebm.training.priors import follow_codes, observed, prior_step
+from multiebm.training.state import TrainState, update
 
 
 @dataclass(frozen=True)
-class Bound(Phase):
+class Bound(BoundSettings, Phase):
     """Generator and inference model learn from a bound of a multimodal VAE."""
 
     kind: Literal["bound"] = "bound"
@@ -18,37 +27,23 @@ class Bound(Phase):
     anneal: Annotated[float, Field(ge=0, le=1, description="share of the steps over which rates fall")] = 0.5
     final: Annotated[float, Field(gt=0, description="factor on those rates at the end")] = 0.3
     prior_from: Annotated[int, Field(ge=0, description="step of the phase from which an energy prior learns")] = 200
-    estimator: Annotated[
-        Literal["elbo", "iwae", "iwae_inside", "dreg", "dreg_as_coded"],
-        Field(
-            description="how importance samples are joined; iwae_inside also joins components; dreg_as_coded: as in "
-            "public code, whose stop and hook never act (the gradient of iwae)"
-        ),
-    ] = "elbo"
-    samples: Annotated[int, Field(ge=1, description="K, importance samples of a component")] = 1
-    components: Annotated[
-        Literal["one", "all", "sum"],
-        Field(description="decode one component an item, stratified over the batch, or all; sum: all, added up (MVAE)"),
-    ] = "one"
-    divergence: Annotated[
-        Literal["mixture", "component", "analytic"],
-        Field(
-            description="log p(z) - log q*(z) at the sample, q* the whole mixture or the sample's component; analytic: "
-            "-KL of the component in closed form"
-        ),
-    ] = "mixture"
-    unseen: Annotated[
-        Literal["auxiliary", "inferred", "skipped"],
-        Field(
-            description="a part that the component has not seen is decoded with a private latent from r_n, with its "
-            "own inferred one (factorised), or not at all"
-        ),
-    ] = "auxiliary"
-    penalty: Annotated[
-        Literal["none", "jensen_shannon", "total_correlation", "joint", "entropy"],
-        Field(description="what is subtracted beside the divergence"),
-    ] = "none"
-    alpha: Annotated[float, Field(ge=0, description="weight of the penalty")] = 0.0
+
+    def step(self, state: TrainState[MultimodalModel], batch: Batch, done: int) -> dict[str, float]:
+        """One step on the bound; a prior's own parameters learn beside it from detached codes, one an item [B, D]."""
+        model, rng, prior = state.model, state.generator, state.model.generator.prior
+        alone = bool(prior.own_parameters())
+        learns = alone and done >= self.prior_from  # before it learns a tilt is a random function
+        posterior = model.inference(batch)
+        codes = follow_codes(state, posterior, batch, alone)
+        loss, log_px = bound_of_batch(model, posterior, batch, rng, self, self.beta, learns)
+        update(state, loss, "generator", "inference")
+        metrics = {"loss/elbo": loss.item(), **encoder_metrics(posterior, batch)}
+        each = log_px.sum((0, 1)) / (log_px != 0).sum((0, 1)).clamp_min(1)  # of the components that decode the part
+        metrics |= per_modality(model, "log_likelihood", each, batch.present)
+        if learns:
+            seen = observed(model, codes, batch, SHARED)
+            metrics |= prior_step(state, seen, prior.sample(len(seen), rng))
+        return metrics
 
     def factor(self, done: int) -> float:
         """1, then over the last share `anneal` half a cosine down to `final`."""
@@ -57,3 +52,60 @@ class Bound(Phase):
     def marks(self) -> tuple[int, ...]:
         """The step at which the prior begins to learn."""
         return (self.prior_from,)
+
+    def problems(self, chosen: Chosen) -> list[str]:
+        """Return a line for every pair of choices that cannot both be meant, with the way out."""
+        at, prior, problems = "training.phases.bound", chosen.prior, []
+        if self.components == "one" and (self.estimator != "elbo" or self.samples > 1):
+            problems.append(
+                f"{at}.components: got one with estimator {self.estimator} and {self.samples} sample(s), expected all, "
+                f"or the ELBO of one sample; set {at}.components=all"
+            )
+        if self.divergence == "analytic" and (self.estimator != "elbo" or prior.kind != chosen.family):
+            problems.append(
+                f"{at}.divergence: got analytic with estimator {self.estimator} and a prior of kind {prior.kind}, "
+                f"expected the ELBO with a prior of the experts' family; set {at}.divergence=component"
+            )
+        if self.estimator == "iwae_inside" and (self.penalty != "none" or self.components == "sum"):
+            problems.append(
+                f"{at}.estimator: got iwae_inside with penalty {self.penalty} and components {self.components}, "
+                "expected none and all: a penalty is of each component's bound, and here components are joined in one "
+                f"estimate; set {at}.penalty=none and {at}.components=all"
+            )
+        in_bound = getattr(prior, "in_bound", False)
+        if self.penalty == "jensen_shannon" and (prior.taught or in_bound):
+            problems.append(
+                f"{at}.penalty: got jensen_shannon with a prior that the bound has to teach or see, expected a fixed "
+                "one: its dynamic prior has N(0, I) in it; set model.prior.kind=normal and "
+                "model.prior.learned_scale=false"
+            )
+        needs = {
+            "jensen_shannon": ("single", "normal"),
+            "total_correlation": ("full", chosen.family),
+            "joint": ("full", chosen.family),
+        }
+        subsets, family = needs.get(self.penalty, (chosen.subsets, chosen.family))
+        if (chosen.subsets, chosen.family) != (subsets, family):
+            problems.append(
+                f"{at}.penalty: got {self.penalty} with subsets {chosen.subsets} of family {chosen.family}, expected "
+                f"subsets {subsets} of family {family}; set model.inference.subsets={subsets} and model.family={family}"
+            )
+        if self.penalty in ("jensen_shannon", "total_correlation") and chosen.private:
+            problems.append(
+                f"{at}.penalty: got {self.penalty} with private latents of size {chosen.private}, expected none: it "
+                "weighs the divergence of all latents; set model.private=0"
+            )
+        return problems
+
+
+def bound_of_batch(
+    model: MultimodalModel,
+    posterior: Posterior,
+    batch: Batch,
+    rng: Randomness,
+    s: BoundSettings,
+    beta: float,
+    learns: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return minus the bound (shape [], nats per item) and its log-likelihoods [N, C, B, M]."""
+    return vae_loss(model.generator, model.generator.prior.for_bound(learns), posterior, batch, rng, s, beta)

@@ -1,12 +1,35 @@
-"""Cooperative learning of energy, generator and inference model (arXiv 2605.00644)."""
+"""Cooperative learning of an energy, a generator and an inference model by two chains (arXiv 2605.00644)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
-from multiebm.training.phases.phase import Phase, half_cosine
+from multiebm.core.batch import Batch
+from multiebm.core.names import Views
+from multiebm.models.inference import SHARED, Posterior
+from multiebm.models.model import MultimodalModel
+from multiebm.objectives.cooperative import balanced_weight, generator_loss, inference_loss, squared_residuals
+from multiebm.objectives.settings import BoundSettings
+from multiebm.objectives.vae import Draw, bound_loss, draw
+from multiebm.priors.prior import Prior
+from multiebm.training.phases.energy import energy_step
+from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, half_cosine, per_modality
+from multiebm.training.priors import follow_codes, observed, prior_step
+from multiebm.training.refining import (
+    RefinedCodes,
+    RefinedSamples,
+    complete_items,
+    latent_chain_metrics,
+    refine_codes,
+    refine_samples,
+)
+from multiebm.training.state import TrainState, update
 
+STRATIFIED = BoundSettings()  # the anchor's bound
+RESIDUAL_DECAY = 0.99  # running means of the two residuals that lambda_s = balance compares
 NonNegative = Annotated[float, Field(ge=0)]
 
 
@@ -52,6 +75,152 @@ class Cooperative(Phase):
         ),
     ] = "refined"
 
+    def step(self, state: TrainState[MultimodalModel], batch: Batch, done: int) -> dict[str, float]:
+        """One step on data X [B, ...]; without an energy it is the latent chain's half alone.
+
+        Every forward pass is made once and used wherever it is needed.
+        """
+        model, rng = state.model, state.generator
+        # q(z, W | X), with its graph to phi: where the latent chain starts, and what the anchor and L_phi need
+        posterior = model.inference(batch)
+        samples: RefinedSamples | None = None
+        metrics: dict[str, float] = {}
+        if model.energy is not None:
+            # z, W ~ p(z) p(W);  X~: data chain from G(z, W) towards exp(-E)                                   eq. (3)
+            samples, metrics = refine_samples(state, posterior, batch, self.start)
+        # z0, W0 ~ q(z, W | X);  z~, W~: latent chain from z0, W0 towards p(z, W | X)                         eq. (8)
+        codes = refine_codes(state, posterior, batch, self.positive_phase)
+        if len(codes.item):  # of `all_experts` there are none where nobody has a part
+            # omega <- L_omega(X, z~, W~; X~, z, W), phi <- L_phi(z~, W~, X; z, W, X~)                  eqs. (11), (12)
+            metrics |= self._generator_and_inference(state, batch, posterior, codes, samples)
+        # p(z) follows the codes, its own parameters learn from z~ against draws of the prior
+        metrics |= self._prior(state, batch, posterior, codes, samples)
+        if samples is None:
+            return metrics
+        refined = samples.refined
+        if self.negatives == "refresh":
+            # X~ once more: data chain from G(z, W), the same z, W and the updated generator
+            refined, _ = model.refine_data(model.decode(samples.latents), rng)
+        # X of the positive phase: gaps are filled by both chains
+        data = complete_items(state, posterior, batch, codes, self.incomplete)
+        # theta <- L_theta(X, X~)                                                                           eq. (10)
+        return metrics | energy_step(state, data, refined)
+
+    def _generator_and_inference(
+        self,
+        state: TrainState[MultimodalModel],
+        batch: Batch,
+        posterior: Posterior,
+        codes: RefinedCodes,
+        samples: RefinedSamples | None,
+    ) -> dict[str, float]:
+        """Make one backward pass of L_omega (11), L_phi (12) and the anchor, whose graph alone joins the two."""
+        model, generator = state.model, state.model.generator
+        # the anchor's z, W ~ q(z, W | X) are decoded in one pass with z~, W~
+        prior = generator.prior.for_bound(learns=True)
+        drawn = draw(generator, prior, posterior, batch, state.generator, STRATIFIED) if self.anchor else None
+        means, crossed = self._decode(model, codes, drawn, batch.present)
+        # L_omega = -log p(X | z~, W~) - lambda_s log p(X~ | z, W)                                            eq. (11)
+        log_px, log_ps, weight = generator.log_likelihood(codes.batch.views, means), None, 0.0
+        if samples is not None:
+            weight = self._lambda_s(state, codes.batch, means, samples)
+            log_ps = generator.log_likelihood(samples.refined, samples.means)
+        loss = generator_loss(log_px, codes.batch.present, self.reconstruction, log_ps, weight)
+        metrics = {"loss/generator": loss.item()} | ({} if samples is None else {"weight/synthetic": weight})
+        if self.inference or (self.inference_synthetic and samples is not None):
+            # L_phi = -log q(z~, W~ | X) - lambda_I log q(z, W | X~)                                          eq. (12)
+            log_q, log_qs = codes.posterior.log_prob(codes.latents, codes.batch.present), None
+            if self.inference_synthetic and samples is not None:
+                everything = _everything(samples, codes.batch)
+                log_qs = model.inference(Batch(samples.refined, everything)).log_prob(samples.latents, everything)
+            phi_loss = inference_loss(log_q, self.inference, log_qs, self.inference_synthetic)
+            loss = loss + phi_loss
+            metrics["loss/inference"] = phi_loss.item()
+        if (prior_loss := self._prior_loss(model, codes)) is not None:
+            loss = loss + prior_loss
+            metrics["loss/prior"] = prior_loss.item()
+        if drawn is not None:
+            # the stratified ELBO of the data, which keeps all of it in place
+            log_crossed = torch.where(batch.present, generator.log_likelihood(batch.views, crossed), 0.0)
+            anchor = bound_loss(log_crossed[None, None], drawn, prior, posterior, batch.present, STRATIFIED, 1.0)
+            loss = loss + self.anchor * anchor
+            metrics["loss/anchor"] = anchor.item()
+        metrics |= update(state, loss, "generator", "inference")
+        metrics |= per_modality(model, "log_likelihood", log_px, codes.batch.present)
+        return metrics | encoder_metrics(posterior, batch) | latent_chain_metrics(model, codes)
+
+    def _decode(
+        self, model: MultimodalModel, codes: RefinedCodes, drawn: Draw | None, present: Tensor
+    ) -> tuple[Views, Views]:
+        """Return the means [N, ...] of refined codes and [B, ...] of the anchor's draw, those of present parts.
+
+        One pass for both, unless one of them needs no gradient.
+        """
+        refined, own = codes.latents, codes.batch.present
+        if drawn is None:
+            return (model.generator(refined, own) if self.reconstruction else model.decode(refined, own)), {}
+        anchored = {key: value[0, 0] for key, value in drawn.latents.items()}
+        if not self.reconstruction:
+            return model.decode(refined, own), model.generator(anchored, present)
+        n = len(own)
+        both = {key: torch.cat([refined[key], anchored[key]]) for key in refined}
+        means = model.generator(both, torch.cat([own, present]))
+        return {name: mean[:n] for name, mean in means.items()}, {name: mean[n:] for name, mean in means.items()}
+
+    def _lambda_s(self, state: TrainState, batch: Batch, means: Views, samples: RefinedSamples) -> float:
+        """Return lambda_s: the number set, or the ratio of running residuals less the chain's noise floor."""
+        if self.synthetic != "balance":
+            return float(self.synthetic)
+        with torch.no_grad():
+            now = {
+                "residual/reconstruction": squared_residuals(batch.views, means, batch.present).sum().item(),
+                "residual/synthetic": squared_residuals(samples.refined, samples.means, _everything(samples, batch))
+                .sum()
+                .item(),
+            }
+        for key, value in now.items():
+            old = state.numbers.get(key, value)
+            state.numbers[key] = RESIDUAL_DECAY * old + (1 - RESIDUAL_DECAY) * value
+        chain = state.model.data_chain
+        floor = sum(m.size for m in state.model.modalities.values()) * chain.steps * chain.noise_scale**2
+        return balanced_weight(state.numbers["residual/reconstruction"], state.numbers["residual/synthetic"], floor)
+
+    def _prior_loss(self, model: MultimodalModel, codes: RefinedCodes) -> Tensor | None:
+        """-log p(z~), mean over the items with a part: what eq. (11) says of learned scales and clusters.
+
+        None where a prior has neither, or where the anchor's divergence teaches it. Of the prior's own draws the same
+        term has no gradient in the mean, and is left out.
+        """
+        prior = model.generator.prior.for_bound(learns=False)
+        if self.anchor or not isinstance(prior, Prior) or next(prior.parameters(), None) is None:
+            return None
+        there = codes.batch.present.any(1)
+        return -torch.where(there, prior.log_prob(codes.latents[SHARED]), 0.0).sum() / there.sum().clamp_min(1)
+
+    def _prior(
+        self,
+        state: TrainState[MultimodalModel],
+        batch: Batch,
+        posterior: Posterior,
+        codes: RefinedCodes,
+        samples: RefinedSamples | None,
+    ) -> dict[str, float]:
+        """Move what follows codes; contrast refined codes, or as the experts draw them, with draws of the prior."""
+        model, prior = state.model, state.model.generator.prior
+        alone, refined = bool(prior.own_parameters()), self.prior_codes == "refined"
+        drawn = follow_codes(state, posterior, batch, alone and not refined)
+        if not alone:
+            return {}
+        if refined:
+            positive = codes.latents[SHARED][codes.batch.present.any(1)]
+        else:
+            positive = observed(model, drawn, batch, SHARED)
+        if samples is not None and self.start == "prior" and model.generator.temperature == 1:
+            negative = samples.latents[SHARED]  # draws of the prior itself
+        else:
+            negative = prior.sample(len(batch.present), state.generator)
+        return prior_step(state, positive, negative)
+
     def factor(self, done: int) -> float:
         """Half a cosine from `rate` to `final`."""
         return half_cosine(self.rate, self.final, done / max(self.steps, 1))
@@ -60,3 +229,38 @@ class Cooperative(Phase):
     def momentum(self) -> float:
         """beta1 of the cooperative steps."""
         return self.beta1
+
+    def problems(self, chosen: Chosen) -> list[str]:
+        """Return a line for every pair of choices that cannot both be meant, with the way out."""
+        at, problems = "training.phases.cooperative", []
+        needs_energy = [name for name in ("synthetic", "inference_synthetic") if getattr(self, name) != 0]
+        if not chosen.energy and needs_energy:
+            names = ", ".join(f"{at}.{name}" for name in needs_energy)
+            problems.append(
+                f"model.energy: got null with {at}.steps {self.steps} and {names} above 0, expected an energy; set "
+                f"{at}.steps=0 (the bound only), or these to 0 (the latent chain alone)"
+            )
+        if not (self.anchor or self.reconstruction or self.synthetic):
+            problems.append(
+                f"{at}.anchor: got 0 with reconstruction and synthetic 0, expected something that teaches the "
+                f"generator; set {at}.reconstruction=1, or {at}.anchor=1"
+            )
+        if not (self.inference or self.inference_synthetic or self.anchor):
+            problems.append(
+                f"{at}.inference: got 0 with inference_synthetic and anchor 0, expected something from which the "
+                f"inference model learns; set {at}.inference=1, or {at}.anchor=1"
+            )
+        bounds = [phase for phase in chosen.phases if isinstance(phase, BoundSettings) and phase.steps]
+        other = any(getattr(phase, f.name) != f.default for phase in bounds for f in fields(BoundSettings))
+        if chosen.subsets != "single" or chosen.joint or other:
+            problems.append(
+                f"{at}.steps: got {self.steps} with inference or a bound of another method, expected 0 or single "
+                f"experts and the default bound; set {at}.steps=0"
+            )
+        return problems
+
+
+def _everything(samples: RefinedSamples, batch: Batch) -> Tensor:
+    """Return the mask [B, M] of samples, which have all parts."""
+    shape = (len(samples.latents[SHARED]), batch.present.shape[1])
+    return torch.ones(shape, dtype=torch.bool, device=batch.present.device)

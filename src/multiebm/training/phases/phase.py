@@ -1,13 +1,17 @@
 """What a way of training is: frozen settings, a step, and the rates at which it learns."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from multiebm.core.batch import Batch
+from multiebm.models.inference import Posterior
 from multiebm.models.model import MultimodalModel
 from multiebm.priors.prior import PriorSettings
 from multiebm.training.state import TrainState
@@ -26,7 +30,7 @@ class Chosen(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Phase:
+class Phase(ABC):
     """Settings of one way of training: a `kind`, by which the table has it, and how many steps it takes.
 
     A method that is left as it stands here says that there is nothing of the sort. `done` counts the phase's own steps.
@@ -38,9 +42,9 @@ class Phase:
     is_last: ClassVar[bool] = False  # begins when the steps of all others are made; its own are not counted by the loop
     steps: Annotated[int, Field(ge=0, description="training steps; 0 = the phase is left out")] = 0
 
+    @abstractmethod
     def step(self, state: TrainState[MultimodalModel], batch: Batch, done: int) -> dict[str, float]:
         """Make one step on views [B, ...]; metrics by name."""
-        raise NotImplementedError
 
     def factor(self, done: int) -> float:
         """Return the factor on the rates of generator and inference model."""
@@ -63,3 +67,15 @@ class Phase:
 def half_cosine(start: float, end: float, progress: float) -> float:
     """Return the way from `start` to `end` along half a cosine; progress is clipped to [0, 1]."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
+
+
+def per_modality(model: MultimodalModel, what: str, values: Tensor, present: Tensor) -> dict[str, float]:
+    """Return the metrics `what`/name: means of values [N, M] over the items that have the part, `present` [N, M]."""
+    means = torch.where(present, values.detach(), 0.0).sum(0) / present.float().sum(0).clamp_min(1)
+    return {f"{what}/{name}": mean for name, mean in zip(model.modalities, means.tolist(), strict=True)}
+
+
+def encoder_metrics(posterior: Posterior, batch: Batch) -> dict[str, float]:
+    """Return mean and least scale of the experts of present parts."""
+    scale = posterior.experts.scale.detach()[batch.present.T]
+    return {"encoder/scale_mean": scale.mean().item(), "encoder/scale_min": scale.min().item()} if len(scale) else {}

@@ -1,11 +1,37 @@
 """When the steps are over: averaged weights, and priors that learn on from codes that no longer move."""
 
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
+import torch
 from pydantic import Field
 
-from multiebm.training.phases.phase import Phase
+from multiebm.core.batch import Batch
+from multiebm.core.errors import DivergenceError
+from multiebm.core.progress import listening
+from multiebm.models.inference import SHARED
+from multiebm.models.model import MultimodalModel
+from multiebm.priors.prior import Settling
+from multiebm.training.guard import PRIOR_RATE
+from multiebm.training.phases.bound import Bound
+from multiebm.training.phases.phase import Chosen, Phase
+from multiebm.training.priors import codes_of
+from multiebm.training.state import TrainState
+
+REFIT_BATCHES = 128  # that priors settle on when training is over
+MOST = 0.3  # share of a time budget that settling may take
+REHEARSED, REHEARSED_STEPS = 4, 20  # batches and steps by which it is timed
+_ADVICE = (
+    "Train again with lower rates of the generator and the inference model (training.optimiser.generator, "
+    "training.optimiser.inference), or for fewer steps."
+)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,3 +51,112 @@ class Settle(Phase):
             ge=0, description="weight of the entropy, times beta of the bound, by which clusters are pruned; 0 = not"
         ),
     ] = 0.0
+
+    def step(self, state: TrainState[MultimodalModel], batch: Batch, done: int) -> dict[str, float]:
+        """Not reached: the loop makes no step of it, `take_average` all of them."""
+        raise NotImplementedError("a phase that settles: got a step of the loop, expected none")
+
+    def problems(self, chosen: Chosen) -> list[str]:
+        """Return a line where there is no mixture base to widen."""
+        if self.widen_base == 1 or (chosen.prior.kind == "energy" and getattr(chosen.prior, "components", 0) > 0):
+            return []
+        return [
+            f"training.phases.settle.widen_base: got {self.widen_base:g} where no tilt settles on a mixture, expected "
+            "1; set training.phases.settle.widen_base=1, or model.prior.kind=energy with components above 0"
+        ]
+
+
+class Planned(NamedTuple):
+    """The `share` of batches and steps with which priors settle, and the seconds that this should take."""
+
+    share: float = 1.0
+    seconds: float = 0.0
+
+
+def settling(phases: Sequence[Phase], rate: float, numbers: Mapping[str, float]) -> Settling:
+    """Return how priors settle after these phases; `numbers` are those of the state.
+
+    Where the guard had to lower the `rate` of the prior, it settles at the lower one; clusters are pruned with the
+    entropy weighed as the divergence was.
+    """
+    last = next((phase for phase in phases if isinstance(phase, Settle)), Settle(steps=0))
+    beta = next((phase.beta for phase in phases if isinstance(phase, Bound)), 1.0)
+    return Settling(last.steps, last.widen_base, last.prune * beta, rate * numbers.get(PRIOR_RATE, 1.0))
+
+
+def take_average(state: TrainState[MultimodalModel], how: Settling, share: float = 1.0) -> None:
+    """Give the model its averaged weights for good, and put it in evaluation mode: training is over.
+
+    Priors settle on the codes that the averaged weights give to the stream's next batches, with a `share` of the
+    batches and steps. DivergenceError where they cannot.
+    """
+    model = state.model.eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in state.average:
+                parameter.copy_(state.average[name])
+    if not how.steps and (said := model.generator.prior.warning(state.numbers)):  # or it has yet to learn
+        logger.warning("%s", said)
+    batches = (next(state.stream).to(model.device) for _ in range(math.ceil(share * REFIT_BATCHES)))
+    settle_priors(model, batches, state.generator, how._replace(steps=math.ceil(share * how.steps)))
+
+
+def settle_priors(
+    model: MultimodalModel,
+    batches: Iterable[Batch],
+    rng: torch.Generator,
+    how: Settling,
+    warn: Callable[..., None] = logger.warning,
+) -> None:
+    """Let every prior settle on the codes [N, D] of these batches; `warn`, by default in the log, of what it says.
+
+    DivergenceError where the codes are so far out that a prior cannot.
+    """
+    priors = model.generator.priors()
+    wanted = {key: prior.settles_on(how) for key, prior in priors.items()}
+    if wanted[SHARED] == "locations":
+        with torch.no_grad():
+            found = [(model.inference.given(batch).experts.loc, batch.present) for batch in batches]
+        codes = {SHARED: torch.cat([loc[present.T] for loc, present in found])}
+    else:
+        codes = codes_of(model, batches, rng, {key for key, what in wanted.items() if what == "draws"})
+    if astray := [key for key, some in codes.items() if not some.isfinite().all()]:
+        raise DivergenceError(f"priors cannot settle: codes of {', '.join(astray)} are not finite. {_ADVICE}")
+    for key, some in codes.items():
+        try:
+            said, _ = priors[key].settle(some, rng, how, logger.debug)
+        except DivergenceError as error:
+            raise DivergenceError(f"priors cannot settle: {key}: {error}. {_ADVICE}") from error
+        if said:
+            warn("%s", said)
+
+
+def settling_within(state: TrainState[MultimodalModel], how: Settling, budget: float | None) -> Planned:
+    """Return how priors settle within MOST of the `budget` of seconds: in full, or with the share that this allows."""
+    needed = time_to_settle(state, how)
+    share = min(1.0, MOST * (math.inf if budget is None else budget) / needed) if needed else 1.0
+    return Planned(share, share * needed)
+
+
+def time_to_settle(state: TrainState[MultimodalModel], how: Settling) -> float:
+    """Return the seconds that settling takes, by a small part of it on a copy: `state` stays as it is, draws too."""
+    steps = min(REHEARSED_STEPS, how.steps)
+    model, at = deepcopy(state.model).eval(), state.stream.state_dict()
+    batches = [next(state.stream).to(model.device)]
+    # a mixture is fitted to no fewer codes than two a dimension, and an item gives two
+    n = max(REHEARSED, math.ceil(model.generator.prior.dim / len(batches[0].present)))
+    batches += [next(state.stream).to(model.device) for _ in range(n - 1)]
+    state.stream.load_state_dict(at)
+    draws = torch.Generator(state.generator.device).manual_seed(0)
+    seconds = []
+    for some, seen in ((0, batches[:1]), (0, batches), (steps, batches)):  # the first alone warms up what is slow once
+        began = time.perf_counter()
+        try:
+            with listening(None):
+                settle_priors(model, seen, draws, how._replace(steps=some), warn=lambda *said: None)
+        except DivergenceError:  # whoever settles in earnest will hear of it
+            return 0.0
+        seconds.append(time.perf_counter() - began)
+    _, codes, both = seconds
+    tilt = max(0.0, both - codes) * how.steps / steps if steps else 0.0
+    return codes * REFIT_BATCHES / n + tilt
