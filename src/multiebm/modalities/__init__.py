@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from multiebm.core.errors import ConfigError, ModalityError
 from multiebm.core.names import name_problem
+from multiebm.core.store import said
 from multiebm.core.table import Table
 from multiebm.modalities.base import Modality
 from multiebm.modalities.picture import Picture, PictureNetworks
@@ -37,9 +38,6 @@ def from_json(values: Any) -> Modality:
     try:
         return TypeAdapter(MODALITIES[kind]).validate_json(json.dumps(rest), strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ModalityError(
-            f"modality: {'.'.join(map(str, first['loc']))}: got {str(first['input'])[:40]}, expected: {first['msg']}"
-        ) from error
+        raise ModalityError(f"modality: {said(error)}") from error
     except ConfigError as error:
         raise ModalityError(f"modality: {error}") from error
