@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from multiebm.core.table import nearest
+from multiebm.experiments.merge import find_item
 from multiebm.experiments.schema import Experiment
 from multiebm.experiments.yaml12 import dump, parse_file
 
@@ -206,7 +207,7 @@ def _keys(node: Node, prefix: str) -> Iterator[str]:
 
 def _inside(raw: Any, key: str) -> Any:
     if isinstance(raw, list):
-        return raw[int(key)] if key.isdecimal() and int(key) < len(raw) else None
+        return None if (at := find_item(raw, key)) is None else raw[at]
     return raw.get(key) if isinstance(raw, dict) else None
 
 
@@ -215,7 +216,11 @@ def _present(loc: tuple[int | str, ...], raw: Any) -> tuple[list[str], Any]:
     path: list[str] = []
     at: Any
     for at in loc:
-        if (isinstance(raw, dict) and at in raw) or (isinstance(raw, list) and isinstance(at, int)):
+        if isinstance(raw, list) and isinstance(at, int):
+            kind = raw[at].get("kind") if isinstance(raw[at], dict) else None
+            path.append(kind if isinstance(kind, str) and find_item(raw, kind) == at else str(at))
             raw = raw[at]
+        elif isinstance(raw, dict) and at in raw:
             path.append(str(at))
+            raw = raw[at]
     return path, raw
