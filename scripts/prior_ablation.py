@@ -6,8 +6,8 @@ The grid of the paper's ablation (ECCV 2024) at reduced size: every cell trains 
 larger tilts make fewer steps; the first line has no tilt.
 
 The lines after the grid (`--inside`) have D 200, L 4, S 50 with the tilt inside the bound, as the paper has it:
-encoders get its gradient from the step on from which it learns, or from seven tenths of training on ("late"); the last
-has it outside as the grid does, with normal experts and base.
+encoders get its gradient from the step on from which it learns; the last has it outside as the grid does, with normal
+experts and base.
 
 Cells are made once; NOTES.md in the folder is appended.
 """
@@ -35,7 +35,6 @@ _INSIDE = ("model.prior.in_bound=true", "training.optimiser.prior=5e-4")
 _NORMAL = ("model.family=normal", "model.scale_map=log_variance")
 VARIANTS = {
     "inside": _INSIDE,
-    "inside, late": ("model.prior.in_bound=2800",),
     "inside, f within 10": (_INSIDE[0], "model.prior.bound=10"),
     "inside, penalty 0.03": (_INSIDE[0], "model.prior.penalty=0.03", "training.optimiser.prior=1e-3"),
     "inside, normal base": (*_INSIDE, *_NORMAL),

@@ -36,16 +36,13 @@ matplotlib.use("agg")
 STEPS, EVERY = 160, 40  # cooperative steps of a row, and between two measurements
 GAP_END = 1e4  # |E(data) - E(revised)| at which a row has diverged and is not continued
 LITERAL = (
-    "model.prior.kind=normal",
+    "model.prior={kind: normal}",
     "model.temperature=1",
     "training.phases.settle.steps=0",
-    "training.phases.settle.widen_base=1",
     "model.private_components=0",
     "model.energy.fusion=early",
-    "model.data_chain.kind=langevin",
-    "model.data_chain.step_size=0.5",
+    "model.data_chain={kind: langevin, step_size: 0.5}",
     "model.latent_chain.step_size=0.05",
-    "model.data_chain.kind=langevin",
     "training.phases.cooperative.anchor=0",
     "training.phases.cooperative.reconstruction=1",
     "model.energy.penalty=0",
@@ -68,16 +65,24 @@ STAGES = (  # each row keeps what the rows above it repaired
     (
         "steered",
         "+ displacement steered by the gap",
-        ("model.data_chain.kind=displaced", "model.data_chain.kind=displaced"),
+        ("model.data_chain={kind: displaced, displacement_max: 0.012}",),
     ),
     (
         "prior",
         "+ fitted priors start the data chain",
-        ("model.prior.kind=energy", "model.private_components=8", "training.phases.cooperative.prior_codes=drawn"),
+        (
+            "model.prior={kind: energy, components: 60, layers: 3, steps: 20, step_size: 0.1, penalty: 3.0e-3}",
+            "model.private_components=8",
+            "training.phases.cooperative.prior_codes=drawn",
+        ),
     ),
     ("late", "+ late-fusion energy", ("model.energy.fusion=late",)),
     ("penalty", "+ penalty on E^2", ("model.energy.penalty=0.003",)),
-    ("gate", "+ gate on the gap", ("model.energy.gate=5", "training.phases.energy.steps=40")),
+    (
+        "gate",
+        "+ gate on the gap",
+        ("model.energy.gate=5", "training.phases.energy.steps=40", f"training.phases.cooperative.steps={STEPS - 40}"),
+    ),
     (
         "reuse",
         "+ no reconstruction of revised codes",
@@ -96,7 +101,7 @@ STAGES = (  # each row keeps what the rows above it repaired
     ("temperature", "+ prior sampled at temperature 0.5", ("model.temperature=0.5",)),
 )
 SETTLED = {  # measured on the last row's state: what acts when training is over
-    "its priors settled, spread 1": ("training.phases.settle.steps=500",),
+    "its priors settled, spread 1": ("training.phases.settle.steps=500", "training.phases.settle.widen_base=1"),
     "settled, spread 2": ("training.phases.settle.steps=500", "training.phases.settle.widen_base=2"),
     "settled, spread 4 (the demo)": ("training.phases.settle.steps=500", "training.phases.settle.widen_base=4"),
 }
@@ -138,7 +143,7 @@ def warm_up(seed: int, folder: Path) -> TrainState[MultimodalModel]:
     name = hashlib.sha256(json.dumps(settings_of(experiment)).encode()).hexdigest()[:8]
     store = CheckpointStore(folder / f"warmup-{seed}-{name}", keep_last=1)
     store.resume(state)
-    ended = fit(state, TrainingStep(experiment.training), experiment.training.warmup.steps)
+    ended = fit(state, TrainingStep(experiment.training), experiment.training.phase("bound").steps)
     store.save(state)
     if ended.reason != "finished":
         raise SystemExit(ended.message())

@@ -56,9 +56,8 @@ ROWS = {
     "additive": Row("additive energy, lambda_s = 1", "toy2d-additive", (), (0.936, 0.930, 0.268, 0.265, 0.988)),
     "lambda-50": Row("lambda_s = 50", "toy2d", (f"{SYNTHETIC}=50",), (0.960, 0.981, 0.292, 0.191, 0.945)),
     "lambda-10": Row("lambda_s = 10", "toy2d", (f"{SYNTHETIC}=10",), (0.957, 0.982, 0.269, 0.179, 0.944)),
-    "no-noise": Row("no EBM, n_z = 0", "toy2d-no-energy", ("model.latent_chain.noise_scale=0",)),
 }
-TABLE = ("lambda-1", "lambda-10", "lambda-50", "additive", "no-energy", "no-chains", "no-noise")
+TABLE = ("lambda-1", "lambda-10", "lambda-50", "additive", "no-energy", "no-chains")
 COLUMNS = {"joint coh. Gen": "coherence_gen", "EBM": "coherence_ebm"}
 COLUMNS |= {"distance Gen": "distance_gen", "distance EBM": "distance_ebm", "cond. coh.": "conditional"}
 DIAGNOSTICS = {"largest class": "largest_class", "resp. min": "responsibility_min"}
@@ -246,16 +245,9 @@ def chain_claims(cells: Cells) -> list[tuple[str, bool, str]]:
     ]
 
 
-def noise_claim(cells: Cells) -> list[tuple[str, bool, str]]:
-    """Without noise the chain seeks a mode, and encoders learn its spread: none."""
-    change = mean(cells, "no-noise", "encoder_std") / mean(cells, "no-energy", "encoder_std") - 1
-    return [("with n_z = 0 the encoder std is about a third lower", -0.5 < change < -0.15, f"{change:+.0%}")]
-
-
 COMPARISONS = [
     (("additive",), additive_claim),
     (("no-chains", "no-energy"), chain_claims),
-    (("no-noise", "no-energy"), noise_claim),
 ]
 
 
