@@ -15,9 +15,19 @@ import torch
 
 from multiebm.data import DATASETS, MultimodalDataset, Split, load_dataset, settings_problems
 from multiebm.evaluation.contract import JudgesContract, MetricContract
+from multiebm.experiments.contract import BaselineContract, PhaseContract
 from multiebm.modalities.contract import ModalityContract
+from multiebm.priors.contract import PriorContract
 
-__all__ = ["DatasetContract", "JudgesContract", "MetricContract", "ModalityContract"]
+__all__ = [
+    "BaselineContract",
+    "DatasetContract",
+    "JudgesContract",
+    "MetricContract",
+    "ModalityContract",
+    "PhaseContract",
+    "PriorContract",
+]
 
 
 class DatasetContract:

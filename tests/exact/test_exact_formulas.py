@@ -203,12 +203,14 @@ def test_dmvae_adds_up_joint_and_crossed_bounds_with_private_latents(given):
     assert_same(loss_of(model, bound, batch), -torch.cat(values).mean(), model, ROUNDED)
 
 
-def test_auxiliary_crossing_with_the_prior_draws_private_latents_from_it():
+def test_auxiliary_crossing_draws_private_latents_from_the_learned_scale():
     """Component 0 is all parts, 1 to 3 are single ones: far encoders show which latents are inferred.
 
     12,000 values a part: the mean of N(0, 1) within 4 / sqrt(12,000), its variance within 4 sqrt(2 / 12,000).
     """
-    model, bound = row_model("dmvae", model={"crossing_prior": 1}, bound={"crossing": "auxiliary"})
+    model, bound = row_model("dmvae", bound={"unseen": "auxiliary"})
+    for log_scale in model.generator.auxiliary_log_scale.values():
+        log_scale.data.zero_()
     n, names = 3000, list(SIZES)
     far = Diagonal(torch.full((n, 2), 50.0), torch.full((n, 2), 0.1), FAMILIES["normal"])
     batch = batch_of(items=n)
@@ -273,7 +275,7 @@ def test_the_doubly_reparameterised_gradient_is_as_stated(given, row, stop_gradi
     the path at s_k and the score sum_k s_k dl/dphi at fixed z: the gradient of IWAE. Written out by automatic
     differentiation at leaves.
     """
-    model, bound = row_model(row, bound={"stop_gradient": stop_gradient})
+    model, bound = row_model(row, bound={"estimator": "dreg" if stop_gradient else "dreg_as_coded"})
     batch = batch_of(present=HOLES)
     experts, private = experts_of(model, batch, Laplace)
     path, explicit = torch.zeros(()).double(), torch.zeros(()).double()
@@ -298,5 +300,5 @@ def test_the_doubly_reparameterised_gradient_is_as_stated(given, row, stop_gradi
     score = max(v.abs().max().item() for n, v in gradients(explicit, model).items() if n.startswith("inference"))
     assert (score == 0) == stop_gradient
     if not stop_gradient:
-        _, iwae = row_model(row, bound={"kind": "iwae"})
+        _, iwae = row_model(row, bound={"estimator": "iwae"})
         assert_same(loss_of(model, bound, batch), loss_of(model, iwae, batch), model, EXACT)

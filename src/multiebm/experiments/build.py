@@ -79,9 +79,7 @@ def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
     likelihoods = {n: m.likelihood(like.family, like.scale, like.weights.get(n, 1.0)) for n, m in modalities.items()}
     ridge = ridge_for(s.latent_chain.step_size)
     prior = s.prior.build(s.shared, s.family, ridge)
-    generator = Generator(
-        prior, decoders, likelihoods, s.private, s.family, 0.0, s.private_components, ridge, s.temperature
-    )
+    generator = Generator(prior, decoders, likelihoods, s.private, s.family, s.private_components, ridge, s.temperature)
     e = s.energy
     energy = None if e is None else EnergyNetwork(modalities, e.width, e.fusion, e.blocks, e.penalty, e.gate)
     return MultimodalModel(

@@ -1,14 +1,11 @@
-"""What every row of the table of multimodal VAEs has to do, as a test class to inherit.
+"""What every row of the table of multimodal VAEs, and every phase of training, has to do: see `multiebm.testing`.
 
-    from multiebm.experiments.contract import BaselineContract
-
-    class TestMyRow(BaselineContract):
-        baseline = MY_ROW
-
-pytest then runs each `test_` method on small data of two vectors and a picture, with small networks.
+Test classes to inherit, on small data of two vectors and a picture, with small networks.
 """
 
+import math
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -22,13 +19,16 @@ from multiebm.experiments.baselines import Baseline, lay_row
 from multiebm.experiments.build import build_model, build_state
 from multiebm.experiments.merge import merge
 from multiebm.experiments.saved import from_pretrained
-from multiebm.experiments.schema import Experiment
+from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.modalities import Modality, Picture, Vector
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.priors.energy import EnergyPrior
+from multiebm.training.phases import PHASES
 from multiebm.training.phases.bound import bound_of_batch
-from multiebm.training.steps import TrainingStep
+from multiebm.training.phases.phase import Phase
+from multiebm.training.phases.settle import settling, take_average
+from multiebm.training.steps import TrainingStep, total_steps
 
 ITEMS, LEARNING_STEPS = 6, 20
 PARTS: dict[str, Modality] = {
@@ -173,7 +173,9 @@ class BaselineContract:
         if isinstance(prior := model.generator.prior, EnergyPrior):
             assert all(p.grad is None for p in prior.parameters())
             prior.loss(torch.ones(ITEMS, prior.dim), prior.sample(ITEMS, make_generator(2))).backward()
-        silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        unused = "" if self.experiment().training.phase("bound").unseen == "auxiliary" else "auxiliary_log_scale"
+        asked = [(n, p) for n, p in model.named_parameters() if not unused or unused not in n]
+        silent = [n for n, p in asked if p.grad is None or not p.grad.abs().sum() > 0]
         assert not silent
         assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
@@ -232,3 +234,72 @@ class BaselineContract:
         given = {"left": views["left"]}
         for name, view in model.impute(given, seed=5).items():
             assert torch.equal(view, again.impute(given, seed=5)[name]), name
+
+
+class PhaseContract:
+    """Set `phase`, such as `Bound(steps=5)`; it trains a small model with an energy prior and an energy."""
+
+    phase: Phase
+
+    def experiment(self) -> Experiment:
+        """Return the phase alone on a small model."""
+        cells = merge(SMALL, {"model": {"private": 2, "private_components": 2, "energy": {"width": 8}}})
+        cells["model"]["prior"] = {"kind": "energy", "components": 2, "width": 8, "layers": 1, "steps": 4}
+        cells["training"]["phases"] = [asdict(self.phase)]
+        return Experiment.model_validate(cells)
+
+    def train(self, present: Tensor) -> tuple[list[dict[str, float]], set[str]]:
+        """Return the metrics of two steps, or of none where it comes after the last, and the parts that it moved."""
+        experiment = self.experiment()
+        model = build_model(experiment.model, PARTS, 0)
+        views = {name: PARTS[name].to_state(view) for name, view in raw_views().items()}
+        state = build_state(experiment, model, _Always(Batch(mask_views(views, present), present)))
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        step, found = TrainingStep(experiment.training), []
+        for _ in range(min(2, total_steps(experiment.training.phases))):
+            found.append(step(state, state.draw()))
+            state.step += 1
+        if self.phase.is_last:
+            take_average(state, settling(experiment.training.phases, 1e-3, {}), share=0.1)
+        moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+        assert all(value.isfinite().all() for value in model.state_dict().values())
+        return found, {name.split(".")[0] for name in moved}
+
+    def test_it_is_a_row_of_the_table_whose_settings_do_not_contradict_themselves(self) -> None:
+        """By its kind; and it goes with the small model."""
+        assert PHASES[self.phase.kind] is type(self.phase)
+        assert contradictions(self.experiment()) == []
+
+    def test_a_step_changes_weights_and_gives_finite_numbers(self) -> None:
+        """Two steps on complete items."""
+        found, moved = self.train(torch.ones(ITEMS, len(PARTS), dtype=torch.bool))
+        assert moved
+        assert all(math.isfinite(value) for metrics in found for value in metrics.values())
+
+    def test_parts_may_be_missing(self) -> None:
+        """Two steps on items of which each lacks a part, and one lacks all."""
+        present = torch.ones(ITEMS, len(PARTS), dtype=torch.bool)
+        present[torch.arange(ITEMS), torch.arange(ITEMS) % len(PARTS)] = False
+        present[0] = False
+        found, _ = self.train(present)
+        assert all(math.isfinite(value) for metrics in found for value in metrics.values())
+
+    def test_rates_are_positive_along_its_way(self) -> None:
+        """The factor at its first and its last step."""
+        assert all(self.phase.factor(done) > 0 for done in (0, max(0, self.phase.steps - 1)))
+
+
+class _Always:
+    """A stream of one batch, over and over."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def __next__(self) -> Batch:
+        return self.batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": 0}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        pass

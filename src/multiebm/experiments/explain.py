@@ -83,10 +83,10 @@ def shown(value: Any) -> str:
 
 def describe(node: Node) -> str:
     """Return the values a schema node takes, such as "a number >= 0 and <= 1" or "one of normal, laplace"."""
-    node = _resolved(node)
-    for several in ("anyOf", "oneOf"):
-        if several in node:
-            return " or ".join(describe(branch) for branch in node[several])
+    if kinds := [kind for section in _sections(node) if (kind := _kind_of(section))]:
+        return f"a section of kind {', '.join(kinds)}"
+    if branches := node.get("anyOf") or node.get("oneOf"):
+        return " or ".join(map(describe, branches))
     if "enum" in node:
         return f"one of {', '.join(map(str, node['enum']))}"
     if "const" in node:
@@ -138,7 +138,7 @@ def node_at(path: Keys, raw: Any) -> Node:
     """Return the schema node of a key in plain values `raw`: of a union, or of an optional section, the section that
     these mean. Unknown keys give {}.
     """
-    node = _chosen(_schema(), raw)
+    node = _schema()
     for key in path:
         if node.get("type") == "array":
             node = node["items"]
@@ -146,39 +146,32 @@ def node_at(path: Keys, raw: Any) -> Node:
             extra = node.get("additionalProperties")
             node = node.get("properties", {}).get(key) or (extra if isinstance(extra, dict) else {})
         raw = _inside(raw, key)
-        described = {"description": node["description"]} if "description" in node else {}
-        node = _chosen(node, raw) | (described if node.get("type") == "array" else {})
+        sections = _sections(node)
+        if sections and (len(sections) == 1 or isinstance(raw, dict)):
+            kind = raw.get("kind") if isinstance(raw, dict) and len(sections) > 1 else _kind_of(sections[0])
+            node = next((section for section in sections if _kind_of(section) == kind), node)
     return node
 
 
 @cache
 def _schema() -> Node:
-    return Experiment.model_json_schema()
+    """Return the schema of an experiment with every reference replaced by what it names."""
+    whole = Experiment.model_json_schema()
+
+    def inline(node: Any) -> Any:
+        if isinstance(node, list):
+            return [inline(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        named = inline(whole["$defs"][node["$ref"].rpartition("/")[2]]) if "$ref" in node else {}
+        return named | {key: inline(value) for key, value in node.items() if key not in ("$ref", "$defs")}
+
+    return inline(whole)
 
 
-def _resolved(node: Node) -> Node:
-    return _schema()["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
-
-
-def _branches(node: Node) -> list[Node]:
+def _sections(node: Node) -> list[Node]:
     """Return the sections of a union or an optional section; none of any other node."""
-    node = _resolved(node)
-    found = [inside for branch in [*node.get("anyOf", []), *node.get("oneOf", [])] for inside in _flat(branch)]
-    return [branch for branch in found if "properties" in branch]
-
-
-def _flat(node: Node) -> list[Node]:
-    node = _resolved(node)
-    return _branches(node) if "oneOf" in node else [node]
-
-
-def _chosen(node: Node, raw: Any) -> Node:
-    """Follow a reference; of several sections return the one whose kind `raw` has, of one alone that one."""
-    sections = _branches(node)
-    kind = raw.get("kind") if isinstance(raw, dict) else None
-    if len(sections) > 1:
-        return next((section for section in sections if _kind_of(section) == kind), _resolved(node))
-    return sections[0] if sections else _resolved(node)
+    return [branch for branch in [*node.get("anyOf", []), *node.get("oneOf", [])] if "properties" in branch]
 
 
 def _siblings(path: Keys, raw: Any) -> list[Node]:
@@ -186,7 +179,7 @@ def _siblings(path: Keys, raw: Any) -> list[Node]:
     *above, last = path
     parent = node_at(above, raw)
     node = parent["items"] if parent.get("type") == "array" else parent.get("properties", {}).get(last, {})
-    return [section for section in _branches(node) if _kind_of(section)]
+    return [section for section in _sections(node) if _kind_of(section)]
 
 
 def _kind_of(node: Node) -> str:
@@ -195,12 +188,10 @@ def _kind_of(node: Node) -> str:
 
 def _keys(node: Node, prefix: str) -> Iterator[str]:
     for key, child in node.get("properties", {}).items():
-        of_list = _resolved(child).get("type") == "array"
-        sections = _branches(child["items"] if of_list else child) or [_resolved(child)]
-        for section in sections:
+        of_list = child.get("type") == "array"
+        for section in _sections(child["items"] if of_list else child) or [child]:
             if "properties" in section:
-                kind = f"{_kind_of(section)}." if of_list else ""
-                yield from _keys(section, f"{prefix}{key}.{kind}")
+                yield from _keys(section, f"{prefix}{key}." + (f"{_kind_of(section)}." if of_list else ""))
             else:
                 yield f"{prefix}{key}"
 

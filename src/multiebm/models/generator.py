@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from multiebm.core.names import Views, keyed, module_key, name_of_key
-from multiebm.core.random import Randomness, rand
+from multiebm.core.random import Randomness
 from multiebm.core.tree import rows_of, rows_present, spread
 from multiebm.distributions.families import FAMILIES
 from multiebm.modalities.base import Observation
@@ -19,9 +19,8 @@ from multiebm.priors.standard import StandardPrior
 class Generator(nn.Module):
     """Prior over the shared latent, decoders and likelihoods by modality; `private` is the private latents' size P.
 
-    r_m(w_m) stands in for a private latent in cross-reconstruction: with probability `crossing_prior` it is the prior,
-    so that crossing in training is exactly crossing in use, else a density of learned scale (always, in MMVAE+ of
-    Palumbo et al. 2023).
+    r_m(w_m), a density of learned scale, stands in for a private latent in cross-reconstruction (MMVAE+, Palumbo et al.
+    2023).
     `private_components` > 0: p(w_m) is a mixture fitted to the codes. The bounds of training keep the standard one.
     """
 
@@ -32,22 +31,20 @@ class Generator(nn.Module):
         likelihoods: dict[str, Observation],
         private: int,
         family: str,
-        crossing_prior: float = 1.0,
         private_components: int = 0,
         private_ridge: float = RIDGE,
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.prior, self.decoders, self.likelihoods = prior, nn.ModuleDict(keyed(decoders)), likelihoods
-        self.private, self.crossing_prior, self.temperature = private, crossing_prior, temperature
+        self.private, self.temperature = private, temperature
         self.private_base = StandardPrior(family, private)
         k = private_components
         names = decoders if private else ()
         own = {name: MixturePrior(private, k, private_ridge, family) if k else self.private_base for name in names}
         self.private_priors: Mapping[str, Prior] = nn.ModuleDict(keyed(own))  # type: ignore[assignment]
         self.family = FAMILIES[family]
-        learned = private > 0 and crossing_prior < 1
-        scales = {name: nn.Parameter(torch.zeros(private)) for name in decoders if learned}
+        scales = {name: nn.Parameter(torch.zeros(private)) for name in names}
         self.auxiliary_log_scale = nn.ParameterDict(keyed(scales))
 
     def priors(self) -> dict[str, Prior]:
@@ -67,16 +64,12 @@ class Generator(nn.Module):
         return {name_of_key(key): prior.sample(n, generator) for key, prior in self.private_priors.items()}
 
     def sample_auxiliary(self, n: int, generator: Randomness) -> Latents:
-        """Draw w_m ~ r_m, the mixture of the prior and a learned scale (differentiable in it): [n, P] each."""
-        usual = self.sample_private(n, generator) if self.crossing_prior else {}
-        learned = {}
-        for key, log_scale in self.auxiliary_log_scale.items():
-            name = name_of_key(key)
-            w = self.family.rsample(generator, torch.zeros_like(log_scale).expand(n, -1), log_scale.exp())
-            learned[name] = (
-                torch.where(rand(generator, (n, 1), w) < self.crossing_prior, usual[name], w) if usual else w
-            )
-        return learned or usual
+        """Draw w_m ~ r_m, differentiable in its learned scale: [n, P] each; empty if there are no private latents."""
+
+        def draw(log_scale: Tensor) -> Tensor:
+            return self.family.rsample(generator, torch.zeros_like(log_scale).expand(n, -1), log_scale.exp())
+
+        return {name_of_key(key): draw(log_scale) for key, log_scale in self.auxiliary_log_scale.items()}
 
     def decode(self, latents: Latents, modality: str, rows: Tensor | None = None) -> Tensor:
         """Return the decoder mean of one modality, [B, *shape], or of these `rows` alone (int64 [N]): [N, *shape]."""
