@@ -82,7 +82,7 @@ def entropy(posterior: Posterior, present: Tensor, alpha: float) -> Terms:
 
 Penalty = Callable[[Posterior, Tensor, float], Terms]
 PENALTIES: Table[Penalty] = Table(
-    "training.bound.penalty",
+    "training.phases.bound.penalty",
     {
         "none": none,
         "jensen_shannon": jensen_shannon,
