@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from multiebm.core.errors import DataError
 from multiebm.core.handed import Handed, Mask
 from multiebm.modalities import Modality
-from multiebm.modalities.base import Given, Shows, refuse, unknown_keys
+from multiebm.modalities.base import Shows, refuse, unknown_keys
 from multiebm.nn.blocks import mlp
 from multiebm.nn.energies import VectorTrunk
 
@@ -55,7 +55,7 @@ class Direction(nn.Module):
 
 
 @dataclass(frozen=True)
-class Angle:
+class Angle(Modality):
     """An angle."""
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -64,8 +64,6 @@ class Angle:
     networks: ClassVar[type] = AngleNetworks
     shape: ClassVar[tuple[int]] = (2,)
     raw_shape: ClassVar[tuple[int]] = (1,)
-    size: ClassVar[int] = 2
-    places: ClassVar[int] = 2
 
     name: str
 
@@ -84,9 +82,6 @@ class Angle:
         raw[~torch.from_numpy(present)] = 0
         refuse(~raw.isfinite().numpy(), where)
         return raw
-
-    def fit(self, train: Given, every: Sequence[Given], where: str) -> Self:
-        return self
 
     def check(self, raw: Tensor, present: Tensor, where: str) -> None:
         pass
@@ -115,14 +110,8 @@ class Angle:
     def judge_trunk(self, width: int, n_features: int) -> nn.Module:
         return mlp([2, n_features, n_features], nn.ReLU())
 
-    def jitter(self, state: Tensor, rng: torch.Generator) -> Tensor:
-        return state
-
     def likelihood(self, family: str, scale: float, weight: float) -> VonMises:
         return VonMises(scale, weight)
-
-    def relax(self, state: Tensor) -> Tensor:
-        return state
 
     def settle(self, moved: Tensor) -> Tensor:
         return normalize(moved, dim=1)

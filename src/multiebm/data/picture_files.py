@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -13,7 +12,6 @@ from multiebm.core.errors import DataError
 from multiebm.core.handed import Array
 from multiebm.data.npz import BROKEN
 from multiebm.modalities import Modality
-from multiebm.modalities.base import PictureLike
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # in small letters; a file's may be in capitals
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # nothing else is tried: some readers start other programs
@@ -46,7 +44,7 @@ def read_pictures(files: Sequence[Path], modality: Modality) -> Array:
             f"{files[0]}: got a picture for modality {modality.name!r}, a {modality.kind} of shape {modality.shape}; "
             "pass an .npz instead"
         )
-    as_stored = cast(PictureLike, modality).range is not None
+    as_stored = modality.range is not None
     pictures = [_read(file, modality, as_stored) for file in files]
     if not as_stored and any(picture.dtype != np.uint8 for picture in pictures):
         pictures = [p.astype(np.float32) / 255 if p.dtype == np.uint8 else p for p in pictures]

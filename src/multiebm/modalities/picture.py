@@ -5,7 +5,6 @@ Values without a declared range are bytes 0..255, bool (black and white), or flo
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -15,8 +14,6 @@ from torch import Tensor, nn
 
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import Handed, Mask
-from multiebm.distributions.families import FAMILIES
-from multiebm.distributions.likelihoods import Likelihood
 from multiebm.modalities.base import Given, Modality, Shows, unknown_keys
 from multiebm.modalities.pixels import AXES, as_picture, check_dark, check_layout, range_problem
 from multiebm.nn.energies import PictureTrunk
@@ -42,7 +39,7 @@ class PictureNetworks:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Picture(Modality):
     """`shape` (C, H, W); the `range` of raw values, black to white, where it was declared; the `layout` of what users
     hand over. Raw values and states are channels first whatever it is.
     """
@@ -60,16 +57,6 @@ class Picture:
     def __post_init__(self) -> None:
         if self.range is not None and (problem := range_problem(self.range)):
             raise ConfigError(f"modality {self.name!r}, range: {problem}")
-
-    @property
-    def raw_shape(self) -> tuple[int, int, int]:
-        """(C, H, W), as the states."""
-        return self.shape
-
-    @property
-    def size(self) -> int:
-        """C H W."""
-        return prod(self.shape)
 
     @property
     def places(self) -> int:
@@ -185,18 +172,6 @@ class Picture:
     def jitter(self, state: Tensor, rng: torch.Generator) -> Tensor:
         """Move the pictures [B, C, H, W] of a batch by up to a pixel each way."""
         return shifted(state, rng)
-
-    def likelihood(self, family: str, scale: float, weight: float) -> Likelihood:
-        """Return the family around the mean, pixel by pixel."""
-        return Likelihood(FAMILIES[family], scale, weight)
-
-    def relax(self, state: Tensor) -> Tensor:
-        """Return the state itself."""
-        return state
-
-    def settle(self, moved: Tensor) -> Tensor:
-        """Return the state itself, beyond [-1, 1] too, where `seen` and `to_raw` clamp it: training learns from it."""
-        return moved
 
     def seen(self, state: Tensor) -> Tensor:
         """Clamp [B, C, H, W] to [-1, 1]."""

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import SHOWN, Handed, Mask, in_order
-from multiebm.distributions.families import FAMILIES
-from multiebm.distributions.likelihoods import Likelihood
 from multiebm.modalities.base import RAW_LIMIT, Given, Modality, Shows, refuse, unknown_keys
 from multiebm.nn.blocks import mlp
 from multiebm.nn.energies import VectorTrunk
@@ -34,7 +32,7 @@ class VectorNetworks:
 
 
 @dataclass(frozen=True)
-class Vector:
+class Vector(Modality):
     """`shape` (D,), the standardisation of each coordinate (none: states are raw values), and the names of the columns
     where training had them.
     """
@@ -58,21 +56,6 @@ class Vector:
             raise ConfigError(
                 f"modality {self.name!r}: got {len(self.loc)} loc and {len(self.scale)} scale, expected as many of both"
             )
-
-    @property
-    def raw_shape(self) -> tuple[int]:
-        """(D,), as the states."""
-        return self.shape
-
-    @property
-    def size(self) -> int:
-        """D."""
-        return self.shape[0]
-
-    @property
-    def places(self) -> int:
-        """Coordinates."""
-        return self.shape[0]
 
     @classmethod
     def declaration_problems(cls, where: str, declared: Mapping[str, Any]) -> list[str]:
@@ -168,23 +151,3 @@ class Vector:
         return nn.Sequential(
             nn.Linear(*self.shape, n_features), nn.ReLU(), nn.Linear(n_features, n_features), nn.ReLU()
         )
-
-    def jitter(self, state: Tensor, rng: torch.Generator) -> Tensor:
-        """Return the state itself."""
-        return state
-
-    def likelihood(self, family: str, scale: float, weight: float) -> Likelihood:
-        """Return the family around the mean, coordinate by coordinate."""
-        return Likelihood(FAMILIES[family], scale, weight)
-
-    def relax(self, state: Tensor) -> Tensor:
-        """Return the state itself."""
-        return state
-
-    def settle(self, moved: Tensor) -> Tensor:
-        """Return the state itself."""
-        return moved
-
-    def seen(self, state: Tensor) -> Tensor:
-        """Return the state itself."""
-        return state
