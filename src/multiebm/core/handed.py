@@ -80,8 +80,8 @@ def _check_known(given: Iterable[Any], names: Sequence[str], what: str, beside: 
         raise ModalityError(f"{what}: got unknown modality {unknown[0]!r}, {some} Rename or remove it")
 
 
-def check_lengths(views: Mapping[str, Sized], what: str) -> int:
-    """Return the number N of rows that all views [N, ...] share; DataError when they differ or there are none."""
+def check_lengths(views: Mapping[str, Sized], what: str) -> None:
+    """Raise DataError unless all views [N, ...] have one number N of rows, which is at least 1."""
     lengths = {name: len(view) for name, view in views.items()}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {n}" for name, n in lengths.items())
@@ -89,9 +89,8 @@ def check_lengths(views: Mapping[str, Sized], what: str) -> int:
             f"{what}: got different lengths ({listed}), expected one; row i of every array must be the same item, so "
             f"pad the shorter ones and mark the padding absent in `present`"
         )
-    if (n := next(iter(lengths.values()))) == 0:
+    if 0 in lengths.values():
         raise DataError(f"{what}: got 0 rows, expected at least 1; the arrays are empty")
-    return n
 
 
 def _check_rows(given: Mapping[str, Any], what: str) -> None:
