@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from multiebm.core.keys import ELAPSED
 from multiebm.experiments.live import TrainingView, live_view, spans
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.schema import Experiment
-from multiebm.training.state import ELAPSED
 
 
 def experiment(warmup: int = 2, cooperative: int = 2, seconds: str = "null") -> Experiment:

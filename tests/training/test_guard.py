@@ -7,6 +7,7 @@ import torch
 from training_standin import assert_same_state, hooks, log_lines, make_state, step
 
 from multiebm.core.errors import DivergenceError
+from multiebm.core.keys import ELAPSED
 from multiebm.core.metrics import GAP, find_problem
 from multiebm.priors.energy import LIMITS
 from multiebm.priors.mixture import MixturePrior
@@ -14,7 +15,7 @@ from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.guard import Guard
 from multiebm.training.hooks import CheckpointEvery, MetricsLog
 from multiebm.training.loop import fit
-from multiebm.training.state import ELAPSED, TrainState
+from multiebm.training.state import TrainState
 
 RUNAWAY = {"energy/gap": -101.0}
 

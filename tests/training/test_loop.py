@@ -9,11 +9,11 @@ import pytest
 from training_standin import assert_same_state, hooks, log_lines, make_state, step
 
 from multiebm.core.errors import ConfigError, OutputError
+from multiebm.core.keys import ELAPSED
 from multiebm.training import loop
 from multiebm.training.checkpoint import CheckpointStore, read_checkpoint
 from multiebm.training.hooks import CheckpointEvery, MetricsLog, TensorBoard, Validate
 from multiebm.training.loop import Fit, fit
-from multiebm.training.state import ELAPSED
 
 
 class Call:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from multiebm.core.batch import Batch
+from multiebm.core.keys import ELAPSED
 from multiebm.core.random import make_generator
 from multiebm.training import averaging
 from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.hooks import CheckpointEvery, MetricsLog
-from multiebm.training.state import ELAPSED, TrainState
+from multiebm.training.state import TrainState
 
 ITEMS, BATCH = 40, 8
 

@@ -1,4 +1,4 @@
-"""Keys that several floors use, said once: the files of a run folder, numbers of a state, metrics."""
+"""Keys that several floors use, said once: the files of a run folder, and of the numbers of a state."""
 
 CONFIG = "config.yaml"  # of a run folder: its resolved configuration
 RUN = "run.json"  # what happened in it, and where
@@ -10,4 +10,3 @@ REPORT = "report.html"
 BOARD = "tensorboard"
 
 ELAPSED = "elapsed_seconds"  # of a state's numbers: seconds spent in steps so far, hooks not counted
-GAP = "energy/gap"  # metric: E(data) - E(refined), which the guard holds within a limit

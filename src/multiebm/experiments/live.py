@@ -19,10 +19,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from multiebm.core.keys import ELAPSED
+from multiebm.core.metrics import GAP
 from multiebm.core.progress import listening
 from multiebm.experiments.schema import Experiment
 from multiebm.training.hooks import Hook
-from multiebm.training.state import ELAPSED, TrainState
+from multiebm.training.state import TrainState
 
 LINE_SECONDS = 10.0  # between plain lines; work that takes less is not mentioned
 SMOOTHING = 0.9  # decay of the running means that are shown
@@ -32,7 +34,7 @@ _PICKED = {  # metric -> what it is called
     "energy/data": "energy of data",
     "energy/generated": "energy of generated",
     "energy/refined": "energy of refined",
-    "energy/gap": "gap, data - refined",
+    GAP: "gap, data - refined",
     "energy/drop": "data chain lowers energy by",
     "latent_chain/gain": "latent chain raises log p by, nats",
 }

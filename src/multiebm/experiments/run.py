@@ -11,6 +11,7 @@ import torch
 
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.interrupts import interruptible
+from multiebm.core.keys import ELAPSED
 from multiebm.core.lock import locked
 from multiebm.core.progress import task
 from multiebm.data import BatchStream, MultimodalDataset
@@ -38,7 +39,7 @@ from multiebm.training.guard import Guard
 from multiebm.training.hooks import Announce, CheckpointEvery, Hook, MetricsLog, TensorBoard, Validate
 from multiebm.training.loop import Fit, fit
 from multiebm.training.phases.settle import MOST, Planned, settling_within, take_average
-from multiebm.training.state import ELAPSED, TrainState
+from multiebm.training.state import TrainState
 from multiebm.training.steps import TrainingStep, marks, total_steps
 
 logger = logging.getLogger(__name__)

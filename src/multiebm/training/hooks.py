@@ -15,9 +15,10 @@ from typing import Any, NamedTuple, Protocol
 
 from multiebm.core.errors import ConfigError, OutputError
 from multiebm.core.files import parse_json, reading, replace_file
+from multiebm.core.keys import ELAPSED
 from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.guard import RETRIES, ROLLED_BACK
-from multiebm.training.state import ELAPSED, TrainState
+from multiebm.training.state import TrainState
 
 _SUM, _COUNT, _LINES = "log/sum/", "log/count/", "log/lines"
 # never through a link into a file of somebody else's, nor waiting for the reader of a pipe

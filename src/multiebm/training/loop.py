@@ -10,8 +10,9 @@ from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 from multiebm.core.interrupts import SIGNALS
+from multiebm.core.keys import ELAPSED
 from multiebm.training.hooks import CheckpointEvery, Hook
-from multiebm.training.state import ELAPSED, Step, TrainState
+from multiebm.training.state import Step, TrainState
 
 Reason = Literal["finished", "budget", "interrupted", "stopped"]
 

@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 
 from multiebm.core.batch import Batch
 from multiebm.core.errors import CheckpointError
-from multiebm.core.keys import ELAPSED as ELAPSED
 from multiebm.core.store import describe, misfits
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
