@@ -287,7 +287,7 @@ def untrained():
     ],
 )
 def test_an_energy_that_made_no_step_is_not_asked(ask):
-    with pytest.raises(ConfigError, match=r"has made no step of training.*training\.cooperative\.steps above 0"):
+    with pytest.raises(ConfigError, match=r"has made no step of training.*phases\.cooperative\.steps above 0"):
         ask(untrained())
     ask(model_of())
 

@@ -11,7 +11,10 @@ Noise = Annotated[float, Field(ge=0, description="scale of the noise of a step, 
 
 @dataclass(frozen=True)
 class Displaced:
-    """Langevin steps on the energy that move each item by a length, along the gradient; training steers the length."""
+    """Steps on the energy that move every item by one length along its normalised gradient, which training steers.
+
+    They do not change when the energy is scaled, and seek modes: they do not sample exp(-E / T).
+    """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 

@@ -3,6 +3,7 @@
 Eqs. (5) and (16) of arXiv 2605.00644, and what the multimodal VAEs have in their place.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -21,12 +22,7 @@ from multiebm.models.aggregation import Aggregation
 from multiebm.nn.precision import Mixed
 
 Latents = dict[str, Tensor]
-LOG_SCALE_RANGE = (
-    -4.0,
-    2.0,
-)  # log-variance in [-8, 4]: an encoder trained by maximum likelihood must be able to be sharp
-
-
+LOG_SCALE_RANGE = (-4.0, 2.0)  # an encoder trained by maximum likelihood must be able to be sharp
 LOG_VARIANCE_RANGE = (-10.0, 10.0)
 SMALLEST_SCALE = 1e-6  # of the softplus and softmax maps
 
@@ -78,7 +74,7 @@ class Encoder(nn.Module):
         scale_map: str = "exp",
     ) -> None:
         super().__init__()
-        self.sizes, self.scale_of = (shared, private), SCALES[scale_map]
+        self.sizes, self.scale_map = (shared, private), scale_map
         outputs = [2 * (shared + private)] if not networks.separate_trunks or not private else [2 * shared, 2 * private]
         self.branches = nn.ModuleList(Mixed(modality.encoder(n, networks)) for n in outputs)
 
@@ -90,29 +86,19 @@ class Encoder(nn.Module):
 
     def _loc_scale(self, out: Tensor) -> tuple[Tensor, Tensor]:
         loc, raw = out.chunk(2, 1)
-        return loc, self.scale_of(raw)
-
-
-def _exp(raw: Tensor) -> Tensor:
-    return raw.clamp(*LOG_SCALE_RANGE).exp()
-
-
-def _log_variance(raw: Tensor) -> Tensor:
-    return (0.5 * raw.clamp(*LOG_VARIANCE_RANGE)).exp()
-
-
-def _softplus(raw: Tensor) -> Tensor:
-    return nn.functional.softplus(raw) + SMALLEST_SCALE
-
-
-def _softmax(raw: Tensor) -> Tensor:
-    return raw.shape[1] * raw.softmax(1) + SMALLEST_SCALE
+        return loc, SCALES[self.scale_map](raw)
 
 
 # what an encoder's last layer says about a scale, shape [B, D] -> [B, D]; softmax fixes the sum over dimensions, so
 # that experts cannot all become sharp (MMVAE, Shi et al. 2019, arXiv 1911.03393)
-SCALES = Table(
-    "model.scale_map", {"exp": _exp, "log_variance": _log_variance, "softplus": _softplus, "softmax": _softmax}
+SCALES: Table[Callable[[Tensor], Tensor]] = Table(
+    "model.scale_map",
+    {
+        "exp": lambda raw: raw.clamp(*LOG_SCALE_RANGE).exp(),
+        "log_variance": lambda raw: (0.5 * raw.clamp(*LOG_VARIANCE_RANGE)).exp(),
+        "softplus": lambda raw: nn.functional.softplus(raw) + SMALLEST_SCALE,
+        "softmax": lambda raw: raw.shape[1] * raw.softmax(1) + SMALLEST_SCALE,
+    },
 )
 
 
@@ -121,14 +107,14 @@ class JointEncoder(nn.Module):
 
     def __init__(self, trunks: dict[str, nn.Module], features: int, shared: int, scale_map: str = "exp") -> None:
         super().__init__()
-        self.trunks, self.scale_of = nn.ModuleDict(keyed(trunks)), SCALES[scale_map]
+        self.trunks, self.scale_map = nn.ModuleDict(keyed(trunks)), scale_map
         self.head = nn.Linear(features * len(trunks), 2 * shared)
 
     def forward(self, views: Views) -> tuple[Tensor, Tensor]:
         """Encode complete items: views [B, ...] -> loc, scale [B, D]."""
         found = [nn.functional.relu(trunk(views[name_of_key(key)])) for key, trunk in self.trunks.items()]
         loc, raw = self.head(torch.cat(found, 1)).chunk(2, 1)
-        return loc, self.scale_of(raw)
+        return loc, SCALES[self.scale_map](raw)
 
 
 class InferenceModel(nn.Module):

@@ -39,7 +39,6 @@ from multiebm.models.likelihood import conditional_log_likelihood, importance_lo
 from multiebm.models.saving import write_model
 from multiebm.models.use import LARGEST, MOST, in_use, over_items, over_parts
 from multiebm.nn.spectral import frozen
-from multiebm.priors.energy import EnergyPrior
 
 SCORE_SAMPLES = 64  # importance samples of a score where there is no energy
 
@@ -61,10 +60,10 @@ class MultimodalModel(nn.Module):
         self.inference, self.generator, self.energy = inference, generator, energy
         self.data_chain, self.latent_chain = data_chain, latent_chain
         self.blueprint: dict[str, Any] = {}  # plain values its builder made it from; save_pretrained writes them
-        self.displacement: Tensor
+        self.displacement: Tensor  # rms length of a displaced step, per coordinate; training steers it
+        self.energy_steps: Tensor  # updates of the energy; until the first it is random
         self.register_buffer("displacement", torch.tensor(0.004, dtype=torch.float32))
-        self.energy_steps: Tensor
-        self.register_buffer("energy_steps", torch.tensor(0))  # updates of the energy; until the first it is random
+        self.register_buffer("energy_steps", torch.tensor(0))
 
     @property
     def device(self) -> torch.device:
@@ -188,9 +187,8 @@ class MultimodalModel(nn.Module):
     def infer_latents(self, batch: Batch, rng: Randomness, latent_steps: int = 0) -> Latents:
         """Draw latents given the present parts: from q(z | x_S), then `latent_steps` of the latent chain.
 
-        {"shared": [B, D], modality: [B, P]}, from the mixture of eq. (5), then eq. (17).
-        Private latents of absent parts come from their prior; an item with nothing present gets the prior altogether,
-        at the model's temperature.
+        {"shared": [B, D], modality: [B, P]}, eqs. (5) and (17). Private latents of absent parts come from their prior;
+        an item with nothing present gets the prior altogether, at the model's temperature.
         """
         with torch.no_grad():
             latents = self.with_private_of_absent(self.inference.given(batch).sample(rng)[0], batch, rng)
@@ -282,12 +280,12 @@ class MultimodalModel(nn.Module):
         """
         samples, seed = whole_number("samples", samples, 1, MOST), check_seed(seed)
         handed = check_parts(self.modalities, parts, present)
-        names = None if given is None else check_given(self.modalities, given, handed.parts)
+        names = [] if given is None else check_given(self.modalities, given, handed.parts)
+        known = None if given is None else torch.tensor([n in names for n in self.modalities], device=self.device)
         constant = self.log_normalizer().value if log_z is None else check_log_z(log_z)
 
         def some(batch: Batch, first: int) -> Tensor:
             draws = [item_generators(s, len(batch.present), first) for s in (seed, seed + 1)]
-            known = None if names is None else torch.tensor([n in names for n in self.modalities], device=self.device)
             return conditional_log_likelihood(self.inference, self.generator, batch, known, samples, draws, constant)
 
         return over_parts(self, self.modalities, some, handed)
@@ -299,8 +297,6 @@ class MultimodalModel(nn.Module):
         """
         seed, prior = check_seed(seed), self.generator.prior
         samples, stages = whole_number("samples", samples, 0, MOST), whole_number("stages", stages, 0, MOST)
-        if not isinstance(prior, EnergyPrior):
-            return LogNormalizer(0.0, 0.0)
         with in_use(self):
             return prior.estimate_log_normalizer(samples, stages, make_generator(seed, self.device))
 
@@ -329,12 +325,10 @@ class MultimodalModel(nn.Module):
         """
         handed = check_parts(self.modalities, parts, present)
         check_whole(handed, list(self.modalities), "score")
-        energy = self.energy
-        if energy is not None and not self.energy_learned:
+        if (energy := self.energy) is not None and not self.energy_learned:
             raise ConfigError(
-                "score: got a model whose energy has made no step of training, expected one that has: the scores would "
-                "be of random weights; train with steps of the phase cooperative above 0, or with model.energy=null, "
-                "which scores by the likelihood"
+                "score: got an energy that has made no step of training, expected one that has; train with "
+                "training.phases.cooperative.steps above 0, or with model.energy=null, to score by the likelihood"
             )
 
         def some(batch: Batch, first: int) -> Tensor:
