@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 
 from multiebm.core.files import replace_file
-from multiebm.experiments.build import settling_of
-from multiebm.experiments.data import build_dataset
+from multiebm.experiments.build import resolved, settling_of
+from multiebm.experiments.data import build_dataset, find_device
 from multiebm.experiments.folder import read_run
 from multiebm.experiments.load import CONFIG, dump_experiment
 from multiebm.experiments.run import RunResult, fresh_state, run_experiment
@@ -127,6 +127,7 @@ def run_planned(plan: Plan, run: Path, preset: str, device: str) -> RunResult:
     is that of its last plan from the start, bit for bit.
     """
     made = False
+    plan = plan._replace(experiment=resolved(plan.experiment, find_device(device)))
     for stop_of in (_while_rates_are_flat, _when_warmed_up):
         stop = stop_of(plan.experiment.training)
         if not stop:
