@@ -287,7 +287,7 @@ def _():
         make_batch(grey, {"p": PIXELS[:, 0]})
     old = {key: value for key, value in to_json(again["p"]).items() if key != "layout"}
     assert from_json(old).layout == "chw"
-    with pytest.raises(ModalityError, match="layout: got whc, expected.*chw.*hwc"):
+    with pytest.raises(ModalityError, match="layout: got 'whc', expected.*chw.*hwc"):
         from_json(old | {"layout": "whc"})
     for declared, axis in ((hwc, r"array\[..., None\]"), (PICTURE, r"array\[:, None\]")):
         with pytest.raises(DataError, match=f"add a channel axis, {axis}"):
