@@ -148,12 +148,3 @@ def test_the_component_of_an_assignment_is_taken_item_by_item():
     for item, k in enumerate(index.tolist()):
         assert torch.equal(chosen.loc[item], q.loc[k, item])
         assert torch.equal(chosen.scale[item], q.scale[k, item])
-
-
-def test_the_mean_log_density_is_over_what_is_present_and_below_the_log_of_the_mean():
-    q = mixture(torch.tensor([[True, False, True], [True, True, True]]))
-    z = torch.randn(2, 2, generator=make_generator(0), dtype=torch.float64)
-    components = q.component_log_prob(z)
-    expected = torch.stack([components[[0, 2], 0].mean(), components[:, 1].mean()])
-    torch.testing.assert_close(q.mean_log_prob(z), expected, rtol=1e-12, atol=0)
-    assert (q.mean_log_prob(z) < q.log_prob(z)).all()

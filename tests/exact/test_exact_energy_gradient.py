@@ -53,7 +53,7 @@ def test_a_constant_added_to_the_energy_changes_neither_loss_nor_gap():
     data, revised = torch.tensor([1.0, 3.0]), torch.tensor([2.0, 5.0, 8.0])
     first, second = energy_loss(data, revised), energy_loss(data + 7, revised + 7)
     assert first.total.item() == second.total.item() == first.gap.item() == -3.0
-    assert (first.data.item(), first.revised.item()) == (2.0, 5.0)
+    assert (first.data.item(), first.refined.item()) == (2.0, 5.0)
 
 
 def test_the_penalty_is_the_mean_square_of_both_phases_and_pulls_energies_to_zero():

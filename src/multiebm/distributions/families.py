@@ -15,7 +15,7 @@ _SMALLEST_TAIL = 1e-7
 
 
 class Family(NamedTuple):
-    """`log_prob(x, loc, scale)` elementwise, in nats; `rsample(generator, loc, scale)`, broadcast shape [..., D].
+    """`log_prob(x, loc, scale)` elementwise, in nats; `rsample(rng, loc, scale)`, broadcast shape [..., D].
 
     `kl(loc, scale, loc_p, scale_p)` elementwise, KL(q || p) in nats. The density to the power 1 / T, normalised, is of
     the same family with `scale` times T^exponent.
@@ -31,8 +31,8 @@ def _normal_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     return -0.5 * ((x - loc) / scale).square() - scale.log() - 0.5 * math.log(2 * math.pi)
 
 
-def _normal_rsample(generator: Randomness, loc: Tensor, scale: Tensor) -> Tensor:
-    return loc + scale * randn(generator, torch.broadcast_shapes(loc.shape, scale.shape), loc)
+def _normal_rsample(rng: Randomness, loc: Tensor, scale: Tensor) -> Tensor:
+    return loc + scale * randn(rng, torch.broadcast_shapes(loc.shape, scale.shape), loc)
 
 
 def _normal_kl(loc: Tensor, scale: Tensor, loc_p: Tensor, scale_p: Tensor) -> Tensor:
@@ -43,8 +43,8 @@ def _laplace_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     return -(x - loc).abs() / scale - (2 * scale).log()
 
 
-def _laplace_rsample(generator: Randomness, loc: Tensor, scale: Tensor) -> Tensor:
-    u = rand(generator, torch.broadcast_shapes(loc.shape, scale.shape), loc) - 0.5
+def _laplace_rsample(rng: Randomness, loc: Tensor, scale: Tensor) -> Tensor:
+    u = rand(rng, torch.broadcast_shapes(loc.shape, scale.shape), loc) - 0.5
     return loc - scale * u.sign() * (1 - 2 * u.abs()).clamp_min(_SMALLEST_TAIL).log()
 
 

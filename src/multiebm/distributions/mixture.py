@@ -19,9 +19,9 @@ class Diagonal(NamedTuple):
     scale: Tensor
     family: Family
 
-    def rsample(self, generator: Randomness) -> Tensor:
+    def rsample(self, rng: Randomness) -> Tensor:
         """Draw [B, D], differentiable in `loc` and `scale`."""
-        return self.family.rsample(generator, self.loc, self.scale)
+        return self.family.rsample(rng, self.loc, self.scale)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log density in nats: x [..., B, D] -> [..., B]."""
@@ -69,31 +69,27 @@ class Mixture(NamedTuple):
         """Return the same density as a constant: no gradient reaches loc, scale [K, B, D] or the weights."""
         return self._replace(loc=self.loc.detach(), scale=self.scale.detach(), log_weight=self.log_weight.detach())
 
-    def rsample_all(self, generator: Randomness, n: int) -> Tensor:
+    def rsample_all(self, rng: Randomness, n: int) -> Tensor:
         """Draw n times from every component: [n, K, B, D], differentiable in `loc` and `scale`."""
-        return self.family.rsample(generator, self.loc.expand(n, *self.loc.shape), self.scale)
-
-    def mean_log_prob(self, z: Tensor) -> Tensor:
-        """Return sum_k w_k log q_k(z), at most log q(z) (Jensen): z [B, D] -> [B] in nats."""
-        return (self.component_log_prob(z) * self.log_weight.exp()).sum(0)
+        return self.family.rsample(rng, self.loc.expand(n, *self.loc.shape), self.scale)
 
     def responsibilities(self, z: Tensor) -> Tensor:
         """Return r_k = softmax_k of log w_k q_k(z), its gradient's weights in eq. (12): z [B, D] -> [K, B]."""
         return (self.component_log_prob(z) + self.log_weight).softmax(0)
 
-    def assign(self, generator: Randomness) -> Tensor:
+    def assign(self, rng: Randomness) -> Tensor:
         """Draw one component per item, int64 of shape [B], by the inverse of its weights' distribution function.
 
-        With a batch generator the uniforms are stratified over the batch, so with equal weights every component gets
+        With one for the batch the uniforms are stratified over the batch, so with equal weights every component gets
         B/K items, rounded up or down (balanced assignment); per-item generators draw independently.
         """
         n = self.log_weight.shape[1]
-        if isinstance(generator, ItemGenerators):
-            u = rand(generator, (n, 1), self.log_weight)[:, 0]
+        if isinstance(rng, ItemGenerators):
+            u = rand(rng, (n, 1), self.log_weight)[:, 0]
         else:
-            order = torch.randperm(n, generator=generator, device=generator.device)
+            order = torch.randperm(n, generator=rng, device=rng.device)
             # a random offset, or experts in the middle of the order would get less whenever K does not divide B
-            offset = torch.rand((), generator=generator, device=generator.device).clamp(_EDGE, 1 - _EDGE)
+            offset = torch.rand((), generator=rng, device=rng.device).clamp(_EDGE, 1 - _EDGE)
             u = ((order + offset) / n).to(self.log_weight.device)
         edges = self.log_weight.exp().cumsum(0)
         last = (

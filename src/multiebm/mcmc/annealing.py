@@ -31,7 +31,7 @@ def annealed_log_weights(
     position: Tensor,
     stages: int,
     step_size: float,
-    generator: Randomness,
+    rng: Randomness,
 ) -> Tensor:
     """Return log importance weights [N] of paths from a normalised base to base * exp(tilt); mean weight = Z, exactly.
 
@@ -47,7 +47,7 @@ def annealed_log_weights(
             return log_base(z) + share * tilt(z)
 
         if stage < stages:
-            position, _ = run_chain(mala(between, step_size), position, 1, generator)
+            position, _ = run_chain(mala(between, step_size), position, 1, rng)
     return log_weight
 
 

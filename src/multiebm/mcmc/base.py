@@ -1,6 +1,6 @@
 """The contract of a kernel.
 
-`init(position) -> State` evaluates the log density once; `step(generator, state) -> (State, Info)` moves every item of
+`init(position) -> State` evaluates the log density once; `step(rng, state) -> (State, Info)` moves every item of
 the batch by one step. `last` is the same step where no other follows: it may leave out the new gradient. A position is
 a tree of float32 tensors with a leading batch dimension. The log density maps a position to [B]; items are independent
 chains because its sum is differentiated. What a kernel returns has no graph.

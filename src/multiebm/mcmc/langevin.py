@@ -30,13 +30,13 @@ def _unadjusted(logdensity: LogDensity, move: Move, proposed: float = 0.0) -> Ke
     def init(position: Tree) -> State:
         return evaluate(logdensity, position)
 
-    def step(generator: Randomness, state: State) -> tuple[State, Info]:
-        moved, info = move(generator, state)
+    def step(rng: Randomness, state: State) -> tuple[State, Info]:
+        moved, info = move(rng, state)
         new = evaluate(logdensity, moved)
         return new, info._replace(acceptance=_acceptance(state, new, proposed)) if proposed else info
 
-    def last(generator: Randomness, state: State) -> tuple[State, Info]:
-        moved, info = move(generator, state)
+    def last(rng: Randomness, state: State) -> tuple[State, Info]:
+        moved, info = move(rng, state)
         return evaluate_end(logdensity, moved), info
 
     return Kernel(init, step, last)
@@ -65,8 +65,8 @@ def langevin(
     """
     noise = step_size if noise_scale is None else noise_scale
 
-    def move(generator: Randomness, state: State) -> tuple[Tree, Info]:
-        eps = randn_tree(generator, state.position)
+    def move(rng: Randomness, state: State) -> tuple[Tree, Info]:
+        eps = randn_tree(rng, state.position)
         moved = tree_map(lambda u, g, e: u + 0.5 * step_size**2 * g + noise * e, state.position, state.grad, eps)
         grad_norm = item_square_norm(state.grad).sqrt()
         return moved, _info(state, moved, grad_norm, torch.ones_like(state.logdensity))
@@ -84,11 +84,11 @@ def displaced_langevin(logdensity: LogDensity, displacement: float | Tensor, noi
     who sets d decides how far a chain goes (training steers it by the sign of the energy gap).
     """
 
-    def move(generator: Randomness, state: State) -> tuple[Tree, Info]:
+    def move(rng: Randomness, state: State) -> tuple[Tree, Info]:
         length = displacement * item_size(state.position) ** 0.5
         grad_norm = item_square_norm(state.grad).sqrt()
         factor = length / grad_norm.clamp_min(_SMALLEST_NORM)
-        eps = randn_tree(generator, state.position)
+        eps = randn_tree(rng, state.position)
         moved = tree_map(lambda u, g, e: u + per_item(factor, u) * g + noise_scale * e, state.position, state.grad, eps)
         return moved, _info(state, moved, grad_norm, torch.ones_like(state.logdensity))
 
@@ -105,12 +105,12 @@ def mala(logdensity: LogDensity, step_size: float) -> Kernel:
     def init(position: Tree) -> State:
         return evaluate(logdensity, position)
 
-    def step(generator: Randomness, state: State) -> tuple[State, Info]:
-        eps = randn_tree(generator, state.position)
+    def step(rng: Randomness, state: State) -> tuple[State, Info]:
+        eps = randn_tree(rng, state.position)
         moved = tree_map(lambda u, g, e: u + 0.5 * step_size**2 * g + step_size * e, state.position, state.grad, eps)
         proposal = init(moved)
         acceptance = _acceptance(state, proposal, step_size)
-        accept = rand(generator, (*acceptance.shape, 1), acceptance)[:, 0] < acceptance
+        accept = rand(rng, (*acceptance.shape, 1), acceptance)[:, 0] < acceptance
         position = tree_map(lambda new, old: torch.where(per_item(accept, old), new, old), moved, state.position)
         grad = tree_map(lambda new, old: torch.where(per_item(accept, old), new, old), proposal.grad, state.grad)
         value = torch.where(accept, proposal.logdensity, state.logdensity)

@@ -25,13 +25,13 @@ class ChainInfo(NamedTuple):
 
 
 def run_chain(
-    kernel: Kernel, position: Position, steps: int, generator: Randomness, record: bool = False
+    kernel: Kernel, position: Position, steps: int, rng: Randomness, record: bool = False
 ) -> tuple[Position, ChainInfo]:
     """Apply `steps` steps of `kernel` from `position` (leaves [B, ...]); 0 steps return the position itself."""
     state = kernel.init(position)
     start, values, infos, positions = state.position, [state.logdensity], [], [state.position]
     for step in [kernel.step] * (steps - 1) + [kernel.last] * (steps > 0):
-        state, info = step(generator, state)
+        state, info = step(rng, state)
         values.append(state.logdensity)
         infos.append(info)
         if record:

@@ -68,11 +68,6 @@ class Energy(PriorSettings):
         tilt = (self.width, self.layers, self.steps, self.step_size, self.bound, self.penalty)
         return EnergyPrior(base, *tilt, in_bound=self.in_bound)
 
-    @property
-    def taught(self) -> bool:
-        """Whether a bound teaches the scales of its base."""
-        return self.learned_scale
-
     def problems(self) -> list[str]:
         """Return a line for every pair of settings that cannot both be meant, with the way out."""
         if not (self.in_bound and self.learned_scale):

@@ -127,8 +127,8 @@ class PriorSettings(ABC):
 
     @property
     def taught(self) -> bool:
-        """Whether a bound teaches it: it has parameters that no other loss reaches."""
-        return False
+        """Whether a bound teaches it: it has parameters that no other loss reaches, such as learned scales."""
+        return bool(getattr(self, "learned_scale", False))
 
     def problems(self) -> list[str]:
         """Return a line for every pair of settings that cannot both be meant, with the way out."""

@@ -25,11 +25,6 @@ class Normal(PriorSettings):
         """Return the prior over [D]."""
         return StandardPrior(self.kind, dim, self.learned_scale)
 
-    @property
-    def taught(self) -> bool:
-        """Whether a bound teaches its scales."""
-        return self.learned_scale
-
 
 @dataclass(frozen=True)
 class Laplace(PriorSettings):
@@ -41,11 +36,6 @@ class Laplace(PriorSettings):
     def build(self, dim: int, family: str, ridge: float) -> "StandardPrior":
         """Return the prior over [D]."""
         return StandardPrior(self.kind, dim, self.learned_scale)
-
-    @property
-    def taught(self) -> bool:
-        """Whether a bound teaches its scales."""
-        return self.learned_scale
 
 
 class StandardPrior(Prior):

@@ -168,7 +168,7 @@ def _scale_rate(optimisers: dict[str, Optimizer], key: str, factor: float) -> No
             group["lr"] *= factor
 
 
-def _reseed(generator: torch.Generator, retry: int) -> None:
+def _reseed(rng: torch.Generator, retry: int) -> None:
     """Leave the path that failed: a seed drawn from the generator, another one for every retry."""
-    seeds = torch.randint(2**62, (retry,), generator=generator, device=generator.device)
-    generator.manual_seed(int(seeds[-1]))
+    seeds = torch.randint(2**62, (retry,), generator=rng, device=rng.device)
+    rng.manual_seed(int(seeds[-1]))
