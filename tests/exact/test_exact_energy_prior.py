@@ -128,7 +128,8 @@ def test_the_gradient_of_l_alpha_is_that_of_minus_e_q_f_plus_log_z(family):
     net = Quadratic(a, b)
     state.optimisers["prior"] = torch.optim.SGD(net.parameters(), lr=0.0)
     _, mean, variance = moments(family, a, b)
-    metrics = prior_step(state, prior(family, net), positive, two_points(mean, variance))
+    state.model.generator.prior = prior(family, net)
+    metrics = prior_step(state, positive, two_points(mean, variance))
 
     def objective(a: float, b: float) -> float:
         return -(a * positive + b * positive**2).mean().item() + moments(family, a, b)[0]
