@@ -51,23 +51,23 @@ class Generator(nn.Module):
         """Return the priors by the latent they are over: that of z, and those of w_m."""
         return {SHARED: self.prior, **{name_of_key(key): prior for key, prior in self.private_priors.items()}}
 
-    def sample_latents(self, n: int, generator: Randomness, temperature: float | None = None) -> Latents:
+    def sample_latents(self, n: int, rng: Randomness, temperature: float | None = None) -> Latents:
         """Draw z ~ p(z), at the model's temperature unless one is given, and w_m ~ p(w_m).
 
         Shapes: {"shared": [n, D], modality: [n, P]}.
         """
         temperature = self.temperature if temperature is None else temperature
-        return {SHARED: self.prior.sample(n, generator, temperature)} | self.sample_private(n, generator)
+        return {SHARED: self.prior.sample(n, rng, temperature)} | self.sample_private(n, rng)
 
-    def sample_private(self, n: int, generator: Randomness) -> Latents:
+    def sample_private(self, n: int, rng: Randomness) -> Latents:
         """Draw w_m ~ p(w_m) for every modality, [n, P] each; empty if the model has none."""
-        return {name_of_key(key): prior.sample(n, generator) for key, prior in self.private_priors.items()}
+        return {name_of_key(key): prior.sample(n, rng) for key, prior in self.private_priors.items()}
 
-    def sample_auxiliary(self, n: int, generator: Randomness) -> Latents:
+    def sample_auxiliary(self, n: int, rng: Randomness) -> Latents:
         """Draw w_m ~ r_m, differentiable in its learned scale: [n, P] each; empty if there are no private latents."""
 
         def draw(log_scale: Tensor) -> Tensor:
-            return self.family.rsample(generator, torch.zeros_like(log_scale).expand(n, -1), log_scale.exp())
+            return self.family.rsample(rng, torch.zeros_like(log_scale).expand(n, -1), log_scale.exp())
 
         return {name_of_key(key): draw(log_scale) for key, log_scale in self.auxiliary_log_scale.items()}
 

@@ -36,11 +36,11 @@ class Posterior(NamedTuple):
     private: dict[str, Diagonal]
     experts: Diagonal
 
-    def sample(self, generator: Randomness) -> tuple[Latents, Tensor]:
+    def sample(self, rng: Randomness) -> tuple[Latents, Tensor]:
         """Draw {"shared": [B, D], modality: [B, P]} (differentiable), and the expert [B] of each item's z."""
-        expert = self.shared.assign(generator)
-        latents = {SHARED: self.shared.component(expert).rsample(generator)}
-        return latents | {name: q.rsample(generator) for name, q in self.private.items()}, expert
+        expert = self.shared.assign(rng)
+        latents = {SHARED: self.shared.component(expert).rsample(rng)}
+        return latents | {name: q.rsample(rng) for name, q in self.private.items()}, expert
 
     def select(self, rows: Tensor) -> "Posterior":
         """Return the posterior of the items in `rows` (int64 [N], any may come again)."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import log
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from multiebm.core.batch import Batch, mask_views
 from multiebm.core.names import module_key
 from multiebm.core.progress import task
 from multiebm.core.random import ItemGenerators
+from multiebm.modalities import Modality
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Posterior
 from multiebm.models.use import PLACES
@@ -18,9 +20,15 @@ DRAWS = 1000  # of an item at a time; a constant, or an item's noise would depen
 LATENTS = 8192  # drawn at a time
 
 
-def importance_log_likelihood(
-    inference: InferenceModel, generator: Generator, batch: Batch, samples: int, draws: ItemGenerators
-) -> Tensor:
+class Model(Protocol):
+    """What an estimate needs of a model."""
+
+    inference: InferenceModel
+    generator: Generator
+    modalities: dict[str, Modality]
+
+
+def importance_log_likelihood(model: Model, batch: Batch, samples: int, draws: ItemGenerators) -> Tensor:
     """Return log 1/N sum_n p(x_S, z_n, W_n) / q(z_n, W_n | x_S) [B] in nats; S = `present` [B, M], N = `samples`.
 
     In expectation below log p(x_S), and above the ELBO; log Z of a prior that is not normalised is the caller's.
@@ -28,7 +36,7 @@ def importance_log_likelihood(
     estimate does not depend on the others.
     """
     with torch.no_grad():
-        posterior = inference.given(batch)
+        posterior = model.inference.given(batch)
         found = []
         some = torch.arange(len(batch.present), device=batch.present.device).split(LATENTS // min(DRAWS, samples))
         with task("importance samples", len(batch.present) * samples) as advance:
@@ -37,20 +45,14 @@ def importance_log_likelihood(
                 total = torch.full((len(rows),), -torch.inf, device=rows.device, dtype=torch.float32)
                 for first in range(0, samples, DRAWS):
                     copies = min(DRAWS, samples - first)
-                    total = total.logaddexp(_log_weights(*items, generator, own, copies).logsumexp(0))
+                    total = total.logaddexp(_log_weights(model, *items, own, copies).logsumexp(0))
                     advance(len(rows) * copies)
                 found.append(total)
     return torch.cat(found) - log(samples)
 
 
 def conditional_log_likelihood(
-    inference: InferenceModel,
-    generator: Generator,
-    batch: Batch,
-    known: Tensor | None,
-    samples: int,
-    draws: Sequence[ItemGenerators],
-    log_z: float,
+    model: Model, batch: Batch, known: Tensor | None, samples: int, draws: Sequence[ItemGenerators], log_z: float
 ) -> Tensor:
     """Return log p(x_S) [B], or log p(the rest of x_S | the parts where `known`, bool [M]) if that is not None.
 
@@ -58,7 +60,7 @@ def conditional_log_likelihood(
     """
 
     def log_prob(of: Batch, own: ItemGenerators) -> Tensor:
-        found = importance_log_likelihood(inference, generator, of, samples, own)
+        found = importance_log_likelihood(model, of, samples, own)
         return torch.where(of.present.any(1), found - log_z, 0.0)
 
     total = log_prob(batch, draws[0])
@@ -69,11 +71,9 @@ def conditional_log_likelihood(
     return torch.where((here == batch.present).all(1), 0.0, rest)
 
 
-def _log_weights(
-    posterior: Posterior, batch: Batch, generator: Generator, draws: ItemGenerators, copies: int
-) -> Tensor:
+def _log_weights(model: Model, posterior: Posterior, batch: Batch, draws: ItemGenerators, copies: int) -> Tensor:
     """Return log p(x_S, z, W) / q(z, W | x_S) of `copies` independent draws: [copies, B]."""
-    rows = torch.arange(len(batch.present), device=batch.present.device).repeat(copies)
+    generator, rows = model.generator, torch.arange(len(batch.present), device=batch.present.device).repeat(copies)
     many, present = posterior.select(rows), batch.present[rows]
     latents, _ = many.sample(draws.repeated(copies))
     total = generator.prior.log_prob(latents[SHARED]) - many.shared.log_prob(latents[SHARED])
@@ -82,7 +82,7 @@ def _log_weights(
             w = latents[name]
             ratio = generator.private_priors[module_key(name)].log_prob(w) - many.private[name].log_prob(w)
             total = total + torch.where(present[:, i], ratio, 0.0)
-    places = sum(view[0, 0].numel() if view.dim() == 4 else view[0].numel() for view in batch.views.values())
+    places = sum(m.places for m in model.modalities.values())
     found = []
     for some in torch.arange(len(rows), device=rows.device).split(max(64, PLACES // places)):
         views, own, _ = batch.select(rows[some])

@@ -286,7 +286,7 @@ class MultimodalModel(nn.Module):
 
         def some(batch: Batch, first: int) -> Tensor:
             draws = [item_generators(s, len(batch.present), first) for s in (seed, seed + 1)]
-            return conditional_log_likelihood(self.inference, self.generator, batch, known, samples, draws, constant)
+            return conditional_log_likelihood(self, batch, known, samples, draws, constant)
 
         return over_parts(self, self.modalities, some, handed)
 
@@ -335,7 +335,7 @@ class MultimodalModel(nn.Module):
             if energy is not None:
                 return -energy(batch.views)
             noise = ItemGenerators([0] * len(batch.present))
-            return importance_log_likelihood(self.inference, self.generator, batch, SCORE_SAMPLES, noise)
+            return importance_log_likelihood(self, batch, SCORE_SAMPLES, noise)
 
         return over_parts(self, self.modalities, some, handed)
 
