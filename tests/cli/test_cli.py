@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -23,6 +24,7 @@ from multiebm.experiments.baselines import ROWS
 from multiebm.experiments.explain import annotated
 from multiebm.experiments.load import dump_experiment, load_experiment, preset_names, to_dict
 from multiebm.experiments.yaml12 import parse
+from multiebm.training.guard import Guard
 
 Capture = pytest.CaptureFixture[str]
 
@@ -525,8 +527,8 @@ def test_the_module_is_the_command_line():
 def test_a_run_that_diverges_ends_with_the_advice_and_a_record_of_it(trained: Path, capsys: Capture):
     folder = trained / "diverged"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("multiebm.experiments.run.GAP_LIMIT", 1e-12)
-        patch.setattr("multiebm.experiments.run.RETRIES", 0)
+        patch.setattr("multiebm.training.guard.LIMIT", 1e-12)
+        patch.setattr("multiebm.experiments.run.Guard", partial(Guard, retries=0))
         assert run("train", str(trained / "run"), "training.checkpoint_every=2", "--out", str(folder)) == 1
     err = capsys.readouterr().err
     assert "error: training diverged at step 7" in err

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from run_standins import CtrlC, tiny, tiny_data
 
 from multiebm.experiments import run as run_module
 from multiebm.experiments.run import run_experiment
+from multiebm.training import guard
 
 RESTLESS = ["training.optimiser.energy=0.003"]
 
@@ -22,8 +24,8 @@ def digest(model) -> str:
 
 
 def test_a_run_interrupted_after_roll_backs_equals_the_uninterrupted_one(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(run_module, "GAP_LIMIT", 0.02)
-    monkeypatch.setattr(run_module, "RETRIES", 1000)
+    monkeypatch.setattr(guard, "LIMIT", 0.02)
+    monkeypatch.setattr(run_module, "Guard", partial(guard.Guard, retries=1000))
     experiment = tiny(*RESTLESS, "training.checkpoint_every=4", "training.log_every=1")
     whole = run_experiment(experiment, tmp_path / "whole", tiny_data(), device="cpu")
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]

@@ -58,5 +58,5 @@ def lay_row(under: Cells, row: Baseline) -> dict[str, Any]:
     """Return the cells of a row over plain values, of whose phases the bound alone stays; the row may add others."""
     training = under.get("training", {})
     bound = [phase for phase in training.get("phases", []) if phase.get("kind") == "bound"][:1]
-    kept = {**under, "training": training | {"phases": bound or [{"kind": "bound"}]}}
+    kept = {"model": {}, **under, "training": training | {"phases": bound or [{"kind": "bound"}]}}
     return merge(merge(kept, NEUTRAL), row.cells, adds=True)

@@ -63,7 +63,7 @@ def dump_experiment(experiment: Experiment) -> str:
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
     """Return the experiment as plain nested values."""
-    return experiment.model_dump()
+    return experiment.model_dump(mode="json")
 
 
 _DEFAULTS = to_dict(Experiment())
