@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from digests import FILE, digest_of, machine
 
 KEPT = json.loads(FILE.read_text())
