@@ -1,10 +1,11 @@
-"""What fails when the cooperative method is taken literally on PolyDigits, and what repairs it: rows, seeds, curves.
+"""What fails with the predecessor's constants on PolyDigits, and what repairs it: rows, seeds, curves.
 
     python scripts/remedies.py [--rows ROW ...] [--seeds 0 1 2] [--out results/remedies]
 
-Every row of a seed starts from the same generator and inference model, those of one warm-up with the polydigits
-preset; only what the row names differs from there on. Cells are kept under OUT/cells and not made again. Each cell is
-measured every EVERY steps on 1,000 samples; the last point is the row's entry in the table. One process.
+All rows of a seed start from the same generator and inference model, which one warm-up with the preset polydigits
+trained. After it the rows differ in the named settings alone. Cells are kept under OUT/cells and are not made again.
+Each cell is measured every EVERY steps on 1,000 samples; the last point is the row's entry in the table. One process
+makes all rows.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from multiebm.training.steps import TrainingStep
 
 matplotlib.use("agg")
 STEPS, EVERY = 160, 40  # cooperative steps of a row, and between two measurements
-GAP_END = 1e4  # |E(data) - E(revised)| at which a row has diverged and is not continued
+GAP_END = 1e4  # |E(data) - E(refined)| at which a row has diverged and is not continued
 LITERAL = (
     "model.prior={kind: normal}",
     "model.temperature=1",
@@ -56,7 +57,7 @@ LITERAL = (
 )
 NOT_KEPT = ("slow",)  # tried, and left out of the rows below
 STAGES = (  # each row keeps what the rows above it repaired
-    ("literal", "the paper's literal step", ()),
+    ("literal", "the paper's step, the predecessor's constants", ()),
     (
         "anchor",
         "+ ELBO anchor",
@@ -231,15 +232,15 @@ def write_table(out: Path) -> None:
         if made := [{"step": STEPS, "values": c["settled"][title]} for c in rows[STAGES[-1][0]]]:
             lines.append(_line(title, made, ["the same"]))
     text = [
-        "# What fails when taken literally, and what repairs it",
+        "# What fails with the predecessor's constants, and what repairs it",
         "",
         __doc__.split("\n\n")[2].replace("EVERY", str(EVERY)).strip(),
-        f"{STEPS} steps a row; each row keeps the changes of those above it, unless it says otherwise.",
+        f"A row has {STEPS} steps and keeps the changes of the rows above it, unless it says otherwise.",
         "",
         *lines,
         "",
-        "± is the standard deviation over seeds; JC, CC: joint and conditional coherence; gap: E(data) - E(revised),",
-        "seed by seed.",
+        "± is the standard deviation over seeds. JC and CC are joint and conditional coherence. The gap is",
+        "E(data) - E(refined), seed by seed.",
         "",
         "![curves](curves.png)",
         "",

@@ -72,7 +72,7 @@ TABLES = {
     },
     "polymnist16": {
         "cooperative": Row("cooperative, energy prior", "polymnist16", seeds=(0,)),
-        "literal": Row("the paper's literal setting", "polymnist16-predecessor", seeds=(0,)),
+        "literal": Row("the paper's equations, the predecessor's constants", "polymnist16-predecessor", seeds=(0,)),
         "warmup": Row("MMVAE+, equal time", "polymnist16-warmup", seeds=(0,)),
     },
 }
@@ -144,12 +144,11 @@ def write_table(table: str) -> None:
     )
     lines += [
         "",
-        "± is the standard deviation over seeds. Variety: variance over samples, of every pixel, as a share of that of",
-        "real test pictures (1 = as varied). Commands: `python scripts/run_table.py "
-        + table
-        + "`, which runs, for every",
-        "row and seed, the commands below and `multiebm evaluate RUN`; at temperature 1, the latter again with",
-        "`evaluation.temperature=1`:",
+        "± is the standard deviation over seeds. Variety is the variance of a pixel over samples, as a share of its",
+        "variance over real test pictures (1 = as varied). A second `multiebm evaluate RUN`, with",
+        "`evaluation.temperature=1`, gives the figures at temperature 1.",
+        f"`python scripts/run_table.py {table}` runs the commands below and `multiebm evaluate RUN` for every row and",
+        "seed:",
         "",
     ]
     lines += [

@@ -253,9 +253,10 @@ COMPARISONS = [
 
 INTRODUCTION = """# toy2d: the reference table
 
-Two 2-D vectors, four classes, the literal cooperative algorithm from scratch (1500 iterations, batch 128,
-K_x = K_z = 20). Classes are read off by nearest centroid, so both coherences are exact. Each entry: mean ± standard
-deviation over seeds, in brackets the reference implementation (3 seeds; 2 for lambda_s = 10 and the additive energy).
+The data are two 2-D vectors with four classes. The cooperative algorithm as printed trains from scratch (1500
+iterations, batch 128, K_x = K_z = 20). The nearest centroid is the class, so both coherences are exact. Each entry is
+mean ± standard deviation over seeds. The reference implementation stands in brackets (3 seeds; 2 for lambda_s = 10 and
+the additive energy).
 The mean distance of the data to their centroids is 0.063.
 """
 
