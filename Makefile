@@ -30,8 +30,9 @@ demo: $(STAMP)
 # one thread: waiting threads would slow a busy machine down, and the tests are small
 test check nightly: export OMP_NUM_THREADS := 1
 
+# a process a core, each with files of its own: some tests of a file go on from the ones before
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks scripts
@@ -42,7 +43,7 @@ lint: $(STAMP)
 check: lint test
 
 nightly: $(STAMP)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
 
 clean:
 	rm -rf .venv

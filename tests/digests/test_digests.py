@@ -1,4 +1,4 @@
-"""No figure moves: training and use give what they gave before the house was rebuilt (commit de55d83), number by number.
+"""No figure moves: training and use give what they gave before the house was rebuilt (de55d83), number by number.
 
 `digests.json` was written by the code of that commit. Where a checksum may differ the reason stands in `CHANGED`.
 """

@@ -16,6 +16,7 @@ from run_standins import CtrlC, tiny, tiny_data
 import multiebm
 from multiebm.core.errors import ConfigError, OutputError
 from multiebm.core.lock import LOCK, locked
+from multiebm.experiments import build as build_module
 from multiebm.experiments import folder as folder_module
 from multiebm.experiments import run as run_module
 from multiebm.experiments.folder import BOARD, CHECKPOINTS, CONFIG, METRICS, RUN
@@ -83,6 +84,18 @@ def test_the_lock_of_another_host_is_taken_over_by_force_alone(run: Path):
         run_experiment(SHORT, run, resume=True)
     assert run_experiment(SHORT, run, resume=True, force=True).fit.reason == "finished"
     assert not (run / LOCK).exists()
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_with_whatever_is_fastest_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    short = ("training.phases.energy.steps=0", "training.phases.cooperative.steps=1", "training.precision=auto")
+    for began, here in (("bf16", "fp32"), ("fp32", "bf16")):
+        for fastest in (began, here):
+            monkeypatch.setattr(build_module, "fastest_precision", lambda device, fastest=fastest: fastest)
+            run_experiment(tiny(*short), tmp_path / began, resume=fastest == here)
+        assert load_experiment(tmp_path / began).training.precision == began
+        assert json.loads((tmp_path / began / "model" / "model.json").read_text())["precision"] == began
 
 
 # --- kills before the first file

@@ -113,9 +113,10 @@ def build_state(experiment: Experiment, model: MultimodalModel, stream: Stream) 
     return TrainState(model, optimisers, make_generator(experiment.seed + 1, model.device), stream)
 
 
-def resolved(experiment: Experiment, device: str | torch.device) -> Experiment:
-    """Return the experiment with what "auto" means on a device: the fastest precision."""
+def resolved(experiment: Experiment, device: str | torch.device, begun: Experiment | None = None) -> Experiment:
+    """Return the experiment with what "auto" means: the precision of the run `begun`, or the fastest of the device."""
     if experiment.training.precision != "auto":
         return experiment
-    training = experiment.training.model_copy(update={"precision": fastest_precision(device)})
+    precision = fastest_precision(device) if begun is None else begun.training.precision
+    training = experiment.training.model_copy(update={"precision": precision})
     return experiment.model_copy(update={"training": training})

@@ -26,6 +26,7 @@ from multiebm.experiments.folder import (
     describe_run,
     new_session,
     open_folder,
+    read_config,
     read_run,
     write_run,
 )
@@ -80,7 +81,8 @@ def run_experiment(
     if resume and overwrite:
         raise ConfigError("resume, overwrite: got both, expected one; resume continues a run, overwrite deletes it")
     folder, target = Path(out), find_device(device)
-    experiment = resolved(experiment, target)
+    begun = read_config(folder) if resume and (folder / CONFIG).is_file() else None
+    experiment = resolved(experiment, target, begun)
     with interruptible(), locked(folder, force):
         with _said("before training began; give the same command again"):
             resume = check_folder(folder, experiment, resume, overwrite)
