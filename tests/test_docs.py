@@ -2,24 +2,37 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.main import get_command
 
+from multiebm import testing
 from multiebm.cli.main import app
+from multiebm.data import DATASETS
 from multiebm.distributions.fusion import FUSIONS
-from multiebm.experiments.baselines import ROWS, Baseline, lay_row
+from multiebm.evaluation.metrics import METRICS
+from multiebm.experiments.baselines import ROWS, Baseline, baselines, lay_row
 from multiebm.experiments.explain import all_keys
 from multiebm.experiments.load import load_experiment
+from multiebm.experiments.planning import with_phases
+from multiebm.experiments.references import references
 from multiebm.experiments.schema import Experiment, contradictions
+from multiebm.experiments.yaml12 import parse
+from multiebm.modalities import MODALITIES
 from multiebm.objectives.penalties import PENALTIES
+from multiebm.priors import PRIORS
+from multiebm.testing import DatasetContract, MetricContract, PhaseContract, PriorContract
+from multiebm.training.phases import PHASES
+from multiebm.training.phases.bound import Bound
 
 ROOT = Path(__file__).resolve().parents[1]
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 METHODS = ROOT / "docs" / "methods"
 EXTEND = ROOT / "docs" / "extend.md"
-PAGES = sorted([*METHODS.glob("*.md"), EXTEND])
+PAGES = sorted([*METHODS.glob("*.md"), ARCHITECTURE, EXTEND])
 LINKING = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
 
 RENAMED = {"mohelvae": "helvae"}  # rows whose page does not begin their name
@@ -47,6 +60,7 @@ def page_of(row: str) -> Path:
 
 def settings_in(text: str) -> set[str]:
     spans = {path.removesuffix(".*").rstrip(".") for path, call in SPAN.findall(text) if not call}
+    spans = {path for path in spans if not path.endswith(".json")}  # a file of a run folder
     return spans | set(OVERRIDE.findall(text))
 
 
@@ -122,13 +136,51 @@ def blocks_of_extend() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", EXTEND.read_text(), re.DOTALL | re.MULTILINE)
 
 
+def shown(starts: str, name: str):
+    """What a block of the page on extending, the first with this text, defines under a name."""
+    found: dict = {"__name__": "shown"}
+    exec(next(block for block in blocks_of_extend() if starts in block), found)
+    return found[name]
+
+
+def prove(contract: type, but: str = "", **attributes: object) -> None:
+    """Run a contract of `multiebm.testing`; `but` is a test that needs a row of a table."""
+    proof = type("TestShown", (contract,), attributes)()
+    for method in dir(proof):
+        if method.startswith("test_") and method != but:
+            getattr(proof, method)()
+
+
 def test_the_row_that_the_page_on_extending_writes_can_be_built():
-    found: dict = {}
-    exec(next(block for block in blocks_of_extend() if "POE = Baseline(" in block), found)
-    row = found["POE"]
+    row = shown("POE = Baseline(", "POE")
     assert isinstance(row, Baseline)
     experiment = Experiment.model_validate(lay_row({}, row))
     assert contradictions(experiment) == []
+    text = re.search(r"^```yaml\n(.*?)^```$", EXTEND.read_text(), re.DOTALL | re.MULTILINE)
+    assert text is not None
+    written = parse(text[1], "extend.md")[EXAMPLE]
+    cells = {"model": written["model"], "training": {"phases": written["phases"]}}
+    assert Experiment.model_validate(lay_row({}, Baseline(written["title"], cells))) == experiment
+    assert set(written["references"]) <= set(references())
+
+
+def test_the_prior_on_the_page_on_extending_passes_its_contract():
+    prove(PriorContract, settings=shown("class ShiftedPrior", "Shifted")(scale=2.0))
+
+
+def test_the_phase_on_the_page_on_extending_trains():
+    phase = shown("class Sleep", "Sleep")(steps=3)
+
+    small = PhaseContract.experiment(type("Bounded", (PhaseContract,), {"phase": Bound(steps=3)})())
+    own = {"phase": phase, "experiment": lambda self: with_phases(small, [phase])}
+    prove(PhaseContract, "test_it_is_a_row_of_the_table_whose_settings_do_not_contradict_themselves", **own)
+
+
+def test_the_data_set_and_the_metric_on_the_page_on_extending_pass_their_contracts(monkeypatch):
+    monkeypatch.setitem(DATASETS._entries, "lines", shown("-> MultimodalDataset", "load"))
+    prove(DatasetContract, name="lines", settings={"items": 40})
+    monkeypatch.setitem(METRICS._entries, "first_two", shown("FIRST_TWO", "FIRST_TWO"))
+    prove(MetricContract, name="first_two")
 
 
 def test_the_code_on_the_page_on_extending_is_python():
@@ -140,10 +192,23 @@ def test_the_code_on_the_page_on_extending_is_python():
 
 def test_the_page_on_extending_names_every_table_and_every_file_it_sends_to():
     text = EXTEND.read_text()
-    for what in (FUSIONS.what, PENALTIES.what, "multiebm.baselines"):
+    groups = [table.group for table in (DATASETS, METRICS, MODALITIES, PHASES, PRIORS, baselines())]
+    contracts = [name for name in testing.__all__ if name != "JudgesContract"]  # of a table
+    for what in (FUSIONS.what, PENALTIES.what, *groups, *contracts):
         assert what in text
     for file in re.findall(r"`((?:src|tests|docs)/[\w/.]+\.\w+)`", text):
         assert (ROOT / file).exists() or file.endswith(f"{EXAMPLE}.md"), file
+
+
+def test_the_page_on_the_layout_names_every_floor_every_contract_and_files_that_exist():
+    text = ARCHITECTURE.read_text()
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    drawn = re.findall(r"^\d  (\w+(?: \| \w+)*)", text, re.MULTILINE)
+    assert drawn == layers
+    assert [name for name in testing.__all__ if name not in text] == []
+    for file in re.findall(r"`((?:\w+/)+[\w.-]+\.\w+)", text):
+        inside = ROOT if file.startswith("tests/") else ROOT / "src" / "multiebm"
+        assert "NAME" in file or (inside / file).exists(), file
 
 
 def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
