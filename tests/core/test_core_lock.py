@@ -122,7 +122,7 @@ def test_the_lock_of_another_host_takes_force_and_says_so(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("pid", "held"), [(os.getpid(), True), (2**31 - 2, False)])
+@pytest.mark.parametrize(("pid", "held"), [(os.getpid(), True), (2**31 - 2, False)], ids=["this process", "a dead one"])
 def test_where_the_file_system_has_no_locks_the_file_counts_and_force_takes_over_from_the_dead(
     pid: int, held: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
