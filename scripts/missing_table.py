@@ -2,9 +2,10 @@
 
     python scripts/missing_table.py [--budget 180] [--seeds 1] [--shares 0 0.2 0.5 0.8] [--out results/missing]
 
-Every cell has the same time to train. The same parts are hidden for all methods of a seed. Every item keeps one part, so
-a little less than the chance is hidden; the column "hidden" has the share. Measures need no incomplete items: they read
-joint samples, and completions of test items from one part. Cells are made once; NOTES.md in the folder is appended.
+Every cell has the same time to train. The same parts are hidden for all methods of a seed. Every item keeps one part,
+so a little less than the chance is hidden; the column "hidden" has the share. Measures need no incomplete items: they
+read joint samples, and completions of test items from one part. Cells are made once; NOTES.md in the folder is
+appended.
 """
 
 import argparse
