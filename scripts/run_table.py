@@ -64,11 +64,19 @@ class Row(NamedTuple):
 
 
 DATA = {"polymnist16": ["data.settings.mnist_folder=MNIST", "data.settings.backgrounds_folder=BACKGROUNDS"]}
+NO_COOPERATIVE_STEP = ("training.phases.energy.steps=0", "training.phases.cooperative.steps=0", "model.energy=null")
 TABLES = {
     "polydigits": {
         "demo": Row("demo", "polydigits"),
         "warmup": Row("MMVAE+, equal time", "polydigits-warmup"),
         "long": Row("long run", "polydigits-long", seeds=(0,)),
+        "priors": Row("same warm-up and priors, no cooperative step", "polydigits", NO_COOPERATIVE_STEP),
+        "priors-plain": Row(
+            "the same, base not widened",
+            "polydigits",
+            (*NO_COOPERATIVE_STEP, "training.phases.settle.widen_base=1"),
+            seeds=(0,),
+        ),
     },
     "polymnist16": {
         "cooperative": Row("cooperative, energy prior", "polymnist16", seeds=(0,)),

@@ -1,6 +1,7 @@
 """Steps within a time budget: timed before, planned again on the way, and the run that comes of it."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from multiebm.experiments.run import run_experiment
 CPU = torch.device("cpu")
 SMALL = [
     "training.batch_size=8",
+    "training.precision=fp32",
     "model.shared=3",
     "model.networks.picture.width=2",
     "training.checkpoint_every=5",
@@ -26,7 +28,7 @@ def phases_of(experiment):
 
 def test_steps_are_planned_from_the_time_of_a_few(monkeypatch):
     """Steps of 0.2 s, the first of 1.1 s: 95 % of 100 s are 475. Timed for 5 s, or 200 of them, but no fewer than 5."""
-    monkeypatch.setattr(planning, "_time_to_settle", lambda experiment, device: 0.0)
+    monkeypatch.setattr(planning, "settling_within", lambda *state: SimpleNamespace(seconds=0.0))
     for usual, planned, timed in ((0.2, 475, 21), (0.01, 9500, 200), (10.0, 10, 5)):
         ends = itertools.accumulate(itertools.chain([1.1], itertools.repeat(usual)))
         clock = itertools.chain([0.0], itertools.chain.from_iterable((end, end) for end in ends))
@@ -38,23 +40,22 @@ def test_steps_are_planned_from_the_time_of_a_few(monkeypatch):
 
 
 def test_phases_and_the_start_of_the_tilt_keep_their_shares(monkeypatch):
-    """0.1 s a step before the tilt learns, 0.2 s with it, 0.5 s of a cooperative step: 20 + 16 + 5 s as set, so that
-    95 % of 92 s less 9.5 s of settling are 1.9 times as many of each.
+    """0.1 s a step before the tilt learns, 0.2 s with it, 0.5 s of the energy's and of cooperative ones: 20 + 16 + 5 s
+    as set, so that 95 % of 92 s less 9.5 s of settling are 1.9 times as many of each.
     """
-    monkeypatch.setattr(planning, "_time_to_settle", lambda experiment, device: 9.5)
-    took = {1000000: 0.1, 0: 0.2, None: 0.5}
-    monkeypatch.setattr(
-        planning, "_time_of_step", lambda experiment, phase, device: took[getattr(phase, "prior_from", None)]
-    )
+    settling = SimpleNamespace(seconds=9.5)
+    monkeypatch.setattr(planning, "settling_within", lambda *state: settling)
+    took = {0: 0.1, 200: 0.2, 280: 0.5, 282: 0.5}
+    monkeypatch.setattr(planning, "_time_of_step", lambda experiment, at, device: took[at])
     experiment = load_experiment("polydigits", [*(f"training.phases.{s}" for s in PHASES), "training.seconds=92"])
     bound, energy, cooperative = phases_of(planning.planned(experiment, CPU).experiment)
     assert (bound.steps, bound.prior_from, energy.steps, cooperative.steps) == (532, 380, 4, 15)
 
 
 def plan_of(*settings):
-    """280 steps of 0.1 s, from step 200 on 0.2 s, 10 of 0.5 s, 9.5 s of settling: 41 s of steps."""
+    """280 steps of 0.1 s, from step 200 on 0.2 s, 2 + 8 of 0.5 s, 9.5 s of settling: 41 s of steps."""
     asked = [*(f"training.phases.{s}" for s in PHASES), *settings]
-    return Plan(load_experiment("polydigits", asked), 0.1, 0.2, 0.5, 9.5)
+    return Plan(load_experiment("polydigits", asked), [[0.1, 0.2], [0.5], [0.5]], 9.5)
 
 
 def test_a_plan_says_when_a_step_should_be_reached():
@@ -77,7 +78,7 @@ def test_what_is_left_is_stretched_to_the_time_that_is_left():
     assert 20 + 2 * rest + 9.5 == pytest.approx(0.95 * 110, abs=1)  # whole steps
 
 
-def test_when_the_warm_up_is_over_cooperative_steps_alone_are_planned_again():
+def test_when_a_phase_is_over_those_after_it_alone_are_planned_again():
     """36 s of warm-up took 45 s: 10 steps would take 6.25 s, and 12.5 s are left for them."""
     plan = planned_again(plan_of(f"training.seconds={(45 + 12.5 + 9.5) / 0.95}"), 280, 45.0)
     bound, energy, cooperative = phases_of(plan.experiment)
@@ -92,7 +93,7 @@ def test_a_phase_for_which_no_time_is_left_keeps_a_step():
 
 @pytest.mark.parametrize("row", ["polydigits", "polydigits-mvebm"])
 def test_a_planned_run_is_that_of_its_last_plan_from_the_start_bit_for_bit(row, tmp_path, monkeypatch):
-    """Of a first plan that is too short by a third, with both phases or one."""
+    """Of a first plan that is too short by a third, with three phases or one."""
     settings = ["bound.steps=20", "bound.prior_from=15"]
     settings += ["energy.steps=1", "cooperative.steps=3", "settle.steps=2"] if row == "polydigits" else []
     experiment = load_experiment(row, [*SMALL, *(f"training.phases.{s}" for s in settings)])
@@ -103,12 +104,12 @@ def test_a_planned_run_is_that_of_its_last_plan_from_the_start_bit_for_bit(row, 
         return planning._stretched(plan, step, 1.5)
 
     monkeypatch.setattr(planning, "planned_again", again)
-    plan = Plan(experiment, 0.1, 0.1, 0.1, 0.0)
+    plan = Plan(experiment, [[0.1, 0.1], [0.1], [0.1]], 0.0)
     result = run_planned(plan, tmp_path / "planned", row, "cpu")
     last = load_experiment(tmp_path / "planned")
     straight = run_experiment(last, tmp_path / "straight", device="cpu")
-    assert looks == [6, 27] if row == "polydigits" else [6]
+    assert looks == ([6, 27, 30] if row == "polydigits" else [6])
     assert last.training.phase("bound").steps == 27
-    assert result.fit.step == straight.fit.step == (36 if row == "polydigits" else 27)
+    assert result.fit.step == straight.fit.step == (39 if row == "polydigits" else 27)
     theirs = straight.model.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in result.model.state_dict().items())

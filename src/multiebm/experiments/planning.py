@@ -4,8 +4,9 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,15 +16,14 @@ from multiebm.experiments.data import build_dataset, find_device
 from multiebm.experiments.folder import read_run
 from multiebm.experiments.load import CONFIG, dump_experiment
 from multiebm.experiments.run import RunResult, fresh_state, run_experiment
-from multiebm.experiments.schema import Experiment, TrainingSection
-from multiebm.training.phases.bound import Bound
+from multiebm.experiments.schema import Experiment
+from multiebm.training.phases import PHASES
 from multiebm.training.phases.phase import Phase
 from multiebm.training.phases.settle import settling_within
 from multiebm.training.steps import TrainingStep, counted, total_steps
 
 TIMED_STEPS, TIMED_SHARE, FEWEST_STEPS = 200, 0.05, 5  # from which a step's time is taken; fewer beyond that share
-PLANNED = {f"training.phases.{kind}.steps" for kind in ("bound", "energy", "cooperative")}
-PLANNED |= {"training.phases.bound.prior_from"}
+PLANNED = {f"training.phases.{kind}.{name}" for kind in PHASES for name in PHASES[kind].planned}
 SHARE = 0.95  # of the budget that steps and settling should take; the budget itself ends training in any case
 LOOK = 0.6  # of the steps before rates begin to fall, after which they are planned again
 
@@ -31,51 +31,44 @@ LOOK = 0.6  # of the steps before rates begin to fall, after which they are plan
 class Plan(NamedTuple):
     """An experiment with as many steps as its budget allows, and what was taken for that, seconds.
 
-    Of a warm-up step, of one in which a tilt learns, of a cooperative step, and of the priors' settling.
+    `took` has for each phase those of a step at its start, then of one from each of its marks on (if a prior has a part
+    that learns from there); `settling` is what the priors' settling takes.
     """
 
     experiment: Experiment
-    warm: float
-    tilted: float
-    cooperative: float
+    took: Sequence[Sequence[float]]
     settling: float
 
     def seconds_until(self, step: int) -> float:
         """Return how long steps 0 to `step` should take."""
-        t = self.experiment.training
-        warm = t.phase("bound").steps
-        before = min(_tilt_learns(self.experiment), warm)
-        each = ((self.warm, before), (self.tilted, warm - before), (self.cooperative, total_steps(t.phases) - warm))
-        total, left = 0.0, step
-        for seconds, steps in each:
-            total += seconds * min(left, steps)
-            left -= min(left, steps)
+        total = 0.0
+        for phase, took in zip(counted(self.experiment.training.phases), self.took, strict=True):
+            for seconds, (start, end) in zip(took, _parts(phase, len(took)), strict=True):
+                total += seconds * max(0, min(step, end) - start)
+            step -= phase.steps
         return total
 
 
-def _tilt_learns(experiment: Experiment) -> int:
-    """Return the step from which a tilt learns in the warm-up, its end where there is none."""
-    bound = experiment.training.phase("bound")
-    return bound.prior_from if experiment.model.prior.kind == "energy" else bound.steps
+def _parts(phase: Phase, n: int) -> list[tuple[int, int]]:
+    """Return where the `n` parts of a phase begin and end: at its first n - 1 marks."""
+    return list(pairwise([0, *(min(mark, phase.steps) for mark in phase.marks()[: n - 1]), phase.steps]))
 
 
 def planned(experiment: Experiment, device: torch.device) -> Plan:
-    """Return the experiment with as many steps as its `training.seconds` allow on this device, timed on a fresh state.
+    """Return the experiment with as many steps as its `training.seconds` allow on this device, timed on fresh states.
 
-    Both phases, the steps from which a tilt learns and those of the energy alone keep their shares of the preset's, and
-    what priors take to settle at the end is left for them.
+    All phases, and the steps of them from which a prior learns, keep their shares of the preset's, and what priors take
+    to settle at the end is left for them.
     """
-    t = experiment.training
-    bound, cooperative = t.phase("bound"), t.phase("cooperative")
-    tilted = max(0, bound.steps - _tilt_learns(experiment))
-    each = [
-        (bound.steps - tilted, replace(bound, steps=10**6, prior_from=10**6)),
-        (tilted, replace(bound, steps=10**6, prior_from=0)),
-        (cooperative.steps, cooperative),
-    ]
-    warm, tilt, both = (_time_of_step(experiment, phase, device) if steps else 0.0 for steps, phase in each)
-    plan = Plan(experiment, warm, tilt, both, _time_to_settle(experiment, device))
-    return _stretched(plan, 0, _time_left(plan, 0.0) / plan.seconds_until(_last(t)))
+    state = fresh_state(experiment, build_dataset(experiment.data), device)
+    took, first = [], 0
+    for phase in counted(experiment.training.phases):
+        parts = _parts(phase, 1 + len(phase.marks()) * ("prior" in state.optimisers))
+        took.append([_time_of_step(experiment, first + a, device) if b > a else 0.0 for a, b in parts])
+        first += phase.steps
+    settling = settling_within(state, settling_of(experiment, {}), experiment.training.seconds)
+    plan = Plan(experiment, took, settling.seconds)
+    return _stretched(plan, 0, _time_left(plan, 0.0) / plan.seconds_until(first))
 
 
 def planned_again(plan: Plan, step: int, elapsed: float) -> Plan:
@@ -83,19 +76,8 @@ def planned_again(plan: Plan, step: int, elapsed: float) -> Plan:
 
     They are taken to go on as much faster or slower than planned as those before.
     """
-    pace = elapsed / plan.seconds_until(step)
-    rest = plan.seconds_until(_last(plan.experiment.training)) - plan.seconds_until(step)
-    return _stretched(plan, step, _time_left(plan, elapsed) / (pace * rest))
-
-
-def _last(t: TrainingSection) -> int:
-    return total_steps(t.phases)
-
-
-def with_phases(experiment: Experiment, phases: Sequence[Phase]) -> Experiment:
-    """Return the experiment with these phases of training."""
-    training = experiment.training.model_copy(update={"phases": list(phases)})
-    return experiment.model_copy(update={"training": training})
+    made, whole = plan.seconds_until(step), plan.seconds_until(total_steps(plan.experiment.training.phases))
+    return _stretched(plan, step, _time_left(plan, elapsed) / (elapsed / made * (whole - made)))
 
 
 def _time_left(plan: Plan, elapsed: float) -> float:
@@ -104,71 +86,61 @@ def _time_left(plan: Plan, elapsed: float) -> float:
 
 def _stretched(plan: Plan, step: int, factor: float) -> Plan:
     """Return the plan with `factor` times as many steps after `step`, at least one of each phase that is to come."""
-    phases = list(plan.experiment.training.phases)
 
-    def stretched(to: int, start: int) -> int:
-        return to if to <= start else start + max(1, round(factor * (to - start)))
+    def stretched(to: int) -> int:
+        return to if to <= step else step + max(1, round(factor * (to - step)))
 
-    done = step
+    training = plan.experiment.training
+    phases = list(training.phases)
     for i, phase in enumerate(phases):
-        if phase not in counted(phases):
-            continue
-        if isinstance(phase, Bound) and plan.experiment.model.prior.kind == "energy":
-            phase = replace(phase, prior_from=stretched(phase.prior_from, done))
-        phases[i] = replace(phase, steps=stretched(phase.steps, done))
-        done = max(0, done - phase.steps)
-    return plan._replace(experiment=with_phases(plan.experiment, phases))
+        if phase in counted([phase]):
+            now: dict[str, Any] = {name: stretched(getattr(phase, name)) for name in phase.planned}
+            phases[i] = replace(phase, **now)
+            step = max(0, step - phase.steps)
+    training = training.model_copy(update={"phases": phases})
+    return plan._replace(experiment=plan.experiment.model_copy(update={"training": training}))
 
 
 def run_planned(plan: Plan, run: Path, preset: str, device: str) -> RunResult:
-    """Train in the new folder `run`, planning again while rates are still at their start and when the warm-up is over.
+    """Train in the new folder `run`, planning again while rates are still at their start and between phases.
 
     So what a machine that slows down does not manage is spread over all that is left, and not lost at the end. The run
     is that of its last plan from the start, bit for bit.
     """
-    made = False
     plan = plan._replace(experiment=resolved(plan.experiment, find_device(device)))
-    for stop_of in (_while_rates_are_flat, _when_warmed_up):
-        stop = stop_of(plan.experiment.training)
-        if not stop:
-            continue
-        result = run_experiment(plan.experiment, run, resume=made, preset=preset, device=device, until=stop)
+    step = 0
+    while stop := _next_look(plan.experiment, step):
+        result = run_experiment(plan.experiment, run, resume=step > 0, preset=preset, device=device, until=stop)
         if result.fit.reason != "stopped":
             return result
-        made = True
-        plan = planned_again(plan, result.fit.step, read_run(run)["sessions"][-1]["seconds"])
+        step = result.fit.step
+        plan = planned_again(plan, step, read_run(run)["sessions"][-1]["seconds"])
         replace_file(run / CONFIG, dump_experiment(plan.experiment).encode())
-    return run_experiment(plan.experiment, run, resume=made, preset=preset, device=device)
+    return run_experiment(plan.experiment, run, resume=step > 0, preset=preset, device=device)
 
 
-def _while_rates_are_flat(t: TrainingSection) -> int:
-    bound = t.phase("bound")
-    return int(LOOK * (1 - bound.anneal) * bound.steps)
+def _next_look(experiment: Experiment, step: int) -> int:
+    """Return the step after `step` at which the rest is planned again: once while rates are flat, then between phases.
+
+    0 where there is none.
+    """
+    first, *others = counted(experiment.training.phases)
+    flat = next((done for done in range(first.steps) if first.factor(done) != first.factor(0)), first.steps)
+    ends = list(accumulate(phase.steps for phase in [first, *others]))[:-1]
+    return next((look for look in [0 if step else int(LOOK * flat), *ends] if look > step), 0)
 
 
-def _when_warmed_up(t: TrainingSection) -> int:
-    return t.phase("bound").steps if t.phase("cooperative").steps else 0
-
-
-def _time_of_step(experiment: Experiment, phase: Phase, device: torch.device) -> float:
-    """Return the seconds of a step of this phase alone, on a fresh state: the lower quartile of a few.
+def _time_of_step(experiment: Experiment, at: int, device: torch.device) -> float:
+    """Return the seconds of the step number `at`, on a fresh state: the lower quartile of a few.
 
     What else the machine does in these seconds makes steps slower, never faster, and is not there for the whole run.
     """
-    timed = with_phases(experiment, [phase])
-    state = fresh_state(timed, build_dataset(timed.data), device)
-    step = TrainingStep(timed.training)
+    state = fresh_state(experiment, build_dataset(experiment.data), device)
+    state.step, step = at, TrainingStep(experiment.training)
     took: list[float] = []
-    most = TIMED_SHARE * (timed.training.seconds or 0.0)
+    most = TIMED_SHARE * (experiment.training.seconds or 0.0)
     while len(took) < TIMED_STEPS and (len(took) < FEWEST_STEPS or sum(took) < most):
         began = time.perf_counter()
         step(state, next(state.stream))
         took.append(time.perf_counter() - began)
-        state.step += 1
     return statistics.quantiles(took, n=4, method="inclusive")[0]
-
-
-def _time_to_settle(experiment: Experiment, device: torch.device) -> float:
-    """Return the seconds in which the priors settle within the experiment's budget."""
-    state = fresh_state(experiment, build_dataset(experiment.data), device)
-    return settling_within(state, settling_of(experiment, {}), experiment.training.seconds).seconds

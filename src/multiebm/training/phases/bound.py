@@ -1,7 +1,7 @@
 """The bound of a multimodal VAE alone; a latent energy prior learns beside it from detached codes."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -22,6 +22,7 @@ class Bound(BoundSettings, Phase):
     """Generator and inference model learn from a bound of a multimodal VAE."""
 
     kind: Literal["bound"] = "bound"
+    planned: ClassVar[tuple[str, ...]] = ("steps", "prior_from")
     steps: Annotated[int, Field(ge=0, description="training steps; 0 = the phase is left out")] = 1000
     beta: Annotated[float, Field(ge=0, description="weight of the divergence")] = 1.0
     anneal: Annotated[float, Field(ge=0, le=1, description="share of the steps over which rates fall")] = 0.5

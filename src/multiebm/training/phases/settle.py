@@ -40,6 +40,7 @@ class Settle(Phase):
 
     kind: Literal["settle"] = "settle"
     is_last: ClassVar[bool] = True
+    planned: ClassVar[tuple[str, ...]] = ()  # settling has its own share of the time
     steps: Annotated[int, Field(ge=0, description="steps of an energy prior's tilt; 0 = it stays as it is")] = 500
     widen_base: Annotated[
         float,

@@ -1,0 +1,61 @@
+"""Scripts and benchmarks, which pages give as commands: each says how it is called, and loads its settings."""
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from multiebm.experiments.compare import source_of
+from multiebm.experiments.load import load_experiment
+from multiebm.experiments.schema import Experiment
+
+ROOT = Path(__file__).parents[1]
+PLAIN = ("cells.py", "reference_step.py", "reference_vae.py")  # read by the others
+SCRIPTS = sorted(p for folder in ("scripts", "benchmarks") for p in (ROOT / folder).glob("*.py") if p.name not in PLAIN)
+
+
+def loaded(name: str) -> dict:
+    """What a script defines, without running it."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        return runpy.run_path(str(ROOT / "scripts" / f"{name}.py"))
+    finally:
+        sys.path.pop(0)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_every_script_says_how_it_is_called(script: Path):
+    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
+
+
+def test_every_script_is_a_command_of_a_page_or_of_results():
+    texts = [
+        path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("results/**/*.md")]
+    ]
+    pages = "\n".join(texts)
+    named = {name for folder, name in re.findall(r"(scripts|benchmarks)/(\w+\.(?:py|sh))", pages)}
+    assert [path.name for path in SCRIPTS if path.name not in named] == ["remedies.py"]  # its table names it by folder
+
+
+def test_the_rows_of_every_table_load():
+    tables = loaded("run_table")
+    for rows in tables["TABLES"].values():
+        for row in rows.values():
+            assert isinstance(load_experiment(row.preset, row.overrides), Experiment)
+    toy = loaded("toy2d_table")
+    assert all(isinstance(toy["configure"](row, 0, 5), Experiment) for row in toy["ROWS"].values())
+    for name, row in (("prior_ablation", "mvebm"), ("prior_reach", "mmvae-star")):
+        script = loaded(name)
+        changes = (
+            [script["CHANGES"]] if "CHANGES" in script else [*script["GRID"].values(), *script["VARIANTS"].values()]
+        )
+        data = "toy2d" if "CHANGES" in script else "polydigits"
+        assert all(isinstance(load_experiment(source_of(row, data), some), Experiment) for some in changes)
+    assert all(isinstance(e, Experiment) for e in loaded("remedies")["experiments"](0).values())
+    missing = loaded("missing_table")
+    assert all(load_experiment(source_of(row, "polydigits"), ["data.missing=0.5"]) for row in missing["ROWS"])
