@@ -2,13 +2,13 @@
 
     python scripts/prior_reach.py [--seeds 0 1 2] [--out results/prior-reach]
 
-MMVAE* on toy2d, its divergence weighted by 0.1, puts its codes into four clusters that N(0, I) knows nothing of. (At
-weight 1 they fill the plain prior, and there is no hole to reach into.) A tilt is fitted to them with the model as it
-is (`multiebm fit-prior`). Compared with the same number of codes: maximum mean discrepancy (mean of Gaussian kernels
-of a quarter, half, once and twice the median distance of codes; 0 where the unbiased estimate of its square is below;
-codes of other items are the floor), and how far the shares of the four classes among decoded draws are from a quarter
-each, with the share of draws whose two parts disagree.
-Target: at most a third of the plain prior's discrepancy.
+MMVAE* trains on toy2d with a divergence of weight 0.1. It puts its codes into four clusters, which N(0, I) does not
+have. (At weight 1 the codes fill the plain prior, and there is no hole to reach into.) Then `multiebm fit-prior` fits
+a tilt to the codes and leaves the rest of the model as it is. The table compares draws with the same number of codes.
+The discrepancy is the maximum mean discrepancy (the mean of Gaussian kernels of a quarter, half, once and twice the
+median distance of codes; 0 where the unbiased estimate of its square is below 0). Codes of other items are the floor.
+The next column says how far the shares of the four classes among decoded draws are from a quarter each. The last one
+has the share of draws whose two parts disagree. The target is at most a third of the plain prior's discrepancy.
 """
 
 import argparse
