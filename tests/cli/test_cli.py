@@ -163,7 +163,7 @@ def test_a_png_says_which_parts_it_does_not_hold(trained: Path, capsys: Capture)
     assert run("sample", str(trained / "run"), "-n", "2", "--out", str(png)) == 0
     assert run("sample", str(trained / "run"), "-n", "2", "--out", str(npz)) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"2 samples, face: {png} (a .png holds no vectors: for sound write an .npz)",
+        f"2 samples, face: {png} (a .png holds pictures alone: for sound write an .npz)",
         f"2 samples, face, sound: {npz}",
     ]
 
@@ -464,7 +464,7 @@ def test_mistakes_about_a_model_and_its_parts_are_told(trained: Path, capsys: Ca
         (["score", model, *sounds], "parts missing (face"),
         (["evaluate", model, "--inception", "nowhere.pth"], "got Inception weights 'nowhere.pth'"),
         (["evaluate", model, "evaluation.sizes=[2]"], "subset size: got 2 of the 2 modalities"),
-        (["impute", model, *sounds, "--want", "sound", "--out", "x.png"], "which are vectors; write an .npz instead"),
+        (["impute", model, *sounds, "--want", "sound", "--out", "x.png"], "not shown as pictures; write an .npz"),
     ):
         assert run(*arguments) in (1, 2)
         assert said in capsys.readouterr().err

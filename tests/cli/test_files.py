@@ -96,7 +96,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, 
 def test_vectors_are_not_asked_for_as_a_picture_before_they_are_drawn():
     check_pictures(Path("x.png"), PARTS)
     check_pictures(Path("x.npz"), {"v": VECTOR})
-    with pytest.raises(ConfigError, match=r"got a .png for v, which are vectors; write an .npz instead"):
+    with pytest.raises(ConfigError, match=r"got a .png for v, not shown as pictures; write an .npz"):
         check_pictures(Path("x.PNG"), {"v": VECTOR})
 
 

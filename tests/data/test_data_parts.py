@@ -357,3 +357,21 @@ def test_other_files_beside_pictures_are_said_not_to_be_read(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert list(read_parts(tmp_path, KNOWN)[0]) == ["grey"]
     assert "notes.txt: not read: it is no picture" in caplog.text
+
+
+class Flat(Vector):
+    """A kind whose states are vectors, and whose raw values are shown as pictures."""
+
+    shows, raw_shape = "pictures", (3, 4, 6)
+
+
+def test_files_are_read_as_raw_values_whatever_the_shape_of_the_states(tmp_path):
+    kinds = {"flat": Flat("flat", (72,))}
+    np.savez(tmp_path / "parts.npz", flat=COLOURS)
+    assert np.array_equal(read_parts(tmp_path / "parts.npz", kinds)[0]["flat"], COLOURS.transpose(0, 3, 1, 2))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    Image.fromarray(COLOURS[0]).save(folder / "flat.png")
+    for states in (72, 3):
+        views, _ = read_parts(folder, {"flat": Flat("flat", (states,))})
+        assert np.array_equal(views["flat"], COLOURS[:1].transpose(0, 3, 1, 2))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from multiebm.core.errors import ConfigError
-from multiebm.modalities import Modality, Picture
+from multiebm.modalities import Modality, Picture, Vector
 from multiebm.models.energy import EnergyNetwork
 from multiebm.nn.energies import PictureTrunk
 from multiebm.nn.precision import Mixed, set_precision
@@ -119,6 +119,16 @@ def test_pictures_of_different_sizes_need_late_fusion():
     with pytest.raises(ConfigError, match="early needs pictures of one size.*use fusion: late"):
         network(modalities, "early")
     assert network(modalities, "late").float()(random_views(modalities, 2)).shape == (2,)
+
+
+def test_a_kind_that_is_no_row_of_the_table_has_a_trunk_of_its_own():
+    class Foreign(Vector):
+        kind = "foreign"
+
+    modalities = PICTURES | {"other": Foreign("other", (2,))}
+    views = random_views(modalities, 2)
+    net = network(modalities, "early").float().eval()
+    assert not torch.equal(net(views), net(views | {"other": views["other"] + 1}))
 
 
 def test_an_unknown_fusion_is_refused():

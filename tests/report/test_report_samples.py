@@ -5,6 +5,7 @@ import torch
 from report_standin import PICTURES, VECTORS, data_uris, html, make_dataset, make_evaluation, make_scene, pixels
 
 from multiebm.data.dataset import Split
+from multiebm.modalities import Vector
 from multiebm.report.samples import (
     NO_ENERGY,
     amplified_change,
@@ -138,3 +139,37 @@ def test_complete_items_are_shown_first():
     split = Split({}, present)
     assert pick_items(split, 3).tolist() == [3, 4, 5]
     assert pick_items(split, 5).tolist() == [0, 1, 2, 3, 4]  # too few are complete
+
+
+class Word(Vector):
+    """A kind that shows itself as text."""
+
+    shows = "text"
+
+    def show(self, raw):
+        return [f"word {value:.2f}" for value in raw[:, 0].tolist()]
+
+
+class Sheet(Vector):
+    """A kind whose states are vectors [B, 32], and whose raw values are pictures of two channels."""
+
+    shows, raw_shape = "pictures", (2, 4, 4)
+
+    def to_state(self, raw):
+        return super().to_state(raw.reshape(len(raw), -1))
+
+    def to_raw(self, state):
+        return super().to_raw(state).reshape(len(state), *self.raw_shape)
+
+    def show(self, raw):
+        return raw.sigmoid()
+
+
+def test_channels_are_those_of_what_is_shown_whatever_the_shape_of_the_states():
+    assert "sheet has 2 channels" in html(joint_section(make_scene({"sheet": Sheet("sheet", (32,))})))
+
+
+def test_texts_have_no_note_on_colours():
+    texts = html(interpolation_section(make_scene(VECTORS | {"word": Word("word", (2,))})))
+    assert "word -" in texts or "word 0" in texts
+    assert texts.count("A colour for each of") == len(VECTORS)

@@ -52,9 +52,9 @@ def write_views(out: Path, views: Views, modalities: dict[str, Modality]) -> str
     sheet = io.BytesIO()
     Image.fromarray(grid(views, modalities)).save(sheet, "PNG")
     write_output(out, sheet.getvalue(), WAY_OUT)
-    vectors = [name for name in views if modalities[name].shows != "pictures"]
-    said = f"{', '.join(name for name in views if name not in vectors)}: {out}"
-    return f"{said} (a .png holds no vectors: for {', '.join(vectors)} write an .npz)" if vectors else said
+    others = [name for name in views if modalities[name].shows != "pictures"]
+    said = f"{', '.join(name for name in views if name not in others)}: {out}"
+    return f"{said} (a .png holds pictures alone: for {', '.join(others)} write an .npz)" if others else said
 
 
 def write_scores(out: Path | None, scores: Sequence[float], title: str = "score") -> None:
@@ -73,7 +73,7 @@ def write_scores(out: Path | None, scores: Sequence[float], title: str = "score"
 def check_pictures(out: Path, modalities: dict[str, Modality]) -> None:
     """Raise ConfigError where a .png is asked for and none of these modalities is a picture."""
     if out.suffix.lower() == ".png" and not any(m.shows == "pictures" for m in modalities.values()):
-        raise ConfigError(f"--out: got a .png for {', '.join(modalities)}, which are vectors; write an .npz instead")
+        raise ConfigError(f"--out: got a .png for {', '.join(modalities)}, not shown as pictures; write an .npz")
 
 
 def grid(views: Views, modalities: dict[str, Modality]) -> NDArray[np.uint8]:

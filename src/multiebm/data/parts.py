@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
 
 def _channels_first(array: Array, m: Modality) -> Array:
     """Return pictures [B, H, W, C] of this modality as [B, C, H, W], and anything else as it is."""
-    last = m.shows == "pictures" and array.shape[1:] == (*m.shape[1:], m.shape[0]) != m.shape
+    shape = m.raw_shape  # which its states need not have
+    last = m.shows == "pictures" and array.shape[1:] == (*shape[1:], shape[0]) != shape
     return np.moveaxis(array, -1, 1) if last else array
 
 
@@ -96,7 +98,7 @@ def _read_folder(folder: Path, modalities: Mapping[str, Modality]) -> dict[str, 
             "remove them"
         )
     _check_counterparts(folder, found)
-    check_bytes(folder, sum(4 * len(files) * modalities[name].size for name, files in found.items()))
+    check_bytes(folder, sum(4 * len(files) * prod(modalities[name].raw_shape) for name, files in found.items()))
     return {name: read_pictures(files, modalities[name]) for name, files in found.items()}
 
 

@@ -39,9 +39,10 @@ def read_pictures(files: Sequence[Path], modality: Modality) -> Array:
     Colours become grey, and grey colours, as the modality has it. DataError names the file that is no picture, has
     another size, or is transparent for a modality without a channel for that.
     """
-    if modality.shows != "pictures" or modality.shape[0] not in _MODES:
+    shape = modality.raw_shape
+    if modality.shows != "pictures" or len(shape) != 3 or shape[0] not in _MODES:
         raise DataError(
-            f"{files[0]}: got a picture for modality {modality.name!r}, a {modality.kind} of shape {modality.shape}; "
+            f"{files[0]}: got a picture for modality {modality.name!r}, a {modality.kind} of shape {shape}; "
             "pass an .npz instead"
         )
     as_stored = modality.range is not None
@@ -52,7 +53,7 @@ def read_pictures(files: Sequence[Path], modality: Modality) -> Array:
 
 
 def _read(file: Path, modality: Modality, as_stored: bool) -> Array:
-    channels, height, width = modality.shape
+    channels, height, width = modality.raw_shape
     with opened_picture(file, "expected a readable picture; save it again") as picture:
         if sorted(picture.size) == sorted((width, height)):  # from the header; before, nothing is decoded
             raw_tiff = picture.format == "TIFF" and picture.info.get("compression") == "raw"

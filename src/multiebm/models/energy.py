@@ -54,5 +54,6 @@ def _groups(modalities: dict[str, Modality], fusion: str) -> dict[str, list[str]
         return {name: [name] for name in modalities}
     if fusion != "early":
         raise ConfigError(f"energy.fusion: got {fusion!r}, expected early, late or additive")
-    groups = {kind: [m.name for m in modalities.values() if m.kind == kind] for kind in MODALITIES}
-    return {kind: names for kind, names in groups.items() if names}
+    kinds = {m.kind for m in modalities.values()}
+    order = [*(kind for kind in MODALITIES if kind in kinds), *sorted(kinds - set(MODALITIES))]
+    return {kind: [m.name for m in modalities.values() if m.kind == kind] for kind in order}

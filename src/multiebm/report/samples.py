@@ -53,9 +53,9 @@ def joint_section(scene: Scene) -> Section:
         change, factor = amplified_change(*shown[:2])
         note = f"EBM minus Gen, {factor} times as strong, around grey: the energy disagrees with the decoder here."
         blocks.append(Block("Change", strips(change, "change by the data chain"), note))
-    grey = [m for m in scene.showing("pictures").values() if not is_colour(m.shape)]
+    grey = {name: len(view[0]) for name, view in shown[0].items() if not is_colour(tuple(view.shape[1:]))}
     channels = "{} has {} channels: each is shown as a grey picture of its own, from the top left on."
-    parts: list[Part] = [Text(channels.format(m.name, m.shape[0]), "note") for m in grey]
+    parts: list[Part] = [Text(channels.format(name, n), "note") for name, n in grey.items()]
     parts += [Block("", blocks, kind="two")] if scene.showing("pictures") else []
     parts.append(Block("", other_views(scene, "real and generated", stages), kind="two"))
     return Section("samples", "Joint samples", JOINT_LEAD, [*parts, *(Text(words, "omitted") for words in told)])
@@ -147,7 +147,8 @@ def interpolation_section(scene: Scene) -> Section:
         path |= {name: path[name][:: FINE // POSITIONS] for name in scene.showing("text")}  # those of the first pair
         colours = torch.arange(PATHS).repeat_interleave(FINE)
         others = other_views(scene, "interpolation", [Stage("", path, GEN)], colours)
-        blocks += [block._replace(note=f"A colour for each of {PATHS} pairs of draws.") for block in others]
+        note = f"A colour for each of {PATHS} pairs of draws."
+        blocks += [block if isinstance(block.parts[0], Table) else block._replace(note=note) for block in others]
     return Section("interpolation", "Interpolation", lead, [Block("", blocks, kind="two")])
 
 
