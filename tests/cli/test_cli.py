@@ -22,7 +22,8 @@ from multiebm.cli.main import main
 from multiebm.evaluation.evaluation import load_evaluation
 from multiebm.experiments.baselines import ROWS
 from multiebm.experiments.explain import annotated
-from multiebm.experiments.load import dump_experiment, load_experiment, preset_names, to_dict
+from multiebm.experiments.load import dump_experiment, load_experiment, to_dict
+from multiebm.experiments.sources import preset_names
 from multiebm.experiments.yaml12 import parse
 from multiebm.training.guard import Guard
 
@@ -511,6 +512,20 @@ def test_help_and_import_do_not_wait_for_torch():
     assert done.stdout.splitlines()[-1] == "[]"
     for command in ("train", "sample", "impute", "score", "evaluate", "report", "presets", "show"):
         assert f" {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", ["presets", "baselines", "cite mvae"])
+def test_lists_of_what_there_is_do_not_wait_for_torch(command: str):
+    code = (
+        "import sys\n"
+        "from multiebm.cli.main import app\n"
+        f"try: app({command.split()})\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) > 5
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_the_module_is_the_command_line():

@@ -21,7 +21,7 @@ from PIL import Image
 
 import multiebm
 from multiebm.experiments.baselines import baselines
-from multiebm.experiments.load import preset_names
+from multiebm.experiments.sources import preset_names
 
 FILE = Path(__file__).with_name("digests.json")
 STEPS = 20  # of each phase

@@ -15,14 +15,12 @@ import numpy as np
 import pytest
 
 from multiebm.core.errors import ConfigError
+from multiebm.core.keys import CONFIG
 from multiebm.data import DATASETS
 from multiebm.experiments import explain
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.explain import all_keys
 from multiebm.experiments.load import (
-    COMMON,
-    CONFIG,
-    PRESETS,
     Difference,
     differences,
     dump_experiment,
@@ -30,12 +28,11 @@ from multiebm.experiments.load import (
     load_experiment,
     located,
     merge,
-    preset_comment,
-    preset_names,
     say,
     to_dict,
 )
 from multiebm.experiments.schema import Experiment
+from multiebm.experiments.sources import COMMON, PRESETS, preset_comment, preset_names
 from multiebm.experiments.yaml12 import dump, parse, parse_file
 
 

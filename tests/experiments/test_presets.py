@@ -10,8 +10,9 @@ from PIL import Image
 from multiebm.core.metrics import GAP, find_problem
 from multiebm.experiments.build import build_model
 from multiebm.experiments.data import build_dataset
-from multiebm.experiments.load import load_experiment, preset_names
+from multiebm.experiments.load import load_experiment
 from multiebm.experiments.run import fresh_state
+from multiebm.experiments.sources import preset_names
 from multiebm.modalities import Picture
 from multiebm.training.steps import TrainingStep, total_steps
 

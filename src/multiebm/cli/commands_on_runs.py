@@ -167,7 +167,8 @@ def report(
 
 def _experiment_of(run: Path, changes: list[str] | None = None) -> "Experiment":
     from multiebm.core.errors import ConfigError
-    from multiebm.experiments.load import CONFIG, load_experiment
+    from multiebm.core.keys import CONFIG
+    from multiebm.experiments.load import load_experiment
 
     if not (run / CONFIG).is_file():
         raise ConfigError(

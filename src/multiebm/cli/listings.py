@@ -10,7 +10,7 @@ from multiebm.cli.options import Overrides
 
 def presets() -> None:
     """List the presets, one line each."""
-    from multiebm.experiments.load import preset_comment, preset_names
+    from multiebm.experiments.sources import preset_comment, preset_names
 
     _list({name: (preset_comment(name) or [""])[0] for name in preset_names()})
 

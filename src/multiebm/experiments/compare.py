@@ -12,26 +12,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from multiebm.core.errors import ConfigError, DataError, DivergenceError
 from multiebm.core.files import read_json, try_output, write_json, write_output
+from multiebm.core.keys import CONFIG
 from multiebm.core.lock import locked
 from multiebm.experiments.baselines import baselines
 from multiebm.experiments.build import resolved
 from multiebm.experiments.data import build_dataset, find_device
 from multiebm.experiments.folder import check_folder, read_config, read_run
-from multiebm.experiments.load import (
-    COMMON,
-    CONFIG,
-    differences,
-    load_experiment,
-    located,
-    preset_names,
-    read_source,
-    say,
-    to_dict,
-)
+from multiebm.experiments.load import differences, load_experiment, located, say, to_dict
 from multiebm.experiments.measure import measure_model
 from multiebm.experiments.planning import PLANNED, planned, run_planned
 from multiebm.experiments.run import RunResult, fresh_state, run_experiment
 from multiebm.experiments.schema import Experiment
+from multiebm.experiments.sources import COMMON, preset_names, read_source
 
 COMBINED = "combined"  # the row that is the preset of the data itself
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from multiebm.core.errors import ConfigError, DivergenceError
+from multiebm.core.keys import CONFIG
 from multiebm.core.lock import locked
 from multiebm.core.random import make_generator
 from multiebm.data import BatchStream, MultimodalDataset
@@ -23,7 +24,7 @@ from multiebm.experiments.folder import (
     read_run,
     write_run,
 )
-from multiebm.experiments.load import CONFIG, load_experiment
+from multiebm.experiments.load import load_experiment
 from multiebm.experiments.saved import MODEL, from_pretrained, save_pretrained
 from multiebm.experiments.schema import Experiment
 from multiebm.models.inference import SHARED

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from time import perf_counter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -22,9 +22,11 @@ from rich.table import Table
 from multiebm.core.keys import ELAPSED
 from multiebm.core.metrics import GAP
 from multiebm.core.progress import listening
-from multiebm.experiments.schema import Experiment
-from multiebm.training.hooks import Hook
-from multiebm.training.state import TrainState
+
+if TYPE_CHECKING:  # every command shows its work, and these would make it wait for torch
+    from multiebm.experiments.schema import Experiment
+    from multiebm.training.hooks import Hook
+    from multiebm.training.state import TrainState
 
 LINE_SECONDS = 10.0  # between plain lines; work that takes less is not mentioned
 SMOOTHING = 0.9  # decay of the running means that are shown
@@ -103,7 +105,7 @@ class TrainingView:
     line at the first step, then every LINE_SECONDS, at a change of phase and at the end.
     """
 
-    def __init__(self, experiment: Experiment, console: Console) -> None:
+    def __init__(self, experiment: "Experiment", console: Console) -> None:
         self.spans, self.seconds = spans(experiment), experiment.training.seconds
         self.shown = Shown(console, alone=False)
         self.bars = [self.shown.bars.add_task(s.name, total=s.end - s.start, start=False) for s in self.spans]
@@ -112,7 +114,7 @@ class TrainingView:
         self.means: dict[str, float] = {}
         self._line = (0, "", -LINE_SECONDS)  # step, phase and time of the last one
 
-    def on_step(self, state: TrainState, metrics: dict[str, float]) -> None:
+    def on_step(self, state: "TrainState", metrics: dict[str, float]) -> None:
         """Take in the metrics of step `state.step`; move the bars, or print a line when one is due."""
         before, fresh = self.span, state.step <= self.step or not self.step  # the guard may go back
         self.step, self.elapsed = state.step, state.numbers.get(ELAPSED, 0.0)
@@ -132,7 +134,7 @@ class TrainingView:
                 self.shown.bars.start_task(bar)
             self.shown.bars.update(bar, completed=max(0, min(self.step, span.end) - span.start))
 
-    def on_end(self, state: TrainState) -> None:
+    def on_end(self, state: "TrainState") -> None:
         """Print the last line, unless it has been; say what is still to come."""
         if not self.shown.moves:
             if self.step != self._line[0]:
@@ -178,7 +180,7 @@ class TrainingView:
         self.shown.print(f"{self.span.name} {self.step}/{self.spans[-1].end}, {self.elapsed:.0f} s{ahead}: {numbers}")
 
 
-def spans(experiment: Experiment) -> list[Span]:
+def spans(experiment: "Experiment") -> list[Span]:
     """Return the phases of training that have steps, with where each begins and ends."""
     found, start = [], 0
     for name, steps in experiment.training.lengths().items():
@@ -187,7 +189,9 @@ def spans(experiment: Experiment) -> list[Span]:
 
 
 @contextmanager
-def live_view(experiment: Experiment, console: Console | None = None, progress: bool = True) -> Iterator[Hook | None]:
+def live_view(
+    experiment: "Experiment", console: Console | None = None, progress: bool = True
+) -> "Iterator[Hook | None]":
     """Give the hook that shows a run, tasks beside its steps included; None where `progress` is False."""
     if not progress:
         yield None

@@ -11,7 +11,7 @@ import torch
 
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.interrupts import interruptible
-from multiebm.core.keys import ELAPSED
+from multiebm.core.keys import CONFIG, ELAPSED
 from multiebm.core.lock import locked
 from multiebm.core.progress import task
 from multiebm.data import BatchStream, MultimodalDataset
@@ -30,10 +30,10 @@ from multiebm.experiments.folder import (
     read_run,
     write_run,
 )
-from multiebm.experiments.load import CONFIG, preset_names
 from multiebm.experiments.measure import BEST, validation
 from multiebm.experiments.saved import MODEL, save_pretrained
 from multiebm.experiments.schema import Experiment, contradictions
+from multiebm.experiments.sources import preset_names
 from multiebm.models.model import MultimodalModel
 from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.guard import Guard

@@ -9,8 +9,9 @@ from multiebm.evaluation.metrics import METRICS
 from multiebm.evaluation.names import ACCURACY, CLAMPED, COND, EBM, GEN, REAL, REFINED
 from multiebm.evaluation.result import Result
 from multiebm.experiments.folder import parameter_counts
-from multiebm.experiments.load import differences, load_experiment, preset_names
+from multiebm.experiments.load import differences, load_experiment
 from multiebm.experiments.schema import Experiment
+from multiebm.experiments.sources import preset_names
 from multiebm.report.content import Block, Cell, Part, Section, Table, Text
 from multiebm.report.record import CONFIDENCE, RunRecord, pair_tables, with_interval
 from multiebm.report.scene import Scene
