@@ -22,7 +22,7 @@ from multiebm.experiments.load import load_experiment
 from multiebm.experiments.run import run_experiment
 
 SMALL = ["model.shared=3", "training.phases.bound.steps=3", "training.batch_size=8", "training.checkpoint_every=1"]
-FEW = ["evaluation.samples=8", "evaluation.items=4", "evaluation.refined_items=2", "evaluation.codes=8"]
+FEW = ["evaluation.samples=8", "evaluation.items=4"]
 
 
 @pytest.fixture(scope="module")
