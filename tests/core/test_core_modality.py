@@ -79,5 +79,7 @@ def test_a_package_adds_a_row_that_is_loaded_when_asked_for_and_may_not_take_a_n
     invalidate_caches()
     table = Table("thing", {"e": 2.7}, "multiebm.things")
     assert (list(table), table["pi"], "broken" in table) == (["e", "pi", "broken"], math.pi, True)
+    with pytest.raises(ConfigError, match="thing 'broken': got no_such_module:x, which cannot be imported.*install"):
+        table["broken"]
     with pytest.raises(ConfigError, match="thing 'pi': got it from math:pi, expected a name that is not taken; rename"):
         list(Table("thing", {"pi": 3}, "multiebm.things"))

@@ -106,6 +106,10 @@ def empty_the_entries(folder):
     seal_again(folder, files=[{"name": "first.npy"}])
 
 
+def be_of_another_release(folder):
+    (folder / "manifest.json").write_text(json.dumps({"format": 1, "identity": {}, "files": {}}))
+
+
 def drop_an_entry(folder):
     seal_again(folder, files=json.loads((folder / "manifest.json").read_text())["files"][:1])
 
@@ -121,6 +125,8 @@ def drop_an_entry(folder):
         (edit_the_manifest, "manifest.json: damaged: its values do not match its sha256"),
         (forge_the_manifest, "manifest.json: got that of other data"),
         (empty_the_entries, "manifest.json: files.0.bytes: got nothing, expected"),
+        (be_of_another_release, "or of another release; building it again: "),
+        (be_of_another_release, "got format 1, expected 'multiebm-arrays'; this is no cache of this release"),
         (drop_an_entry, "second.npy: not in manifest.json"),
     ],
 )

@@ -12,7 +12,7 @@ from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.evaluation.draws import chosen_items
 from multiebm.evaluation.evaluate import evaluate, quick_look
 from multiebm.evaluation.evaluate import measured as of_measurement
-from multiebm.evaluation.evaluation import EvaluationSettings, load_evaluation
+from multiebm.evaluation.evaluation import Evaluation, EvaluationSettings, load_evaluation
 from multiebm.evaluation.measurement import Measurement
 from multiebm.evaluation.metrics import METRICS
 from multiebm.modalities import Picture
@@ -287,6 +287,27 @@ def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "evaluation.json").write_text(content)
     with pytest.raises(CheckpointError, match="evaluat"):
         load_evaluation(tmp_path / "evaluation.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": 1}, "got an evaluation of format 1, expected 2, that of this release; evaluate the run again"),
+        ({"settings": {"samples": 1, "sizes": [1]}}, "settings.samples: got 1, expected"),
+        ({"settings": {"sizes": [1], "refine_steps": 5}}, "settings.refine_steps: got 5, expected"),
+        ({"results": {"a": {"value": "much", "standard_error": 0, "n": 1}}}, "results.a.value: got 'much', expected"),
+        ({"skipped": {"a": 3}}, "skipped.a: got 3, expected"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(tmp_path, change, said):
+    file = tmp_path / "evaluation.json"
+    Evaluation({}, {}, None, "small", 0, 1.0).save(file)
+    assert load_evaluation(file).settings == EvaluationSettings()
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(CheckpointError) as caught:
+        load_evaluation(file)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert said in str(caught.value)
 
 
 def test_settings_name_every_bad_count_at_once():

@@ -258,7 +258,11 @@ def test_what_was_given_and_expected_is_said(tmp_path: Path):
     whole = (tmp_path / HEADER).read_bytes()
     for path, value, expected in [
         ("files", "a text", "files: got 'a text', expected: a valid list"),
-        ("modalities.1.kind", "sound", r"modalities.1.*got.*'sound', expected.* '?picture'? or '?vector'?"),
+        (
+            "modalities.1.kind",
+            "sound",
+            r"modalities.1.*got kind 'sound', expected picture or vector; .* a package to install",
+        ),
         ("modalities.1.scale", [1.0, 0.0], "modalities.1.*scale.*expected: greater than 0"),
         ("modalities.1.loc", [1.0], "modalities.1.*loc: got 1 of them, expected 2,"),
         ("model.networks.vector.width", 30_000, "it is larger than they are"),

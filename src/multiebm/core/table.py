@@ -22,7 +22,7 @@ class Table(Generic[T]):
     """Map names to choices; an unknown name raises ConfigError with all names and the nearest one.
 
     Packages add rows under the entry point group `group`, looked up once and loaded when asked for; ConfigError where
-    one takes a name that is there.
+    one takes a name that is there, or cannot be imported.
     """
 
     def __init__(self, what: str, entries: Mapping[str, T], group: str = "") -> None:
@@ -45,7 +45,17 @@ class Table(Generic[T]):
             known = list(self._entries)
             raise ConfigError(f"{self.what}: got {name!r}; known: {', '.join(known)}.{nearest(name, known)}")
         found = self._entries[name]
-        return found.load() if isinstance(found, EntryPoint) else found
+        return self._loaded(found) if isinstance(found, EntryPoint) else found
+
+    def _loaded(self, entry: EntryPoint) -> T:
+        try:
+            row: T = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"{self.what} {entry.name!r}: got {entry.value}, which cannot be imported ({error}), expected what an "
+                f"entry point in group {self.group} names; install that package again, or remove it"
+            ) from error
+        return row
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

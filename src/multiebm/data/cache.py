@@ -51,7 +51,7 @@ class _Manifest(Header):
     identity: dict[str, Any]
 
 
-_STORE = Store(_Manifest, "multiebm-arrays", 2, "cache", "it is replaced", DataError)
+_STORE = Store(_Manifest, "multiebm-arrays", 2, "cache of this release", "it is replaced", DataError)
 
 
 def cache_root() -> Path:
@@ -88,7 +88,7 @@ def cached_arrays(root: Path, name: str, identity: dict[str, Any], build: Builde
             try:
                 return _open(folder, identity, want)
             except DataError as problem:
-                logger.warning("a cache is damaged, building it again: %s", problem)
+                logger.warning("a cache is damaged, or of another release; building it again: %s", problem)
                 discard(folder)
         root.mkdir(parents=True, exist_ok=True)
         with whole_folder(folder, keep=True) as aside:

@@ -1,13 +1,14 @@
 """How much is measured, what came of it, and what was left out and why: the content of evaluation.json."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
 
 from multiebm.core.errors import CheckpointError, ConfigError
 from multiebm.core.files import read_json, write_json
+from multiebm.core.store import said
 from multiebm.evaluation.names import ACTIVE, KL, UNITS
 from multiebm.evaluation.result import Result, is_trustworthy
 
@@ -111,16 +112,13 @@ def load_evaluation(file: Path) -> Evaluation:
     try:
         values = read_json(file)
         if values["format"] != FORMAT:
-            raise ValueError(f"got format {values['format']!r}, expected {FORMAT}")
-        settings = values["settings"] | {"sizes": tuple(values["settings"]["sizes"])}
-        return Evaluation(
-            {name: Result(**result) for name, result in values["results"].items()},
-            dict(values["skipped"]),
-            None if values["judges"] is None else dict(values["judges"]["accuracy"]),
-            values["dataset"],
-            values["seed"],
-            values["seconds"],
-            EvaluationSettings(**settings),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file}: not an evaluation ({error!r}); evaluate the run again") from error
+            raise CheckpointError(
+                f"{file}: got an evaluation of format {values['format']!r:.80}, expected {FORMAT}, that of this "
+                "release; evaluate the run again"
+            )
+        own = {key.name: values[key.name] for key in fields(Evaluation) if key.name != "accuracy"}
+        own["accuracy"] = None if values["judges"] is None else values["judges"]["accuracy"]
+        return TypeAdapter(Evaluation).validate_python(own)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        why = said(error) if isinstance(error, ValidationError) else repr(error)
+        raise CheckpointError(f"{file}: not an evaluation ({why}); evaluate the run again") from error

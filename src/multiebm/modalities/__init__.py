@@ -33,7 +33,8 @@ def from_json(values: Any) -> Modality:
     if problem := name_problem(values.get("name")):
         raise ModalityError(f"modality: {problem}")
     if not isinstance(kind := values.get("kind"), str) or kind not in MODALITIES:
-        raise ModalityError(f"modality: got kind {kind!r}, expected {' or '.join(MODALITIES)}")
+        known = " or ".join(MODALITIES)
+        raise ModalityError(f"modality: got kind {kind!r:.80}, expected {known}; others come with a package to install")
     rest = {key: value for key, value in values.items() if key != "kind"}
     try:
         return TypeAdapter(MODALITIES[kind]).validate_json(json.dumps(rest), strict=True)
