@@ -8,6 +8,7 @@ import pytest
 
 from multiebm.core.errors import OutputError
 from multiebm.core.files import (
+    OLD,
     STALE_SECONDS,
     read_json,
     read_sealed,
@@ -17,6 +18,7 @@ from multiebm.core.files import (
     sealed,
     sha256_of_json,
     try_output,
+    whole_folder,
     why_not_written,
     write_output,
     written_whole,
@@ -41,6 +43,23 @@ def test_a_write_replaces_and_keeps_the_ending_of_the_name(tmp_path: Path):
         assert target.read_bytes() == b"old"
     assert target.read_bytes() == b"new"
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_a_folder_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder, replace = tmp_path / "whole", os.replace
+    with whole_folder(folder) as aside:
+        (aside / "x").write_bytes(b"old")
+
+    def refused(source: Path, target: Path) -> None:
+        if target == folder and not source.name.startswith(OLD):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(OSError, match="No space"), whole_folder(folder) as aside:
+        (aside / "x").write_bytes(b"new")
+    assert (folder / "x").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
 
 
 def test_reasons_and_checksums():

@@ -120,8 +120,9 @@ def written_whole(path: Path) -> Iterator[Path]:
 def whole_folder(folder: Path, keep: bool = False) -> Iterator[Path]:
     """Give a new folder to fill with files; on leaving they are synced and it is renamed to `folder`.
 
-    After an error it is removed. What was at `folder` is set aside just before, where `put_back` finds it if a kill
-    comes between, and then removed; or `keep`, and it stays, as whoever was faster has made the same.
+    After an error it is removed. What was at `folder` is set aside just before, comes back if the new one cannot take
+    its place (after a kill by `put_back`), and is removed in the end; or `keep`, and it stays, as whoever was faster
+    has made the same.
     """
     aside, old = folder.with_name(f"{ASIDE}{folder.name}-{token_hex(4)}"), folder.with_name(f"{OLD}{folder.name}")
     aside.mkdir()
@@ -132,7 +133,12 @@ def whole_folder(folder: Path, keep: bool = False) -> Iterator[Path]:
         if not (keep and folder.is_dir()):
             if folder.exists():  # a folder cannot be replaced in one call
                 os.replace(folder, old)
-            os.replace(aside, folder)
+            try:
+                os.replace(aside, folder)
+            except OSError:
+                with suppress(OSError):
+                    os.replace(old, folder)
+                raise
             _sync(folder.parent)
             remove(old)
     finally:
