@@ -88,6 +88,9 @@ def test_means_run_over_about_ten_steps_and_validation_is_the_last_one():
     assert watched.means["validate/gen/fcd"] == 3.0
     assert watched.span == ("bound", 0, 2)
     assert spans(experiment()) == [("bound", 0, 2), ("cooperative", 2, 4)]
+    phases = [{"kind": kind, "steps": 2} for kind in ("bound", "cooperative", "bound")]
+    again = Experiment.model_validate({"training": {"phases": phases}})
+    assert spans(again) == [("bound", 0, 2), ("cooperative", 2, 4), ("bound", 4, 6)]
 
 
 def test_a_new_phase_begins_with_its_own_numbers():

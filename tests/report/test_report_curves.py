@@ -41,6 +41,13 @@ def test_the_change_of_phase_and_roll_backs_are_marked_where_the_chart_reaches()
     assert panels()["Energies"].marks == []  # begins after the warm-up
 
 
+def test_a_phase_that_comes_again_begins_where_it_does():
+    again = make_experiment(training={"phases": [*phases(10), {"kind": "bound", "steps": 20}]})
+    lines = [{"step": s, "log_likelihood/up": 1.0} for s in range(0, 330, 2)]
+    marks = panels(lines=lines, experiment=again)["Log-likelihood"].marks
+    assert [(m.x, m.label) for m in marks] == [(10, "cooperative"), (310, "bound")]
+
+
 def test_the_section_says_what_the_lines_mean():
     plain = section()
     assert "A dotted line is where a phase begins: cooperative at step 10." in plain

@@ -183,7 +183,7 @@ class TrainingView:
 def spans(experiment: "Experiment") -> list[Span]:
     """Return the phases of training that have steps, with where each begins and ends."""
     found, start = [], 0
-    for name, steps in experiment.training.lengths().items():
+    for name, steps in experiment.training.lengths():
         found.append(Span(name, start, start := start + steps))
     return found or [Span("training", 0, 0)]
 

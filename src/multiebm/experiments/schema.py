@@ -144,12 +144,9 @@ class TrainingSection(_Section):
     validate_every: Annotated[int, Field(ge=0)] = Field(0, description="steps between quick evaluations; 0 = never")
     tensorboard: bool = Field(False, description="also write TensorBoard events")
 
-    def lengths(self) -> dict[str, int]:
-        """Return the steps that the loop makes in phases of each kind, in their order."""
-        found: dict[str, int] = {}
-        for phase in counted(self.phases):
-            found[phase.kind] = found.get(phase.kind, 0) + phase.steps
-        return found
+    def lengths(self) -> list[tuple[str, int]]:
+        """Return kind and steps of each phase whose steps the loop makes, in order; several may be of one kind."""
+        return [(phase.kind, phase.steps) for phase in counted(self.phases)]
 
     def phase(self, kind: str) -> Any:
         """Return the first phase of this kind that has steps, or one of no steps where there is none."""

@@ -22,10 +22,10 @@ def curves_section(scene: Scene) -> Section:
         reason = "Left out: the run folder has no metrics.jsonl, or no line in it yet."
         return Section("curves", "Training curves", "", [Text(reason, "omitted")])
     lead = "Training went like this, step by step; each point is a mean over the steps since the one before."
-    begun = {name: step for name, step in _begins(record).items() if step < record.step}
-    later = [f"{name} at step {step:,}" for name, step in begun.items() if step]
+    begun = [(name, step) for name, step in _begins(record) if step < record.step]
+    later = [f"{name} at step {step:,}" for name, step in begun if step]
     told = f"A dotted line is where a phase begins: {', '.join(later)}." if later else ""
-    told = told or f"All steps are of one phase: {next(iter(begun), 'unknown')}."
+    told = told or f"All steps are of one phase: {begun[0][0] if begun else 'unknown'}."
     listed = ", ".join(f"step {r.diverged:,} back to {r.returned:,}" for r in record.rollbacks)
     rolled = f" Solid lines are roll-backs of the guard after a divergence: {listed}."
     told += rolled if listed else " The guard never had to roll back."
@@ -39,7 +39,7 @@ def training_panels(record: RunRecord) -> list[Panel]:
     for title, curve in CURVES.items():
         if series := _series(curve["metrics"], record.lines):
             start, end = min(s.x[0] for s in series), max(s.x[-1] for s in series)
-            marks = [Mark(step, name) for name, step in _begins(record).items() if start < step < end]
+            marks = [Mark(step, name) for name, step in _begins(record) if start < step < end]
             marks += [Mark(r.returned, "", fault=True) for r in record.rollbacks if start <= r.returned <= end]
             levels = [Level(0.0, "")] if curve.get("zero") else []
             panels.append(Panel(title, "training step", curve["unit"], series, marks, levels, settled=True))
@@ -64,7 +64,7 @@ def _series(metrics: dict[str, str], lines: list[dict[str, float | None]]) -> li
     return found
 
 
-def _begins(record: RunRecord) -> dict[str, int]:
-    """Return the step at which each phase begins."""
-    steps = list(record.phases.values())
-    return dict(zip(record.phases, accumulate([0, *steps[:-1]]), strict=True))
+def _begins(record: RunRecord) -> list[tuple[str, int]]:
+    """Return the kind of each phase with the step at which it begins."""
+    begins = accumulate([0, *(steps for _, steps in record.phases[:-1])])
+    return [(kind, step) for (kind, _), step in zip(record.phases, begins, strict=False)]  # of no phase nothing

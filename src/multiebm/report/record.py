@@ -56,8 +56,8 @@ class RunRecord(NamedTuple):
         return duration(seconds) if isinstance(seconds, int | float) else ""
 
     @property
-    def phases(self) -> dict[str, int]:
-        """The planned steps of each phase of training, in order."""
+    def phases(self) -> list[tuple[str, int]]:
+        """Kind and planned steps of each phase of training, in order."""
         return self.experiment.training.lengths()
 
 

@@ -53,7 +53,7 @@ def run_facts(scene: Scene) -> list[tuple[str, str]]:
     facts = {"Data set": f"{name}, {_modalities(scene)}{counted}", "Without its data": scene.no_data}
     facts["Preset"] = nearest_preset(record.experiment)
     if record.step:
-        planned = ", ".join(f"{steps:,} {phase}" for phase, steps in record.phases.items())
+        planned = ", ".join(f"{steps:,} {phase}" for phase, steps in record.phases)
         facts["Steps"] = f"{record.step:,}; planned: {planned}"
     facts["Training time"] = record.took
     facts["Parameters"] = ", ".join(f"{part} {_count(n)}" for part, n in parameter_counts(scene.model).items() if n)

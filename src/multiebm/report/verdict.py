@@ -43,9 +43,8 @@ def ending(record: RunRecord) -> Sentence:
     reason, backs = record.session.get("reason"), len(record.rollbacks)
     took = f" in {record.took}" if record.took else ""
     rolled = f"; the guard rolled it back {backs} time{'s' if backs > 1 else ''}" if backs else ""
-    words = (
-        f"{_ENDS.get(reason, f'Training ended: {reason}')}: {record.step:,} of {sum(record.phases.values()):,} steps"
-    )
+    planned = sum(steps for _, steps in record.phases)
+    words = f"{_ENDS.get(reason, f'Training ended: {reason}')}: {record.step:,} of {planned:,} steps"
     return reason in ("finished", "budget"), f"{words}{took}{rolled}."
 
 
