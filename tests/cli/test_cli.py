@@ -75,8 +75,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_training_says_what_it_does_in_plain_lines_where_there_is_no_terminal(trained: Path, capsys: Capture):
     assert run("train", str(trained / "run"), "--out", str(trained / "again"), "seed=1") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("warm-up 1/10, ")
-    assert any(line.startswith("cooperative 7/10, ") for line in lines)
+    assert lines[0].startswith("bound 1/10, ")
+    assert any(line.startswith("cooperative 8/10, ") for line in lines)
     numbers = next(line for line in lines if line.startswith("cooperative 10/10, "))
     for shown in ("energy of data", "energy of generated", "energy of refined", "data chain lowers", "latent chain"):
         assert shown in numbers
