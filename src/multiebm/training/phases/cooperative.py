@@ -118,8 +118,8 @@ class Cooperative(Phase):
         model, generator = state.model, state.model.generator
         # the anchor's z, W ~ q(z, W | X) are decoded in one pass with z~, W~
         prior = generator.prior.for_bound(learns=True)
-        drawn = draw(generator, prior, posterior, batch, state.generator, STRATIFIED) if self.anchor else None
-        means, crossed = self._decode(model, codes, drawn, batch.present)
+        anchored = draw(generator, prior, posterior, batch, state.generator, STRATIFIED) if self.anchor else None
+        means, crossed = self._decode(model, codes, anchored, batch.present)
         # L_omega = -log p(X | z~, W~) - lambda_s log p(X~ | z, W)                                            eq. (11)
         log_px, log_ps, weight = generator.log_likelihood(codes.batch.views, means), None, 0.0
         if samples is not None:
@@ -139,10 +139,10 @@ class Cooperative(Phase):
         if (prior_loss := self._prior_loss(model, codes)) is not None:
             loss = loss + prior_loss
             metrics["loss/prior"] = prior_loss.item()
-        if drawn is not None:
+        if anchored is not None:
             # the stratified ELBO of the data, which keeps all of it in place
             log_crossed = torch.where(batch.present, generator.log_likelihood(batch.views, crossed), 0.0)
-            anchor = bound_loss(log_crossed[None, None], drawn, prior, posterior, batch.present, STRATIFIED, 1.0)
+            anchor = bound_loss(log_crossed[None, None], anchored, prior, posterior, batch.present, STRATIFIED, 1.0)
             loss = loss + self.anchor * anchor
             metrics["loss/anchor"] = anchor.item()
         metrics |= update(state, loss, "generator", "inference")
@@ -150,20 +150,20 @@ class Cooperative(Phase):
         return metrics | encoder_metrics(posterior, batch) | latent_chain_metrics(model, codes)
 
     def _decode(
-        self, model: MultimodalModel, codes: RefinedCodes, drawn: Draw | None, present: Tensor
+        self, model: MultimodalModel, codes: RefinedCodes, anchored: Draw | None, present: Tensor
     ) -> tuple[Views, Views]:
         """Return the means [N, ...] of refined codes and [B, ...] of the anchor's draw, those of present parts.
 
         One pass for both, unless one of them needs no gradient.
         """
-        refined, own = codes.latents, codes.batch.present
-        if drawn is None:
-            return (model.generator(refined, own) if self.reconstruction else model.decode(refined, own)), {}
-        anchored = {key: value[0, 0] for key, value in drawn.latents.items()}
+        latents, own = codes.latents, codes.batch.present
+        if anchored is None:
+            return (model.generator(latents, own) if self.reconstruction else model.decode(latents, own)), {}
+        others = {key: value[0, 0] for key, value in anchored.latents.items()}
         if not self.reconstruction:
-            return model.decode(refined, own), model.generator(anchored, present)
+            return model.decode(latents, own), model.generator(others, present)
         n = len(own)
-        both = {key: torch.cat([refined[key], anchored[key]]) for key in refined}
+        both = {key: torch.cat([latents[key], others[key]]) for key in latents}
         means = model.generator(both, torch.cat([own, present]))
         return {name: mean[:n] for name, mean in means.items()}, {name: mean[n:] for name, mean in means.items()}
 
@@ -207,14 +207,14 @@ class Cooperative(Phase):
     ) -> dict[str, float]:
         """Move what follows codes; contrast refined codes, or as the experts draw them, with draws of the prior."""
         model, prior = state.model, state.model.generator.prior
-        alone, refined = bool(prior.own_parameters()), self.prior_codes == "refined"
-        drawn = follow_codes(state, posterior, batch, alone and not refined)
+        alone, after_chain = bool(prior.own_parameters()), self.prior_codes == "refined"
+        drawn_codes = follow_codes(state, posterior, batch, alone and not after_chain)
         if not alone:
             return {}
-        if refined:
+        if after_chain:
             positive = codes.latents[SHARED][codes.batch.present.any(1)]
         else:
-            positive = observed(model, drawn, batch, SHARED)
+            positive = observed(model, drawn_codes, batch, SHARED)
         if samples is not None and self.start == "prior" and model.generator.temperature == 1:
             negative = samples.latents[SHARED]  # draws of the prior itself
         else:

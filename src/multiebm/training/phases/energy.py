@@ -39,8 +39,8 @@ class Energy(Phase):
         if alone:
             # draws of the prior itself, unless these were made at another temperature
             again = model.generator.temperature != 1
-            drawn = prior.sample(len(batch.present), state.generator) if again else samples.latents[SHARED]
-            metrics |= prior_step(state, observed(model, codes, batch, SHARED), drawn)
+            negative = prior.sample(len(batch.present), state.generator) if again else samples.latents[SHARED]
+            metrics |= prior_step(state, observed(model, codes, batch, SHARED), negative)
         return metrics | energy_step(state, complete_items(state, posterior, batch, None), samples.refined)
 
     def problems(self, chosen: Chosen) -> list[str]:
