@@ -17,7 +17,6 @@ from multiebm.evaluation.metrics import METRICS
 from multiebm.experiments.baselines import ROWS, Baseline, baselines, lay_row
 from multiebm.experiments.explain import all_keys
 from multiebm.experiments.load import load_experiment
-from multiebm.experiments.planning import with_phases
 from multiebm.experiments.references import references
 from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.experiments.yaml12 import parse
@@ -172,7 +171,8 @@ def test_the_phase_on_the_page_on_extending_trains():
     phase = shown("class Sleep", "Sleep")(steps=3)
 
     small = PhaseContract.experiment(type("Bounded", (PhaseContract,), {"phase": Bound(steps=3)})())
-    own = {"phase": phase, "experiment": lambda self: with_phases(small, [phase])}
+    alone = small.model_copy(update={"training": small.training.model_copy(update={"phases": [phase]})})
+    own = {"phase": phase, "experiment": lambda self: alone}
     prove(PhaseContract, "test_it_is_a_row_of_the_table_whose_settings_do_not_contradict_themselves", **own)
 
 
