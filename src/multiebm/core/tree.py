@@ -19,7 +19,7 @@ def leaves(tree: Tree) -> list[Tensor]:
 
 
 def rebuild(tree: Tree, parts: list[Tensor]) -> Tree:
-    """Return a tree of the structure of `tree` holding `parts`."""
+    """Return a tree of the structure of `tree` holding `parts`, [B, ...] each, in the order of its keys."""
     return parts[0] if isinstance(tree, Tensor) else dict(zip(tree, parts, strict=True))
 
 
@@ -77,7 +77,7 @@ def randn_tree(generator: Randomness, tree: Tree) -> Tree:
 
 
 def plain(x: Tensor) -> Tensor:
-    """Return `x`, or its copy where it was made in inference mode and nothing could be differentiated beside it."""
+    """Return `x` [...], or its copy if it was made in inference mode, beside which nothing can be differentiated."""
     if not x.is_inference():
         return x
     with torch.inference_mode(False):

@@ -47,9 +47,10 @@ def from_arrays(
     """Return a data set of the user's arrays [N, ...], which are copied; row i of every array is the same item.
 
     `modalities` declares each as {"kind": "picture", "layout": "chw" or "hwc"} (uint8, bool, or floats in [0, 1];
-    numbers of any type with "range": [low, high]) or {"kind": "vector"} (standardised by the present training entries).
-    Entries that `present` marks absent may hold anything. `labels` are whole numbers or texts; the classes are their
-    distinct values. Without `test`, a share `test_fraction` of the rows, drawn by `seed`, is the test split.
+    numbers of any type with "range": [low, high]) or {"kind": "vector"} (standardised by the present training entries);
+    packages add kinds. Entries that `present` marks absent may hold anything. `labels` are whole numbers or texts; the
+    classes are their distinct values. Without `test`, a share `test_fraction` of the rows, drawn by `seed`, is the test
+    split.
     `docs/data.md` lists what may be handed over. Raises ConfigError for declarations, ModalityError for names, and
     DataError for values that do not fit.
     """

@@ -38,8 +38,8 @@ def read_labels(labels: Any, n: int, what: str) -> list[Class | None] | None:
 
 
 def code_labels(splits: Sequence[list[Class | None] | None]) -> tuple[list[Tensor | None], tuple[Class, ...] | None]:
-    """Return labels of splits as int64 codes (their place among the distinct values of all splits, UNKNOWN where they
-    are unknown), and those values in order. None for both where there is no label that is known.
+    """Return labels of splits as codes, int64 [N] each (their place among the distinct values of all splits, UNKNOWN
+    where they are unknown), and those values in order. None for both where there is no label that is known.
     """
     known = {label for split in splits for label in split or () if label is not None}
     if not known:

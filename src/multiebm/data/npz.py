@@ -43,7 +43,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def read_npz(path: str | Path) -> dict[str, Array]:
-    """Return the arrays of an .npz file by name.
+    """Return the arrays [...] of an .npz file, of any shapes, by name.
 
     DataError when it cannot be read, is damaged, holds Python objects or anything but arrays, or declares more than it
     holds or than is allowed (MAX_BYTES).
@@ -96,7 +96,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays to an .npz, whole or not at all, under any names that stay inside the archive (`file` is one).
+    """Write arrays [...] to an .npz, whole or not at all, under any names that stay inside the archive (`file` is one).
 
     Its folder is made. OutputError when it cannot be written.
     """

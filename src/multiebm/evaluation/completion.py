@@ -75,7 +75,7 @@ def conditional_hits(m: Measurement, items: Tensor, size: int, how: Conditioning
 
 
 def absent_subsets(m: Measurement, items: Tensor, largest: int) -> list[tuple[str, ...]]:
-    """Return the smallest subsets, of at most `largest` modalities, that none of the test `items` has whole."""
+    """Return the smallest subsets, of at most `largest` modalities, that no test item of `items` [N] has whole."""
     found: list[tuple[str, ...]] = []
     for size in range(1, largest + 1):
         for subset in combinations(m.dataset.modalities, size):

@@ -23,18 +23,24 @@ K = TypeVar("K")
 
 
 class FeatureReader(Protocol):
-    """Whatever turns views (state space) into features [B, F] by modality: judges, or an Inception network."""
+    """Whatever turns states into features: judges, or an Inception network."""
 
-    def features(self, views: Views) -> dict[str, Tensor]: ...  # noqa: D102
+    def features(self, views: Views) -> dict[str, Tensor]:
+        """Return features [B, F] of states [B, *shape], by the modalities that it reads."""
+        ...
 
 
 class JudgesLike(FeatureReader, Protocol):
-    """Classifiers, or an exact reader of the class; `accuracy` on real test data, by the modalities they read."""
+    """Classifiers, or an exact reader of the class."""
 
     @property
-    def accuracy(self) -> dict[str, float]: ...  # noqa: D102
+    def accuracy(self) -> dict[str, float]:
+        """Shares of real test items that are read correctly, by the modalities that are read."""
+        ...
 
-    def predict(self, views: Views) -> dict[str, Tensor]: ...  # noqa: D102
+    def predict(self, views: Views) -> dict[str, Tensor]:
+        """Return classes int64 [B] of states [B, *shape], by modality."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,7 +57,9 @@ METRICS: Table[Metric] = Table(
             coherence,
             "joint coherence",
             "all modalities of a sample show the same class; real items, as the judges read them, are the ceiling",
-            *(1.0, (0, 1), _JUDGED, names.SOURCES),
+            best=1,
+            needs=_JUDGED,
+            sources=names.SOURCES,
         ),
         names.ENTROPY: _joint(
             entropy,
@@ -83,7 +85,8 @@ METRICS: Table[Metric] = Table(
             completed,
             "data chain",
             "the completed item refined by the energy, given parts held fixed",
-            *(1.0, (0, 1), (*_COMPLETION, "energy")),
+            best=1,
+            needs=(*_COMPLETION, "energy"),
         ),
         names.KL: Metric(
             divergence,

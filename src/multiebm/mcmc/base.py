@@ -59,7 +59,7 @@ def evaluate(logdensity: LogDensity, position: Tree) -> State:
 
 
 def evaluate_end(logdensity: LogDensity, position: Tree) -> State:
-    """Return the state at `position` without its gradient (leaves of no element, so that using it is an error)."""
+    """Return the state at `position` (leaves [B, ...]) with a gradient of leaves [0]: using it is an error."""
     with torch.no_grad():
         end = rebuild(position, [leaf.detach().float() for leaf in leaves(position)])
         return State(end, logdensity(end), rebuild(end, [leaf.new_empty(0) for leaf in leaves(end)]))

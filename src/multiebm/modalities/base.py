@@ -107,7 +107,7 @@ class Modality(ABC):
 
     @abstractmethod
     def as_given(self, raw: Tensor) -> Tensor:
-        """Return observed raw values in the type and units of `to_raw`."""
+        """Return observed raw values [B, *raw_shape] in the type and units of `to_raw`."""
 
     @abstractmethod
     def show(self, raw: Tensor) -> Any:
@@ -132,10 +132,10 @@ class Modality(ABC):
 
     @abstractmethod
     def judge_trunk(self, width: int, n_features: int) -> nn.Module:
-        """Return a network of states -> [B, n_features], on which a classifier of real and generated states stands."""
+        """Return a network of states [B, *shape] -> [B, n_features], on which a classifier stands that reads labels."""
 
     def jitter(self, state: Tensor, rng: torch.Generator) -> Tensor:
-        """Return states as a judge sees them in training, changed by no more than its labels can take."""
+        """Return states [B, *shape] as a judge sees them in training, changed by no more than their labels can take."""
         return state
 
     # density and chain

@@ -118,7 +118,7 @@ class Picture(Modality):
         return self
 
     def check(self, raw: Tensor, present: Tensor, where: str) -> None:
-        """Take every picture: its values are in a range."""
+        """Take all pictures [N, C, H, W]: their values are in a range."""
 
     def to_state(self, raw: Tensor) -> Tensor:
         """Map [B, C, H, W] from black..white to [-1, 1]."""
@@ -148,25 +148,25 @@ class Picture(Modality):
         return raw.to(torch.float64, copy=True).sub_(low).div_(high - low)
 
     def encoder(self, n_out: int, networks: PictureNetworks) -> nn.Module:
-        """Return a ResNet or plain convolutions, and one linear layer."""
+        """Return a ResNet or plain convolutions, and one linear layer: [B, C, H, W] -> [B, n_out]."""
         if networks.kind == "conv":
             return conv_encoder(self.shape, n_out, networks.width)
         return resnet_encoder(self.shape, n_out, networks.width, networks.kind == "mmvaeplus")
 
     def decoder(self, n_in: int, networks: PictureNetworks) -> nn.Module:
-        """Return one linear layer, and a ResNet or transposed convolutions."""
+        """Return one linear layer, and a ResNet or transposed convolutions: [B, n_in] -> [B, C, H, W]."""
         if networks.kind == "conv":
             return conv_decoder(n_in, self.shape, networks.width, networks.bounded)
         return resnet_decoder(n_in, self.shape, networks.width, networks.bounded, networks.kind == "mmvaeplus")
 
     def energy_trunk(self, together: Sequence[Modality], width: int, blocks: int) -> nn.Module:
-        """Return residual blocks on the pictures, which have one size, stacked on channels."""
+        """Return residual blocks on pictures of one size, stacked on channels: [B, C, H, W] each -> [B, width]."""
         if len(sizes := {m.shape[1:] for m in together}) > 1:
             raise ConfigError(f"energy.fusion=early needs pictures of one size, got {sorted(sizes)}; use fusion: late")
         return PictureTrunk([m.shape[0] for m in together], width, blocks)
 
     def judge_trunk(self, width: int, n_features: int) -> nn.Module:
-        """Return convolutions with batch norm."""
+        """Return convolutions with batch norm: [B, C, H, W] -> [B, n_features]."""
         return picture_body(self.shape, width, n_features)
 
     def jitter(self, state: Tensor, rng: torch.Generator) -> Tensor:

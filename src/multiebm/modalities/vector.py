@@ -135,19 +135,19 @@ class Vector(Modality):
         return raw[:, :2]
 
     def encoder(self, n_out: int, networks: VectorNetworks) -> nn.Module:
-        """Return an MLP."""
+        """Return an MLP [B, D] -> [B, n_out]."""
         return mlp([*self.shape, networks.width, networks.width, n_out], nn.ReLU())
 
     def decoder(self, n_in: int, networks: VectorNetworks) -> nn.Module:
-        """Return an MLP."""
+        """Return an MLP [B, n_in] -> [B, D]."""
         return mlp([n_in, networks.width, networks.width, *self.shape], nn.ReLU())
 
     def energy_trunk(self, together: Sequence[Modality], width: int, blocks: int) -> nn.Module:
-        """Return an MLP on the vectors side by side."""
+        """Return an MLP on the vectors side by side: [B, D] each -> [B, width]."""
         return VectorTrunk(sum(m.shape[0] for m in together), width)
 
     def judge_trunk(self, width: int, n_features: int) -> nn.Module:
-        """Return two layers."""
+        """Return two layers, [B, D] -> [B, n_features]."""
         return nn.Sequential(
             nn.Linear(*self.shape, n_features), nn.ReLU(), nn.Linear(n_features, n_features), nn.ReLU()
         )

@@ -51,7 +51,7 @@ def in_use(model: nn.Module) -> Iterator[None]:
 def over_items(
     model: nn.Module, modalities: dict[str, Modality], compute: Callable[[int, int], TreeT], n: int
 ) -> TreeT:
-    """Return what `compute(first, rows)` gives for items 0 .. n - 1, in chunks and `in_use`."""
+    """Return what `compute(first, rows)` gives for items 0 .. n - 1, leaves [n, ...], in chunks and `in_use`."""
     with in_use(model):
         return in_chunks(compute, n, rows_at_a_time(modalities))
 
@@ -59,7 +59,7 @@ def over_items(
 def over_parts(
     model: nn.Module, modalities: dict[str, Modality], compute: Callable[[Batch, int], TreeT], given: Given
 ) -> TreeT:
-    """Return what `compute(batch, first)` gives for the items of `given`, in chunks that start at item `first`."""
+    """Return what `compute(batch, first)` gives for items of `given`, in chunks from `first` on: leaves [B, ...]."""
     n, device = len(given.present), next(model.parameters()).device
 
     def some(first: int, rows: int) -> TreeT:

@@ -1,5 +1,5 @@
-"""The picture network of a classifier of real and generated pictures: a digit is an *inversion* of its background, so
-an edge may have either sign, and a stem that keeps both (Shang et al. 2016, arXiv 1603.05201) needs half the filters.
+"""The picture network of a judge, a classifier that reads labels: a digit is an *inversion* of its background, so an
+edge may have either sign, and a stem that keeps both (Shang et al. 2016, arXiv 1603.05201) needs half the filters.
 """
 
 import torch

@@ -43,7 +43,7 @@ def shown_points(m: Modality, raw: Tensor) -> npt.NDArray[np.floating]:
 
 
 def shown_lines(m: Modality, raw: Tensor) -> Text:
-    """Return the first texts of a modality, a line each."""
+    """Return the first texts of raw values [N, ...], a line each."""
     return Text("\n".join(" ".join(str(line).split()) for line in m.show(raw[:SHOWN])), "lines")
 
 
@@ -108,7 +108,7 @@ def other_views(scene: Scene, what: str, stages: Sequence[Stage], classes: Tenso
 def one_view(
     scene: Scene, name: str, values: Tensor, real: Tensor, classes: Tensor | None, what: str
 ) -> Chart | Picture | Text:
-    """Return one modality in little room: PER_CELL pictures or texts, or all points by class over the real ones."""
+    """Return raw values [N, ...] in little room: PER_CELL pictures or texts, or all points by class over real ones."""
     m = scene.modalities[name]
     if m.shows == "pictures":
         shown = m.show(values[:PER_CELL])
