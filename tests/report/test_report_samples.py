@@ -173,3 +173,10 @@ def test_texts_have_no_note_on_colours():
     texts = html(interpolation_section(make_scene(VECTORS | {"word": Word("word", (2,))})))
     assert "word -" in texts or "word 0" in texts
     assert texts.count("A colour for each of") == len(VECTORS)
+
+
+def test_a_text_that_an_item_lacks_is_an_empty_line():
+    scene = make_scene({"word": Word("word", (2,)), "left": VECTORS["left"]})
+    scene.dataset.test.present[1:, 0] = False
+    real = html(joint_section(scene)).split("Real test items")[-1]
+    assert real.count("word ") == 3 * SHOWN - (SHOWN - 1)  # Gen and EBM stand in the same row

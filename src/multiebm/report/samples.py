@@ -44,7 +44,8 @@ def joint_section(scene: Scene) -> Section:
     else:
         batch = scene.test_batch(n)
         note = "Training never saw them." + ("" if batch.present[:SHOWN].all() else " Blank: an item lacks the part.")
-        stages.append(Stage("Real test items", scene.real(batch), DATA, note))
+        there = dict(zip(scene.modalities, batch.present.T, strict=True))
+        stages.append(Stage("Real test items", scene.real(batch), DATA, note, there))
         nowhere = [name for name, c in zip(scene.modalities, scene.dataset.test.present.T, strict=True) if not c.any()]
         told += [f"{name} has no real items to show: it is in none of the test items." for name in nowhere]
     shown = [{name: view[:SHOWN] for name, view in shown_pictures(scene, s.views).items()} for s in stages]

@@ -64,11 +64,19 @@ class Scene(NamedTuple):
         return self.dataset.batch("test", rows).to(self.model.device)
 
     def real(self, batch: Batch) -> Views:
-        """Return the raw values [B, ...] of a batch; NaN, which is shown as nothing, where a part is absent."""
-        shown = zip(self.raw(batch.views).items(), batch.present.T, strict=True)
+        """Return the raw values [B, ...] of a batch; NaN, which is drawn as nothing, where a part is absent that is no
+        text.
+        """
+        drawn = {
+            name: has
+            for (name, m), has in zip(self.modalities.items(), batch.present.T, strict=True)
+            if m.shows != "text"
+        }
         return {
-            name: torch.where(per_item(has, view), view, torch.nan) if view.is_floating_point() else view
-            for (name, view), has in shown
+            name: torch.where(per_item(drawn[name], view), view, torch.nan)
+            if name in drawn and view.is_floating_point()
+            else view
+            for name, view in self.raw(batch.views).items()
         }
 
     def read(self, raw: Views) -> dict[str, Tensor]:

@@ -23,12 +23,15 @@ PADDING = 1  # transparent pixels around every tile, so that columns of a strip 
 
 
 class Stage(NamedTuple):
-    """Raw `views` [N, ...] of one kind, under one heading; `colour` is a place in the palette."""
+    """Raw `views` [N, ...] of one kind, under one heading; `colour` is a place in the palette. `there` says which
+    parts there are, bool [N] by modality; all of them if None.
+    """
 
     title: str
     views: Views
     colour: int
     note: str = ""
+    there: Mapping[str, Tensor] | None = None
 
 
 def shown_pictures(scene: Scene, raw: Views) -> Views:
@@ -42,9 +45,11 @@ def shown_points(m: Modality, raw: Tensor) -> npt.NDArray[np.floating]:
     return points
 
 
-def shown_lines(m: Modality, raw: Tensor) -> Text:
-    """Return the first texts of raw values [N, ...], a line each."""
-    return Text("\n".join(" ".join(str(line).split()) for line in m.show(raw[:SHOWN])), "lines")
+def shown_lines(m: Modality, raw: Tensor, there: Tensor | None = None) -> Text:
+    """Return the first texts of raw values [N, ...], a line each; an empty one where none is `there` (bool [N])."""
+    lines = [" ".join(str(line).split()) for line in m.show(raw[:SHOWN])]
+    seen = [True] * len(lines) if there is None else there[:SHOWN].tolist()
+    return Text("\n".join(line if has else "" for line, has in zip(lines, seen, strict=True)), "lines")
 
 
 def common_cell(pictures: Mapping[str, Tensor]) -> tuple[int, int]:
@@ -99,7 +104,8 @@ def other_views(scene: Scene, what: str, stages: Sequence[Stage], classes: Tenso
         blocks.append(Block(name, [draw_clouds(f"{name}: {what}", clouds, shown_points(m, real[name]))]))
     if texts:
         rows: list[list[str | Cell]] = [
-            [name, *[Cell(shown_lines(m, s.views[name])) for s in stages]] for name, m in texts.items()
+            [name, *[Cell(shown_lines(m, s.views[name], s.there and s.there[name])) for s in stages]]
+            for name, m in texts.items()
         ]
         blocks.append(Block(", ".join(texts), [Table("cross", ["", *(s.title for s in stages)], rows)]))
     return blocks
