@@ -67,17 +67,11 @@ class Scene(NamedTuple):
         """Return the raw values [B, ...] of a batch; NaN, which is drawn as nothing, where a part is absent that is no
         text.
         """
-        drawn = {
-            name: has
-            for (name, m), has in zip(self.modalities.items(), batch.present.T, strict=True)
-            if m.shows != "text"
-        }
-        return {
-            name: torch.where(per_item(drawn[name], view), view, torch.nan)
-            if name in drawn and view.is_floating_point()
-            else view
-            for name, view in self.raw(batch.views).items()
-        }
+        raw = self.raw(batch.views)
+        for (name, view), has in zip(raw.items(), batch.present.T, strict=True):
+            if view.is_floating_point() and self.modalities[name].shows != "text":
+                raw[name] = torch.where(per_item(has, view), view, torch.nan)
+        return raw
 
     def read(self, raw: Views) -> dict[str, Tensor]:
         """Return the classes int64 [B] that the judges read in raw values [B, ...], by the parts with a judge."""

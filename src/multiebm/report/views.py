@@ -31,7 +31,7 @@ class Stage(NamedTuple):
     views: Views
     colour: int
     note: str = ""
-    there: Mapping[str, Tensor] | None = None
+    there: dict[str, Tensor] | None = None
 
 
 def shown_pictures(scene: Scene, raw: Views) -> Views:
@@ -104,7 +104,7 @@ def other_views(scene: Scene, what: str, stages: Sequence[Stage], classes: Tenso
         blocks.append(Block(name, [draw_clouds(f"{name}: {what}", clouds, shown_points(m, real[name]))]))
     if texts:
         rows: list[list[str | Cell]] = [
-            [name, *[Cell(shown_lines(m, s.views[name], s.there and s.there[name])) for s in stages]]
+            [name, *[Cell(shown_lines(m, s.views[name], (s.there or {}).get(name))) for s in stages]]
             for name, m in texts.items()
         ]
         blocks.append(Block(", ".join(texts), [Table("cross", ["", *(s.title for s in stages)], rows)]))
