@@ -15,6 +15,7 @@ from multiebm.evaluation.evaluation import EvaluationSettings
 from multiebm.evaluation.measurement import Measurement
 from multiebm.priors.energy import EnergyPrior
 from multiebm.priors.mixture import MixturePrior
+from multiebm.priors.prior import Prior
 
 SMALL = EvaluationSettings(samples=20, items=20, sizes=(1, 2), latent_steps=1)
 
@@ -81,6 +82,32 @@ def test_of_an_energy_prior_the_divergence_is_to_its_base():
     mixture = MixturePrior(10, 1)  # N(0, I) until it is fitted, up to its ridge of 1e-4
     model.generator.prior = mixture
     assert used(model)["latent/kl"].value == pytest.approx(plain.value, abs=0.01)
+
+
+class Shifted(Prior):
+    """A density of no kind of the package, a constant away from one that is normalised."""
+
+    normalised, dim = False, 10
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def log_prob(self, z):
+        return self.base.log_prob(z) + 7
+
+    def sample(self, n, rng, temperature=1.0):
+        return self.base.sample(n, rng, temperature)
+
+    def untilted(self):
+        return self.base
+
+
+def test_a_prior_of_another_package_says_itself_what_it_tilts():
+    model = model_with(1.0, 0.5)
+    plain = used(model)["latent/kl"]
+    model.generator.prior = Shifted(model.generator.prior)
+    assert used(model)["latent/kl"] == plain
 
 
 def test_items_without_any_part_are_left_out():

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from multiebm.experiments import planning
-from multiebm.experiments.load import load_experiment
-from multiebm.experiments.planning import Plan, planned_again, run_planned
+from multiebm.experiments.load import differences, load_experiment
+from multiebm.experiments.planning import Plan, planned_again, run_planned, with_steps_of
 from multiebm.experiments.run import run_experiment
 
 CPU = torch.device("cpu")
@@ -113,3 +113,21 @@ def test_a_planned_run_is_that_of_its_last_plan_from_the_start_bit_for_bit(row, 
     assert result.fit.step == straight.fit.step == (39 if row == "polydigits" else 27)
     theirs = straight.model.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in result.model.state_dict().items())
+
+
+def test_a_kind_that_comes_twice_may_have_other_steps_in_a_plan():
+    """The second of a kind has no name of its own in differences."""
+    phases = "training.phases=[{kind: bound, steps: 3}, {kind: cooperative, steps: 2}, {kind: bound, steps: 1}]"
+    asked = load_experiment("toy2d", [phases])
+    plan = load_experiment(asked, [f"training.phases.{i}.steps={20 + i}" for i in range(3)])
+    assert [change.key for change in differences(asked, plan)][-1] == "training.phases.2.steps"
+    assert differences(with_steps_of(asked, plan), plan) == []
+    other = load_experiment(plan, ["training.phases.2.beta=2", "training.phases.1.rate=0.5"])
+    assert len(differences(with_steps_of(asked, other), other)) == 2
+
+
+def test_a_run_without_steps_is_planned_as_it_is(tmp_path):
+    experiment = load_experiment("toy2d", ["training.phases.cooperative.steps=0", "training.seconds=5"])
+    plan = planning.planned(experiment, CPU)
+    assert plan.experiment == experiment
+    assert run_planned(plan, tmp_path / "run", "toy2d", "cpu").fit.reason == "finished"

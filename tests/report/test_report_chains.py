@@ -3,6 +3,7 @@ import torch
 from report_standin import VECTORS, data_uris, html, make_scene
 
 from multiebm.core.batch import Batch
+from multiebm.priors.prior import Prior
 from multiebm.report.chains import (
     COHERENCE_ITEMS,
     FOLLOWED,
@@ -105,6 +106,32 @@ def test_chains_a_model_does_not_have_are_left_out_with_a_sentence():
     assert "Left out: the model has no energy" in section
     assert "Left out: the prior is not an energy prior" in section
     assert section.count("<svg") == 1
+
+
+class ByChain(Prior):
+    """A prior of no kind of the package that draws by the chain of another one."""
+
+    normalised, by_chain = False, True
+
+    def __init__(self, other):
+        super().__init__()
+        self.other, self.dim, self.steps = other, other.dim, other.steps
+
+    def log_prob(self, z):
+        return self.other.log_prob(z)
+
+    def sample(self, n, rng, temperature=1.0):
+        return self.other.sample(n, rng, temperature)
+
+    def chain(self, n, rng, temperature=1.0, record=False):
+        return self.other.chain(n, rng, temperature, record)
+
+
+def test_a_prior_of_another_package_that_draws_by_a_chain_has_its_chart():
+    scene = make_scene()
+    usual = html(chains_section(scene))
+    scene.model.generator.prior = ByChain(scene.model.generator.prior)
+    assert html(chains_section(scene)) == usual
 
 
 def test_vectors_are_shown_as_points():

@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from multiebm.core.errors import DivergenceError
+from multiebm.core.errors import ConfigError, DivergenceError
 from multiebm.core.random import make_generator
 from multiebm.experiments.build import settling_of
 from multiebm.experiments.load import load_experiment
 from multiebm.models.inference import InferenceModel
 from multiebm.priors.prior import Settling
 from multiebm.training.guard import PRIOR_RATE
-from multiebm.training.phases.settle import settle_priors
+from multiebm.training.phases.bound import Bound
+from multiebm.training.phases.settle import Settle, settle_priors, settling
 from multiebm.training.priors import prior_step
 from small_models import energy_prior, make_state, random_views, small_model, vectors, whole
 
@@ -172,3 +173,18 @@ def test_escape_is_how_far_the_chain_ends_beyond_codes_and_base():
     before = state.generator.get_state()
     prior_step(state, codes, samples)
     assert torch.equal(before, state.generator.get_state())  # what is logged draws from no stream of training
+
+
+def test_clusters_are_pruned_with_beta_of_the_first_bound_that_has_steps():
+    phases = [Bound(steps=0, beta=9.0), Bound(steps=5, beta=2.5), Settle(steps=0, prune=2.0)]
+    assert settling(phases, 0.1, {}) == Settling(steps=0, widen_base=1.0, prune=5.0, rate=0.1)
+
+
+def test_priors_settle_once_and_prune_is_for_clusters():
+    """A second phase would be passed over, and so would a weight that no prior heeds."""
+    twice = "training.phases=[{kind: bound, steps: 5}, {kind: settle, steps: 0}, {kind: settle, steps: 3}]"
+    with pytest.raises(ConfigError, match=r"^training.phases: got 2 of kind settle, expected one: priors settle once"):
+        load_experiment("polydigits", [twice])
+    with pytest.raises(ConfigError, match=r"settle.prune: got 1 with a prior of kind energy, expected 0"):
+        load_experiment("polydigits", ["training.phases.settle.prune=1"])
+    load_experiment("polydigits-cmvae", ["training.phases.settle.prune=2"])

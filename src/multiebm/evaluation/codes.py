@@ -10,7 +10,6 @@ from multiebm.evaluation.draws import chosen_items, codes, complete_items, label
 from multiebm.evaluation.measurement import Measurement, joined
 from multiebm.evaluation.names import ACTIVE, LEAKAGE, PROBE, UNITS
 from multiebm.evaluation.result import Result, bootstrap_deviation, mean_and_columns, mean_of_items
-from multiebm.priors.energy import EnergyPrior
 
 CODES = 4000  # test items whose posteriors are looked at, and training codes that a probe is fitted to, at most
 _ACTIVE_VARIANCE = 0.01  # over items, of a coordinate's posterior mean: Burda et al. 2016, arXiv 1509.00519
@@ -28,8 +27,7 @@ def posteriors(m: Measurement) -> dict[str, Tensor]:
     if not len(items):
         m.skipped[_LATENT] = "no test item has a part"
         return {}
-    prior = m.model.generator.prior
-    prior = prior.base if isinstance(prior, EnergyPrior) else prior
+    prior = m.model.generator.prior.untilted()
     found = []
     for rows, rng in track(m.chunks(items, _LATENT), "latents", -(-len(items) // m.batch_size)):
         q = m.model.inference.given(m.dataset.batch("test", rows).to(m.model.device)).shared

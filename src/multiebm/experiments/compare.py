@@ -20,7 +20,7 @@ from multiebm.experiments.data import build_dataset, find_device
 from multiebm.experiments.folder import check_folder, read_config, read_run
 from multiebm.experiments.load import differences, load_experiment, located, say, to_dict
 from multiebm.experiments.measure import measure_model
-from multiebm.experiments.planning import PLANNED, planned, run_planned
+from multiebm.experiments.planning import planned, run_planned, with_steps_of
 from multiebm.experiments.run import RunResult, fresh_state, run_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.experiments.sources import COMMON, preset_names, read_source
@@ -216,7 +216,7 @@ def _train(experiment: Experiment, run: Path, preset: str, device: torch.device)
 def _begun(run: Path, experiment: Experiment) -> Experiment:
     """Return the experiment as the run in the folder `run` was last planned; DataError where it is another one."""
     plan = read_config(run)
-    other = [say(change) for change in differences(experiment, plan) if change.key not in PLANNED]
+    other = [say(change) for change in differences(with_steps_of(experiment, plan), plan)]
     if other:
         raise DataError(
             f"{run}: got a run begun with other settings (asked -> begun: {'; '.join(other)}), expected those asked "

@@ -23,7 +23,6 @@ from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.modalities import Modality, Picture, Vector
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
-from multiebm.priors.energy import EnergyPrior
 from multiebm.training.phases import PHASES
 from multiebm.training.phases.bound import bound_of_batch
 from multiebm.training.phases.phase import Phase
@@ -170,8 +169,9 @@ class BaselineContract:
         """One backward pass of the loss on complete items, and of a tilt's own; none is left out, all are finite."""
         model = self.model()
         self.loss(model, self.batch()).backward()
-        if isinstance(prior := model.generator.prior, EnergyPrior):
-            assert all(p.grad is None for p in prior.parameters())
+        prior = model.generator.prior
+        if own := prior.own_parameters():
+            assert all(p.grad is None for p in own)
             prior.loss(torch.ones(ITEMS, prior.dim), prior.sample(ITEMS, make_generator(2))).backward()
         unused = "" if self.experiment().training.phase("bound").unseen == "auxiliary" else "auxiliary_log_scale"
         asked = [(n, p) for n, p in model.named_parameters() if not unused or unused not in n]

@@ -30,7 +30,7 @@ from multiebm.experiments.schema import Experiment
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.precision import precision_of, set_precision
-from multiebm.priors.energy import Energy, EnergyPrior
+from multiebm.priors.energy import Energy
 from multiebm.priors.mixture import Mixture
 from multiebm.priors.prior import PriorSettings, Settling
 from multiebm.training.phases.bound import Bound
@@ -73,8 +73,7 @@ def fit_prior(
     section = Experiment.model_validate({"model": model.blueprint | {"prior": asdict(prior)}}).model
     fitted = build_model(section, model.modalities, seed).to(model.device)
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(PRIOR)}
-    old = model.generator.prior
-    scale = getattr(old.base if isinstance(old, EnergyPrior) else old, "log_scale", None)
+    scale = getattr(model.generator.prior.untilted(), "log_scale", None)
     if isinstance(scale, torch.Tensor) and prior.learned_scale:
         own[f"{PRIOR}base.log_scale"] = scale.detach()
     lacking, _ = fitted.load_state_dict(own, strict=False)

@@ -18,13 +18,11 @@ from multiebm.experiments.folder import read_run
 from multiebm.experiments.load import dump_experiment
 from multiebm.experiments.run import RunResult, fresh_state, run_experiment
 from multiebm.experiments.schema import Experiment
-from multiebm.training.phases import PHASES
 from multiebm.training.phases.phase import Phase
 from multiebm.training.phases.settle import settling_within
 from multiebm.training.steps import TrainingStep, counted, total_steps
 
 TIMED_STEPS, TIMED_SHARE, FEWEST_STEPS = 200, 0.05, 5  # from which a step's time is taken; fewer beyond that share
-PLANNED = {f"training.phases.{kind}.{name}" for kind in PHASES for name in PHASES[kind].planned}
 SHARE = 0.95  # of the budget that steps and settling should take; the budget itself ends training in any case
 LOOK = 0.6  # of the steps before rates begin to fall, after which they are planned again
 
@@ -69,7 +67,7 @@ def planned(experiment: Experiment, device: torch.device) -> Plan:
         first += phase.steps
     settling = settling_within(state, settling_of(experiment, {}), experiment.training.seconds)
     plan = Plan(experiment, took, settling.seconds)
-    return _stretched(plan, 0, _time_left(plan, 0.0) / plan.seconds_until(first))
+    return _stretched(plan, 0, _time_left(plan, 0.0) / plan.seconds_until(first)) if first else plan
 
 
 def planned_again(plan: Plan, step: int, elapsed: float) -> Plan:
@@ -102,6 +100,17 @@ def _stretched(plan: Plan, step: int, factor: float) -> Plan:
     return plan._replace(experiment=plan.experiment.model_copy(update={"training": training}))
 
 
+def with_steps_of(experiment: Experiment, plan: Experiment) -> Experiment:
+    """Return the experiment with the numbers of steps of a plan, as far as their phases are of the same kinds."""
+    phases = list(experiment.training.phases)
+    for i, (phase, other) in enumerate(zip(phases, plan.training.phases, strict=False)):
+        if phase.kind == other.kind:
+            now: dict[str, Any] = {name: getattr(other, name) for name in phase.planned}
+            phases[i] = replace(phase, **now)
+    training = experiment.training.model_copy(update={"phases": phases})
+    return experiment.model_copy(update={"training": training})
+
+
 def run_planned(plan: Plan, run: Path, preset: str, device: str) -> RunResult:
     """Train in the new folder `run`, planning again while rates are still at their start and between phases.
 
@@ -125,6 +134,8 @@ def _next_look(experiment: Experiment, step: int) -> int:
 
     0 where there is none.
     """
+    if not total_steps(experiment.training.phases):
+        return 0
     first, *others = counted(experiment.training.phases)
     flat = next((done for done in range(first.steps) if first.factor(done) != first.factor(0)), first.steps)
     ends = list(accumulate(phase.steps for phase in [first, *others]))[:-1]

@@ -177,4 +177,5 @@ def contradictions(experiment: Experiment) -> list[str]:
             "expected subsets full and complete items: a joint encoder reads all parts at once; set "
             "model.inference.subsets=full and data.missing=0"
         )
-    return problems + [problem for phase in phases if phase.steps for problem in phase.problems(chosen)]
+    problems += [problem for phase in phases if phase.steps for problem in phase.problems(chosen)]
+    return list(dict.fromkeys(problems))  # two phases of a kind may say the same

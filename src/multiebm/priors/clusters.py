@@ -30,6 +30,11 @@ class Clusters(PriorSettings):
         """A bound teaches weights and locations."""
         return True
 
+    @property
+    def settles_by(self) -> tuple[str, ...]:
+        """The weight of the entropy by which clusters are pruned."""
+        return ("prune",)
+
 
 class ClusterPrior(Prior):
     """p(z) = sum_c pi_c p(z; loc_c, 1): C clusters of the named family over [D], weights and locations learned.

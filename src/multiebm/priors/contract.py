@@ -50,7 +50,8 @@ class PriorContract:
         """By importance sampling; what a bound sees is normalised in any case but for a tilt that it asks for."""
         prior = self.prior()
         z, log_q = self.wide()
-        for density in [*([prior] if prior.normalised else []), prior.for_bound(learns=False)]:
+        assert prior.untilted().normalised
+        for density in [prior.untilted(), prior.for_bound(learns=False)]:
             with torch.no_grad():
                 weight = (density.log_prob(z) - log_q).exp()
             assert abs(weight.mean() - 1) < SIGMAS * weight.std() / DRAWS**0.5

@@ -68,6 +68,11 @@ class Energy(PriorSettings):
         tilt = (self.width, self.layers, self.steps, self.step_size, self.bound, self.penalty)
         return EnergyPrior(base, *tilt, in_bound=self.in_bound)
 
+    @property
+    def settles_by(self) -> tuple[str, ...]:
+        """Steps of the tilt, and how much wider a mixture base is meanwhile."""
+        return ("steps", "widen_base") if self.components else ("steps",)
+
     def problems(self) -> list[str]:
         """Return a line for every pair of settings that cannot both be meant, with the way out."""
         if not (self.in_bound and self.learned_scale):
@@ -86,6 +91,7 @@ class EnergyPrior(Prior):
     """
 
     normalised = False
+    by_chain = True
 
     def __init__(
         self,
@@ -112,6 +118,10 @@ class EnergyPrior(Prior):
     def follow(self, codes: Tensor) -> None:
         """Move the base towards codes [N, D]."""
         self.base.follow(codes)
+
+    def untilted(self) -> Prior:
+        """Return the base."""
+        return self.base
 
     def for_bound(self, learns: bool) -> Density:
         """Return what a bound sees: the tilt as a constant where it is asked for and learns, else the base."""

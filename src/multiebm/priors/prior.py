@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from multiebm.core.random import Randomness
 from multiebm.mcmc.annealing import LogNormalizer
+from multiebm.mcmc.run import ChainInfo
 
 RIDGE = 1e-4  # least variance added to those of a mixture, squared latent units
 
@@ -57,6 +58,8 @@ class Prior(nn.Module, ABC):
     dim: int
     normalised = True
     follows = False  # whether the codes of every step move it
+    by_chain = False  # whether `sample` runs a `chain`
+    steps = 0  # of that chain
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
@@ -65,6 +68,16 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def sample(self, n: int, rng: Randomness, temperature: float = 1.0) -> Tensor:
         """Draw [n, D], at a `temperature` T from the density to the power 1 / T (of a mixture every component's)."""
+
+    def chain(
+        self, n: int, rng: Randomness, temperature: float = 1.0, record: bool = False
+    ) -> tuple[Tensor, ChainInfo]:
+        """Run the chain of `sample` to its end [n, D]; `record`: with every position on the way."""
+        raise NotImplementedError(f"{type(self).__name__}: got by_chain {self.by_chain} without a chain, expected one")
+
+    def untilted(self) -> "Prior":
+        """Return the normalised density that it tilts, itself where it tilts none."""
+        return self
 
     def log_normalizer(self, n: int, rng: Randomness) -> Tensor:
         """Return a scalar whose gradient is that of log Z, from n draws; 0 (shape []) where normalised."""
@@ -129,6 +142,11 @@ class PriorSettings(ABC):
     def taught(self) -> bool:
         """Whether a bound teaches it: it has parameters that no other loss reaches, such as learned scales."""
         return bool(getattr(self, "learned_scale", False))
+
+    @property
+    def settles_by(self) -> tuple[str, ...]:
+        """The settings of a phase settle that it heeds."""
+        return ()
 
     def problems(self) -> list[str]:
         """Return a line for every pair of settings that cannot both be meant, with the way out."""

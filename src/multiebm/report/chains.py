@@ -13,7 +13,7 @@ from multiebm.evaluation.result import Result
 from multiebm.evaluation.samples import joint_coherence
 from multiebm.models.inference import SHARED
 from multiebm.nn.spectral import frozen
-from multiebm.priors.energy import EnergyPrior
+from multiebm.priors.prior import Prior
 from multiebm.report.content import Block, Section, Text
 from multiebm.report.figures import DATA, EBM, GEN, Cloud, Level, Mark, Panel, Series, draw_clouds, draw_panel
 from multiebm.report.scene import NEEDS_DATA, POINTS, Scene
@@ -124,7 +124,7 @@ def trace_latent_chain(scene: Scene, batch: Batch) -> Trace:
 def prior_part(scene: Scene) -> list[Block]:
     """Log density along the chain of an energy prior, with the decoded pictures, private latents fixed."""
     title, prior = "Prior chain: density of the shared latent", scene.model.generator.prior
-    if not isinstance(prior, EnergyPrior):
+    if not prior.by_chain:
         return _omitted(title, "the prior is not an energy prior, so draws from it need no chain")
     trace = trace_prior_chain(scene, prior)
     panel = chain_panel(title, "log p(z) + constant, nats", trace.values, prior.steps, GEN)
@@ -145,7 +145,7 @@ def prior_part(scene: Scene) -> list[Block]:
     return [_columns(scene, panel, words, trace, "prior chain"), Block("", blocks, kind="two")]
 
 
-def trace_prior_chain(scene: Scene, prior: EnergyPrior, n: int = ITEMS) -> Trace:
+def trace_prior_chain(scene: Scene, prior: Prior, n: int = ITEMS) -> Trace:
     """Run the prior's own chain from its base; values: f(z) + log p0(z), shape [T+1, n]. Draws as `sample_latents`."""
     rng = scene.rng("prior chain", n)
     with torch.no_grad():
@@ -156,9 +156,7 @@ def trace_prior_chain(scene: Scene, prior: EnergyPrior, n: int = ITEMS) -> Trace
     return Trace(info.logdensity.cpu(), at, views)
 
 
-def prior_clouds(
-    scene: Scene, prior: EnergyPrior
-) -> tuple[npt.NDArray[np.floating], dict[str, npt.NDArray[np.floating]]]:
+def prior_clouds(scene: Scene, prior: Prior) -> tuple[npt.NDArray[np.floating], dict[str, npt.NDArray[np.floating]]]:
     """Return codes [N, 2] of test items and draws of base and prior [N, 2], all on the principal axes of the codes."""
     batch = scene.test_batch(POINTS)
     n = len(batch.present)
@@ -171,7 +169,7 @@ def prior_clouds(
     return next(clouds), dict(zip(("base", "prior"), clouds, strict=True))
 
 
-def _coherence_block(scene: Scene, prior: EnergyPrior) -> Block:
+def _coherence_block(scene: Scene, prior: Prior) -> Block:
     """Draw the joint coherence of what is decoded along the prior's chain: what the tilt is for."""
     title = "Joint coherence along the prior chain"
     at, found = prior_chain_coherence(scene, prior)
@@ -184,7 +182,7 @@ def _coherence_block(scene: Scene, prior: EnergyPrior) -> Block:
     return Block(title, [draw_panel(Panel(title, "chain step", "joint coherence", [line]))], words)
 
 
-def prior_chain_coherence(scene: Scene, prior: EnergyPrior) -> tuple[list[int], list[Result]]:
+def prior_chain_coherence(scene: Scene, prior: Prior) -> tuple[list[int], list[Result]]:
     """Return the steps shown and the joint coherence of COHERENCE_ITEMS draws decoded at each, private ones fixed."""
     trace = trace_prior_chain(scene, prior, COHERENCE_ITEMS)
     return trace.at, [joint_coherence(scene.read(views)) for views in trace.views]

@@ -58,13 +58,21 @@ class Settle(Phase):
         raise NotImplementedError("a phase that settles: got a step of the loop, expected none")
 
     def problems(self, chosen: Chosen) -> list[str]:
-        """Return a line where there is no mixture base to widen."""
-        if self.widen_base == 1 or (chosen.prior.kind == "energy" and getattr(chosen.prior, "components", 0) > 0):
-            return []
-        return [
-            f"training.phases.settle.widen_base: got {self.widen_base:g} where no tilt settles on a mixture, expected "
-            "1; set training.phases.settle.widen_base=1, or model.prior.kind=energy with components above 0"
-        ]
+        """Return a line where there is no mixture base to widen, no cluster to prune, or another phase of the kind."""
+        at, heeded, problems = "training.phases.settle", chosen.prior.settles_by, []
+        if self.widen_base != 1 and "widen_base" not in heeded:
+            problems.append(
+                f"{at}.widen_base: got {self.widen_base:g} where no tilt settles on a mixture, expected 1; set "
+                f"{at}.widen_base=1, or model.prior.kind=energy with components above 0"
+            )
+        if self.prune and "prune" not in heeded:
+            problems.append(
+                f"{at}.prune: got {self.prune:g} with a prior of kind {chosen.prior.kind}, expected 0: it has no "
+                f"clusters; set {at}.prune=0, or model.prior.kind=clusters"
+            )
+        if (n := sum(isinstance(phase, Settle) for phase in chosen.phases)) > 1:
+            problems.append(f"training.phases: got {n} of kind settle, expected one: priors settle once; leave one out")
+        return problems
 
 
 class Planned(NamedTuple):
@@ -81,7 +89,7 @@ def settling(phases: Sequence[Phase], rate: float, numbers: Mapping[str, float])
     entropy weighed as the divergence was.
     """
     last = next((phase for phase in phases if isinstance(phase, Settle)), Settle(steps=0))
-    beta = next((phase.beta for phase in phases if isinstance(phase, Bound)), 1.0)
+    beta = next((phase.beta for phase in phases if isinstance(phase, Bound) and phase.steps), 1.0)
     return Settling(last.steps, last.widen_base, last.prune * beta, rate * numbers.get(PRIOR_RATE, 1.0))
 
 
