@@ -91,13 +91,13 @@ def describe(node: Node) -> str:
         return f"one of {', '.join(map(str, node['enum']))}"
     if "const" in node:
         return str(node["const"])
-    kind = node.get("type")
-    if kind == "object":
+    form = node.get("type")
+    if form == "object":
         return f"a section with {', '.join(node['properties'])}" if "properties" in node else "a section of name: value"
-    if kind == "array":
+    if form == "array":
         return f"a list of items, each {describe(node['items'])}"
     bounds = [f"{sign} {node[bound]:g}" for bound, sign in _BOUNDS.items() if bound in node]
-    return " ".join([_WORDS.get(str(kind), "plain YAML values"), " and ".join(bounds)]).strip()
+    return " ".join([_WORDS.get(str(form), "plain YAML values"), " and ".join(bounds)]).strip()
 
 
 def annotated(values: Mapping[str, Any]) -> list[str]:

@@ -66,9 +66,10 @@ def parse_file(path: Path) -> Any:
 
 def dump(values: dict[str, Any]) -> str:
     """Return block-style YAML that `parse` reads back to equal values."""
-    yaml, text = YAML(typ="safe", pure=True), io.StringIO()
+    yaml: Any = YAML(typ="safe", pure=True)
+    text = io.StringIO()
     yaml.default_flow_style = yaml.sort_base_mapping_type_on_output = False
-    yaml.width = 120  # type: ignore[assignment]
+    yaml.width = 120
     yaml.dump(values, text)
     return text.getvalue()
 
