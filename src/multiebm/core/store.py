@@ -21,7 +21,8 @@ from multiebm.core.files import LARGEST_JSON, check_sha256, check_size, read_sea
 
 _LISTED = 8  # tensors named per kind of misfit; the rest is counted
 _SHOWN = 60  # characters of a value in a message
-_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "U8": "uint8"}
+_TYPES = {"BOOL": "bool", "BF16": "bfloat16", "U8": "uint8"}  # what the format calls the types of torch
+_TYPES |= {f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("float", "int") for bits in (8, 16, 32, 64)}
 
 
 class StoredFile(BaseModel):
