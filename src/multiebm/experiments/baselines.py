@@ -51,7 +51,9 @@ ROWS = _rows()
 
 def baselines() -> Table[Baseline]:
     """Return the rows of this file and of installed packages; ConfigError where one of those takes a name twice."""
-    return Table("baseline", ROWS, GROUP)
+    table = Table("baseline", ROWS, GROUP)
+    list(table)  # names are looked up when they are first asked for
+    return table
 
 
 def lay_row(under: Cells, row: Baseline) -> dict[str, Any]:
