@@ -209,7 +209,7 @@ def test_overwriting_starts_anew_and_keeps_what_is_not_the_runs(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("mine")
     second = run_experiment(tiny("training.phases.cooperative.steps=1"), tmp_path, overwrite=True)
     assert (first.fit.step, second.fit.step) == (10, 6)
-    assert [line["step"] for line in lines_of(tmp_path)] == [2, 4]
+    assert [line["step"] for line in lines_of(tmp_path)] == [2, 4, 6]
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
