@@ -4,6 +4,7 @@ import pytest
 import torch
 from training_standin import assert_same_state, hooks, log_lines, make_state, step
 
+from multiebm.core.metrics import GAP
 from multiebm.training.checkpoint import CheckpointStore, read_checkpoint
 from multiebm.training.guard import Guard
 from multiebm.training.hooks import CheckpointEvery
@@ -79,7 +80,7 @@ def test_a_run_with_roll_backs_resumes_bit_exactly_from_before_and_from_after_th
         for steps in until:
             state = make_state()
             CheckpointStore(tmp_path / folder / "checkpoints").resume(state)
-            fit(state, Guard(fragile, limit=100.0, snapshot_every=5), steps, hooks(tmp_path / folder))
+            fit(state, Guard(fragile, limits={GAP: 100.0}, snapshot_every=5), steps, hooks(tmp_path / folder))
         return state
 
     whole = run("whole", 30)
@@ -126,7 +127,7 @@ def test_a_run_of_many_roll_backs_equals_the_uninterrupted_one_wherever_it_is_ki
     def run(folder: Path, *more):
         state = make_state()
         CheckpointStore(folder / "checkpoints").resume(state)
-        guard = Guard(restless, limit=100.0, snapshot_every=6, retries=1000, factor=0.9, starts=[9])
+        guard = Guard(restless, limits={GAP: 100.0}, snapshot_every=6, retries=1000, factor=0.9, starts=[9])
         fit(state, guard, 40, [*hooks(folder), *more])
         return state
 
@@ -143,7 +144,7 @@ def test_a_run_of_many_roll_backs_equals_the_uninterrupted_one_wherever_it_is_ki
 def test_a_checkpoint_holds_the_good_state_only_where_that_is_another_one(tmp_path: Path):
     """Copied at 0, 4 and 8: the checkpoints of 4 and 8 are the copies themselves, that of 6 goes back to 4."""
     state, store = make_state(), CheckpointStore(tmp_path, keep_last=9)
-    fit(state, Guard(step, limit=100.0, snapshot_every=4), 9, [CheckpointEvery(store, 2)])
+    fit(state, Guard(step, limits={GAP: 100.0}, snapshot_every=4), 9, [CheckpointEvery(store, 2)])
     held = {}
     for at in store.steps():
         saved = read_checkpoint(store.path(at))
