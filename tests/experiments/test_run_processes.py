@@ -106,7 +106,7 @@ def test_sigterm_while_priors_settle_and_three_quick_ctrl_c_end_with_a_word_and_
     training = train(processes, tmp_path / "training", "training.phases.cooperative.steps=1000000")
     wait_for(settling, "steps are over")
     settling.send_signal(signal.SIGTERM)
-    wait_for(training, "cooperative 5/")
+    wait_for(training, "cooperative 6/")
     for _ in range(3):
         training.send_signal(signal.SIGINT)
     out, err = settling.communicate(timeout=120)
