@@ -157,7 +157,7 @@ def conditional_coherence(model: MultimodalModel, data: Batch, generator: torch.
         views = {n: v if n == source else torch.zeros_like(v) for n, v in data.views.items()}
         means = model.decode(model.infer_latents(Batch(views, present), generator))
         classes = toy2d_classes(means)
-        right += [(classes[n] == data.labels).float().mean().item() for n in names if n != source]
+        right += [(classes[n] == data.arrays).float().mean().item() for n in names if n != source]
     return statistics.mean(right)
 
 

@@ -13,6 +13,7 @@ from multiebm.experiments.schema import ModelSection
 from multiebm.modalities import Modality, Picture, Vector
 from multiebm.models.inference import Encoder, InferenceModel
 from multiebm.models.model import MultimodalModel
+from multiebm.models.use import check_parts
 from multiebm.nn.precision import set_precision
 from multiebm.objectives.settings import BoundSettings
 from multiebm.objectives.vae import Draw, bound_loss, draw
@@ -33,6 +34,13 @@ def vectors(**sizes: int) -> dict[str, Modality]:
 def mixed(size: int = 8) -> dict[str, Modality]:
     """A picture and two vectors."""
     return {"face": Picture("face", (3, size, size)), **vectors(left=2, right=3)}
+
+
+def make_batch(
+    modalities: dict[str, Modality], parts: Any, present: Any = None, device: torch.device | None = None
+) -> Batch:
+    """The states of raw `parts` [B, ...], as a model's users hand them over."""
+    return check_parts(modalities, parts, present).batch(modalities, device=device)
 
 
 def small_model(modalities: dict[str, Modality], seed: int = 0, **sections: Any) -> MultimodalModel:

@@ -5,8 +5,7 @@ import torch
 
 from multiebm.core.errors import DataError
 from multiebm.data import BatchStream, MultimodalDataset, Split
-from multiebm.data.dataset import content_fingerprint, everything_present
-from multiebm.data.stream import epoch_order
+from multiebm.data.dataset import content_fingerprint, epoch_order, everything_present
 from multiebm.modalities import Picture, Vector
 
 PARTS = {

@@ -14,8 +14,7 @@ from multiebm.core.errors import ConfigError, DataError, ModalityError
 from multiebm.core.names import module_key, name_of_key
 from multiebm.data import Rows, from_arrays
 from multiebm.modalities import from_json, to_json
-from multiebm.models.checks import make_batch
-from small_models import small_model
+from small_models import make_batch, small_model
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
 N = 12

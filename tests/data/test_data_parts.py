@@ -13,7 +13,7 @@ from PIL import Image
 from multiebm.core.errors import DataError, ModalityError
 from multiebm.data import read_parts
 from multiebm.modalities import Picture, Vector
-from multiebm.models.checks import make_batch
+from small_models import make_batch
 
 V, PHOTO = Vector("v", (2,)), Picture("photo", (3, 4, 6))
 GREY = Picture("grey", (1, 4, 6))

@@ -6,8 +6,7 @@ import torch
 
 from multiebm.core.errors import ConfigError
 from multiebm.data import load_dataset
-from multiebm.data.backgrounds import make_backgrounds
-from multiebm.data.polydigits import _scikit_digits, digit_masks, draw_tuples, split_handwriting
+from multiebm.data.polydigits import _scikit_digits, digit_masks, draw_tuples, make_backgrounds, split_handwriting
 from multiebm.data.recipe import NAMES, invert_inside, random_crops
 
 SMALL = {"train_tuples": 60, "test_tuples": 30}

@@ -17,7 +17,7 @@ from multiebm.evaluation.judges import (
 )
 from multiebm.evaluation.result import is_trustworthy
 from multiebm.modalities import Picture, Vector
-from multiebm.nn.judges import picture_body, shifted
+from multiebm.nn.pictures import picture_body, shifted
 
 QUICK = JudgeSettings(width=4, batch_size=32, cycles=((30, 1.0),))
 

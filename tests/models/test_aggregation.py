@@ -10,8 +10,7 @@ from multiebm.core.errors import ConfigError
 from multiebm.core.random import make_generator
 from multiebm.distributions.fusion import FUSIONS
 from multiebm.models.aggregation import MAX_EVERY, Aggregation, subset_table
-from multiebm.models.checks import make_batch
-from small_models import random_views, small_model, vectors
+from small_models import make_batch, random_views, small_model, vectors
 
 SCHEMES = ["single", "full", "every", "full_single"]
 REFERENCE = {"normal": torch.distributions.Normal, "laplace": torch.distributions.Laplace}

@@ -73,7 +73,7 @@ def test_the_stream_of_an_item_is_as_far_after_a_batch_as_after_it_alone():
     together, alone = item_generators(0, 2), item_generators(0, 1)
     model.infer_latents(batch, together)
     model.infer_latents(Batch(rows(batch.views, 0), present[:1]), alone)
-    assert torch.equal(together.normal((2, 3))[0], alone.normal((1, 3))[0])
+    assert torch.equal(together.draw(torch.randn, (2, 3))[0], alone.draw(torch.randn, (1, 3))[0])
 
 
 def test_sample_gives_item_i_of_a_seed_whatever_n():

@@ -9,8 +9,7 @@ import torch
 from multiebm.core.errors import ConfigError, DataError, ModalityError
 from multiebm.core.random import item_generators
 from multiebm.modalities import Vector
-from multiebm.models.checks import make_batch
-from small_models import mixed, random_views, small_model
+from small_models import make_batch, mixed, random_views, small_model
 
 LEFT = Vector("left", (2,), loc=(10.0, 20.0), scale=(2.0, 4.0))
 MODALITIES = mixed() | {"left": LEFT}

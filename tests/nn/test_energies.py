@@ -6,7 +6,7 @@ import torch
 from multiebm.core.errors import ConfigError
 from multiebm.modalities import Modality, Picture, Vector
 from multiebm.models.energy import EnergyNetwork
-from multiebm.nn.energies import PictureTrunk
+from multiebm.nn.blocks import PictureTrunk
 from multiebm.nn.precision import Mixed, set_precision
 from multiebm.nn.spectral import Spectral
 from small_models import mixed, random_views, vectors

@@ -8,7 +8,7 @@ from multiebm.core.random import make_generator
 from multiebm.evaluation.judges import build_judge
 from multiebm.modalities import Modality, Picture, PictureNetworks
 from multiebm.models.energy import EnergyNetwork
-from multiebm.nn.judges import shifted
+from multiebm.nn.pictures import shifted
 from multiebm.nn.precision import Mixed, set_precision
 
 SIDES = [(1, 1), (2, 2), (3, 3), (1, 16), (16, 1), (5, 7), (16, 8), (8, 16), (16, 15), (17, 17), (28, 20), (9, 9)]

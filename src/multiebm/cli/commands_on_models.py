@@ -51,7 +51,7 @@ def impute(
     """Complete items of which some modalities are given."""
     from multiebm.cli.outputs import check_pictures, write_views
     from multiebm.data import read_parts
-    from multiebm.models.checks import check_names
+    from multiebm.models.use import check_names
 
     model = _open(run, device, out)
     views, present = read_parts(parts, model.modalities)
@@ -93,7 +93,7 @@ def likelihood(
     """
     from multiebm.cli.outputs import write_scores
     from multiebm.data import read_parts
-    from multiebm.models.checks import check_given
+    from multiebm.models.use import check_given
 
     model = _open(run, device, out, TABLES)
     views, present = read_parts(parts, model.modalities)

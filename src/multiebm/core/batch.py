@@ -29,9 +29,14 @@ class Batch(NamedTuple):
         return Batch(views, self.present[rows], None if self.labels is None else self.labels[rows])
 
 
-def mask_views(views: Views, present: Tensor) -> Views:
-    """Zero the absent entries: [B, ...] by modality, `present` [B, M]. NaN behind the mask disappears here, once."""
+def where_present(present: Tensor, views: Views, others: Views) -> Views:
+    """Return `views` [B, ...] by modality where `present` (bool [B, M]), `others` elsewhere."""
     return {
-        name: torch.where(per_item(present[:, i], view), view, torch.zeros((), dtype=view.dtype, device=view.device))
+        name: torch.where(per_item(present[:, i], view), view, others[name])
         for i, (name, view) in enumerate(views.items())
     }
+
+
+def mask_views(views: Views, present: Tensor) -> Views:
+    """Zero the absent entries: [B, ...] by modality, `present` [B, M]. NaN behind the mask disappears here, once."""
+    return where_present(present, views, {name: view.new_zeros(()) for name, view in views.items()})

@@ -69,7 +69,7 @@ def reading(path: Path, refuse: type[MultiebmError], way_out: str) -> Iterator[N
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that there is never half a file of that name. OSError when it cannot be written."""
+    """Write `data` to `path`, of which there is never half a file. OSError when it cannot be written."""
     with written_whole(path) as aside:
         aside.write_bytes(data)
 
@@ -176,38 +176,31 @@ def hold(path: Path, wait: bool) -> Held:
     BlockingIOError where another holds it and this one does not `wait`; OSError where it is a link, or cannot be made.
     """
     while True:
-        fresh = True
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666)
+            handle, fresh = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666), True
         except FileExistsError:
-            fresh = False
             try:
-                handle = os.open(path, os.O_RDWR | _NO_LINK)
+                handle, fresh = os.open(path, os.O_RDWR | _NO_LINK), False
             except FileNotFoundError:  # let go in between
                 continue
+        locked = held = False
         try:
-            locked = _lock(handle, wait)
+            if sys.platform != "win32":
+                import fcntl
+
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                    locked = True
+                except OSError as error:
+                    if error.errno not in _NO_LOCKS:
+                        raise
             with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(handle), path.lstat()):
-                    return Held(handle, fresh, locked)
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)  # of a file that its holder has removed or renamed since
-
-
-def _lock(handle: int, wait: bool) -> bool:
-    if sys.platform == "win32":
-        return False
-    import fcntl
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        return False
-    return True
+                held = os.path.samestat(os.fstat(handle), path.lstat())
+            if held:
+                return Held(handle, fresh, locked)
+        finally:
+            if not held:
+                os.close(handle)  # of a file that its holder has removed or renamed since, or that cannot be locked
 
 
 def remove(path: Path) -> None:

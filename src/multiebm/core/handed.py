@@ -70,7 +70,15 @@ def read_arrays(
         raise DataError(f"{what}, modality {single[0]!r}: got a single number, expected one row an item; pass an array")
     check_lengths({name: part.values for name, part in handed.items()}, what)
     masks = {f"present {m}": of for m, of in present.items()} if isinstance(present, Mapping) else {"present": present}
-    _check_rows({**parts, **masks, "labels": labels}, what)
+    given = {**parts, **masks, "labels": labels}
+    indices = {k: np.asarray(v.index) for k, v in given.items() if hasattr(v, "to_numpy") and hasattr(v, "index")}
+    first = next(iter(indices), "")
+    for name, index in indices.items():  # rows of the same names in another order: row i would be two different items
+        if not np.array_equal(index, indices[first]) and set(index.tolist()) == set(indices[first].tolist()):
+            raise DataError(
+                f"{what}: got rows of {name} in another order than those of {first} (by their index), expected the "
+                f"same item in row i of both; use {name}.loc[{first}.index], or .to_numpy() to go by position"
+            )
     return handed
 
 
@@ -93,22 +101,24 @@ def check_lengths(views: Mapping[str, Sized], what: str) -> None:
         raise DataError(f"{what}: got 0 rows, expected at least 1; the arrays are empty")
 
 
-def _check_rows(given: Mapping[str, Any], what: str) -> None:
-    """Refuse data frames whose rows bear the same names in another order: row i would be two different items."""
-    indices = {k: np.asarray(v.index) for k, v in given.items() if hasattr(v, "to_numpy") and hasattr(v, "index")}
-    first = next(iter(indices), "")
-    for name, index in indices.items():
-        if not np.array_equal(index, indices[first]) and set(index.tolist()) == set(indices[first].tolist()):
-            raise DataError(
-                f"{what}: got rows of {name} in another order than those of {first} (by their index), expected the "
-                f"same item in row i of both; use {name}.loc[{first}.index], or .to_numpy() to go by position"
-            )
-
-
 def read_array(value: Any, where: str) -> Handed:
-    """Return real numbers (bool, integers, floats up to 64 bits, native byte order); DataError says what else it is."""
+    """Return real numbers [N, ...] (bool, integers, floats up to 64 bits, native byte order); DataError says what else
+    it is. Python objects become float64, if each of them that is not masked is a real number.
+    """
     found = unpack(value, where)
-    values = _numbers(found, where) if found.values.dtype == object else found.values
+    values = found.values
+    if values.dtype == object:
+        for place, hidden in np.ndenumerate(found.hidden):
+            if not hidden and not isinstance(cell := values[place], Real | Decimal | np.bool_):
+                row = f" in row {place[0]}" if place else ""
+                raise DataError(
+                    f"{where}: got {_named(cell)}{row}, expected real numbers; convert it, or mark what is missing "
+                    "absent in `present`"
+                )
+        try:
+            values = np.where(found.hidden, 0, values).astype(np.float64)
+        except OverflowError as error:
+            raise DataError(f"{where}: got a whole number beyond float64, expected real numbers below 1e37") from error
     dtype = values.dtype
     if dtype.kind not in "biuf":
         got, fix = _NOT_NUMBERS.get(dtype.kind, (f"values of type {dtype}", "convert them"))
@@ -118,37 +128,37 @@ def read_array(value: Any, where: str) -> Handed:
 
 
 def unpack(value: Any, where: str) -> Handed:
-    """Return the array inside a container, of whatever type its values are; DataError where there is none."""
+    """Return the array [N, ...] inside a container, of whatever type its values are; DataError where there is none."""
     if value is None or isinstance(value, Mapping):
         raise DataError(f"{where}: got {_named(value)}, expected an array of numbers, one row an item; pass one")
     if isinstance(value, np.ma.MaskedArray):
         return Handed(np.ma.getdata(value), np.ma.getmaskarray(value))
     try:
         if isinstance(value, Tensor):
-            return Handed(_from_tensor(value, where))
+            if value.layout != torch.strided:
+                _check_dense(value.shape, ".to_dense()", where)
+                value = value.to_dense()
+            value = (value.dequantize() if value.is_quantized else value).detach().cpu().resolve_conj().resolve_neg()
+            if value.is_floating_point() and value.dtype not in (torch.float16, torch.float32, torch.float64):
+                value = value.float()  # bfloat16 and smaller, which NumPy has not
+            return Handed(value.numpy())
         if hasattr(value, "toarray") and hasattr(value, "nnz"):
             _check_dense(value.shape, ".toarray()", where)
             return Handed(np.asarray(value.toarray()))
+        if hasattr(value, "to_numpy") and hasattr(value, "columns"):
+            return _from_frame(value, where)
         if hasattr(value, "to_numpy"):
-            return _from_frame(value, where) if hasattr(value, "columns") else _from_series(value)
+            dtype = value.dtype
+            if not isinstance(dtype, np.dtype) and getattr(dtype, "kind", "O") in "biuf" and value.isna().any():
+                # what a nullable type calls missing becomes NaN, and is treated as NaN is
+                return Handed(value.to_numpy(dtype=np.float64, na_value=np.nan))
+            return Handed(np.asarray(value.to_numpy()))
         return _from_list(value, where) if isinstance(value, list | tuple) else Handed(np.asarray(value))
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise DataError(
             f"{where}: got {_named(value)} that is no array ({error}), expected an array of numbers, a tensor, a data "
             "frame or nested lists; convert it by numpy.asarray"
         ) from error
-
-
-def _from_tensor(tensor: Tensor, where: str) -> Array:
-    if tensor.layout != torch.strided:
-        _check_dense(tensor.shape, ".to_dense()", where)
-        tensor = tensor.to_dense()
-    if tensor.is_quantized:
-        tensor = tensor.dequantize()
-    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
-    if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64):
-        tensor = tensor.float()  # bfloat16 and smaller, which NumPy has not
-    return tensor.numpy()
 
 
 def _check_dense(shape: Sequence[int], call: str, where: str) -> None:
@@ -170,14 +180,6 @@ def _from_frame(frame: Any, where: str) -> Handed:
     return Handed(np.stack([column.values for column in read], 1), columns=names)
 
 
-def _from_series(series: Any) -> Handed:
-    """Return a series' values; what its nullable type calls missing becomes NaN, and is treated as NaN is."""
-    numeric = not isinstance(series.dtype, np.dtype) and getattr(series.dtype, "kind", "O") in "biuf"
-    if numeric and series.isna().any():
-        return Handed(series.to_numpy(dtype=np.float64, na_value=np.nan))
-    return Handed(np.asarray(series.to_numpy()))
-
-
 def _from_list(rows: Sequence[Any], where: str) -> Handed:
     if any(isinstance(row, Tensor | np.ma.MaskedArray) or hasattr(row, "to_numpy") for row in rows):
         each = [unpack(row, f"{where}, row {i}") for i, row in enumerate(rows)]
@@ -192,35 +194,17 @@ def _from_list(rows: Sequence[Any], where: str) -> Handed:
 
 
 def _check_even(rows: Sequence[Any], where: str) -> None:
-    sizes = [_size(row) for row in rows]
-    for i, size in enumerate(sizes):
-        if size != sizes[0] or "uneven" in size:
+    sizes: list[str] = []
+    for i, row in enumerate(rows):
+        try:
+            shape = np.shape(row)
+            sizes.append(f"of {shape[0]} values" if len(shape) == 1 else f"of shape {shape}")
+        except ValueError:
+            sizes.append("of uneven lists")
+        if sizes[i] != sizes[0] or "uneven" in sizes[i]:
             raise DataError(
-                f"{where}: got row {i} {size} after row 0 {sizes[0]}, expected rows of one length; cut or pad them"
+                f"{where}: got row {i} {sizes[i]} after row 0 {sizes[0]}, expected rows of one length; cut or pad them"
             )
-
-
-def _size(row: Any) -> str:
-    try:
-        shape = np.shape(row)
-    except ValueError:
-        return "of uneven lists"
-    return f"of {shape[0]} values" if len(shape) == 1 else f"of shape {shape}"
-
-
-def _numbers(part: Handed, where: str) -> Array:
-    """Return an array of Python objects as float64 if each of them that is not masked is a real number."""
-    for place, hidden in np.ndenumerate(part.hidden):
-        if not hidden and not isinstance(cell := part.values[place], Real | Decimal | np.bool_):
-            row = f" in row {place[0]}" if place else ""
-            raise DataError(
-                f"{where}: got {_named(cell)}{row}, expected real numbers; convert it, or mark what is missing absent "
-                "in `present`"
-            )
-    try:
-        return np.where(part.hidden, 0, part.values).astype(np.float64)
-    except OverflowError as error:
-        raise DataError(f"{where}: got a whole number beyond float64, expected real numbers below 1e37") from error
 
 
 def in_order(part: Handed, known: tuple[str, ...], where: str) -> Handed:

@@ -38,13 +38,14 @@ class ItemGenerators:
     def __len__(self) -> int:
         return len(self._generators) * self._copies
 
-    def normal(self, shape: Sequence[int]) -> Tensor:
-        """Draw standard normals of shape [B, ...], B = number of generators."""
-        return self._draw(torch.randn, shape)
-
-    def uniform(self, shape: Sequence[int]) -> Tensor:
-        """Draw uniforms on [0, 1) of shape [B, ...], B = number of generators."""
-        return self._draw(torch.rand, shape)
+    def draw(self, make: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
+        """Draw float32 [B, ...] of this `shape` by `make`, torch.randn or torch.rand; B = number of generators."""
+        if not shape or shape[0] != len(self):
+            raise DataError(
+                f"per-item generators: got a draw of shape {tuple(shape)}, expected leading size {len(self)}"
+            )
+        each = (self._copies, *shape[1:])
+        return torch.stack([make(each, generator=g, dtype=torch.float32) for g in self._generators], 1).flatten(0, 1)
 
     def select(self, rows: Tensor) -> "ItemGenerators":
         """Return the generators of the items in `rows` (bool [B], or int64 [N]): the same ones, not copies."""
@@ -59,17 +60,6 @@ class ItemGenerators:
         made = ItemGenerators([])
         made._generators, made._copies = generators, copies
         return made
-
-    def _draw(self, draw: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
-        self._check(shape)
-        each = (self._copies, *shape[1:])
-        return torch.stack([draw(each, generator=g, dtype=torch.float32) for g in self._generators], 1).flatten(0, 1)
-
-    def _check(self, shape: Sequence[int]) -> None:
-        if not shape or shape[0] != len(self):
-            raise DataError(
-                f"per-item generators: got a draw of shape {tuple(shape)}, expected leading size {len(self)}"
-            )
 
 
 Randomness = torch.Generator | ItemGenerators
@@ -86,15 +76,15 @@ def item_generators(seed: int, n: int, first: int = 0) -> ItemGenerators:
 
 def randn(generator: Randomness, shape: Sequence[int], like: Tensor) -> Tensor:
     """Draw standard normals of `shape` in float32 on the device of `like`."""
-    if isinstance(generator, ItemGenerators):
-        return generator.normal(shape).to(like.device)
-    made = torch.randn(tuple(shape), generator=generator, device=generator.device, dtype=torch.float32)
-    return made.to(like.device)
+    return _drawn(torch.randn, generator, shape).to(like.device)
 
 
 def rand(generator: Randomness, shape: Sequence[int], like: Tensor) -> Tensor:
     """Draw uniforms on [0, 1) of `shape` in float32 on the device of `like`."""
+    return _drawn(torch.rand, generator, shape).to(like.device)
+
+
+def _drawn(make: Callable[..., Tensor], generator: Randomness, shape: Sequence[int]) -> Tensor:
     if isinstance(generator, ItemGenerators):
-        return generator.uniform(shape).to(like.device)
-    made = torch.rand(tuple(shape), generator=generator, device=generator.device, dtype=torch.float32)
-    return made.to(like.device)
+        return generator.draw(make, shape)
+    return make(tuple(shape), generator=generator, device=generator.device, dtype=torch.float32)

@@ -70,7 +70,14 @@ class Store(Generic[H]):
         """Return the content of a `file` of tensors of any shapes, and of the header `name` that says `values`, in the
         order in which they are to be written. `{}` in `file` becomes a part of its checksum.
         """
-        data = safetensors.torch.save(_storable(tensors))
+        seen: set[int] = set()
+        plain = {}
+        for key, tensor in tensors.items():  # contiguous and on the CPU; tied weights, which share memory, are copied
+            flat = tensor.detach().cpu().contiguous()
+            storage = flat.untyped_storage().data_ptr()
+            plain[key] = flat.clone() if storage in seen else flat
+            seen.add(storage)
+        data = safetensors.torch.save(plain)
         digest = hashlib.sha256(data).hexdigest()
         stored = StoredFile(name=file.format(digest[:12]), bytes=len(data), sha256=digest)
         return {stored.name: data, name: self.header(values, [stored])}
@@ -143,15 +150,3 @@ def misfits(got: dict[str, str], expected: dict[str, str]) -> list[str]:
     for lines in (wrong, missing, unexpected):
         found += lines[:_LISTED] + ([f"... and {len(lines) - _LISTED} more like it"] if len(lines) > _LISTED else [])
     return found
-
-
-def _storable(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU tensors that share no memory, as the format wants them; tied weights are written twice."""
-    seen: set[int] = set()
-    plain = {}
-    for name, tensor in tensors.items():
-        flat = tensor.detach().cpu().contiguous()
-        storage = flat.untyped_storage().data_ptr()
-        plain[name] = flat.clone() if storage in seen else flat
-        seen.add(storage)
-    return plain

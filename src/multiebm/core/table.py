@@ -45,17 +45,16 @@ class Table(Generic[T]):
             known = list(self._entries)
             raise ConfigError(f"{self.what}: got {name!r}; known: {', '.join(known)}.{nearest(name, known)}")
         found = self._entries[name]
-        return self._loaded(found) if isinstance(found, EntryPoint) else found
-
-    def _loaded(self, entry: EntryPoint) -> T:
+        if not isinstance(found, EntryPoint):
+            return found
         try:
-            row: T = entry.load()
+            row: T = found.load()
+            return row
         except (ImportError, AttributeError) as error:
             raise ConfigError(
-                f"{self.what} {entry.name!r}: got {entry.value}, which cannot be imported ({error}), expected what an "
+                f"{self.what} {name!r}: got {found.value}, which cannot be imported ({error}), expected what an "
                 f"entry point in group {self.group} names; install that package again, or remove it"
             ) from error
-        return row
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

@@ -1,25 +1,27 @@
 """The user's own data: arrays by modality, from Python or from an .npz file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from multiebm.core.errors import ConfigError, DataError, ModalityError
-from multiebm.core.handed import read_arrays, read_presence
+from multiebm.core.handed import read_arrays, read_presence, unpack
 from multiebm.core.names import BESIDE, MASK, TEST, name_problem
 from multiebm.core.random import check_seed
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint
-from multiebm.data.labels import code_labels, read_labels
 from multiebm.data.npz import expanded, read_npz
 from multiebm.modalities import MODALITIES, Modality
 
 # name -> {"kind": "picture", "layout": "chw" | "hwc", "range": [low, high] (optional)} or {"kind": "vector"}
 Declared = Mapping[str, Mapping[str, Any]]
+UNKNOWN = -1  # the code of a label that is not known
+Class = int | str
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +59,9 @@ def from_arrays(
     check_declarations(modalities)
     if test is None:
         if not isinstance(test_fraction, Real) or not 0 < test_fraction < 1:
-            fix = "expected a share between 0 and 1, such as 0.2"
-            raise ConfigError(f"{name}.test_fraction: got {test_fraction!r}, {fix}")
+            raise ConfigError(
+                f"{name}.test_fraction: got {test_fraction!r}, expected a share between 0 and 1, such as 0.2"
+            )
         check_seed(seed)
     elif (labels is None) != (test.labels is None):
         has, lacks = ("test", "train") if labels is None else ("train", "test")
@@ -71,7 +74,13 @@ def from_arrays(
     read = [read_labels(r.labels, len(split), what) for split, (what, r) in zip(splits, rows.items(), strict=True)]
     codes, classes = code_labels(read)
     splits = [replace(split, labels=of) for split, of in zip(splits, codes, strict=True)]
-    train, held_out = splits if test is not None else _cut(splits[0], test_fraction, seed, name)
+    train, held_out = splits[0], splits[-1]
+    if test is None:
+        if (n := len(train)) < 2:
+            fix = "supply test arrays"
+            raise DataError(f"{name}: got {n} row, expected at least 2 to split into training and test; {fix}")
+        order, cut = np.random.default_rng(seed).permutation(n), min(max(round(n * test_fraction), 1), n - 1)
+        train, held_out = (splits[0].select(torch.from_numpy(rows)) for rows in (order[cut:], order[:cut]))
     parts = {
         key: m.fit(train.of(key), [split.of(key) for split in splits], f"{name}, modality {key!r}")
         for key, m in kinds.items()
@@ -107,15 +116,14 @@ def load_arrays(
         raise DataError(
             f"arrays: got {got}, expected a dict of arrays by the names of their modalities; quote the names"
         )
-    train = rows_of({key: array for key, array in content.items() if not key.startswith(TEST)}, what)
     held_out = {key.removeprefix(TEST): array for key, array in content.items() if key.startswith(TEST)}
+    train = rows_of({key: array for key, array in content.items() if not key.startswith(TEST)}, what)
     test = rows_of(held_out, f"{what} (test)") if held_out else None
     return from_arrays(train.views, modalities, train.labels, train.present, test_fraction, test, seed, what)
 
 
 def rows_of(arrays: Mapping[str, Any], what: str) -> Rows:
-    """Return the arrays of one split by what their keys say: a modality, `labels`, `present` or `present_<modality>`.
-
+    """Return arrays [N, ...] of one split by what their keys say: a modality, `labels`, `present` or `present_<name>`;
     DataError where both forms of masks are given.
     """
     masks = {key.removeprefix(MASK): array for key, array in arrays.items() if key.startswith(MASK)}
@@ -146,10 +154,7 @@ def check_declarations(modalities: Declared) -> None:
 
 
 def _checked(rows: Rows, modalities: Declared, kinds: dict[str, Modality], what: str) -> Split:
-    """Return one split of checked arrays [N, ...] without labels, ordered as `modalities`; all of it is copied.
-
-    Modalities that are not among `kinds` yet become so, for the splits that follow.
-    """
+    """Return one split of checked arrays [N, ...] without labels, copied. Modalities new to `kinds` are put there."""
     given = read_arrays(rows.views, list(modalities), what, rows.present, rows.labels)
     if missing := [name for name in modalities if name not in given]:
         raise ModalityError(
@@ -166,11 +171,54 @@ def _checked(rows: Rows, modalities: Declared, kinds: dict[str, Modality], what:
     return Split(views, torch.from_numpy(there))
 
 
-def _cut(rows: Split, test_fraction: float, seed: int, what: str) -> list[Split]:
-    """Return training and test rows [N, ...], a permutation by `seed` cut at `test_fraction`; each has at least one."""
-    n = len(rows)
-    if n < 2:
-        raise DataError(f"{what}: got {n} row, expected at least 2 to split into training and test; supply test arrays")
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(n))
-    cut = min(max(round(n * test_fraction), 1), n - 1)
-    return [rows.select(order[cut:]), rows.select(order[:cut])]
+def read_labels(labels: Any, n: int, what: str) -> list[Class | None] | None:
+    """Return the n labels as whole numbers or texts, None where one is unknown (-1, NaN, None, masked)."""
+    if labels is None:
+        return None
+    where = f"{what}, labels"
+    if isinstance(labels, list | tuple) and not any(np.ndim(label) for label in labels):
+        labels = np.array([*labels, None], dtype=object)[:-1]  # or NumPy makes texts of None and NaN among texts
+    found = unpack(labels, where)
+    values = found.values
+    if values.dtype.kind in "cMmV":
+        raise DataError(f"{where}: got dtype {values.dtype}, expected whole numbers or texts; convert them")
+    if values.shape not in ((n,), (n, 1)):
+        one_hot = values.ndim == 2 and values.dtype.kind in "biuf" and bool((np.sort(values)[:, :-1] == 0).all())
+        fix = "of one-hot rows pass labels.argmax(1)" if one_hot and len(values) == n else "supply them all"
+        raise DataError(f"{where}: got shape {values.shape}, expected ({n},), one for each row; {fix}")
+    pairs = zip(values.reshape(n).tolist(), found.hidden.reshape(n), strict=True)
+    read = [None if hidden else _label(value, i, where) for i, (value, hidden) in enumerate(pairs)]
+    if len({type(label) for label in read if label is not None}) > 1:
+        raise DataError(f"{where}: got both texts and numbers, expected one of them; convert them, labels.astype(str)")
+    return read
+
+
+def code_labels(splits: Sequence[list[Class | None] | None]) -> tuple[list[Tensor | None], tuple[Class, ...] | None]:
+    """Return labels of splits as codes, int64 [N] each (their place among the distinct values of all splits, UNKNOWN
+    where they are unknown), and those values in order. None for both where there is no label that is known.
+    """
+    known = {label for split in splits for label in split or () if label is not None}
+    if not known:
+        return [None] * len(splits), None
+    classes = tuple(sorted(known))  # all are texts or all are numbers
+    code = {label: i for i, label in enumerate(classes)} | {None: UNKNOWN}
+    return [None if split is None else torch.tensor([code[label] for label in split]) for split in splits], classes
+
+
+def _label(value: Any, row: int, where: str) -> Class | None:
+    value = value.item() if isinstance(value, Tensor | np.generic) and not value.ndim else value
+    value = value.decode() if isinstance(value, bytes) else value
+    if value is None or isinstance(value, str):
+        return value
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    if isinstance(value, Real):
+        number = float(value)
+        if number != number or number == UNKNOWN:
+            return None
+        if isinstance(value, Integral) or number.is_integer():
+            return int(value)  # type: ignore[call-overload]
+    raise DataError(
+        f"{where}: got {value!r} in row {row}, expected whole numbers or texts, and -1, None or NaN where one is "
+        "unknown; name the classes"
+    )

@@ -92,7 +92,11 @@ def cached_arrays(root: Path, name: str, identity: dict[str, Any], build: Builde
                 discard(folder)
         root.mkdir(parents=True, exist_ok=True)
         with whole_folder(folder, keep=True) as aside:
-            files = [_saved(aside / f"{name}.npy", array) for name, array in build()]
+            files = []
+            for key, array in build():
+                path = aside / f"{key}.npy"
+                np.save(path, array, allow_pickle=False)
+                files.append(StoredFile(name=path.name, bytes=path.stat().st_size, sha256=file_sha256(path)))
             (aside / _MANIFEST).write_bytes(_STORE.header({"identity": identity}, files))
     except OSError as error:
         logger.warning(
@@ -104,12 +108,6 @@ def cached_arrays(root: Path, name: str, identity: dict[str, Any], build: Builde
         )
         return _in_memory(build, want)
     return _open(folder, identity, want)
-
-
-def _saved(path: Path, array: NDArray[Any]) -> StoredFile:
-    with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-    return StoredFile(name=path.name, bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
 def _open(folder: Path, identity: dict[str, Any], want: Sequence[str]) -> Found:

@@ -49,24 +49,17 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
     if held_out:
         logger.warning("%s: %s are left aside; the rows without %s are used", path, ", ".join(held_out), TEST)
     parts = read_arrays(rows.views, names, what, beside=[*BESIDE, *(MASK + name for name in names)])
-    views = {name: _channels_first(part.values, modalities[name]) for name, part in parts.items()}
+    views = {name: part.values for name, part in parts.items()}
+    for name, array in views.items():
+        m, shape = modalities[name], modalities[name].raw_shape  # which its states need not have
+        if m.shows == "pictures" and array.shape[1:] == (*shape[1:], shape[0]) != shape:
+            views[name] = np.moveaxis(array, -1, 1)
     if rows.present is None:
         return views, None
     return views, torch.from_numpy(read_present(rows.present, names, len(next(iter(views.values()))), what))
 
 
-def _channels_first(array: Array, m: Modality) -> Array:
-    """Return pictures [B, H, W, C] of this modality as [B, C, H, W], and anything else as it is."""
-    shape = m.raw_shape  # which its states need not have
-    last = m.shows == "pictures" and array.shape[1:] == (*shape[1:], shape[0]) != shape
-    return np.moveaxis(array, -1, 1) if last else array
-
-
 def _read_folder(folder: Path, modalities: Mapping[str, Modality]) -> dict[str, Array]:
-    """Return the pictures [B, C, H, W] of a folder by modality, as `read_pictures` does.
-
-    DataError names the file that is no picture, lies outside `folder`, or has no counterpart.
-    """
     found: dict[str, list[Path]] = {}
     unknown: list[str] = []
     for entry in _listed(folder):
@@ -97,7 +90,17 @@ def _read_folder(folder: Path, modalities: Mapping[str, Modality]) -> dict[str, 
             f"{folder}: got pictures of {unknown[0]!r}, expected some of {', '.join(modalities)}.{hint} Rename or "
             "remove them"
         )
-    _check_counterparts(folder, found)
+    # pictures are one item by their names, which all modalities must have
+    names = {name: {file.stem for file in files} for name, files in found.items() if files[0].parent != folder}
+    first = next(iter(names), "")
+    for name, stems in names.items():
+        if odd := sorted(stems ^ names[first]):
+            has, lacks = (name, first) if odd[0] in stems else (first, name)
+            raise DataError(
+                f"{folder}: got {odd[0]!r} in {has} and none in {lacks}, expected the same names in both, by which "
+                f"pictures are one item ({len(odd)} such names); rename or remove it"
+            )
+    check_lengths(found, str(folder))
     check_bytes(folder, sum(4 * len(files) * prod(modalities[name].raw_shape) for name, files in found.items()))
     return {name: read_pictures(files, modalities[name]) for name, files in found.items()}
 
@@ -109,7 +112,6 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _checked(files: list[Path], root: Path) -> list[Path]:
-    """Return the files of one modality; DataError unless all are pictures inside `root`, one for each name."""
     named: dict[str, Path] = {}
     for file in files:
         if file.suffix.lower() not in ENDINGS or not file.is_file():
@@ -119,17 +121,3 @@ def _checked(files: list[Path], root: Path) -> list[Path]:
         if not file.resolve().is_relative_to(root.resolve()):
             raise DataError(f"{file}: got a link that leads outside {root}, expected a picture; copy it there")
     return files
-
-
-def _check_counterparts(folder: Path, found: Mapping[str, list[Path]]) -> None:
-    """Raise DataError unless the pictures of all modalities have the same names: they are what makes them one item."""
-    names = {name: {file.stem for file in files} for name, files in found.items() if files[0].parent != folder}
-    first = next(iter(names), "")
-    for name, stems in names.items():
-        if odd := sorted(stems ^ names[first]):
-            has, lacks = (name, first) if odd[0] in stems else (first, name)
-            raise DataError(
-                f"{folder}: got {odd[0]!r} in {has} and none in {lacks}, expected the same names in both, by which "
-                f"pictures are one item ({len(odd)} such names); rename or remove it"
-            )
-    check_lengths(found, str(folder))

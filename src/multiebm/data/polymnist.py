@@ -138,8 +138,7 @@ def from_folder(folder: Path, size: int) -> tuple[dict[str, Any], Builder]:
     return {"folder": sha256_of_json(files), "size": size}, build
 
 
-def _files(folder: Path) -> dict[str, int]:
-    """Return the sizes of the pictures of a folder in bytes by name, in the order of (i, digit)."""
+def _files(folder: Path) -> dict[str, int]:  # bytes by name, in the order of (i, digit)
     if not folder.is_dir():
         raise DataError(
             f"polymnist: got no folder {folder}, expected {{train,test}}/m0..m4 below the setting `folder`; "

@@ -2,7 +2,7 @@
 
 The published PolyMNIST judge (two strided convolutions of 10 and 20 channels, three dropouts) reads unseen handwriting
 of 16-pixel PolyDigits with accuracy 0.92 to 0.93 after 300 steps and 0.98 after 2,000. This one keeps the 128
-penultimate units and reaches 0.99 in 300 (nn/judges.py).
+penultimate units and reaches 0.99 in 300 (nn/pictures.py).
 """
 
 from collections.abc import Iterator

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from multiebm.core.progress import track
 from multiebm.core.random import Randomness
-from multiebm.mcmc.base import LogDensity
 from multiebm.mcmc.langevin import mala
-from multiebm.mcmc.run import run_chain
+from multiebm.mcmc.run import LogDensity, run_chain
 
 
 class LogNormalizer(NamedTuple):

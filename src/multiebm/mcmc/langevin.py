@@ -1,45 +1,49 @@
 """Unadjusted Langevin dynamics, and its two relatives: fixed displacement, and Metropolis-adjusted."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from multiebm.core.random import Randomness, rand
 from multiebm.core.tree import Tree, item_size, item_square_norm, per_item, randn_tree, tree_map
-from multiebm.mcmc.base import Info, Kernel, LogDensity, State, evaluate, evaluate_end
+from multiebm.mcmc.run import Info, Kernel, LogDensity, State, evaluate, evaluate_end
 
 # A gradient of exactly zero has no direction; the item then moves by noise alone.
 _SMALLEST_NORM = 1e-12
 
-
-Move = Callable[[Randomness, State], tuple[Tree, Info]]
-
-
-def _info(state: State, moved: Tree, grad_norm: Tensor, acceptance: Tensor) -> Info:
-    move = tree_map(torch.sub, moved, state.position)
-    return Info(grad_norm, item_square_norm(move).sqrt(), acceptance)
+Drift = Callable[[Tree, Tensor], Tree]  # of a gradient (leaves [B, ...]) and its norm [B]
 
 
-def _unadjusted(logdensity: LogDensity, move: Move, proposed: float = 0.0) -> Kernel:
+def _langevin_drift(step_size: float) -> Drift:
+    return lambda grad, norm: tree_map(lambda g: 0.5 * step_size**2 * g, grad)
+
+
+def _move(rng: Randomness, state: State, drift: Drift, noise: float) -> tuple[Tree, Info]:
+    """Return u' = u + drift + noise eps, and what is known of the move."""
+    norm, eps = item_square_norm(state.grad).sqrt(), randn_tree(rng, state.position)
+    moved = tree_map(lambda u, d, e: u + d + noise * e, state.position, drift(state.grad, norm), eps)
+    length = item_square_norm(tree_map(torch.sub, moved, state.position)).sqrt()
+    return moved, Info(norm, length, torch.ones_like(state.logdensity))
+
+
+def _unadjusted(logdensity: LogDensity, drift: Drift, noise: float, proposed: float = 0.0) -> Kernel:
     """Return the kernel that accepts every move; its last step needs no gradient at the end, a backward pass saved.
 
     Moves that are Langevin proposals of step size `proposed` also say how likely a Metropolis test would accept them.
     """
 
-    def init(position: Tree) -> State:
-        return evaluate(logdensity, position)
-
     def step(rng: Randomness, state: State) -> tuple[State, Info]:
-        moved, info = move(rng, state)
+        moved, info = _move(rng, state, drift, noise)
         new = evaluate(logdensity, moved)
         return new, info._replace(acceptance=_acceptance(state, new, proposed)) if proposed else info
 
     def last(rng: Randomness, state: State) -> tuple[State, Info]:
-        moved, info = move(rng, state)
+        moved, info = _move(rng, state, drift, noise)
         return evaluate_end(logdensity, moved), info
 
-    return Kernel(init, step, last)
+    return Kernel(partial(evaluate, logdensity), step, last)
 
 
 def _acceptance(old: State, new: State, step_size: float) -> Tensor:
@@ -64,35 +68,23 @@ def langevin(
     `diagnose` (n = s): `Info.acceptance` is what a Metropolis test would say of each move but the last, which stays 1.
     """
     noise = step_size if noise_scale is None else noise_scale
-
-    def move(rng: Randomness, state: State) -> tuple[Tree, Info]:
-        eps = randn_tree(rng, state.position)
-        moved = tree_map(lambda u, g, e: u + 0.5 * step_size**2 * g + noise * e, state.position, state.grad, eps)
-        grad_norm = item_square_norm(state.grad).sqrt()
-        return moved, _info(state, moved, grad_norm, torch.ones_like(state.logdensity))
-
-    return _unadjusted(logdensity, move, step_size if diagnose and noise == step_size else 0.0)
+    proposed = step_size if diagnose and noise == step_size else 0.0
+    return _unadjusted(logdensity, _langevin_drift(step_size), noise, proposed)
 
 
 def displaced_langevin(logdensity: LogDensity, displacement: float | Tensor, noise_scale: float) -> Kernel:
     """u' = u + d sqrt(D) g/|g| + n eps: every item moves by root-mean-square length d = `displacement` per coordinate.
 
     Positions [B, ...]; `displacement` is a number, or one per item [B] (a chain with coordinates held fixed has fewer
-    to move). In eq. (3) of arXiv 2605.00644, d sqrt(D) stands where s^2/2 |g| was.
-
-    The length of the move does not depend on the scale of the energy, so the energy cannot buy longer moves by growing;
-    who sets d decides how far a chain goes (training steers it by the sign of the energy gap).
+    to move). In eq. (3) of arXiv 2605.00644, d sqrt(D) stands where s^2/2 |g| was. The length does not depend on the
+    scale of the energy, which cannot buy longer moves by growing; training steers d by the sign of the energy gap.
     """
 
-    def move(rng: Randomness, state: State) -> tuple[Tree, Info]:
-        length = displacement * item_size(state.position) ** 0.5
-        grad_norm = item_square_norm(state.grad).sqrt()
-        factor = length / grad_norm.clamp_min(_SMALLEST_NORM)
-        eps = randn_tree(rng, state.position)
-        moved = tree_map(lambda u, g, e: u + per_item(factor, u) * g + noise_scale * e, state.position, state.grad, eps)
-        return moved, _info(state, moved, grad_norm, torch.ones_like(state.logdensity))
+    def drift(grad: Tree, norm: Tensor) -> Tree:
+        factor = displacement * item_size(grad) ** 0.5 / norm.clamp_min(_SMALLEST_NORM)
+        return tree_map(lambda g: per_item(factor, g) * g, grad)
 
-    return _unadjusted(logdensity, move)
+    return _unadjusted(logdensity, drift, noise_scale)
 
 
 def mala(logdensity: LogDensity, step_size: float) -> Kernel:
@@ -102,18 +94,18 @@ def mala(logdensity: LogDensity, step_size: float) -> Kernel:
     [B, ...]. Roberts & Tweedie (1996), https://doi.org/10.2307/3318418.
     """
 
-    def init(position: Tree) -> State:
-        return evaluate(logdensity, position)
-
     def step(rng: Randomness, state: State) -> tuple[State, Info]:
-        eps = randn_tree(rng, state.position)
-        moved = tree_map(lambda u, g, e: u + 0.5 * step_size**2 * g + step_size * e, state.position, state.grad, eps)
-        proposal = init(moved)
+        moved, info = _move(rng, state, _langevin_drift(step_size), step_size)
+        proposal = evaluate(logdensity, moved)
         acceptance = _acceptance(state, proposal, step_size)
         accept = rand(rng, (*acceptance.shape, 1), acceptance)[:, 0] < acceptance
-        position = tree_map(lambda new, old: torch.where(per_item(accept, old), new, old), moved, state.position)
-        grad = tree_map(lambda new, old: torch.where(per_item(accept, old), new, old), proposal.grad, state.grad)
-        value = torch.where(accept, proposal.logdensity, state.logdensity)
-        return State(position, value, grad), _info(state, position, item_square_norm(state.grad).sqrt(), acceptance)
 
-    return Kernel(init, step, last=step)  # a rejection needs the gradient at the proposal anyway
+        def chosen(new: Tensor, old: Tensor) -> Tensor:
+            return torch.where(per_item(accept, old), new, old)
+
+        position, grad = tree_map(chosen, moved, state.position), tree_map(chosen, proposal.grad, state.grad)
+        moved_by = item_square_norm(tree_map(torch.sub, position, state.position)).sqrt()
+        value = torch.where(accept, proposal.logdensity, state.logdensity)
+        return State(position, value, grad), info._replace(move_norm=moved_by, acceptance=acceptance)
+
+    return Kernel(partial(evaluate, logdensity), step, last=step)  # a rejection needs the gradient there anyway

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from multiebm.core.errors import DataError
 from multiebm.core.handed import SHOWN, Handed, Mask
 from multiebm.core.table import nearest
-from multiebm.distributions.families import FAMILIES
-from multiebm.distributions.likelihoods import Likelihood
+from multiebm.distributions.families import FAMILIES, Likelihood
 
 Given = tuple[Tensor, Tensor]  # raw values [N, ...] of one split, and which are present, bool [N]
 

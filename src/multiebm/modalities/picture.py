@@ -1,8 +1,10 @@
 """Pictures: raw uint8, or float32 in [0, 1] or in a declared range, channels first; states float32 in [-1, 1].
 
-Values without a declared range are bytes 0..255, bool (black and white), or floats in [0, 1].
+Values without a declared range are bytes 0..255, bool (black and white), or floats in [0, 1]. Always a copy is kept.
 """
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -14,11 +16,15 @@ from torch import Tensor, nn
 
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import Handed, Mask
-from multiebm.modalities.base import Given, Modality, Shows, unknown_keys
-from multiebm.modalities.pixels import AXES, as_picture, check_dark, check_layout, range_problem
-from multiebm.nn.energies import PictureTrunk
-from multiebm.nn.judges import picture_body, shifted
-from multiebm.nn.pictures import conv_decoder, conv_encoder, resnet_decoder, resnet_encoder
+from multiebm.modalities.base import RAW_LIMIT, Given, Modality, Shows, is_number, refuse, unknown_keys
+from multiebm.nn.blocks import PictureTrunk
+from multiebm.nn.pictures import conv_decoder, conv_encoder, picture_body, resnet_decoder, resnet_encoder, shifted
+
+logger = logging.getLogger("multiebm")
+
+AXES = {"chw": "C, H, W", "hwc": "H, W, C"}  # by layout
+TOLERANCE = 1e-6  # share of a range by which rounding may leave it; such values are clamped
+_LEVELS = 1000  # that float32, in which pictures are kept, must tell apart in their range
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,11 @@ class Picture(Modality):
 
     @classmethod
     def declare(cls, name: str, declared: Mapping[str, Any], part: Handed, where: str) -> Self:
-        """Return the modality of pictures [N, C, H, W] or [N, H, W, C], as declared."""
+        """Return the modality of pictures [N, C, H, W] or [N, H, W, C], as declared.
+
+        What is far more likely pictures of the other layout is refused: as that, grey or RGB with sides above 4, and as
+        declared, strips of 1 or 3 pixels in many channels. Where either may be, the declaration counts, and a warning.
+        """
         shape, layout = part.values.shape, declared["layout"]
         if len(shape) != 4:
             channel = "array[:, None]" if layout == "chw" else "array[..., None]"
@@ -83,19 +93,61 @@ class Picture(Modality):
             raise DataError(f"{where}: got shape {shape}, expected 4 axes, (N, {AXES[layout]}); {extra}")
         if 0 in shape:
             raise DataError(f"{where}: got shape {shape}, expected no axis of length 0; check how it was made")
-        check_layout(shape, layout, where)
+        channels, other = (shape[1], shape[3]) if layout == "chw" else (shape[3], shape[1])
+        if channels > 4 and other <= 4:
+            swapped, axes = ("hwc", "(0, 2, 3, 1)") if layout == "chw" else ("chw", "(0, 3, 1, 2)")
+            text = (
+                f"{where}: got shape {shape}, expected (N, {AXES[layout]}) as declared by layout {layout}; this looks "
+                f"like {swapped.upper()}, so declare layout: {swapped}"
+            )
+            if other in (1, 3) and shape[2] > 4:
+                raise DataError(f"{text} (if there are {channels} channels, do so and pass array.transpose{axes})")
+            logger.warning("%s if it is", text)
         span = declared.get("range")
         span = None if span is None else (float(span[0]), float(span[1]))
         return cls(name, shape[1:] if layout == "chw" else (shape[3], *shape[1:3]), span, layout)
 
     def read(self, part: Handed, present: Mask, where: str) -> Tensor:
-        """Return pictures handed over, channels first or in the declared layout, as uint8 or float32 [N, C, H, W]."""
-        values, last = part.values, (*self.shape[1:], self.shape[0])
+        """Return pictures handed over, channels first or in the declared layout, as [N, C, H, W]: uint8 of bytes and
+        bool, else float32, in their range.
+
+        What leaves the range by rounding is clamped; floats that are not `present` become black.
+        """
+        values, last, span = part.values, (*self.shape[1:], self.shape[0]), self.range
         if self.layout == "hwc" and values.shape[1:] == last:  # what a model gave has channels first already
             values = np.moveaxis(values, -1, 1)
         if values.shape[1:] != self.shape:
             raise DataError(f"{where}: {self._shape_message(values.shape)}")
-        return as_picture(values, self.range, present, where)
+        kind, got = values.dtype.kind, "floats" if values.dtype.kind == "f" else values.dtype
+        is_bytes = kind == "b" or values.dtype == np.uint8
+        if span is None and is_bytes:
+            kept = values.astype(np.uint8, order="C")
+            return torch.from_numpy(kept * np.uint8(255) if kind == "b" else kept)
+        low, high = map(float, (0, 1) if span is None else span)
+        rows = values[present]
+        if kind == "f":
+            bad = np.zeros(values.shape, bool)
+            bad[present] = ~np.isfinite(rows)
+            refuse(bad, where)
+        least, most = (float(rows.min()), float(rows.max())) if rows.size else (low, low)
+        if span is None and kind != "f":
+            raise DataError(
+                f"{where}: got dtype {values.dtype} in [{least:g}, {most:g}], expected uint8 or floats in [0, 1]; "
+                f"{_declare(min(least, 0), 2 ** math.ceil(math.log2(max(most, 1) + 1)) - 1)}, or what black and white "
+                "are, or convert it"
+            )
+        slack = TOLERANCE * (high - low)
+        if least < low - slack or most > high + slack:
+            fix = f"{_declare(least, most)}, or clip the values"
+            if span is None:
+                signed = "map it to [0, 1], for example (x + 1) / 2 when it is in [-1, 1]"
+                fix = f"{'divide by 255, or pass uint8' if least >= 0 else signed}, or {_declare(least, most)}"
+            raise DataError(f"{where}: got {got} in [{least:g}, {most:g}], expected [{low:g}, {high:g}]; {fix}")
+        if is_bytes:
+            return torch.from_numpy(values.astype(np.uint8, order="C"))
+        kept = np.full(values.shape, low, np.float32)
+        kept[present] = np.clip(rows, low, high)
+        return torch.from_numpy(kept)
 
     def _shape_message(self, got: tuple[int, ...]) -> str:
         last = (*self.shape[1:], self.shape[0])
@@ -112,9 +164,27 @@ class Picture(Modality):
         return f"{message}; reshape it"
 
     def fit(self, train: Given, every: Sequence[Given], where: str) -> Self:
-        """Refuse pictures without a range that are nearly black in all splits."""
-        if self.range is None:
-            check_dark(every, where)
+        """Refuse pictures [N, C, H, W] without a range that are nearly black in all splits, so in other units.
+
+        These are bytes that never pass an eighth of 255 (masks, classes, other grey levels), and floats that vary and
+        never pass 1 / 255 (divided twice).
+        """
+        if self.range is not None:
+            return self
+        rows = [raw[present] for raw, present in every if present.any()]
+        least = min((float(of.min()) for of in rows), default=0)
+        most = max((float(of.max()) for of in rows), default=0)
+        if any(raw.dtype == torch.uint8 for raw, _ in every):
+            is_dark, got, units = 0 < most < 32 and (most == 1 or least < most), "uint8", "0..255"
+            fix = f"{_declare(0, most)}, or range: [0, 255]"
+        else:
+            is_dark, got, units = least < most <= (1 + TOLERANCE) / 255, "floats", "[0, 1]"
+            fix = f"if bytes were divided by 255 twice, do it once, or {_declare(0, most)}, or range: [0, 1]"
+        if is_dark:
+            raise DataError(
+                f"{where}: got {got} in [{least:g}, {most:g}], expected them in {units}, of which these are nearly "
+                f"black; {fix} if they are that dark"
+            )
         return self
 
     def check(self, raw: Tensor, present: Tensor, where: str) -> None:
@@ -176,3 +246,23 @@ class Picture(Modality):
     def seen(self, state: Tensor) -> Tensor:
         """Clamp [B, C, H, W] to [-1, 1]."""
         return state.clamp(-1, 1)
+
+
+def range_problem(span: Any) -> str | None:
+    """Return what is wrong with the declared range of a picture, as "got ..., expected ..."; None if nothing is."""
+    fits = isinstance(span, list | tuple) and len(span) == 2 and all(map(is_number, span)) and span[0] < span[1]
+    if not fits:
+        return f"got {span!r}, expected [low, high], two numbers, black and white; correct it"
+    low, high = map(float, span)
+    if (far := max(abs(low), abs(high))) > RAW_LIMIT:
+        return f"got {span!r}, expected numbers of at most {RAW_LIMIT:g}; scale the values down"
+    if high - low < _LEVELS * far * torch.finfo(torch.float32).eps:
+        return (
+            f"got {span!r}, too narrow so far from 0 for float32, expected one around 0; subtract low from the values"
+        )
+    return None
+
+
+def _declare(low: float, high: float) -> str:
+    span = f"[{low:g}, {high:g}]" if low < high else "[black, white]"
+    return f"declare range: {span} for this modality of the data set"

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import SHOWN, Handed, Mask, in_order
 from multiebm.modalities.base import RAW_LIMIT, Given, Modality, Shows, refuse, unknown_keys
-from multiebm.nn.blocks import mlp
-from multiebm.nn.energies import VectorTrunk
+from multiebm.nn.blocks import VectorTrunk, mlp
 
 STATE_LIMIT = 1e9  # standard deviations from the training mean; networks square them, and float32 ends at 3e38
 _CONSTANT = 1e-14  # of the largest magnitude: less spread than that is rounding, a few last digits of float64

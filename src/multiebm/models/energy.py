@@ -27,12 +27,18 @@ class EnergyNetwork(nn.Module):
         width: int,
         fusion: str,
         blocks: int = 2,
-        penalty: float = 0.0,
-        gate: float = 0.0,
+        penalty: float = 0,
+        gate: float = 0,
     ) -> None:
         super().__init__()
         self.penalty, self.gate = penalty, gate
-        self.groups = _groups(modalities, fusion)
+        self.groups = {name: [name] for name in modalities}  # who shares a trunk
+        if fusion == "early":
+            kinds = {m.kind for m in modalities.values()}
+            order = [*(kind for kind in MODALITIES if kind in kinds), *sorted(kinds - set(MODALITIES))]
+            self.groups = {kind: [m.name for m in modalities.values() if m.kind == kind] for kind in order}
+        elif fusion not in ("late", "additive"):
+            raise ConfigError(f"energy.fusion: got {fusion!r}, expected early, late or additive")
         self.trunks = nn.ModuleDict()
         for group, names in self.groups.items():
             members = [modalities[name] for name in names]
@@ -46,14 +52,3 @@ class EnergyNetwork(nn.Module):
         """Return the energy [B] of views [B, ...], in float32 whatever the trunks compute in."""
         features = [self.trunks[module_key(g)](*[views[name] for name in names]) for g, names in self.groups.items()]
         return self.head(torch.cat(features, 1))[:, 0]
-
-
-def _groups(modalities: dict[str, Modality], fusion: str) -> dict[str, list[str]]:
-    """Return which modalities share a trunk."""
-    if fusion in ("late", "additive"):
-        return {name: [name] for name in modalities}
-    if fusion != "early":
-        raise ConfigError(f"energy.fusion: got {fusion!r}, expected early, late or additive")
-    kinds = {m.kind for m in modalities.values()}
-    order = [*(kind for kind in MODALITIES if kind in kinds), *sorted(kinds - set(MODALITIES))]
-    return {kind: [m.name for m in modalities.values() if m.kind == kind] for kind in order}

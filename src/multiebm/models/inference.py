@@ -65,14 +65,7 @@ class Encoder(nn.Module):
     both share one.
     """
 
-    def __init__(
-        self,
-        modality: Modality,
-        shared: int,
-        private: int,
-        networks: Any,
-        scale_map: str = "exp",
-    ) -> None:
+    def __init__(self, modality: Modality, shared: int, private: int, networks: Any, scale_map: str = "exp") -> None:
         super().__init__()
         self.sizes, self.scale_map = (shared, private), scale_map
         outputs = [2 * (shared + private)] if not networks.separate_trunks or not private else [2 * shared, 2 * private]
@@ -82,11 +75,7 @@ class Encoder(nn.Module):
         """Return ((loc, scale) shared, (loc, scale) private), each [B, D] or [B, P]."""
         out = torch.cat([branch(x) for branch in self.branches], 1)
         shared, private = out.split([2 * size for size in self.sizes], 1)
-        return self._loc_scale(shared), self._loc_scale(private)
-
-    def _loc_scale(self, out: Tensor) -> tuple[Tensor, Tensor]:
-        loc, raw = out.chunk(2, 1)
-        return loc, SCALES[self.scale_map](raw)
+        return _loc_scale(shared, self.scale_map), _loc_scale(private, self.scale_map)
 
 
 # what an encoder's last layer says about a scale, shape [B, D] -> [B, D]; softmax fixes the sum over dimensions, so
@@ -102,6 +91,11 @@ SCALES: Table[Callable[[Tensor], Tensor]] = Table(
 )
 
 
+def _loc_scale(out: Tensor, scale_map: str) -> tuple[Tensor, Tensor]:
+    loc, raw = out.chunk(2, 1)
+    return loc, SCALES[scale_map](raw)
+
+
 class JointEncoder(nn.Module):
     """All parts together -> (loc, scale) [B, D]: features of a trunk each, side by side, then one layer (JMVAE)."""
 
@@ -113,8 +107,7 @@ class JointEncoder(nn.Module):
     def forward(self, views: Views) -> tuple[Tensor, Tensor]:
         """Encode complete items: views [B, ...] -> loc, scale [B, D]."""
         found = [nn.functional.relu(trunk(views[name_of_key(key)])) for key, trunk in self.trunks.items()]
-        loc, raw = self.head(torch.cat(found, 1)).chunk(2, 1)
-        return loc, SCALES[self.scale_map](raw)
+        return _loc_scale(self.head(torch.cat(found, 1)), self.scale_map)
 
 
 class InferenceModel(nn.Module):

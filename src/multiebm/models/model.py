@@ -12,32 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multiebm.core.batch import Batch
-from multiebm.core.errors import ConfigError, whole_number
+from multiebm.core.batch import Batch, where_present
+from multiebm.core.errors import ConfigError, ModalityError, whole_number
+from multiebm.core.handed import SHOWN
 from multiebm.core.names import Views
 from multiebm.core.random import ItemGenerators, Randomness, check_seed, item_generators, make_generator
-from multiebm.core.tree import per_item, plain
+from multiebm.core.tree import plain
 from multiebm.mcmc.annealing import LogNormalizer
 from multiebm.mcmc.langevin import displaced_langevin, langevin
 from multiebm.mcmc.run import ChainInfo, run_chain
 from multiebm.modalities import Modality
+from multiebm.models import use
 from multiebm.models.chains import DataChain, Displaced, LatentChain
-from multiebm.models.checks import (
-    check_data_steps,
-    check_given,
-    check_log_z,
-    check_names,
-    check_parts,
-    check_steps,
-    check_temperature,
-    check_whole,
-)
 from multiebm.models.energy import EnergyNetwork
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Latents
 from multiebm.models.likelihood import conditional_log_likelihood, importance_log_likelihood
 from multiebm.models.saving import write_model
-from multiebm.models.use import LARGEST, MOST, in_use, over_items, over_parts
 from multiebm.nn.spectral import frozen
 
 SCORE_SAMPLES = 64  # importance samples of a score where there is no energy
@@ -89,12 +80,7 @@ class MultimodalModel(nn.Module):
         return self.energy
 
     def refine_data(
-        self,
-        views: Views,
-        rng: Randomness,
-        steps: int | None = None,
-        clamp: Tensor | None = None,
-        record: bool = False,
+        self, views: Views, rng: Randomness, steps: int | None = None, clamp: Tensor | None = None, record: bool = False
     ) -> tuple[Views, ChainInfo]:
         """Run `steps` of the data chain (None: as in training) on views [B, ...]: Langevin, eq. (3), or displaced.
 
@@ -107,9 +93,7 @@ class MultimodalModel(nn.Module):
         clamp = None if clamp is None else plain(clamp)
 
         def hold(moved: Views) -> Views:
-            if clamp is None:
-                return moved
-            return {n: torch.where(per_item(clamp[:, i], v), held[n], v) for i, (n, v) in enumerate(moved.items())}
+            return moved if clamp is None else where_present(clamp, held, moved)
 
         def settled(moved: Views) -> Views:
             return hold({name: self.modalities[name].settle(view) for name, view in moved.items()})
@@ -118,7 +102,13 @@ class MultimodalModel(nn.Module):
             return -energy(hold(moved))
 
         if isinstance(chain, Displaced):
-            kernel = displaced_langevin(logdensity, self._free_displacement(clamp), chain.noise_scale)
+            length = self.displacement
+            if clamp is not None:  # rescaled by item, so that the free coordinates alone move by it
+                sizes = torch.tensor(
+                    [m.size for m in self.modalities.values()], dtype=torch.float32, device=clamp.device
+                )
+                length = length * ((~clamp).float() @ sizes / sizes.sum()).sqrt()
+            kernel = displaced_langevin(logdensity, length, chain.noise_scale)
         else:
             kernel = langevin(logdensity, chain.step_size, chain.noise_scale)
         start = {name: self.modalities[name].relax(view) for name, view in held.items()}
@@ -126,13 +116,6 @@ class MultimodalModel(nn.Module):
             end, info = run_chain(kernel, start, chain.steps if steps is None else steps, rng, record)
         positions = None if info.positions is None else [settled(p) for p in info.positions]
         return settled(end), info._replace(positions=positions)
-
-    def _free_displacement(self, clamp: Tensor | None) -> Tensor:
-        """Return the displacement, rescaled per item so that the free coordinates alone move by it."""
-        if clamp is None:
-            return self.displacement
-        sizes = torch.tensor([m.size for m in self.modalities.values()], dtype=torch.float32, device=clamp.device)
-        return self.displacement * ((~clamp).float() @ sizes / sizes.sum()).sqrt()
 
     def refine_latents(
         self, latents: Latents, batch: Batch, rng: Randomness, steps: int | None = None, record: bool = False
@@ -149,12 +132,8 @@ class MultimodalModel(nn.Module):
         kernel = langevin(logdensity, chain.step_size, diagnose=True)
         with frozen(self):
             end, info = run_chain(kernel, latents, chain.steps if steps is None else steps, rng, record)
-        kept = dict(end)
-        for i, name in enumerate(self.modalities):
-            if name in kept:
-                start = latents[name].detach()
-                kept[name] = torch.where(per_item(batch.present[:, i], start), kept[name], start)
-        return kept, info
+        start = {name: latents[name].detach() for name in self.modalities if name in latents}
+        return end | where_present(batch.present, {name: end[name] for name in start}, start), info
 
     def sample_latents(self, n: int, rng: Randomness, temperature: float | None = None) -> Latents:
         """Draw latents from the prior: {"shared": [n, D], modality: [n, P]}."""
@@ -171,18 +150,12 @@ class MultimodalModel(nn.Module):
 
     def fill(self, batch: Batch, latents: Latents) -> Views:
         """Return the views [B, ...] with the means of `latents` ([B, D], [B, P]) where a part is absent."""
-        return {
-            name: torch.where(per_item(batch.present[:, i], mean), batch.views[name], mean)
-            for i, (name, mean) in enumerate(self.decode(latents, ~batch.present).items())
-        }
+        return where_present(batch.present, batch.views, self.decode(latents, ~batch.present))
 
     def with_private_of_absent(self, latents: Latents, batch: Batch, rng: Randomness) -> Latents:
         """Return the latents with the private ones [B, P] of absent parts drawn from their prior."""
-        prior, own = self.generator.sample_private(len(batch.present), rng), dict(latents)
-        for i, name in enumerate(self.modalities):
-            if name in prior:
-                own[name] = torch.where(per_item(batch.present[:, i], prior[name]), latents[name], prior[name])
-        return own
+        prior = self.generator.sample_private(len(batch.present), rng)
+        return latents | where_present(batch.present, {name: latents[name] for name in prior}, prior)
 
     def infer_latents(self, batch: Batch, rng: Randomness, latent_steps: int = 0) -> Latents:
         """Draw latents given the present parts: from q(z | x_S), then `latent_steps` of the latent chain.
@@ -209,10 +182,10 @@ class MultimodalModel(nn.Module):
         depends on (`seed`, i) alone, not on n. `temperature` T in (0, 1] draws z from p(z)^(1/T); None: that of the
         model.
         """
-        most = LARGEST // (4 * sum(m.size for m in self.modalities.values()))
-        n = whole_number("n", n, 1, most, "a number of samples", f" ({LARGEST >> 30} GiB); draw fewer a seed")
-        seed, temperature = check_seed(seed), check_temperature(temperature)
-        data_steps = check_data_steps("data_steps", data_steps, self.energy is not None, self.energy_learned)
+        most = use.LARGEST // (4 * sum(m.size for m in self.modalities.values()))
+        n = whole_number("n", n, 1, most, "a number of samples", f" ({use.LARGEST >> 30} GiB); draw fewer a seed")
+        seed, temperature = check_seed(seed), use.check_temperature(temperature)
+        data_steps = use.check_data_steps(data_steps, self.energy is not None, self.energy_learned)
 
         def some(first: int, rows: int) -> Views:
             rng = item_generators(seed, rows, first)
@@ -221,7 +194,7 @@ class MultimodalModel(nn.Module):
                 views, _ = self.refine_data(views, rng, data_steps)
             return self._raw(views, list(self.modalities))
 
-        return over_items(self, self.modalities, some, n)
+        return use.over_items(self, self.modalities, some, n)
 
     def impute(
         self,
@@ -238,9 +211,9 @@ class MultimodalModel(nn.Module):
         posterior, refined by `latent_steps` of the latent chain (eq. 17) and `data_steps` of the data chain with
         observed parts held fixed (None = as in training). `present` [B, M] hides single entries of `parts`.
         """
-        names, seed = check_names(self.modalities, want, "want"), check_seed(seed)
-        latent_steps = check_steps("latent_steps", latent_steps) or 0
-        data_steps = check_data_steps("data_steps", data_steps, self.energy is not None, self.energy_learned)
+        names, seed = use.check_names(self.modalities, want, "want"), check_seed(seed)
+        latent_steps = use.check_steps("latent_steps", latent_steps) or 0
+        data_steps = use.check_data_steps(data_steps, self.energy is not None, self.energy_learned)
 
         def some(batch: Batch, first: int) -> Views:
             rng = item_generators(seed, len(batch.present), first)
@@ -249,18 +222,17 @@ class MultimodalModel(nn.Module):
                 views, _ = self.refine_data(views, rng, data_steps, clamp=batch.present)
             return self._raw(views, names)
 
-        handed = check_parts(self.modalities, parts, present)
-        with in_use(self):
-            return handed.observed(self.modalities, over_parts(self, self.modalities, some, handed))
+        handed = use.check_parts(self.modalities, parts, present)
+        with use.in_use(self):
+            return handed.observed(self.modalities, use.over_parts(self, self.modalities, some, handed))
 
     def encode(self, parts: Views, present: Tensor | None = None) -> Tensor:
         """Return the mean of q(z | parts) [B, D] for raw `parts` [B, ...], any subset of the modalities."""
 
         def some(batch: Batch, first: int) -> Tensor:
-            q = self.inference.given(batch).shared
-            return (q.log_weight.exp()[..., None] * q.loc).sum(0)
+            return self.inference.given(batch).shared.mean
 
-        return over_parts(self, self.modalities, some, check_parts(self.modalities, parts, present))
+        return use.over_parts(self, self.modalities, some, use.check_parts(self.modalities, parts, present))
 
     def log_likelihood(
         self,
@@ -278,17 +250,17 @@ class MultimodalModel(nn.Module):
         `log_normalizer` unless given (seconds; in expectation below log Z, hence from above). An item with nothing
         present, or nothing left to predict, has log p = 0. With many latents it takes many samples: watch it grow.
         """
-        samples, seed = whole_number("samples", samples, 1, MOST), check_seed(seed)
-        handed = check_parts(self.modalities, parts, present)
-        names = [] if given is None else check_given(self.modalities, given, handed.parts)
+        samples, seed = whole_number("samples", samples, 1, use.MOST), check_seed(seed)
+        handed = use.check_parts(self.modalities, parts, present)
+        names = [] if given is None else use.check_given(self.modalities, given, handed.parts)
         known = None if given is None else torch.tensor([n in names for n in self.modalities], device=self.device)
-        constant = self.log_normalizer().value if log_z is None else check_log_z(log_z)
+        constant = self.log_normalizer().value if log_z is None else use.check_log_z(log_z)
 
         def some(batch: Batch, first: int) -> Tensor:
             draws = [item_generators(s, len(batch.present), first) for s in (seed, seed + 1)]
             return conditional_log_likelihood(self, batch, known, samples, draws, constant)
 
-        return over_parts(self, self.modalities, some, handed)
+        return use.over_parts(self, self.modalities, some, handed)
 
     def log_normalizer(self, samples: int = 1000, stages: int = 500, seed: int = 0) -> LogNormalizer:
         """Return log Z of the prior over z in nats and its standard error, by annealing `samples` draws of the base.
@@ -296,8 +268,8 @@ class MultimodalModel(nn.Module):
         In expectation below log Z, the closer the more `stages`; exactly 0 for priors that are normalised.
         """
         seed, prior = check_seed(seed), self.generator.prior
-        samples, stages = whole_number("samples", samples, 0, MOST), whole_number("stages", stages, 0, MOST)
-        with in_use(self):
+        samples, stages = whole_number("samples", samples, 0, use.MOST), whole_number("stages", stages, 0, use.MOST)
+        with use.in_use(self):
             return prior.estimate_log_normalizer(samples, stages, make_generator(seed, self.device))
 
     def match(self, parts: Views, present: Tensor | None = None) -> Tensor:
@@ -313,7 +285,7 @@ class MultimodalModel(nn.Module):
             apart = (loc[:, None] - loc).square().sum(-1)
             return -torch.where(both, apart, 0.0).sum((0, 1)) / both.sum((0, 1))  # 0 / 0 is NaN
 
-        return over_parts(self, self.modalities, some, check_parts(self.modalities, parts, present))
+        return use.over_parts(self, self.modalities, some, use.check_parts(self.modalities, parts, present))
 
     def score(self, parts: Views, present: Tensor | None = None) -> Tensor:
         """Return log pi(X) up to a constant, [B], of raw `parts` [B, ...]: higher = more like data than like samples.
@@ -323,8 +295,13 @@ class MultimodalModel(nn.Module):
         for every item, so that a score depends on its item alone. Needs every part: ModalityError where one is missing
         or hidden by `present` [B, M]. ConfigError where the energy has never been trained.
         """
-        handed = check_parts(self.modalities, parts, present)
-        check_whole(handed, list(self.modalities), "score")
+        handed = use.check_parts(self.modalities, parts, present)
+        if rows := (~handed.present.all(1)).nonzero()[:, 0].tolist():
+            missing = [name for name, i in zip(self.modalities, handed.present.all(0).tolist(), strict=True) if not i]
+            raise ModalityError(
+                f"score: got items with parts missing ({', '.join(missing)}; {len(rows)} rows, first: {rows[:SHOWN]}), "
+                "expected every modality of every item; complete them with impute(parts) first"
+            )
         if (energy := self.energy) is not None and not self.energy_learned:
             raise ConfigError(
                 "score: got an energy that has made no step of training, expected one that has; train with "
@@ -337,7 +314,7 @@ class MultimodalModel(nn.Module):
             noise = ItemGenerators([0] * len(batch.present))
             return importance_log_likelihood(self, batch, SCORE_SAMPLES, noise)
 
-        return over_parts(self, self.modalities, some, handed)
+        return use.over_parts(self, self.modalities, some, handed)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights and description into `folder`, which is new, empty or holds a model; else OutputError."""

@@ -118,9 +118,14 @@ def read_description(folder: Path) -> Description:
             json.dumps([header.model, header.modalities], allow_nan=False)
         except ValueError:
             raise ValueError("got numbers that are not finite, expected finite ones") from None
-        modalities = {m.name: m for m in (_modality(i, values) for i, values in enumerate(header.modalities))}
-        if len(modalities) < len(header.modalities):
-            raise ValueError("got two modalities of one name, expected a name each")
+        modalities: dict[str, Modality] = {}
+        for i, values in enumerate(header.modalities):
+            try:
+                made = from_json(values)
+            except ModalityError as error:
+                raise ValueError(f"modalities.{i}: {error}") from error
+            if modalities.setdefault(made.name, made) is not made:
+                raise ValueError("got two modalities of one name, expected a name each")
     weights = header.files[0]
     return Description(header.model, modalities, header.precision, folder, weights, _STORE.described(folder, weights))
 
@@ -143,13 +148,6 @@ def load_weights(model: nn.Module, description: Description) -> None:
         )
     for name, tensor in own.items():
         tensor.copy_(tensors[name])
-
-
-def _modality(index: int, values: dict[str, Any]) -> Modality:
-    try:
-        return from_json(values)
-    except ModalityError as error:
-        raise ValueError(f"modalities.{index}: {error}") from error
 
 
 def _not_finite(tensors: dict[str, Tensor]) -> list[str]:

@@ -7,19 +7,25 @@ ours have a larger factor, and an activation there. The published plain ones (Su
 
 Pictures [B, C, H, W] may have any sides, from 1 up, not equal to each other. Maps are halved side by side, rounded up;
 a decoder makes the same maps on its way back.
+
+A judge, which reads labels, knows a digit as an *inversion* of its background: an edge may have either sign, and a stem
+that keeps both (Shang et al. 2016, arXiv 1603.05201) needs half the filters.
 """
 
 from collections import OrderedDict
+from itertools import chain, repeat
 from math import prod
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from multiebm.nn.blocks import SLOPE, ResidualBlock
 
 STAGES = 3
 LINEAR = 512  # units of the linear layer of plain encoders
 RESIDUAL, PUBLISHED = 0.7, 0.1  # factors on the residual branch, ours and MMVAE+'s
+_SMALL_SIDE = 7  # pixels; feature maps of a judge are halved until they are no larger
 Shape = tuple[int, int, int]
 Size = tuple[int, int]  # height and width of a map
 
@@ -31,10 +37,6 @@ def _halvings(shape: Shape, times: int) -> list[Size]:
         height, width = sizes[-1]
         sizes.append(((height + 1) // 2, (width + 1) // 2))
     return sizes
-
-
-def _is_double(size: Size, small: Size) -> bool:
-    return size == (2 * small[0], 2 * small[1])
 
 
 def _encoder(layers: list[nn.Module], between: nn.Module, head: nn.Linear) -> nn.Sequential:
@@ -105,7 +107,7 @@ def resnet_decoder(n_in: int, shape: Shape, width: int, bounded: bool, published
     layers: list[nn.Module] = [ResidualBlock(channels[-1], channels[-2], residual)]
     thin = [*channels[-3::-1], width]
     for before, after, small, size in zip(channels[-2::-1], thin, sizes[::-1], sizes[-2::-1], strict=False):
-        doubled = _is_double(size, small)
+        doubled = size == (2 * small[0], 2 * small[1])
         layers += [] if doubled else [nn.Upsample(size=size)]
         layers += [ResidualBlock(before, after, residual, up=doubled)]
     layers += [nn.LeakyReLU(SLOPE), nn.Conv2d(width, shape[0], 3, padding=1)]
@@ -122,5 +124,42 @@ def conv_decoder(n_in: int, shape: Shape, width: int, bounded: bool) -> PictureD
         up = nn.ConvTranspose2d(channels[i + 1], channels[i], 3, stride=2, padding=1, output_padding=1)
         layers += [nn.ReLU(), up]
         # odd maps made directly take twice the time in bf16
-        layers += [] if _is_double(sizes[i], sizes[i + 1]) else [Crop(sizes[i])]
+        layers += [] if sizes[i] == (2 * sizes[i + 1][0], 2 * sizes[i + 1][1]) else [Crop(sizes[i])]
     return PictureDecoder(linear, first, nn.Identity(), layers, bounded)
+
+
+class BothSigns(nn.Module):
+    """Concatenate ReLU(x) and ReLU(-x): [B, C, H, W] -> [B, 2C, H, W] (Shang et al. 2016, arXiv 1603.05201)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return both rectified halves: [B, C, H, W] -> [B, 2C, H, W]."""
+        return torch.cat([x.relu(), (-x).relu()], 1)
+
+
+def picture_body(shape: tuple[int, int, int], width: int, n_features: int) -> nn.Sequential:
+    """Return 3x3 convolutions with batch norm, halving sides of pictures (C, H, W) above 7, then `n_features` units."""
+    channels, *sides = shape
+    layers: list[nn.Module] = []
+    first, wide = [(channels, width), (2 * width, 2 * width), (2 * width, 4 * width)], (4 * width, 4 * width)
+    for i, (before, after) in enumerate(chain(first, repeat(wide))):
+        if i >= len(first) and max(sides) <= _SMALL_SIDE:
+            break
+        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
+        layers += [nn.ReLU() if i else BothSigns()]
+        windows = [2 if side > _SMALL_SIDE else 1 for side in sides]
+        layers += [nn.MaxPool2d((windows[0], windows[1]))] if max(windows) > 1 else []
+        sides = [side // window for side, window in zip(sides, windows, strict=True)]
+    flat = 4 * width * sides[0] * sides[1]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(flat, n_features), nn.ReLU())
+
+
+def shifted(pictures: Tensor, rng: torch.Generator) -> Tensor:
+    """Move a batch [B, C, H, W] by -1, 0 or 1 pixels along each axis, one draw a batch, edges reflected.
+
+    A side of one pixel has nothing to reflect, and stays.
+    """
+    height, width = pictures.shape[-2:]
+    edge = [int(side > 1) for side in (height, width)]
+    down, right = (torch.randint(0, 3, (2,), generator=rng) * torch.tensor(edge)).tolist()
+    padded = pad(pictures, (edge[1], edge[1], edge[0], edge[0]), mode="reflect")
+    return padded[..., down : down + height, right : right + width]

@@ -56,38 +56,23 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
     """
     parts = [part for m in modules for part in m.modules()]
     parameters = [p for m in modules for p in m.parameters() if not p.is_inference()]  # those cannot be told
+    flags = [(part, "training") for part in parts] + [(p, "requires_grad") for p in parameters]
     with _LOCK:
-        for part in parts:
-            _hold(part, part.training)
-            part.training = False
-        for p in parameters:
-            _hold(p, p.requires_grad)
-            p.requires_grad_(False)
+        for thing, flag in flags:
+            count, before = _HELD.get(id(thing), (0, getattr(thing, flag)))
+            _HELD[id(thing)] = (count + 1, before)
+            setattr(thing, flag, False)
     try:
         yield
     finally:
         with _LOCK:
-            for part in parts:
-                if _release(part):
-                    part.training = True
-                if isinstance(part, Spectral) and id(part) not in _HELD:
-                    part.kept = None
-            for p in parameters:
-                if _release(p):
-                    p.requires_grad_(True)
-
-
-def _hold(thing: object, flag: bool) -> None:
-    """Count one more that holds `thing`, whose flag is remembered by the first."""
-    count, before = _HELD.get(id(thing), (0, flag))
-    _HELD[id(thing)] = (count + 1, before)
-
-
-def _release(thing: object) -> bool:
-    """Count one less; return whether its flag is to be True again: nobody else holds it, and it was."""
-    count, before = _HELD[id(thing)]
-    if count > 1:
-        _HELD[id(thing)] = (count - 1, before)
-        return False
-    del _HELD[id(thing)]
-    return before
+            for thing, flag in flags:
+                count, before = _HELD[id(thing)]
+                if count > 1:
+                    _HELD[id(thing)] = (count - 1, before)
+                    continue
+                del _HELD[id(thing)]
+                if before:
+                    setattr(thing, flag, True)
+                if isinstance(thing, Spectral):
+                    thing.kept = None

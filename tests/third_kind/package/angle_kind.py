@@ -16,8 +16,7 @@ from multiebm.core.errors import DataError
 from multiebm.core.handed import Handed, Mask
 from multiebm.modalities import Modality
 from multiebm.modalities.base import Shows, refuse, unknown_keys
-from multiebm.nn.blocks import mlp
-from multiebm.nn.energies import VectorTrunk
+from multiebm.nn.blocks import VectorTrunk, mlp
 
 
 @dataclass(frozen=True)
