@@ -19,24 +19,23 @@ class Batch(NamedTuple):
     labels: Tensor | None = None
 
     def to(self, device: str | torch.device) -> "Batch":
-        """Return the batch on `device`."""
+        """Return the batch on `device`, views [B, ...] and `present` [B, M]."""
         views = {name: view.to(device) for name, view in self.views.items()}
         return Batch(views, self.present.to(device), None if self.labels is None else self.labels.to(device))
 
     def select(self, rows: Tensor) -> "Batch":
-        """Return the items in `rows` (int64 [N], any may come again)."""
+        """Return the items in `rows` (int64 [N], any may come again): views [N, ...], `present` [N, M]."""
         views = {name: view[rows] for name, view in self.views.items()}
         return Batch(views, self.present[rows], None if self.labels is None else self.labels[rows])
 
 
-def where_present(present: Tensor, views: Views, others: Views) -> Views:
-    """Return `views` [B, ...] by modality where `present` (bool [B, M]), `others` elsewhere."""
+def mask_views(views: Views, present: Tensor, instead: Views | None = None) -> Views:
+    """Return the views [B, ...] with zeros, or what stands `instead`, where `present` [B, M] is false.
+
+    NaN behind the mask disappears here, once.
+    """
+    others = instead or {name: torch.zeros((), dtype=view.dtype, device=view.device) for name, view in views.items()}
     return {
         name: torch.where(per_item(present[:, i], view), view, others[name])
         for i, (name, view) in enumerate(views.items())
     }
-
-
-def mask_views(views: Views, present: Tensor) -> Views:
-    """Zero the absent entries: [B, ...] by modality, `present` [B, M]. NaN behind the mask disappears here, once."""
-    return where_present(present, views, {name: view.new_zeros(()) for name, view in views.items()})

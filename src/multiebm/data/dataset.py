@@ -39,7 +39,7 @@ class Split:
         return self.views[name], self.present[:, list(self.views).index(name)]
 
     def select(self, rows: Tensor) -> "Split":
-        """Return the items in `rows` (int64 [N])."""
+        """Return the items in `rows` (int64 [N]): views [N, ...], `present` [N, M]."""
         views = {name: view[rows] for name, view in self.views.items()}
         return Split(views, self.present[rows], None if self.labels is None else self.labels[rows])
 

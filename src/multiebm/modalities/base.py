@@ -87,8 +87,8 @@ class Modality(ABC):
         """
 
     def fit(self, train: Given, every: Sequence[Given], where: str) -> Self:
-        """Return the modality with what the training rows say; DataError where `every` split together shows that raw
-        values are in other units than these are taken for.
+        """Return the modality with what the training rows [N, *raw_shape] say; DataError where `every` split together
+        shows that raw values are in other units than these are taken for.
         """
         return self
 

@@ -90,7 +90,7 @@ class Vector(Modality):
         return torch.from_numpy(kept)
 
     def fit(self, train: Given, every: Sequence[Given], where: str) -> Self:
-        """Return the modality standardised by the mean and deviation of the present training rows."""
+        """Return the modality standardised by the mean and deviation of the present training rows [N, D]."""
         raw, present = train
         seen = raw[present]
         if len(seen) == 0:

@@ -43,7 +43,7 @@ class Posterior(NamedTuple):
         return latents | {name: q.rsample(rng) for name, q in self.private.items()}, expert
 
     def select(self, rows: Tensor) -> "Posterior":
-        """Return the posterior of the items in `rows` (int64 [N], any may come again)."""
+        """Return the posterior of the items in `rows` (int64 [N], any may come again): densities over [N, D]."""
         private = {name: q.select(rows) for name, q in self.private.items()}
         return Posterior(self.shared.select(rows), private, self.experts.select(rows))
 
@@ -149,7 +149,7 @@ class InferenceModel(nn.Module):
         return Posterior(self._joined(batch), private, experts)
 
     def given(self, batch: Batch) -> Posterior:
-        """Return q(z, W | X_S) as generation from a subset uses it; `present` says which parts there are."""
+        """Return q(z, W | X_S) of views [B, ...] as generation from a subset uses it; `present` [B, M] is S."""
         experts, private = self._experts(batch)
         aggregate = self.pooled or self.aggregation
         shared = aggregate(experts.loc, experts.scale, batch.present)

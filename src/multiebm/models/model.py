@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multiebm.core.batch import Batch, where_present
+from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import ConfigError, ModalityError, whole_number
 from multiebm.core.handed import SHOWN
 from multiebm.core.names import Views
@@ -93,7 +93,7 @@ class MultimodalModel(nn.Module):
         clamp = None if clamp is None else plain(clamp)
 
         def hold(moved: Views) -> Views:
-            return moved if clamp is None else where_present(clamp, held, moved)
+            return moved if clamp is None else mask_views(held, clamp, moved)
 
         def settled(moved: Views) -> Views:
             return hold({name: self.modalities[name].settle(view) for name, view in moved.items()})
@@ -133,7 +133,7 @@ class MultimodalModel(nn.Module):
         with frozen(self):
             end, info = run_chain(kernel, latents, chain.steps if steps is None else steps, rng, record)
         start = {name: latents[name].detach() for name in self.modalities if name in latents}
-        return end | where_present(batch.present, {name: end[name] for name in start}, start), info
+        return end | mask_views({name: end[name] for name in start}, batch.present, start), info
 
     def sample_latents(self, n: int, rng: Randomness, temperature: float | None = None) -> Latents:
         """Draw latents from the prior: {"shared": [n, D], modality: [n, P]}."""
@@ -150,12 +150,12 @@ class MultimodalModel(nn.Module):
 
     def fill(self, batch: Batch, latents: Latents) -> Views:
         """Return the views [B, ...] with the means of `latents` ([B, D], [B, P]) where a part is absent."""
-        return where_present(batch.present, batch.views, self.decode(latents, ~batch.present))
+        return mask_views(batch.views, batch.present, self.decode(latents, ~batch.present))
 
     def with_private_of_absent(self, latents: Latents, batch: Batch, rng: Randomness) -> Latents:
         """Return the latents with the private ones [B, P] of absent parts drawn from their prior."""
         prior = self.generator.sample_private(len(batch.present), rng)
-        return latents | where_present(batch.present, {name: latents[name] for name in prior}, prior)
+        return latents | mask_views({name: latents[name] for name in prior}, batch.present, prior)
 
     def infer_latents(self, batch: Batch, rng: Randomness, latent_steps: int = 0) -> Latents:
         """Draw latents given the present parts: from q(z | x_S), then `latent_steps` of the latent chain.

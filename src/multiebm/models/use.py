@@ -36,7 +36,7 @@ class Given(NamedTuple):
     def batch(
         self, modalities: dict[str, Modality], rows: Tensor | None = None, device: torch.device | None = None
     ) -> Batch:
-        """Return the states of `rows` (int64 [N], any may come again; None: all); absent entries are zero."""
+        """Return the states [N, ...] of `rows` (int64 [N], any may come again; None: all); absent entries are zero."""
         present = self.present if rows is None else self.present[rows]
         views = {}
         for name, m in modalities.items():
