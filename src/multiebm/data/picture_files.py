@@ -53,6 +53,7 @@ def read_pictures(files: Sequence[Path], modality: Modality) -> Array:
 
 
 def _read(file: Path, modality: Modality, as_stored: bool) -> Array:
+    """Return values [C, H, W]: uint8, or floats, in [0, 1] unless they are `as_stored`."""
     channels, height, width = modality.raw_shape
     with opened_picture(file, "expected a readable picture; save it again") as picture:
         if sorted(picture.size) == sorted((width, height)):  # from the header; before, nothing is decoded
@@ -67,27 +68,23 @@ def _read(file: Path, modality: Modality, as_stored: bool) -> Array:
             )
         if getattr(picture, "n_frames", 1) > 1:
             raise ValueError("several pictures in one file")
-        return _pixels(picture, channels, as_stored).reshape(height, width, channels).transpose(2, 0, 1)
-
-
-def _pixels(picture: Image.Image, channels: int, as_stored: bool) -> Array:
-    """Return values [H, W, channels] (or [H, W] for one): uint8, or floats, in [0, 1] unless they are `as_stored`."""
-    mode = picture.mode
-    if mode.startswith("I;16") or mode == "F" or (mode == "I" and picture.format == "PNG"):
-        if channels not in (1, 3):
-            raise ValueError(f"grey without transparency, for {channels} channels")
-        values = np.asarray(picture).astype(np.float32)
-        grey = values if mode == "F" or as_stored else values / 65535
-        return np.repeat(grey[..., None], channels, axis=2)
-    if as_stored and mode == "1" and channels == 1:
-        return np.asarray(picture).astype(np.uint8)
-    if mode not in _EIGHT_BITS:
-        raise ValueError(f"pixels of mode {mode}")
-    has_alpha = mode in ("LA", "PA", "RGBA") or "transparency" in picture.info
-    if has_alpha:
-        picture = picture.convert("RGBA")
-    if channels in (2, 4) and not has_alpha:
-        raise ValueError(f"no transparency, for {channels} channels; pass an .npz instead")
-    if channels in (1, 3) and has_alpha and picture.getchannel("A").getextrema() != (255, 255):
-        raise ValueError(f"transparent pixels, for {channels} channels; lay it on a background")
-    return np.array(picture.convert(_MODES[channels]))
+        mode = picture.mode
+        if mode.startswith("I;16") or mode == "F" or (mode == "I" and picture.format == "PNG"):
+            if channels not in (1, 3):
+                raise ValueError(f"grey without transparency, for {channels} channels")
+            values = np.asarray(picture).astype(np.float32)
+            grey = values if mode == "F" or as_stored else values / 65535
+            return np.repeat(grey[None], channels, axis=0)
+        if as_stored and mode == "1" and channels == 1:
+            return np.asarray(picture).astype(np.uint8)[None]
+        if mode not in _EIGHT_BITS:
+            raise ValueError(f"pixels of mode {mode}")
+        has_alpha = mode in ("LA", "PA", "RGBA") or "transparency" in picture.info
+        if has_alpha:
+            picture = picture.convert("RGBA")
+        if channels in (2, 4) and not has_alpha:
+            raise ValueError(f"no transparency, for {channels} channels; pass an .npz instead")
+        if channels in (1, 3) and has_alpha and picture.getchannel("A").getextrema() != (255, 255):
+            raise ValueError(f"transparent pixels, for {channels} channels; lay it on a background")
+        values = np.array(picture.convert(_MODES[channels]))  # of one channel [H, W]
+        return values.reshape(height, width, channels).transpose(2, 0, 1)

@@ -87,7 +87,7 @@ def check_names(modalities: dict[str, Modality], names: Any, what: str) -> list[
         if not isinstance(name, str) or name not in modalities:
             near = nearest(str(name), known)
             raise ModalityError(f"{what}: got {name!r}, expected some of {', '.join(known)}.{near}")
-    return several
+    return [str(name) for name in several]
 
 
 def check_given(modalities: dict[str, Modality], given: Any, parts: Mapping[str, Any]) -> list[str]:
