@@ -12,8 +12,7 @@ from PIL import Image
 
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.data import load_dataset
-from multiebm.data.mnist import mnist_files, read_idx
-from multiebm.data.polymnist import SEED, area_weights, read_picture, resize, round_order
+from multiebm.data.polymnist import SEED, area_weights, mnist_files, read_idx, read_picture, resize, round_order
 from multiebm.data.recipe import NAMES
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -27,13 +27,14 @@ def make_generator(seed: int, device: str | torch.device = "cpu") -> torch.Gener
 
 
 class ItemGenerators:
-    """One generator per item, from a list of seeds; the leading dimension of every draw is the batch.
+    """One generator per item, given or by its seed; the leading dimension of every draw is the batch.
 
     Draws are made on the CPU and moved, so an item's noise is the same on every device.
     """
 
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self._generators, self._copies = [torch.Generator().manual_seed(seed) for seed in seeds], 1
+    def __init__(self, items: Sequence[int | torch.Generator], copies: int = 1) -> None:
+        self._generators = [torch.Generator().manual_seed(i) if isinstance(i, int) else i for i in items]
+        self._copies = copies
 
     def __len__(self) -> int:
         return len(self._generators) * self._copies
@@ -50,16 +51,11 @@ class ItemGenerators:
     def select(self, rows: Tensor) -> "ItemGenerators":
         """Return the generators of the items in `rows` (bool [B], or int64 [N]): the same ones, not copies."""
         index = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
-        return self._with([self._generators[i] for i in index.tolist()], 1)
+        return ItemGenerators([self._generators[i] for i in index.tolist()])
 
     def repeated(self, copies: int) -> "ItemGenerators":
         """Return what draws for items 0 .. B - 1 `copies` times over, [copies * B, ...], by the same generators."""
-        return self._with(self._generators, copies)
-
-    def _with(self, generators: list[torch.Generator], copies: int) -> "ItemGenerators":
-        made = ItemGenerators([])
-        made._generators, made._copies = generators, copies
-        return made
+        return ItemGenerators(self._generators, copies)
 
 
 Randomness = torch.Generator | ItemGenerators

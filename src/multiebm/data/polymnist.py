@@ -1,12 +1,16 @@
 """PolyMNIST (Sutter et al. 2021, arXiv 2105.02470): read from its official folders, or built by its official recipe.
 
 Built once into a memory-mapped cache. Rows are in rounds of the ten digits, (i, digit) with i slowest, so that the
-first n tuples are balanced.
+first n tuples are balanced. MNIST's idx files (LeCun et al. 1998, https://doi.org/10.1109/5.726791) may be gzipped.
 """
 
+import gzip
 import os
 import re
+import zlib
 from collections.abc import Iterator, Sequence
+from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,6 @@ from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.files import file_sha256, sha256_of_json
 from multiebm.data.cache import Builder, cache_root, cached_arrays
 from multiebm.data.dataset import MultimodalDataset, Split, everything_present
-from multiebm.data.mnist import mnist_files, read_mnist
 from multiebm.data.npz import expanded
 from multiebm.data.picture_files import opened_picture
 from multiebm.data.recipe import NAMES, Pixels, invert_inside, random_crops, recipe_problems
@@ -29,6 +32,7 @@ INK = 128  # a pixel above it, on the 0..255 scale, belongs to the digit
 SEED = 42  # of the reference script
 KEPT = 24  # centre of the picture that the 16-pixel version shows; 0.2 % of MNIST's ink lies outside
 SPLITS = ("train", "test")
+_LARGEST = 1 << 28  # bytes that are read of an idx file; MNIST's largest has 47 million
 CITATION = (
     "T. Sutter, I. Daunhawer, J. Vogt, Generalized Multimodal ELBO (2021), arXiv 2105.02470; Zenodo record 4899160."
 )
@@ -199,3 +203,52 @@ def area_weights(source: int, target: int) -> NDArray[np.float64]:
     left = np.maximum(edges[:-1, None], np.arange(source))
     right = np.minimum(edges[1:, None], np.arange(source) + 1)
     return np.maximum(right - left, 0) * target / source
+
+
+def mnist_files(folder: Path) -> dict[str, Path]:
+    """Return the files of an MNIST folder by "<split>-images" and "<split>-labels"; DataError names a missing one."""
+    found = {}
+    for (split, stem), (part, kind) in product((("train",) * 2, ("test", "t10k")), (("images", 3), ("labels", 1))):
+        plain = folder / f"{stem}-{part}-idx{kind}-ubyte"
+        packed = plain.with_name(plain.name + ".gz")
+        if not plain.exists() and not packed.exists():
+            raise DataError(
+                f"MNIST: got no file {packed} (nor without .gz), expected the four official idx files; put them there, "
+                "or set mnist_folder to the folder that holds them"
+            )
+        found[f"{split}-{part}"] = plain if plain.exists() else packed
+    return found
+
+
+def read_mnist(files: dict[str, Path], split: str) -> tuple[Pixels, Pixels]:
+    """Return pictures uint8 [N, 28, 28] and labels uint8 [N] of a split; DataError when the two do not match."""
+    images, labels = read_idx(files[f"{split}-images"]), read_idx(files[f"{split}-labels"])
+    if images.ndim != 3 or images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
+        raise DataError(
+            f"MNIST {split}: got pictures of shape {images.shape} and labels of shape {labels.shape}, "
+            f"expected (N, 28, 28) and (N,); download {files[f'{split}-images'].name} and its labels again"
+        )
+    return images, labels
+
+
+def read_idx(path: Path) -> Pixels:
+    """Return the array of one idx file of unsigned bytes: magic 00 00 08 n, shape in n big-endian uint32, values."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            content = stream.read(_LARGEST)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: got a damaged gzip file ({error}), expected an idx .gz; download it again") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); make it a readable file") from error
+    if content[:3] != b"\x00\x00\x08" or content[3:4] not in (b"\1", b"\2", b"\3"):
+        raise DataError(
+            f"{path}: got first bytes {content[:4].hex()}, expected 000008xx of an idx file; download again"
+        )
+    start = 4 + 4 * content[3]
+    shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4))
+    if (whole := start + prod(shape)) != len(content):
+        raise DataError(
+            f"{path}: got {len(content)} bytes, expected {whole} for shape {shape}; the file is truncated or damaged, "
+            "download it again"
+        )
+    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
