@@ -72,7 +72,7 @@ def randn_tree(generator: Randomness, tree: Tree) -> Tree:
     if not isinstance(generator, ItemGenerators):
         return rebuild(tree, [randn(generator, part.shape, part) for part in parts])
     sizes = [part[0].numel() for part in parts]
-    flat = randn(generator, (parts[0].shape[0], sum(sizes)), parts[0]).split(sizes, dim=1)
+    flat = randn(generator, (parts[0].shape[0], sum(sizes)), parts[0]).split(sizes, dim=1)  # [B, size] each
     return rebuild(tree, [noise.reshape(part.shape) for noise, part in zip(flat, parts, strict=True)])
 
 

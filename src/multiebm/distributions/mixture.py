@@ -85,16 +85,15 @@ class Mixture(NamedTuple):
         """
         n = self.log_weight.shape[1]
         if isinstance(rng, ItemGenerators):
-            u = rand(rng, (n, 1), self.log_weight)[:, 0]
+            u = rand(rng, (n, 1), self.log_weight)[:, 0]  # [B]
         else:
             order = torch.randperm(n, generator=rng, device=rng.device)
             # a random offset, or experts in the middle of the order would get less whenever K does not divide B
             offset = torch.rand((), generator=rng, device=rng.device).clamp(_EDGE, 1 - _EDGE)
             u = ((order + offset) / n).to(self.log_weight.device)
-        edges = self.log_weight.exp().cumsum(0)
-        last = (
-            (self.log_weight > -torch.inf).float().cumsum(0).argmax(0)
-        )  # rounding of the last edge must not pick an absent one
+        edges = self.log_weight.exp().cumsum(0)  # [K, B]
+        # rounding of the last edge must not pick a component that is absent
+        last = (self.log_weight > -torch.inf).float().cumsum(0).argmax(0)
         return torch.minimum((u >= edges).sum(0), last)
 
     def component(self, index: Tensor) -> Diagonal:

@@ -53,6 +53,6 @@ def annealed_log_weights(
 def log_normalizer_of(log_weight: Tensor) -> LogNormalizer:
     """Return log of the mean weight, its standard error and the effective share of paths, from log weights [N]."""
     n = len(log_weight)
-    value = log_weight.logsumexp(0) - math.log(n)
+    value = log_weight.logsumexp(0) - math.log(n)  # log of the mean weight
     share = (log_weight - value).exp()  # mean 1
     return LogNormalizer(value.item(), (share.var(correction=1) / n).sqrt().item(), 1 / share.square().mean().item())

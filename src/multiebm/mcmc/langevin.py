@@ -22,7 +22,7 @@ def _langevin_drift(step_size: float) -> Drift:
 
 def _move(rng: Randomness, state: State, drift: Drift, noise: float) -> tuple[Tree, Info]:
     """Return u' = u + drift + noise eps, and what is known of the move."""
-    norm, eps = item_square_norm(state.grad).sqrt(), randn_tree(rng, state.position)
+    norm, eps = item_square_norm(state.grad).sqrt(), randn_tree(rng, state.position)  # [B], leaves [B, ...]
     moved = tree_map(lambda u, d, e: u + d + noise * e, state.position, drift(state.grad, norm), eps)
     length = item_square_norm(tree_map(torch.sub, moved, state.position)).sqrt()
     return moved, Info(norm, length, torch.ones_like(state.logdensity))
@@ -50,6 +50,7 @@ def _acceptance(old: State, new: State, step_size: float) -> Tensor:
     """Return the Metropolis-Hastings acceptance probability [B] of the Langevin proposal old -> new."""
 
     def transition(a: State, b: State) -> Tensor:
+        # log N(v; u + s^2/2 g, s^2) up to a constant
         gap = tree_map(lambda v, u, g: v - u - 0.5 * step_size**2 * g, b.position, a.position, a.grad)
         return -item_square_norm(gap) / (2 * step_size**2)
 
@@ -98,7 +99,7 @@ def mala(logdensity: LogDensity, step_size: float) -> Kernel:
         moved, info = _move(rng, state, _langevin_drift(step_size), step_size)
         proposal = evaluate(logdensity, moved)
         acceptance = _acceptance(state, proposal, step_size)
-        accept = rand(rng, (*acceptance.shape, 1), acceptance)[:, 0] < acceptance
+        accept = rand(rng, (*acceptance.shape, 1), acceptance)[:, 0] < acceptance  # [B]
 
         def chosen(new: Tensor, old: Tensor) -> Tensor:
             return torch.where(per_item(accept, old), new, old)

@@ -65,7 +65,7 @@ def evaluate(logdensity: LogDensity, position: Tree) -> State:
     with torch.inference_mode(False), torch.enable_grad():
         parts = [plain(leaf.detach()).float().requires_grad_() for leaf in leaves(position)]
         value = logdensity(rebuild(position, parts))
-        grads = torch.autograd.grad(value.sum(), parts, allow_unused=True)
+        grads = torch.autograd.grad(value.sum(), parts, allow_unused=True)  # of the sum: items are independent
     full = [torch.zeros_like(part) if grad is None else grad for grad, part in zip(grads, parts, strict=True)]
     return State(rebuild(position, [part.detach() for part in parts]), value.detach(), rebuild(position, full))
 
@@ -89,7 +89,7 @@ def run_chain(
         infos.append(info)
         if record:
             positions.append(state.position)
-    nothing = values[0].new_zeros((0, *values[0].shape))
+    nothing = values[0].new_zeros((0, *values[0].shape))  # [0, B]
     return cast(Position, state.position), ChainInfo(
         torch.stack(values),
         torch.stack([i.grad_norm for i in infos]) if infos else nothing,

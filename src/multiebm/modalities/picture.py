@@ -171,7 +171,7 @@ class Picture(Modality):
         """
         if self.range is not None:
             return self
-        rows = [raw[present] for raw, present in every if present.any()]
+        rows = [raw[present] for raw, present in every if present.any()]  # of each split
         least = min((float(of.min()) for of in rows), default=0)
         most = max((float(of.max()) for of in rows), default=0)
         if any(raw.dtype == torch.uint8 for raw, _ in every):

@@ -102,7 +102,7 @@ class Vector(Modality):
 
     def check(self, raw: Tensor, present: Tensor, where: str) -> None:
         """Refuse vectors [N, D] whose standardised values lie where arithmetic ends."""
-        size = self.to_state(raw).abs_().masked_fill_(~present[:, None], 0)
+        size = self.to_state(raw).abs_().masked_fill_(~present[:, None], 0)  # [N, D], standard deviations
         far = (~(size <= STATE_LIMIT).all(1)).nonzero()[:, 0].tolist()
         if far:
             row, column = far[0], int(size[far[0]].nan_to_num(nan=float("inf")).argmax())

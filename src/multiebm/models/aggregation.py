@@ -78,7 +78,7 @@ class Aggregation(nn.Module):
         if self.adaptive:
             possible[0] = here.any(0)
         if self.logits is None:
-            weight = torch.where(possible.any(0), possible.float(), 1.0)
+            weight = torch.where(possible.any(0), possible.float(), 1.0)  # with nothing present all are the same
             log_weight = (weight / weight.sum(0)).log()
         else:
             known = torch.where(possible | ~possible.any(0), self.logits[:, None], -torch.inf)
@@ -89,8 +89,8 @@ class Aggregation(nn.Module):
         if self.prior_expert != "none":
             whole = (inside == here).all(1)  # [K, B]
             wanted = {"complete": whole & here.all(0), "full": whole, "all": torch.ones_like(whole)}[self.prior_expert]
-            counted = inside.any(1) & wanted
-            inside = torch.cat([inside, counted[:, None]], 1)
+            counted = inside.any(1) & wanted  # [K, B]
+            inside = torch.cat([inside, counted[:, None]], 1)  # [K, M + 1, B]
             loc, scale = torch.cat([loc, torch.zeros_like(loc[:1])]), torch.cat([scale, torch.ones_like(scale[:1])])
         fused = self.fuse(loc, scale, inside, self.correlation)
         return Mixture(*fused, log_weight, self.members, FAMILIES[self.family])

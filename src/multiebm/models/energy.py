@@ -51,4 +51,4 @@ class EnergyNetwork(nn.Module):
     def forward(self, views: Views) -> Tensor:
         """Return the energy [B] of views [B, ...], in float32 whatever the trunks compute in."""
         features = [self.trunks[module_key(g)](*[views[name] for name in names]) for g, names in self.groups.items()]
-        return self.head(torch.cat(features, 1))[:, 0]
+        return self.head(torch.cat(features, 1))[:, 0]  # [B, width * trunks] -> [B]

@@ -73,7 +73,7 @@ class Generator(nn.Module):
 
     def decode(self, latents: Latents, modality: str, rows: Tensor | None = None) -> Tensor:
         """Return the decoder mean of one modality, [B, *shape], or of these `rows` alone (int64 [N]): [N, *shape]."""
-        z = torch.cat([latents[SHARED], latents[modality]], 1) if self.private else latents[SHARED]
+        z = torch.cat([latents[SHARED], latents[modality]], 1) if self.private else latents[SHARED]  # [B, D + P]
         return self.decoders[module_key(modality)](rows_of(z, rows))
 
     def forward(self, latents: Latents, wanted: Tensor | None = None) -> Views:
@@ -97,7 +97,7 @@ class Generator(nn.Module):
         """
         n, found = len(wanted), []
         for (name, view), rows in zip(views.items(), rows_present(wanted), strict=True):
-            if rows is not None and not len(rows):
+            if rows is not None and not len(rows):  # nobody wants it: no network runs
                 found.append(torch.zeros_like(latents[SHARED][:, 0]))
                 continue
             item = torch.arange(n, device=view.device) if rows is None else rows
@@ -110,7 +110,8 @@ class Generator(nn.Module):
 
         Its gradient is that of the subset posterior, eq. (17). The private latent of an absent part meets its prior.
         """
-        total, log_px = self.prior.log_prob(latents[SHARED]), self.log_likelihood_where(views, latents, present)
+        total = self.prior.log_prob(latents[SHARED])
+        log_px = self.log_likelihood_where(views, latents, present)  # [B, M]
         for i, name in enumerate(self.likelihoods):
             if self.private:
                 total = total + self.private_priors[module_key(name)].log_prob(latents[name])

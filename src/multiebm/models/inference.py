@@ -73,7 +73,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return ((loc, scale) shared, (loc, scale) private), each [B, D] or [B, P]."""
-        out = torch.cat([branch(x) for branch in self.branches], 1)
+        out = torch.cat([branch(x) for branch in self.branches], 1)  # [B, 2 D + 2 P]
         shared, private = out.split([2 * size for size in self.sizes], 1)
         return _loc_scale(shared, self.scale_map), _loc_scale(private, self.scale_map)
 
@@ -167,11 +167,11 @@ class InferenceModel(nn.Module):
             shared.append((spread(loc, rows, n), spread(scale, rows, n, 1.0)))
             if w_loc.shape[1]:
                 private[name] = Diagonal(spread(w_loc, rows, n), spread(w_scale, rows, n, 1.0), self.family)
-        loc, scale = torch.stack([s[0] for s in shared]), torch.stack([s[1] for s in shared])
+        loc, scale = torch.stack([s[0] for s in shared]), torch.stack([s[1] for s in shared])  # [M, B, D]
         return Diagonal(loc, scale, self.family), private
 
     def _joined(self, batch: Batch) -> Mixture:
         assert self.joint is not None
         loc, scale = self.joint(batch.views)
-        members = torch.ones(1, len(self.encoders), dtype=torch.bool, device=loc.device)
+        members = torch.ones(1, len(self.encoders), dtype=torch.bool, device=loc.device)  # one component, of all parts
         return Mixture(loc[None], scale[None], torch.zeros_like(loc[None, :, 0]), members, self.family)

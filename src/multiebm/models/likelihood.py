@@ -42,7 +42,7 @@ def importance_log_likelihood(model: Model, batch: Batch, samples: int, draws: I
         with task("importance samples", len(batch.present) * samples) as advance:
             for rows in some:
                 own, items = draws.select(rows.cpu()), (posterior.select(rows), batch.select(rows))
-                total = torch.full((len(rows),), -torch.inf, device=rows.device, dtype=torch.float32)
+                total = torch.full((len(rows),), -torch.inf, device=rows.device, dtype=torch.float32)  # log of a sum
                 for first in range(0, samples, DRAWS):
                     copies = min(DRAWS, samples - first)
                     total = total.logaddexp(_log_weights(model, *items, own, copies).logsumexp(0))
@@ -74,7 +74,7 @@ def conditional_log_likelihood(
 def _log_weights(model: Model, posterior: Posterior, batch: Batch, draws: ItemGenerators, copies: int) -> Tensor:
     """Return log p(x_S, z, W) / q(z, W | x_S) of `copies` independent draws: [copies, B]."""
     generator, rows = model.generator, torch.arange(len(batch.present), device=batch.present.device).repeat(copies)
-    many, present = posterior.select(rows), batch.present[rows]
+    many, present = posterior.select(rows), batch.present[rows]  # of copies * B rows
     latents, _ = many.sample(draws.repeated(copies))
     total = generator.prior.log_prob(latents[SHARED]) - many.shared.log_prob(latents[SHARED])
     for i, name in enumerate(batch.views):

@@ -189,9 +189,9 @@ class MultimodalModel(nn.Module):
 
         def some(first: int, rows: int) -> Views:
             rng = item_generators(seed, rows, first)
-            views = self.decode(self.sample_latents(rows, rng, temperature))
+            views = self.decode(self.sample_latents(rows, rng, temperature))  # "Gen"
             if data_steps != 0:
-                views, _ = self.refine_data(views, rng, data_steps)
+                views, _ = self.refine_data(views, rng, data_steps)  # "EBM"
             return self._raw(views, list(self.modalities))
 
         return use.over_items(self, self.modalities, some, n)
@@ -257,7 +257,7 @@ class MultimodalModel(nn.Module):
         constant = self.log_normalizer().value if log_z is None else use.check_log_z(log_z)
 
         def some(batch: Batch, first: int) -> Tensor:
-            draws = [item_generators(s, len(batch.present), first) for s in (seed, seed + 1)]
+            draws = [item_generators(s, len(batch.present), first) for s in (seed, seed + 1)]  # of two estimates
             return conditional_log_likelihood(self, batch, known, samples, draws, constant)
 
         return use.over_parts(self, self.modalities, some, handed)
@@ -282,7 +282,7 @@ class MultimodalModel(nn.Module):
         def some(batch: Batch, first: int) -> Tensor:
             loc, here = self.inference.given(batch).experts.loc, batch.present.T  # [M, B, D], [M, B]
             both = here[:, None] & here & ~torch.eye(len(loc), dtype=torch.bool, device=loc.device)[..., None]
-            apart = (loc[:, None] - loc).square().sum(-1)
+            apart = (loc[:, None] - loc).square().sum(-1)  # [M, M, B]
             return -torch.where(both, apart, 0.0).sum((0, 1)) / both.sum((0, 1))  # 0 / 0 is NaN
 
         return use.over_parts(self, self.modalities, some, use.check_parts(self.modalities, parts, present))
