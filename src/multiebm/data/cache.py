@@ -22,19 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
+from multiebm.core import files
 from multiebm.core.errors import DataError
-from multiebm.core.files import (
-    ASIDE,
-    check_sha256,
-    check_size,
-    discard,
-    file_sha256,
-    reading,
-    remove_stale,
-    sha256_of_json,
-    whole_folder,
-    why_not_written,
-)
 from multiebm.core.store import Header, Store, StoredFile
 
 logger = logging.getLogger(__name__)
@@ -44,7 +33,8 @@ Found = tuple[dict[str, NDArray[Any]], dict[str, str]]  # arrays and their sha25
 
 CHOOSE = "set MULTIEBM_CACHE to a folder that can be written"  # the way out of a cache that cannot be
 _MANIFEST = "manifest.json"
-_LEFTOVER = re.compile(rf"{re.escape(ASIDE)}.+|.+-[0-9a-f]{{16}}\.(building|damaged)-\w+")  # now, in releases before
+# what a kill left: by this release, or by those before
+_LEFTOVER = re.compile(rf"{re.escape(files.ASIDE)}.+|.+-[0-9a-f]{{16}}\.(building|damaged)-\w+")
 
 
 class _Manifest(Header):
@@ -81,31 +71,27 @@ def cached_arrays(root: Path, name: str, identity: dict[str, Any], build: Builde
     called when there is no whole cache of that identity under `root`. Where none can be written a warning is logged,
     and the arrays are in memory.
     """
-    folder = root / f"{name}-{sha256_of_json(identity)[:16]}"
+    folder = root / f"{name}-{files.sha256_of_json(identity)[:16]}"
     try:
-        remove_stale(path for path in root.glob("*-*") if _LEFTOVER.fullmatch(path.name))
+        files.remove_stale(path for path in root.glob("*-*") if _LEFTOVER.fullmatch(path.name))
         if folder.exists():
             try:
                 return _open(folder, identity, want)
             except DataError as problem:
                 logger.warning("a cache is damaged, or of another release; building it again: %s", problem)
-                discard(folder)
+                files.discard(folder)
         root.mkdir(parents=True, exist_ok=True)
-        with whole_folder(folder, keep=True) as aside:
-            files = []
+        with files.whole_folder(folder, keep=True) as aside:
+            stored = []
             for key, array in build():
                 path = aside / f"{key}.npy"
                 np.save(path, array, allow_pickle=False)
-                files.append(StoredFile(name=path.name, bytes=path.stat().st_size, sha256=file_sha256(path)))
-            (aside / _MANIFEST).write_bytes(_STORE.header({"identity": identity}, files))
+                stored.append(StoredFile(name=path.name, bytes=path.stat().st_size, sha256=files.file_sha256(path)))
+            (aside / _MANIFEST).write_bytes(_STORE.header({"identity": identity}, stored))
     except OSError as error:
-        logger.warning(
-            "cache %s: %s; the data is built in memory, in every process anew: free space, or choose another folder by "
-            "cache_folder, or %s",
-            folder,
-            why_not_written(error),
-            CHOOSE,
-        )
+        anew = "the data is built in memory, in every process anew"
+        way_out = f"free space, or choose another folder by cache_folder, or {CHOOSE}"
+        logger.warning("cache %s: %s; %s: %s", folder, files.why_not_written(error), anew, way_out)
         return _in_memory(build, want)
     return _open(folder, identity, want)
 
@@ -115,16 +101,16 @@ def _open(folder: Path, identity: dict[str, Any], want: Sequence[str]) -> Found:
     manifest, arrays, sums = _STORE.read(folder / _MANIFEST), {}, {}
     if manifest.identity != json.loads(json.dumps(identity)):
         raise DataError(f"{folder / _MANIFEST}: got that of other data; {_STORE.way_out}")
-    files = {file.name: file for file in manifest.files}
+    stored = {file.name: file for file in manifest.files}
     for name in want:
         path = folder / f"{name}.npy"
-        with reading(path, DataError, _STORE.way_out):
-            if path.name not in files:
+        with files.reading(path, DataError, _STORE.way_out):
+            if path.name not in stored:
                 raise ValueError(f"not in {_MANIFEST}")
-            check_size(path, files[path.name].bytes)
-            check_sha256(file_sha256(path), files[path.name].sha256)
+            files.check_size(path, stored[path.name].bytes)
+            files.check_sha256(files.file_sha256(path), stored[path.name].sha256)
             # Copy-on-write, because torch warns about memory it may not write to; the file itself stays as it is.
-            arrays[name], sums[name] = np.load(path, mmap_mode="c", allow_pickle=False), files[path.name].sha256
+            arrays[name], sums[name] = np.load(path, mmap_mode="c", allow_pickle=False), stored[path.name].sha256
     return arrays, sums
 
 
