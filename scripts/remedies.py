@@ -21,8 +21,8 @@ import torch
 from cells import is_made, notes_of, processor, settings_of, spread, write_cell
 
 from multiebm.data import load_dataset
-from multiebm.evaluation.evaluate import quick_look
 from multiebm.evaluation.judges import Judges
+from multiebm.evaluation.metrics import quick_look
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.measure import judges_of, settled
 from multiebm.experiments.run import fresh_state

@@ -19,7 +19,7 @@ from PIL import Image
 
 import multiebm
 from multiebm.cli.main import main
-from multiebm.evaluation.evaluation import load_evaluation
+from multiebm.evaluation.result import load_evaluation
 from multiebm.experiments.baselines import ROWS
 from multiebm.experiments.explain import annotated
 from multiebm.experiments.load import dump_experiment, load_experiment, to_dict

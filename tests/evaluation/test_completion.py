@@ -7,10 +7,15 @@ from evaluation_standins import ConstantClass, ExactJudges, Oracle, RandomClasse
 
 from multiebm.core.errors import DataError
 from multiebm.data.dataset import Split
-from multiebm.evaluation.completion import conditional_coherence, conditional_hits, subsets_of_size
-from multiebm.evaluation.draws import Conditioning, completions
-from multiebm.evaluation.evaluation import EvaluationSettings
+from multiebm.evaluation.completion import (
+    Conditioning,
+    completions,
+    conditional_coherence,
+    conditional_hits,
+    subsets_of_size,
+)
 from multiebm.evaluation.measurement import Measurement
+from multiebm.evaluation.result import EvaluationSettings
 from multiebm.evaluation.samples import LABEL, joint_coherence, label_entropy, of
 
 FIVE = ("m0", "m1", "m2", "m3", "m4")

@@ -9,12 +9,10 @@ from multiebm.core.errors import CheckpointError, ConfigError, DivergenceError
 from multiebm.core.progress import listening
 from multiebm.core.random import randn
 from multiebm.data.dataset import MultimodalDataset, Split
-from multiebm.evaluation.draws import chosen_items
-from multiebm.evaluation.evaluate import evaluate, quick_look
-from multiebm.evaluation.evaluate import measured as of_measurement
-from multiebm.evaluation.evaluation import Evaluation, EvaluationSettings, load_evaluation
-from multiebm.evaluation.measurement import Measurement
-from multiebm.evaluation.metrics import METRICS
+from multiebm.evaluation.measurement import Measurement, chosen_items
+from multiebm.evaluation.metrics import METRICS, evaluate, quick_look
+from multiebm.evaluation.metrics import measured as of_measurement
+from multiebm.evaluation.result import Evaluation, EvaluationSettings, load_evaluation
 from multiebm.modalities import Picture
 
 SMALL = EvaluationSettings(samples=200, items=60, sizes=(1, 2), latent_steps=2)

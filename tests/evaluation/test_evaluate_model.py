@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from multiebm.data.dataset import MultimodalDataset, Split
-from multiebm.evaluation.evaluate import evaluate
-from multiebm.evaluation.evaluate import measured as of_measurement
-from multiebm.evaluation.evaluation import EvaluationSettings
 from multiebm.evaluation.measurement import Measurement
+from multiebm.evaluation.metrics import evaluate
+from multiebm.evaluation.metrics import measured as of_measurement
+from multiebm.evaluation.result import EvaluationSettings
 from small_models import energy_prior, mixed, random_views, small_model
 
 SETTINGS = EvaluationSettings(60, 40, (1, 2), 2)

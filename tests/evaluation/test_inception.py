@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from multiebm.core.errors import ConfigError
-from multiebm.evaluation.inception import InceptionFeatures, eight_bits, load_inception
+from multiebm.evaluation.frechet import InceptionFeatures, eight_bits, load_inception
 
 
 def test_absent_weights_are_named_and_fcd_is_said_to_be_another_number(tmp_path):

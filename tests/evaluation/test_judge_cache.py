@@ -9,9 +9,8 @@ import torch
 from test_judges import QUICK, stripes
 
 from multiebm.core.errors import CheckpointError
-from multiebm.evaluation import judge_cache
-from multiebm.evaluation.judge_cache import cache_key, load_judges, read_judges, write_judges
-from multiebm.evaluation.judges import train_judges
+from multiebm.evaluation import judges as module
+from multiebm.evaluation.judges import cache_key, load_judges, read_judges, train_judges, write_judges
 
 DATASET = stripes()
 
@@ -30,7 +29,7 @@ def cache(tmp_path, judges, monkeypatch):
         trainings.append(arguments)
         return judges
 
-    monkeypatch.setattr(judge_cache, "train_judges", train)
+    monkeypatch.setattr(module, "train_judges", train)
     load_judges(DATASET, tmp_path / "judges", 0, QUICK)
     assert len(trainings) == 1
     return tmp_path / "judges", trainings
@@ -116,8 +115,8 @@ def test_a_folder_that_cannot_be_written_is_reported_and_judges_are_had_all_the_
         def refused(*arguments):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(judge_cache, "replace_file", refused)
-    monkeypatch.setattr(judge_cache, "train_judges", lambda *arguments: judges)
+        monkeypatch.setattr(module, "replace_file", refused)
+    monkeypatch.setattr(module, "train_judges", lambda *arguments: judges)
     assert same_weights(load_judges(DATASET, folder, 0, QUICK), judges)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
@@ -133,7 +132,7 @@ def test_a_full_read_only_folder_is_read(cache, judges, monkeypatch, caplog):
     def refused(*arguments):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(judge_cache, "replace_file", refused)
+    monkeypatch.setattr(module, "replace_file", refused)
     assert same_weights(load_judges(DATASET, folder, 0, QUICK), judges)
     assert len(trainings) == 1
     assert not caplog.records
@@ -157,11 +156,11 @@ def test_two_that_train_at_once_both_have_judges_and_leave_a_whole_entry(tmp_pat
         both.wait(timeout=60)
         return judges
 
-    monkeypatch.setattr(judge_cache, "train_judges", train)
+    monkeypatch.setattr(module, "train_judges", train)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: load_judges(DATASET, tmp_path, 0, QUICK), range(2)))
     assert all(same_weights(each, judges) for each in found)
-    monkeypatch.setattr(judge_cache, "train_judges", None)
+    monkeypatch.setattr(module, "train_judges", None)
     assert same_weights(load_judges(DATASET, tmp_path, 0, QUICK), judges)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".safetensors"]
 
@@ -174,7 +173,7 @@ def test_an_entry_without_its_json_is_not_complete(cache):
 
 
 def test_other_data_settings_seeds_or_precisions_have_other_entries(monkeypatch):
-    monkeypatch.setattr(judge_cache, "fastest_precision", lambda device: "bf16" if device == "cuda" else "fp32")
+    monkeypatch.setattr(module, "fastest_precision", lambda device: "bf16" if device == "cuda" else "fp32")
     keys = {
         cache_key(DATASET, 0, QUICK, "cuda"),
         cache_key(DATASET, 0, QUICK),

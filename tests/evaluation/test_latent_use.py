@@ -10,9 +10,9 @@ from evaluation_standins import ExactJudges, GaussianCodes, Oracle, Wobbly, know
 from multiebm.cli.tables import remarks
 from multiebm.data.dataset import Split
 from multiebm.evaluation import codes
-from multiebm.evaluation.evaluate import QUICK, evaluate, measured
-from multiebm.evaluation.evaluation import EvaluationSettings
 from multiebm.evaluation.measurement import Measurement
+from multiebm.evaluation.metrics import QUICK, evaluate, measured
+from multiebm.evaluation.result import EvaluationSettings
 from multiebm.priors.energy import EnergyPrior
 from multiebm.priors.mixture import MixturePrior
 from multiebm.priors.prior import Prior

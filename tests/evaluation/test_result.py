@@ -5,7 +5,7 @@ import torch
 from evaluation_standins import Oracle, known_dataset
 
 from multiebm.core.errors import DataError
-from multiebm.evaluation.evaluate import evaluation_mode
+from multiebm.evaluation.metrics import evaluation_mode
 from multiebm.evaluation.result import (
     bootstrap_deviation,
     is_trustworthy,

@@ -10,9 +10,9 @@ from evaluation_standins import ExactJudges, Oracle, Wobbly, known_dataset
 import multiebm
 from multiebm.core.errors import DataError
 from multiebm.data.dataset import MultimodalDataset, Split
-from multiebm.evaluation.evaluate import evaluate
-from multiebm.evaluation.evaluation import EvaluationSettings
 from multiebm.evaluation.judges import JudgeSettings, readable, train_judges, unread
+from multiebm.evaluation.metrics import evaluate
+from multiebm.evaluation.result import EvaluationSettings
 from multiebm.experiments.measure import judges_of
 
 SMALL = EvaluationSettings(samples=20, items=60, sizes=(1, 2), latent_steps=1)
@@ -216,7 +216,7 @@ def test_a_judge_whose_accuracy_is_unknown_is_none():
 
 
 def test_judges_of_some_parts_are_cached_as_those_of_all_are(tmp_path, caplog):
-    from multiebm.evaluation.judge_cache import load_judges
+    from multiebm.evaluation.judges import load_judges
 
     dataset = dataset_of(rows(20, hidden="v"), rows(12))
     first, again = (load_judges(dataset, tmp_path, settings=QUICK) for _ in range(2))

@@ -7,8 +7,7 @@ import pytest
 
 from multiebm.cli.commands_on_runs import seconds_of
 from multiebm.core.errors import ConfigError, DataError, DivergenceError
-from multiebm.evaluation.evaluation import Evaluation
-from multiebm.evaluation.result import Result
+from multiebm.evaluation.result import Evaluation, Result
 from multiebm.experiments import compare as module
 from multiebm.experiments.compare import Cell, compare, write_tables
 from multiebm.report.comparison import write_comparison

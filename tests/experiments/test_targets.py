@@ -13,7 +13,7 @@ from run_standins import tiny_data
 from multiebm.cli.main import main
 from multiebm.core.errors import ConfigError, DataError, OutputError
 from multiebm.core.lock import locked
-from multiebm.evaluation.evaluation import load_evaluation
+from multiebm.evaluation.result import load_evaluation
 from multiebm.experiments import compare as compare_module
 from multiebm.experiments import fit_prior as fit_module
 from multiebm.experiments.compare import compare

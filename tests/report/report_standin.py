@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from multiebm.data.dataset import MultimodalDataset, Split
-from multiebm.evaluation.evaluation import Evaluation
-from multiebm.evaluation.result import Result
+from multiebm.evaluation.result import Evaluation, Result
 from multiebm.experiments.schema import Experiment
 from multiebm.modalities import Modality, Picture
 from multiebm.report.content import PAGES, Part, Section

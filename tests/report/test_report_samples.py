@@ -6,7 +6,7 @@ from report_standin import PICTURES, VECTORS, data_uris, html, make_dataset, mak
 
 from multiebm.data.dataset import Split
 from multiebm.modalities import Vector
-from multiebm.report.samples import (
+from multiebm.report.gallery import (
     NO_ENERGY,
     amplified_change,
     cross_section,
@@ -14,8 +14,7 @@ from multiebm.report.samples import (
     interpolation_section,
     joint_section,
 )
-from multiebm.report.scene import SHOWN, pick_items
-from multiebm.report.views import common_cell, strip
+from multiebm.report.scene import SHOWN, common_cell, pick_items, strip
 
 
 def sheet(views, name):

@@ -9,8 +9,7 @@ from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.modalities import Picture
 from multiebm.report.chains import real_energy
 from multiebm.report.page import render
-from multiebm.report.scene import pick_items
-from multiebm.report.views import PADDING
+from multiebm.report.scene import PADDING, pick_items
 
 MIXED = PICTURES | VECTORS
 

@@ -8,6 +8,7 @@ from multiebm.evaluation.result import Result
 from multiebm.experiments.load import load_experiment
 from multiebm.report.record import duration, with_interval
 from multiebm.report.summary import (
+    NO_EVALUATION,
     flatten,
     headline_cards,
     headline_section,
@@ -17,8 +18,8 @@ from multiebm.report.summary import (
     origin_facts,
     origin_section,
     run_facts,
+    trust_statement,
 )
-from multiebm.report.verdict import NO_EVALUATION, trust_statement
 
 
 def test_coherence_is_trusted_from_95_percent_of_every_judge():

@@ -8,8 +8,15 @@ from report_standin import inside, make_evaluation, make_record, make_scene
 from multiebm.evaluation.result import Result
 from multiebm.report.page import render
 from multiebm.report.record import RollBack
-from multiebm.report.summary import headline_cards
-from multiebm.report.verdict import NO_EVALUATION, agreement, ending, use_of_code, use_of_energy, verdict
+from multiebm.report.summary import (
+    NO_EVALUATION,
+    agreement,
+    ending,
+    headline_cards,
+    use_of_code,
+    use_of_energy,
+    verdict,
+)
 from multiebm.training.steps import total_steps
 
 END = {"to_step": 30, "seconds": 75.0}

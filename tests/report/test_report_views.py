@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from report_standin import PICTURES, VECTORS, html, make_scene, pixels
 
-from multiebm.report.views import PADDING, common_cell, one_view, picture, shown_pictures, strip, strips
+from multiebm.report.scene import PADDING, common_cell, one_view, picture, shown_pictures, strip, strips
 
 
 def test_pictures_are_centred_in_transparent_cells_row_by_row():

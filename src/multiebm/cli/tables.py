@@ -3,8 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from multiebm.evaluation.evaluation import Evaluation
-from multiebm.evaluation.result import TRUSTED_ACCURACY
+from multiebm.evaluation.result import TRUSTED_ACCURACY, Evaluation
 
 FEW_ITEMS = 10  # below, a standard error is not to be relied on; of one item it is 0
 

@@ -6,17 +6,24 @@ import torch
 from torch import Tensor
 
 from multiebm.core.progress import track
-from multiebm.evaluation.draws import chosen_items, codes, complete_items, labelled_items
-from multiebm.evaluation.measurement import Measurement, joined
-from multiebm.evaluation.names import ACTIVE, LEAKAGE, PROBE, UNITS
-from multiebm.evaluation.result import Result, bootstrap_deviation, mean_and_columns, mean_of_items
+from multiebm.data.dataset import SplitName
+from multiebm.evaluation.measurement import Measurement, chosen_items, complete_items, joined, labelled_items
+from multiebm.evaluation.result import (
+    ACTIVE,
+    LEAKAGE,
+    PROBE,
+    UNITS,
+    Result,
+    bootstrap_deviation,
+    mean_and_columns,
+    mean_of_items,
+)
 
 CODES = 4000  # test items whose posteriors are looked at, and training codes that a probe is fitted to, at most
 _ACTIVE_VARIANCE = 0.01  # over items, of a coordinate's posterior mean: Burda et al. 2016, arXiv 1509.00519
 _DRAWS = 16  # of an item's posterior, for the divergence
 _MAX_ITERATIONS = 1000  # of lbfgs, as in the MMVAE+ protocol
 _LATENT = "latent"  # the stream of draws
-_RATIO, _MEAN = "ratio", "mean"
 
 
 def posteriors(m: Measurement) -> dict[str, Tensor]:
@@ -33,19 +40,19 @@ def posteriors(m: Measurement) -> dict[str, Tensor]:
         q = m.model.inference.given(m.dataset.batch("test", rows).to(m.model.device)).shared
         draws = [q.component(q.assign(rng)).rsample(rng) for _ in range(_DRAWS)]
         ratios = torch.stack([q.log_prob(z) - prior.log_prob(z) for z in draws])
-        found.append({_RATIO: ratios.double().mean(0), _MEAN: q.mean.double()})
+        found.append({"ratio": ratios.double().mean(0), "mean": q.mean.double()})
     return joined(found)
 
 
 def divergence(m: Measurement, name: str) -> dict[str, Result]:
     """Return KL(q(z | x) || p(z)) in nats an item; near 0, the code has collapsed and parts share nothing."""
     found = m.once(posteriors)
-    return {name: mean_of_items(found[_RATIO][:, None])} if found else {}
+    return {name: mean_of_items(found["ratio"][:, None])} if found else {}
 
 
 def units(m: Measurement, name: str) -> dict[str, Result]:
     """Return how many coordinates z has, or how many of E_q[z] vary over items (Burda et al. 2016), by the name."""
-    mean = m.once(posteriors).get(_MEAN, torch.empty(0))
+    mean = m.once(posteriors).get("mean", torch.empty(0))
     n = len(mean)
     if n < 2:
         m.skipped.update({ACTIVE: "one test item has no variance"} if n else {})
@@ -73,6 +80,12 @@ def linear_hits(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: 
         warnings.filterwarnings("ignore", message="The number of unique classes", category=UserWarning)
         probe.fit(((train - loc) / scale).numpy(), train_labels.numpy())
     return torch.from_numpy(probe.predict(((test - loc) / scale).numpy())) == test_labels
+
+
+def codes(m: Measurement, split: SplitName, items: Tensor, modality: str) -> dict[str, Tensor]:
+    """Return the latents [N, D] inferred from `modality` alone, on the CPU, one sample per item of `items` (N >= 1)."""
+    given = m.given(split, items, (modality,), f"codes/{split}")
+    return joined(m.model.infer_latents(batch, rng) for batch, rng in given)
 
 
 def probes(m: Measurement) -> dict[str, dict[str, Tensor]]:

@@ -1,19 +1,38 @@
 """Does what is completed show what was given? Conditional coherence, read by fixed classifiers."""
 
+from collections.abc import Iterator
 from itertools import combinations
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from multiebm.core.batch import mask_views
 from multiebm.core.errors import DataError
+from multiebm.core.names import Views
 from multiebm.core.progress import task
-from multiebm.evaluation.draws import Conditioning, chosen_items, complete_items, completions, labelled_items
-from multiebm.evaluation.measurement import NOT_ASKED, Measurement, joined
-from multiebm.evaluation.names import CLAMPED, COND, REFINED
-from multiebm.evaluation.result import Result, mean_and_columns
+from multiebm.evaluation.measurement import (
+    NOT_ASKED,
+    Measurement,
+    chosen_items,
+    complete_items,
+    joined,
+    labelled_items,
+)
+from multiebm.evaluation.result import CLAMPED, COND, REFINED, Result, mean_and_columns
 
 CLAMPED_SIZES = (1,)  # of observed subsets that are held fixed while the data chain completes them
 Pair = tuple[tuple[str, ...], str]  # observed modalities, target
+
+
+class Conditioning(NamedTuple):
+    """How missing parts are generated: steps of the latent chain on the observed likelihood (0 = amortised), and
+    whether the data chain follows, observed parts held fixed. `name` prefixes its results.
+    """
+
+    name: str
+    latent_steps: int = 0
+    data_chain: bool = False
 
 
 def completed(m: Measurement, name: str) -> dict[str, Result]:
@@ -31,8 +50,12 @@ def completed(m: Measurement, name: str) -> dict[str, Result]:
     results: dict[str, Result] = {}
     for size in sizes:
         results |= conditional_coherence(conditional_hits(m, items, size, how), name)
-    for absent in absent_subsets(m, items, max(sizes)):
-        m.skipped[f"{name} given {'+'.join(absent)}"] = f"0 of {len(items)} labelled test items have that"
+    absent: list[tuple[str, ...]] = []  # the smallest subsets that no item has whole
+    for subset in (subset for k in range(1, max(sizes) + 1) for subset in combinations(m.dataset.modalities, k)):
+        inside = any(set(smaller) <= set(subset) for smaller in absent)
+        if not inside and not len(complete_items(m.dataset.test, items, subset)):
+            absent.append(subset)
+            m.skipped[f"{name} given {'+'.join(subset)}"] = f"0 of {len(items)} labelled test items have that"
     return results
 
 
@@ -43,6 +66,19 @@ def subsets_of_size(names: list[str], size: int) -> list[tuple[str, ...]]:
             f"subset size: got {size} of the {len(names)} modalities {', '.join(names)}; expected 1 to {len(names) - 1}"
         )
     return list(combinations(names, size))
+
+
+def completions(m: Measurement, items: Tensor, observed: tuple[str, ...], how: Conditioning) -> Iterator[Views]:
+    """Yield all modalities, clamped states [B, ...], generated from what is `observed` of test `items` that have it.
+
+    Batch by batch; with `how.latent_steps` the latents follow the chain of eq. (17), arXiv 2605.00644.
+    """
+    for batch, rng in m.given("test", items, observed, how.name):
+        views = m.model.decode(m.model.infer_latents(batch, rng, how.latent_steps))
+        if how.data_chain:
+            held = mask_views(batch.views, batch.present, instead=views)
+            views = m.model.refine_data(held, rng, clamp=batch.present)[0]
+        yield m.shown(views, f"{how.name} given {'+'.join(observed)}")
 
 
 def conditional_hits(m: Measurement, items: Tensor, size: int, how: Conditioning) -> dict[Pair, Tensor]:
@@ -72,17 +108,6 @@ def conditional_hits(m: Measurement, items: Tensor, size: int, how: Conditioning
                     hit[rows] = (joined(read)[target] == labels[rows]).double()
                 hits[observed, target] = hit[items]
     return hits
-
-
-def absent_subsets(m: Measurement, items: Tensor, largest: int) -> list[tuple[str, ...]]:
-    """Return the smallest subsets, of at most `largest` modalities, that no test item of `items` [N] has whole."""
-    found: list[tuple[str, ...]] = []
-    for size in range(1, largest + 1):
-        for subset in combinations(m.dataset.modalities, size):
-            inside = any(set(smaller) <= set(subset) for smaller in found)
-            if not inside and not len(complete_items(m.dataset.test, items, subset)):
-                found.append(subset)
-    return found
 
 
 def conditional_coherence(hits: dict[Pair, Tensor], prefix: str) -> dict[str, Result]:

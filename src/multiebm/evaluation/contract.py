@@ -13,11 +13,9 @@ from multiebm.core.random import Randomness, randn
 from multiebm.data import MultimodalDataset, Rows, from_arrays
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.mixture import Mixture
-from multiebm.evaluation.evaluate import measured
-from multiebm.evaluation.evaluation import EvaluationSettings
 from multiebm.evaluation.measurement import JudgesLike, Measurement
-from multiebm.evaluation.metrics import METRICS, NEEDS
-from multiebm.evaluation.result import Result
+from multiebm.evaluation.metrics import METRICS, NEEDS, measured
+from multiebm.evaluation.result import EvaluationSettings, Result
 from multiebm.models.model import MultimodalModel
 from multiebm.priors.standard import StandardPrior
 
@@ -33,9 +31,9 @@ def misread(states: Tensor, share: float) -> Tensor:
     return torch.where(states[:, -1:] < cut, turned, states)
 
 
-class Mirror:
+class _Mirror:
     """A model whose code is the item, of data whose parts are equal; `wrong`: the share of codes and of parts "b" that
-    show another class. Its data chain leaves samples as they are.
+    show another class. Its data chain leaves samples as they are, and its private latents are noise.
     """
 
     training, device, energy, energy_learned = False, torch.device("cpu"), "one that is flat", True
@@ -46,24 +44,20 @@ class Mirror:
         self.inference, self.generator = self, SimpleNamespace(prior=StandardPrior("normal", SIZE))
 
     def train(self, mode: bool = True) -> None:
-        """It has nothing to switch."""
+        pass  # it has nothing to switch
 
     def sample_latents(self, n: int, rng: Randomness, temperature: float | None = None) -> dict[str, Tensor]:
-        """Return the codes [n, SIZE] of the first n items."""
         return {"shared": self.states[:n]}
 
     def infer_latents(self, batch: Batch, rng: Randomness, latent_steps: int = 0) -> dict[str, Tensor]:
-        """Return the code [B, SIZE] of what is present, and private latents [B, 2] of noise."""
         seen = torch.stack(list(batch.views.values())).sum(0) / batch.present.sum(1, keepdim=True)
         noise = randn(rng, (len(seen), 2), seen)
         return {"shared": misread(seen, self.wrong), "a": noise, "b": noise}
 
     def decode(self, latents: dict[str, Tensor]) -> Views:
-        """Return the code as part "a", misread as part "b", [B, SIZE] each."""
         return {"a": latents["shared"], "b": misread(latents["shared"], self.wrong)}
 
     def refine_data(self, views: Views, rng: Randomness, clamp: Tensor | None = None) -> tuple[Views, None]:
-        """Return the views [B, SIZE]."""
         return views, None
 
     def given(self, batch: Batch) -> SimpleNamespace:
@@ -74,18 +68,16 @@ class Mirror:
         return SimpleNamespace(shared=Mixture(loc, half, torch.zeros(loc.shape[:2]), members, FAMILIES["normal"]))
 
 
-class Reader:
-    """Reads the class of a state; of real items, it is told, correctly in a share `right`."""
+class _Reader:
+    """Reads the class of a state; of real items, it is told, correctly in a share `right`. Features are the states."""
 
     def __init__(self, right: float) -> None:
         self.accuracy = dict.fromkeys("ab", right)
 
     def predict(self, views: Views) -> dict[str, Tensor]:
-        """Return classes int64 [B] by part."""
         return {name: view[:, :CLASSES].argmax(1) for name, view in views.items()}
 
     def features(self, views: Views) -> dict[str, Tensor]:
-        """Return states [B, SIZE] by part."""
         return views
 
 
@@ -96,7 +88,7 @@ def mirrored(n: int, wrong: float = 0.0) -> Measurement:
     view = torch.cat([torch.nn.functional.one_hot(classes, CLASSES), numbers], 1).numpy()
     rows = Rows({"a": view, "b": view}, classes.numpy())
     data = from_arrays(rows.views, {name: {"kind": "vector"} for name in rows.views}, rows.labels, test=rows)
-    model, reader = cast(MultimodalModel, Mirror(data, wrong)), Reader(1 - wrong)
+    model, reader = cast(MultimodalModel, _Mirror(data, wrong)), _Reader(1 - wrong)
     return Measurement(model, data, reader, EvaluationSettings(n, n, (1,), 1), 0, reader, batch_size=n)
 
 

@@ -1,16 +1,20 @@
 """The Frechet distance between two sets of features, each seen as a Gaussian (Heusel et al. 2017, arXiv 1706.08500).
 
-On the features of the coherence judges it is called `fcd`; on Inception features, `fid`. The two are different numbers
-and no function here mixes them.
+On the features of the coherence judges it is called `fcd`; on Inception features, `fid`, through torchmetrics and only
+where the weights are already on disk. The two are different numbers and no function here mixes them.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from multiebm.core.errors import DataError
+from multiebm.core.errors import ConfigError, DataError
+from multiebm.core.names import Views
 from multiebm.evaluation.result import Result, mean_and_parts
+
+_SHORT = "or leave fid out: the judges' Frechet distance 'fcd' is reported either way, and is not comparable with FID"
 
 
 class Moments(NamedTuple):
@@ -46,9 +50,7 @@ def frechet_distance(real: Moments, generated: Moments) -> Tensor:
     return gap + real.covariance.trace() + generated.covariance.trace() - 2 * cross
 
 
-def frechet_results(
-    real: dict[str, Tensor], generated: dict[str, Tensor], name: str, rng: torch.Generator
-) -> dict[str, Result]:
+def frechet_results(real: Views, generated: Views, name: str, rng: torch.Generator) -> dict[str, Result]:
     """Return `name` (mean over modalities) and "name/modality" from features [N_r, F] and [N, F] by modality.
 
     A modality with fewer than 2 real items has no covariance and is left out. N >= 2. Errors are of the generated
@@ -57,3 +59,46 @@ def frechet_results(
     reference = {key: moments(features) for key, features in real.items() if len(features) > 1}
     own = {key: generated[key] for key in reference}
     return mean_and_parts(name, own, lambda key, x: frechet_distance(reference[key], moments(x)), rng)
+
+
+class InceptionFeatures:
+    """Pool3 features [B, 2048] of RGB states [B, 3, H, W] in [-1, 1], quantised to 8 bits as FID prescribes.
+
+    The network is that of Szegedy et al. 2015, arXiv 1512.00567.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def features(self, views: Views) -> dict[str, Tensor]:
+        """Return features float32 [B, 2048] by modality, leaving out what is not an RGB picture."""
+        pictures = {name: view for name, view in views.items() if view.dim() == 4 and view.shape[1] == 3}
+        with torch.no_grad():
+            return {name: self.network(eight_bits(view)) for name, view in pictures.items()}
+
+
+def eight_bits(state: Tensor) -> Tensor:
+    """Return states in [-1, 1] as uint8 pictures, rounded and clamped, same shape."""
+    return state.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def load_inception(weights: Path, device: str = "cpu") -> InceptionFeatures:
+    """Load the TensorFlow-ported weights (pt_inception-2015-12-05) from `weights`; ConfigError says what is missing.
+
+    Nothing is ever downloaded.
+    """
+    if not weights.is_file():
+        raise ConfigError(
+            f"fid: got Inception weights {str(weights)!r}, expected an existing file "
+            f"(pt_inception-2015-12-05-6726825d.pth of torch-fidelity); fetch it once, {_SHORT}"
+        )
+    try:
+        from torchmetrics.image.fid import FrechetInceptionDistance
+
+        metric = FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=str(weights))
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"fid: {error.name or error} is not installed, expected torchmetrics with its image extra; run "
+            f"pip install 'torchmetrics[image]', {_SHORT}"
+        ) from error
+    return InceptionFeatures(metric.inception.to(device))

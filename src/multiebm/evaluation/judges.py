@@ -3,22 +3,31 @@
 The published PolyMNIST judge (two strided convolutions of 10 and 20 channels, three dropouts) reads unseen handwriting
 of 16-pixel PolyDigits with accuracy 0.92 to 0.93 after 300 steps and 0.98 after 2,000. This one keeps the 128
 penultimate units and reaches 0.99 in 300 (nn/pictures.py).
+
+They are trained once per data set, and kept. Where nothing can be written, a warning says so, and they are trained
+whenever they are asked for.
 """
 
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from multiebm.core.errors import ConfigError, DataError, ModalityError
+from multiebm.core.errors import CheckpointError, ConfigError, DataError, ModalityError
+from multiebm.core.files import ASIDE, reading, remove_stale, replace_file, sha256_of_json, why_not_written
 from multiebm.core.names import Views
 from multiebm.core.progress import track
 from multiebm.core.random import make_generator
+from multiebm.core.store import Header, Store
+from multiebm.data.cache import CHOOSE
 from multiebm.data.dataset import MultimodalDataset, Split
-from multiebm.evaluation.draws import complete_items, labelled_items
+from multiebm.evaluation.measurement import complete_items, labelled_items
 from multiebm.evaluation.result import stream_seed
 from multiebm.modalities import Modality
 from multiebm.nn.precision import fastest_precision
@@ -26,6 +35,16 @@ from multiebm.nn.precision import fastest_precision
 N_FEATURES = 128
 _SHORTEST_CYCLE = 10  # steps; a fifth of a cycle raises the learning rate
 _READ_ITEMS = 1000  # items a forward pass when reading whole splits
+_LEFTOVERS = (f"{ASIDE}judges-*", "judges-*.tmp")  # of writers that were killed, now and in releases before
+_log = logging.getLogger(__name__)
+
+
+class _JudgesHeader(Header):
+    accuracy: dict[str, Annotated[float, Field(ge=0, le=1)]]
+
+
+# raise the version when the networks, their training or the files change
+_STORE = Store(_JudgesHeader, "multiebm-judges", 4, "set of judges", "it is replaced")
 
 
 @dataclass(frozen=True)
@@ -97,36 +116,27 @@ def train_judges(
     (docs/findings.md). Real test accuracy also decides when to stop, at most three looks: far less than its standard
     error.
     """
-    if not readable(dataset):
+    if not (names := readable(dataset)):
         raise DataError(
             f"judges: data set {dataset.name!r} {_reasons(dataset)}, expected labels of two classes or more; "
             "supply them, or evaluate with judges=None, which leaves out what needs a judge"
         )
-    settings = settings or JudgeSettings()
-    networks, accuracy = {}, {}
-    with _one_thread():
-        for name in readable(dataset):
+    networks, accuracy, threads = {}, {}, torch.get_num_threads()
+    torch.set_num_threads(1)  # sums of floating-point numbers are of the same order
+    try:
+        for name in names:
             own = stream_seed(seed, name)
-            networks[name], accuracy[name] = _train_judge(dataset, dataset.modalities[name], own, settings, device)
+            networks[name], accuracy[name] = _train_judge(dataset, name, own, settings or JudgeSettings(), device)
+    finally:
+        torch.set_num_threads(threads)
     return Judges(networks, accuracy)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Inside: sums of floating-point numbers are of the same order whatever the number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _train_judge(
-    dataset: MultimodalDataset, modality: Modality, seed: int, settings: JudgeSettings, device: str
+    dataset: MultimodalDataset, name: str, seed: int, settings: JudgeSettings, device: str
 ) -> tuple[Judge, float]:
     assert dataset.n_classes is not None
-    rng, peak = make_generator(seed), settings.learning_rate
+    modality, rng, peak = dataset.modalities[name], make_generator(seed), settings.learning_rate
     forked = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=forked):  # initial weights and dropout draw from the global generator
         torch.manual_seed(seed)
@@ -138,8 +148,14 @@ def _train_judge(
                 schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=0.2)
                 batches = _batches(dataset.train, modality, settings.batch_size, rng, device)
                 network.train()
-                for _ in track(range(steps), f"judges: {modality.name}"):
-                    _learn(network, optimiser, *next(batches), settings.label_smoothing)
+                for _ in track(range(steps), f"judges: {name}"):
+                    state, labels = next(batches)
+                    with torch.autocast(state.device.type, torch.bfloat16, fastest_precision(device) == "bf16"):
+                        logits = network(_ready(state, network))
+                    loss = cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+                    optimiser.zero_grad()
+                    loss.backward()
+                    optimiser.step()
                     schedule.step()
                 accuracy = real_accuracy(network.eval(), dataset, modality)
     return network.eval().requires_grad_(False), accuracy
@@ -157,16 +173,6 @@ def _batches(
         batch, order = order[:size], order[size:]
         state = modality.to_state(split.views[modality.name][batch].to(device))
         yield modality.jitter(state, rng), split.labels[batch].to(device)
-
-
-def _learn(network: Judge, optimiser: torch.optim.Optimizer, state: Tensor, labels: Tensor, smoothing: float) -> None:
-    device = network.head.weight.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=fastest_precision(device) == "bf16"):
-        logits = network(_ready(state, network))
-    loss = cross_entropy(logits.float(), labels, label_smoothing=smoothing)
-    optimiser.zero_grad()
-    loss.backward()
-    optimiser.step()
 
 
 def unread(dataset: MultimodalDataset) -> dict[str, str]:
@@ -226,3 +232,68 @@ def _ready(state: Tensor, network: Judge) -> Tensor:
     """Return states [B, *shape] where a network is, in the layout that is fastest for its convolutions."""
     state = state.contiguous(memory_format=torch.channels_last) if state.dim() == 4 else state
     return state.to(network.head.weight.device)
+
+
+def load_judges(
+    dataset: MultimodalDataset,
+    cache_folder: Path,
+    seed: int = 0,
+    settings: JudgeSettings | None = None,
+    device: str = "cpu",
+) -> Judges:
+    """Return the judges of `dataset` from `cache_folder`, or train them and store them there.
+
+    The key is the data set's fingerprint, the settings, the seed and the precision. A damaged or half-written entry is
+    reported in the log and replaced; a folder that cannot be written is reported too, and the judges are returned.
+    """
+    settings = settings or JudgeSettings()
+    stem = cache_folder / f"judges-{cache_key(dataset, seed, settings, device)}"
+    try:
+        remove_stale(path for pattern in _LEFTOVERS for path in cache_folder.glob(pattern))
+        if stem.with_suffix(".json").exists():
+            return read_judges(stem, dataset, settings, device)
+    except (CheckpointError, OSError) as error:
+        _log.warning("judges are trained again: %s", error)
+    judges = train_judges(dataset, seed, settings, device)
+    try:
+        write_judges(stem, judges)
+    except OSError as error:
+        problem = why_not_written(error)
+        _log.warning("judges are not kept: %s: %s; free space, or %s", cache_folder, problem, CHOOSE)
+    return judges
+
+
+def cache_key(dataset: MultimodalDataset, seed: int, settings: JudgeSettings, device: str = "cpu") -> str:
+    """Return 24 hexadecimal digits that name (data, settings, seed, the precision of training, version)."""
+    return sha256_of_json([_STORE.version, dataset.fingerprint, asdict(settings), seed, fastest_precision(device)])[:24]
+
+
+def write_judges(stem: Path, judges: Judges) -> None:
+    """Write `stem`.safetensors, then `stem`.json, which makes the entry complete."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    networks = enumerate(judges.networks.values())
+    tensors = {f"{i}.{key}": value for i, network in networks for key, value in network.state_dict().items()}
+    files = _STORE.pack(f"{stem.name}.json", {"accuracy": judges.accuracy}, f"{stem.name}.safetensors", tensors)
+    for name, data in files.items():
+        replace_file(stem.with_name(name), data)
+
+
+def read_judges(stem: Path, dataset: MultimodalDataset, settings: JudgeSettings, device: str) -> Judges:
+    """Read what `write_judges` wrote; CheckpointError naming the file where anything does not fit."""
+    file = stem.with_suffix(".json")
+    header = _STORE.read(file)
+    tensors = _STORE.tensors(stem.parent, header.files[0])
+    networks = {}
+    with reading(file, CheckpointError, _STORE.way_out):
+        if list(header.accuracy) != (names := readable(dataset)):
+            raise ValueError(f"got judges of {', '.join(header.accuracy)}, expected of {', '.join(names)}")
+        assert dataset.n_classes is not None
+        for i, name in enumerate(names):
+            network = build_judge(dataset.modalities[name], dataset.n_classes, settings.width)
+            own = {key.removeprefix(f"{i}."): t for key, t in tensors.items() if key.startswith(f"{i}.")}
+            try:
+                network.load_state_dict(own)
+            except RuntimeError as error:
+                raise ValueError(f"got weights of another network of {name!r} ({error})") from error
+            networks[name] = network.eval().requires_grad_(False).to(device)
+    return Judges(networks, header.accuracy)

@@ -1,6 +1,7 @@
-"""What a metric is, what it is given, and what it may need.
+"""What a metric is, and what it is given: a model, and rows of a data set that can be measured.
 
-A metric looks at a `Measurement` and returns its results by name; what several look at is computed once.
+A metric looks at a `Measurement` and returns its results by name; what several look at is computed once. Every item has
+a generator of its own, so neither the batch size nor the order of metrics changes a sample.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -10,11 +11,12 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from multiebm.core.batch import Batch, mask_views
+from multiebm.core.errors import DivergenceError
 from multiebm.core.names import Views
 from multiebm.core.random import ItemGenerators, item_generators
-from multiebm.data.dataset import MultimodalDataset
-from multiebm.evaluation.evaluation import EvaluationSettings
-from multiebm.evaluation.result import Result, stream_seed
+from multiebm.data.dataset import MultimodalDataset, Split, SplitName
+from multiebm.evaluation.result import EvaluationSettings, Result, stream_seed
 from multiebm.models.model import MultimodalModel
 
 NOT_ASKED = "left out by the settings"
@@ -72,8 +74,7 @@ class Measurement:
         """Return `make(self)`, computed on the first call."""
         if make not in self._made:
             self._made[make] = make(self)
-        found: T = self._made[make]
-        return found
+        return self._made[make]
 
     def rng(self, name: str) -> torch.Generator:
         """Return a fresh generator of the stream called `name`."""
@@ -86,11 +87,52 @@ class Measurement:
             rows = items[first : first + self.batch_size]
             yield rows, item_generators(seed, len(rows), first)
 
+    def given(
+        self, split: SplitName, items: Tensor, observed: tuple[str, ...], use: str
+    ) -> Iterator[tuple[Batch, ItemGenerators]]:
+        """Yield `items` [N] of a split batch by batch with what is `observed` of them alone, for the draws of `use`."""
+        for rows, rng in self.chunks(items, f"{use}/{'+'.join(observed)}"):
+            batch = self.dataset.batch(split, rows).to(self.model.device)
+            present = batch.present & torch.tensor([name in observed for name in batch.views], device=self.model.device)
+            yield Batch(mask_views(batch.views, present), present), rng
+
+    def shown(self, views: Views, what: str) -> Views:
+        """Return states [B, ...] as users see them: pictures are clamped to their range here, and nowhere else.
+
+        DivergenceError with modality and count where any value is not finite.
+        """
+        for name, view in views.items():
+            if bad := int((~view.isfinite()).flatten(1).any(1).sum()):
+                raise DivergenceError(
+                    f"{what}: {bad} of {len(view)} generated items of modality {name!r} are not finite, expected all; "
+                    f"evaluate an earlier checkpoint or lower the step size"
+                )
+        return {name: self.model.modalities[name].seen(view) for name, view in views.items()}
+
 
 def joined(batches: Iterable[dict[K, Tensor]]) -> dict[K, Tensor]:
     """Return batches [B, ...], at least one, as whole tensors [N, ...] on the CPU."""
     parts = list(batches)
     return {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}
+
+
+def chosen_items(items: Tensor, n: int) -> Tensor:
+    """Return `n` of `items` (int64 [N], ascending; all, if there are fewer), the same for every model.
+
+    A random choice, since files are often sorted by class.
+    """
+    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(0))
+    return items[order[:n].sort().values]
+
+
+def labelled_items(split: Split) -> Tensor:
+    """Return the rows of a split, int64 [N], whose class is known; none without labels."""
+    return torch.empty(0, dtype=torch.int64) if split.labels is None else (split.labels >= 0).nonzero()[:, 0]
+
+
+def complete_items(split: Split, items: Tensor, names: Iterable[str]) -> Tensor:
+    """Return those of `items` (int64 of shape [N]) that have every modality of `names`."""
+    return items[torch.stack([split.of(name)[1] for name in names]).all(0)[items]]
 
 
 class Metric(NamedTuple):
@@ -105,8 +147,3 @@ class Metric(NamedTuple):
     span: tuple[float, float] = (0.0, 1.0)  # that no value leaves
     needs: tuple[str, ...] = ()  # keys of `NEEDS`
     sources: tuple[str, ...] = ()  # of joint samples, each measured as "source/name"; none: measured as "name"
-
-    @property
-    def more(self) -> bool | None:
-        """Whether more is better; None where neither is."""
-        return None if self.best is None else self.best > self.span[0]

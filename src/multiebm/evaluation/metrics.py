@@ -1,21 +1,29 @@
-"""The table of metrics. To add one: a function of a measurement in its room, or in a new file, and a row here.
+"""The table of metrics, and everything that is defined for a model and a data set in one call.
 
-Packages add rows under the entry point group `multiebm.metrics`; `multiebm.testing.MetricContract` proves one.
+To add a metric: a function of a measurement in its room, or in a new file, and a row here. Packages add rows under the
+entry point group `multiebm.metrics`; `multiebm.testing.MetricContract` proves one.
+
+Results are named by their metric, "gen/fcd", with "/part" by modality, pair or size. What cannot be measured is left
+out, and `skipped` says why.
 """
 
-from collections.abc import Callable
-from functools import partial
-from math import inf, sqrt
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from math import inf, isfinite, sqrt
+from time import perf_counter
+
+import torch
 
 from multiebm.core.table import Table
-from multiebm.evaluation import names
+from multiebm.data.dataset import MultimodalDataset
+from multiebm.evaluation import result as names
 from multiebm.evaluation.codes import classification, divergence, units
-from multiebm.evaluation.completion import completed
-from multiebm.evaluation.draws import labelled_items
+from multiebm.evaluation.completion import completed, subsets_of_size
 from multiebm.evaluation.judges import no_judges, unread
-from multiebm.evaluation.measurement import Measurement, Metric
-from multiebm.evaluation.result import Result
-from multiebm.evaluation.samples import coherence, distance, entropy, variety
+from multiebm.evaluation.measurement import NOT_ASKED, FeatureReader, JudgesLike, Measurement, Metric, labelled_items
+from multiebm.evaluation.result import EBM, GEN, REAL, SOURCES, Evaluation, EvaluationSettings, Result
+from multiebm.evaluation.samples import beside_real, coherence, entropy
+from multiebm.models.model import MultimodalModel
 
 
 def judge_accuracy(m: Measurement, name: str) -> dict[str, Result]:
@@ -47,64 +55,101 @@ NEEDS: dict[str, Callable[[Measurement], str]] = {  # why a measurement lacks it
     "energy": lambda m: m.no_chain,
 }
 
-_JUDGED, _COMPLETION = ("judges",), ("judges", "labels", "parts")
-_joint = partial(Metric, sources=(names.GEN, names.EBM))
-
+_SHARE, _OVER_0 = (0.0, 1.0), (0.0, inf)
+_DRAWN, _JUDGED, _COMPLETION = (GEN, EBM), ("judges",), ("judges", "labels", "parts")
+_AGREE = "all modalities of a sample show the same class; real items, as the judges read them, are the ceiling"
+_EVENLY = "1: all classes equally often; a collapsed model can be coherent"
+_FCD, _FID = (f"Frechet distance on {whose} features, lower is better" for whose in ("the judges'", "Inception"))
+_VARIED = "variance of pixels as a share of real ones': 1 is as varied as the data"
+_REFINED = "refined by the posterior of the given parts"
+_CLAMPED = "the completed item refined by the energy, given parts held fixed"
+_KL = "divergence of codes from the prior, nats an item"
+_LEAKS = "high: the class leaks into what one modality has alone"
 METRICS: Table[Metric] = Table(
     "metric",
     {
-        names.COHERENCE: Metric(
-            coherence,
-            "joint coherence",
-            "all modalities of a sample show the same class; real items, as the judges read them, are the ceiling",
-            best=1,
-            needs=_JUDGED,
-            sources=names.SOURCES,
-        ),
-        names.ENTROPY: _joint(
-            entropy,
-            "label entropy",
-            "1: all classes equally often; a collapsed model can be coherent",
-            1,
-            needs=_JUDGED,
-        ),
-        names.FCD: _joint(
-            distance, "FCD", "Frechet distance on the judges' features, lower is better", 0, (0, inf), _JUDGED
-        ),
-        names.FID: _joint(
-            distance, "FID", "Frechet distance on Inception features, lower is better", 0, (0, inf), ("inception",)
-        ),
-        names.VARIETY: _joint(
-            variety, "variety", "variance of pixels as a share of real ones': 1 is as varied as the data", 1, (0, inf)
-        ),
-        names.COND: Metric(completed, "amortised", "one draw of the inference model", 1, needs=_COMPLETION),
-        names.REFINED: Metric(
-            completed, "latent chain", "refined by the posterior of the given parts", 1, needs=_COMPLETION
-        ),
-        names.CLAMPED: Metric(
-            completed,
-            "data chain",
-            "the completed item refined by the energy, given parts held fixed",
-            best=1,
-            needs=(*_COMPLETION, "energy"),
-        ),
-        names.KL: Metric(
-            divergence,
-            "divergence of codes from the prior, nats an item",
-            "near 0, codes tell nothing",
-            span=(-inf, inf),
-        ),
-        names.ACTIVE: Metric(units, "latents in use", "coordinates of codes that vary over items", span=(0, inf)),
-        names.UNITS: Metric(units, "latents", "coordinates of codes", span=(0, inf)),
+        names.COHERENCE: Metric(coherence, "joint coherence", _AGREE, 1, _SHARE, _JUDGED, SOURCES),
+        names.ENTROPY: Metric(entropy, "label entropy", _EVENLY, 1, _SHARE, _JUDGED, _DRAWN),
+        names.FCD: Metric(beside_real, "FCD", _FCD, 0, _OVER_0, _JUDGED, _DRAWN),
+        names.FID: Metric(beside_real, "FID", _FID, 0, _OVER_0, ("inception",), _DRAWN),
+        names.VARIETY: Metric(beside_real, "variety", _VARIED, 1, _OVER_0, (), _DRAWN),
+        names.COND: Metric(completed, "amortised", "one draw of the inference model", 1, _SHARE, _COMPLETION),
+        names.REFINED: Metric(completed, "latent chain", _REFINED, 1, _SHARE, _COMPLETION),
+        names.CLAMPED: Metric(completed, "data chain", _CLAMPED, 1, _SHARE, (*_COMPLETION, "energy")),
+        names.KL: Metric(divergence, _KL, "near 0, codes tell nothing", span=(-inf, inf)),
+        names.ACTIVE: Metric(units, "latents in use", "coordinates of codes that vary over items", span=_OVER_0),
+        names.UNITS: Metric(units, "latents", "coordinates of codes", span=_OVER_0),
         names.PROBE: Metric(
             classification, "latent classification", "a linear probe reads the class off codes of one modality", 1
         ),
-        names.LEAKAGE: Metric(
-            classification, "class read off private latents", "high: the class leaks into what one modality has alone"
-        ),
+        names.LEAKAGE: Metric(classification, "class read off private latents", _LEAKS),
         names.ACCURACY: Metric(
             judge_accuracy, "judges", "real test items whose class the judge of a modality reads", 1
         ),
     },
     "multiebm.metrics",
 )
+QUICK = (names.COHERENCE, names.ENTROPY, names.FCD, names.VARIETY, names.COND, names.ACCURACY)
+
+
+def evaluate(
+    model: MultimodalModel,
+    dataset: MultimodalDataset,
+    judges: JudgesLike | None,
+    settings: EvaluationSettings | None = None,
+    seed: int = 0,
+    inception: FeatureReader | None = None,
+) -> Evaluation:
+    """Measure `model` on the test split; every metric has its own random stream and depends on no other.
+
+    `judges` None leaves out what needs them; whatever else cannot be measured (parts or labels that are not there, a
+    single class, part or item) is left out too, and `skipped` says why. The model is in evaluation mode meanwhile and
+    is left as it was. DivergenceError where it generates values that are not finite.
+    """
+    return measured(Measurement(model, dataset, judges, settings or EvaluationSettings(), seed, inception))
+
+
+def quick_look(
+    model: MultimodalModel, dataset: MultimodalDataset, judges: JudgesLike | None, seed: int = 0, n: int = 1000
+) -> Evaluation:
+    """Measure n samples and completions from single parts, for validation: no chain on latents, no probe."""
+    return measured(Measurement(model, dataset, judges, EvaluationSettings(n, n), seed), QUICK)
+
+
+def measured(m: Measurement, only: Collection[str] = ()) -> Evaluation:
+    """Measure what `evaluate` does, or the metrics `only`, names of `METRICS`."""
+    if m.judges is not None and len(m.dataset.modalities) > 1:  # a size out of range is refused before measuring
+        for size in m.settings.sizes:
+            subsets_of_size(list(m.dataset.modalities), size)
+    started, skipped = perf_counter(), m.skipped
+    rows = {name: METRICS[name] for name in only or METRICS}
+    lacking = {name: next(filter(None, (NEEDS[need](m) for need in row.needs)), "") for name, row in rows.items()}
+    joint = [name for name, why in lacking.items() if why and rows[name].sources]
+    for why in dict.fromkeys(lacking[name] for name in joint):  # those that lack the same are named together
+        skipped[", ".join(name for name in joint if lacking[name] == why)] = why
+    skipped |= {name: why for name, why in lacking.items() if why and name not in joint}
+    skipped |= {name: NOT_ASKED for name in METRICS if name not in rows}
+    skipped |= {EBM: m.no_chain} if m.no_chain else {}
+    there = {name: row for name, row in rows.items() if not lacking[name]}
+    sources = (REAL, GEN, *(() if m.no_chain else (EBM,)))
+    jobs = [(row, f"{source}/{name}") for source in sources for name, row in there.items() if source in row.sources]
+    results: dict[str, Result] = {}
+    with evaluation_mode(m.model):
+        for row, name in [*jobs, *((row, name) for name, row in there.items() if not row.sources)]:
+            results |= row.measure(m, name)
+    for name in [name for name, result in results.items() if not all(map(isfinite, result))]:
+        skipped[name] = f"it is not finite ({results.pop(name).value})"
+    accuracy = None if m.judges is None else dict(m.judges.accuracy)
+    return Evaluation(results, skipped, accuracy, m.dataset.name, m.seed, perf_counter() - started, m.settings)
+
+
+@contextmanager
+def evaluation_mode(model: MultimodalModel) -> Iterator[None]:
+    """Inside: evaluation mode and no graph (a chain asks for the gradients it needs itself); restored on leaving."""
+    was_training = model.training
+    model.train(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

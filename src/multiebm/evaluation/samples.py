@@ -3,7 +3,6 @@
 To add a metric of them: a function of a measurement and a name such as "gen/fcd", and a row in `metrics.py`.
 """
 
-from collections.abc import Callable
 from math import log, sqrt
 
 import torch
@@ -12,15 +11,12 @@ from torch import Tensor
 from multiebm.core.errors import DataError
 from multiebm.core.names import Views
 from multiebm.core.progress import task, track
-from multiebm.evaluation.draws import as_shown
 from multiebm.evaluation.frechet import frechet_results
 from multiebm.evaluation.measurement import Measurement, joined
-from multiebm.evaluation.names import COHERENCE, EBM, ENTROPY, FCD, FID, GEN, REAL
-from multiebm.evaluation.result import Result, mean_and_parts, proportion
+from multiebm.evaluation.result import EBM, FCD, FID, GEN, REAL, VARIETY, Result, mean_and_parts, proportion
 
 ITEMS = 1000  # of which the parts themselves are kept
 LABEL, PART = "label", "part"
-Comparison = Callable[[dict[str, Tensor], dict[str, Tensor], str, torch.Generator], dict[str, Result]]
 Read = dict[tuple[str, str], Tensor]  # what is kept, [N, ...] on the CPU: labels, parts and features by (what, part)
 
 
@@ -29,32 +25,31 @@ def samples(m: Measurement) -> dict[str, Read]:
 
     The chain starts from decoder means as they are; both are read clamped.
     """
-    model, read = m.model, dict[str, list[Read]]()
+    read = dict[str, list[Read]]()
+
+    def keep(source: str, views: Views, first: int) -> None:
+        """Keep what is read of a batch of states [B, ...] that begins with item `first`."""
+        kept = {(PART, name): view[: max(0, ITEMS - first)] for name, view in views.items()}
+        if m.judges is not None:
+            judged = {name: views[name] for name in m.judges.accuracy}
+            kept |= {(LABEL, name): label for name, label in m.judges.predict(judged).items()}
+            kept |= {(FCD, name): own for name, own in m.judges.features(judged).items()}
+        if m.inception is not None:
+            kept |= {(FID, name): own for name, own in m.inception.features(views).items()}
+        read.setdefault(source, []).append(kept)
+
     with task("joint samples", m.settings.samples) as advance:
         for rows, rng in m.chunks(torch.arange(m.settings.samples), "joint"):
-            drawn = model.decode(model.sample_latents(len(rows), rng, m.settings.temperature))
-            shown = {GEN: as_shown(model.modalities, drawn, "Gen samples")}
+            drawn = m.model.decode(m.model.sample_latents(len(rows), rng, m.settings.temperature))
+            shown = {GEN: m.shown(drawn, "Gen samples")}
             if not m.no_chain:
-                shown[EBM] = as_shown(model.modalities, model.refine_data(drawn, rng)[0], "EBM samples")
+                shown[EBM] = m.shown(m.model.refine_data(drawn, rng)[0], "EBM samples")
             for source, views in shown.items():
-                read.setdefault(source, []).append(_read(m, views, int(rows[0])))
+                keep(source, views, int(rows[0]))
             advance(len(rows))
     for rows in track(torch.arange(len(m.dataset.test)).split(m.batch_size), "real test items"):
-        views = m.dataset.batch("test", rows).to(model.device).views
-        read.setdefault(REAL, []).append(_read(m, views, int(rows[0])))
+        keep(REAL, m.dataset.batch("test", rows).to(m.model.device).views, int(rows[0]))
     return {source: joined(batches) for source, batches in read.items()}
-
-
-def _read(m: Measurement, views: Views, first: int) -> Read:
-    """Return what is kept of a batch of states [B, ...] that begins with item `first`."""
-    read = {(PART, name): view[: max(0, ITEMS - first)] for name, view in views.items()}
-    if m.judges is not None:
-        judged = {name: views[name] for name in m.judges.accuracy}
-        read |= {(LABEL, name): label for name, label in m.judges.predict(judged).items()}
-        read |= {(FCD, name): own for name, own in m.judges.features(judged).items()}
-    if m.inception is not None:
-        read |= {(FID, name): own for name, own in m.inception.features(views).items()}
-    return read
 
 
 def of(m: Measurement, source: str, what: str) -> dict[str, Tensor]:
@@ -67,12 +62,12 @@ def of(m: Measurement, source: str, what: str) -> dict[str, Tensor]:
 
 def coherence(m: Measurement, name: str) -> dict[str, Result]:
     """Return the joint coherence of samples, or of real items that have all parts with a judge."""
-    assert m.judges is not None
-    labels = of(m, name.split("/")[0], LABEL)
+    source, metric = name.split("/")
+    labels = of(m, source, LABEL)
     if len(labels) < 2:
-        m.skipped[COHERENCE] = "judges read one part only, and one part agrees with itself"
+        m.skipped[metric] = "judges read one part only, and one part agrees with itself"
         return {}
-    if name.startswith(REAL):
+    if source == REAL:
         complete = torch.stack([m.dataset.test.of(part)[1] for part in labels]).all(0)
         if not bool(complete.any()):
             m.skipped[name] = "no test item has all parts that judges read"
@@ -92,12 +87,13 @@ def joint_coherence(predictions: dict[str, Tensor]) -> Result:
 
 def entropy(m: Measurement, name: str) -> dict[str, Result]:
     """Return the label entropy of samples, where data have two classes or more."""
+    source, metric = name.split("/")
     labels = [split.labels for split in (m.dataset.train, m.dataset.test) if split.labels is not None]
     n_classes = sum(int(label >= 0) for label in torch.cat(labels).unique()) if labels else 0
     if n_classes < 2:
-        m.skipped[ENTROPY] = f"{n_classes or 'no'} known class(es) among the labels, and it needs 2"
+        m.skipped[metric] = f"{n_classes or 'no'} known class(es) among the labels, and it needs 2"
         return {}
-    return {name: label_entropy(of(m, name.split("/")[0], LABEL), n_classes)}
+    return {name: label_entropy(of(m, source, LABEL), n_classes)}
 
 
 def label_entropy(predictions: dict[str, Tensor], n_classes: int) -> Result:
@@ -117,22 +113,18 @@ def label_entropy(predictions: dict[str, Tensor], n_classes: int) -> Result:
     return Result(float(entropy) / log(n_classes), sqrt(float(variance) / n) / log(n_classes), n)
 
 
-def distance(m: Measurement, name: str) -> dict[str, Result]:
-    """Return the Frechet distance of samples, "source/fcd" or "source/fid", from the real parts of the test split."""
-    reader = name.split("/")[1]
-    if not of(m, REAL, reader):
-        m.skipped[reader] = "no modality that its network reads"
-    return _beside_real(m, name, reader, frechet_results, "in the test split, and it needs 2")
+def beside_real(m: Measurement, name: str) -> dict[str, Result]:
+    """Return how far samples are from the real parts of the test split, or how varied beside them, by the name.
 
-
-def variety(m: Measurement, name: str) -> dict[str, Result]:
-    """Return how varied samples are beside the real parts of the first test items."""
-    return _beside_real(m, name, PART, variety_results, "of the test split vary in nothing")
-
-
-def _beside_real(m: Measurement, name: str, what: str, compare: Comparison, lacking: str) -> dict[str, Result]:
+    "source/fcd" and "source/fid" are Frechet distances; "source/variety" is of the first test items.
+    """
     source, metric = name.split("/")
+    what, compare, lacking = metric, frechet_results, "in the test split, and it needs 2"
+    if metric == VARIETY:
+        what, compare, lacking = PART, variety_results, "of the test split vary in nothing"
     real = of(m, REAL, what)
+    if not real:
+        m.skipped[metric] = "no modality that its network reads"
     results = compare(real, of(m, source, what), name, m.rng(name))
     for part, own in real.items():
         if f"{name}/{part}" not in results:

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from multiebm.data import MultimodalDataset
-from multiebm.evaluation.evaluation import Evaluation, EvaluationSettings
+from multiebm.evaluation.result import Evaluation, EvaluationSettings
 from multiebm.experiments.build import build_model, resolved
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.live import live_view, showing

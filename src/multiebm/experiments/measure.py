@@ -12,11 +12,10 @@ from multiebm.core.progress import listening
 from multiebm.core.random import make_generator
 from multiebm.data import MultimodalDataset
 from multiebm.data.cache import cache_root
-from multiebm.evaluation.evaluate import evaluate, quick_look
-from multiebm.evaluation.evaluation import Evaluation, EvaluationSettings
-from multiebm.evaluation.inception import load_inception
-from multiebm.evaluation.judge_cache import load_judges
-from multiebm.evaluation.judges import Judges, readable
+from multiebm.evaluation.frechet import load_inception
+from multiebm.evaluation.judges import Judges, load_judges, readable
+from multiebm.evaluation.metrics import evaluate, quick_look
+from multiebm.evaluation.result import Evaluation, EvaluationSettings
 from multiebm.experiments.build import settling_of
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel

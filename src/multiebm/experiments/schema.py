@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, JsonVal
 from pydantic_core import CoreSchema
 
 from multiebm.core.table import Table
-from multiebm.evaluation.evaluation import EvaluationSettings
+from multiebm.evaluation.result import EvaluationSettings
 from multiebm.modalities import MODALITIES
 from multiebm.models.chains import DataChain, Displaced, LatentChain
 from multiebm.priors import PRIORS

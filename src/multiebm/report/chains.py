@@ -16,9 +16,8 @@ from multiebm.nn.spectral import frozen
 from multiebm.priors.prior import Prior
 from multiebm.report.content import Block, Section, Text
 from multiebm.report.figures import DATA, EBM, GEN, Cloud, Level, Mark, Panel, Series, draw_clouds, draw_panel
-from multiebm.report.scene import NEEDS_DATA, POINTS, Scene
-from multiebm.report.verdict import use_of_energy
-from multiebm.report.views import Stage, other_views, shown_pictures, strips
+from multiebm.report.scene import NEEDS_DATA, POINTS, Scene, Stage, other_views, shown_pictures, strips
+from multiebm.report.summary import use_of_energy
 
 ITEMS = 64  # chains whose mean and quantiles are drawn
 FOLLOWED = 2  # chains whose pictures are shown
@@ -43,10 +42,10 @@ def chains_section(scene: Scene) -> Section:
         "that works lowers the energy or raises the likelihood, and what it makes stays good beyond that line. Prior "
         "and generator alone reach Gen; the data chain alone makes it EBM, and what it adds or takes is the energy's."
     )
-    return Section("chains", "Chains", lead, [*data_part(scene), *latent_part(scene), *prior_part(scene)])
+    return Section("chains", "Chains", lead, [*_data_part(scene), *_latent_part(scene), *_prior_part(scene)])
 
 
-def data_part(scene: Scene) -> list[Block]:
+def _data_part(scene: Scene) -> list[Block]:
     """Energy along the data chain from generated items, with the pictures it passes through."""
     title, length = "Data chain: energy of generated items", scene.model.data_chain.steps
     if scene.no_energy or length == 0:
@@ -88,7 +87,7 @@ def trace_data_chain(scene: Scene) -> Trace:
     return Trace(-info.logdensity.cpu(), at, [scene.raw(positions[t]) for t in at])
 
 
-def latent_part(scene: Scene) -> list[Block]:
+def _latent_part(scene: Scene) -> list[Block]:
     """Log-likelihood along the latent chain on real test items, with the reconstructions it passes through."""
     title, length = "Latent chain: log-likelihood of real items", scene.model.latent_chain.steps
     if length == 0 or scene.dataset is None:
@@ -99,9 +98,8 @@ def latent_part(scene: Scene) -> list[Block]:
     trace = trace_latent_chain(scene, batch)
     panel = chain_panel(title, "log p(X | z, W), nats per item", trace.values, length, EBM)
     rose = float((trace.values[length] > trace.values[0]).float().mean())
-    words = (
-        f"Mean log-likelihood {_ends(trace.values, length)}; {rose:.0%} of the items are higher after {length} steps."
-    )
+    ends = _ends(trace.values, length)
+    words = f"Mean log-likelihood {ends}; {rose:.0%} of the items are higher after {length} steps."
     return [_columns(scene, panel, words, trace, "reconstruction", scene.real(batch))]
 
 
@@ -121,7 +119,7 @@ def trace_latent_chain(scene: Scene, batch: Batch) -> Trace:
     return Trace(torch.stack(values).cpu(), at, views)
 
 
-def prior_part(scene: Scene) -> list[Block]:
+def _prior_part(scene: Scene) -> list[Block]:
     """Log density along the chain of an energy prior, with the decoded pictures, private latents fixed."""
     title, prior = "Prior chain: density of the shared latent", scene.model.generator.prior
     if not prior.by_chain:
@@ -140,8 +138,16 @@ def prior_part(scene: Scene) -> list[Block]:
         note = "Codes of test items are grey, on their two first principal axes. The tilt has to bring draws to them."
         chart = draw_clouds("Codes, draws of the base and of the prior", clouds, codes)
         blocks.append(Block("Codes and the prior", [chart], note))
-    if scene.judges and len(scene.judges.accuracy) > 1:
-        blocks.append(_coherence_block(scene, prior))
+    if scene.judges and len(scene.judges.accuracy) > 1:  # what the tilt is for
+        at, found = prior_chain_coherence(scene, prior)
+        values, errors = (np.array([getattr(v, key) for v in found]) for key in ("value", "standard_error"))
+        line = Series("two standard errors", at, values, GEN, values - 2 * errors, values + 2 * errors)
+        note = (
+            f"{values[0]:.3f} at the base, {values[-1]:.3f} after {at[-1]} steps (standard error {errors[-1]:.3f}, "
+            f"{found[-1].n} draws). " + ", ".join(f"step {t}: {v:.3f}" for t, v in zip(at, values, strict=True))
+        )
+        coherence = Panel("Joint coherence along the prior chain", "chain step", "joint coherence", [line])
+        blocks.append(Block(coherence.title, [draw_panel(coherence)], note))
     return [_columns(scene, panel, words, trace, "prior chain"), Block("", blocks, kind="two")]
 
 
@@ -169,19 +175,6 @@ def prior_clouds(scene: Scene, prior: Prior) -> tuple[npt.NDArray[np.floating], 
     return next(clouds), dict(zip(("base", "prior"), clouds, strict=True))
 
 
-def _coherence_block(scene: Scene, prior: Prior) -> Block:
-    """Draw the joint coherence of what is decoded along the prior's chain: what the tilt is for."""
-    title = "Joint coherence along the prior chain"
-    at, found = prior_chain_coherence(scene, prior)
-    values, errors = (np.array([getattr(v, key) for v in found]) for key in ("value", "standard_error"))
-    line = Series("two standard errors", at, values, GEN, values - 2 * errors, values + 2 * errors)
-    words = (
-        f"{values[0]:.3f} at the base, {values[-1]:.3f} after {at[-1]} steps (standard error {errors[-1]:.3f}, "
-        f"{found[-1].n} draws). " + ", ".join(f"step {t}: {v:.3f}" for t, v in zip(at, values, strict=True))
-    )
-    return Block(title, [draw_panel(Panel(title, "chain step", "joint coherence", [line]))], words)
-
-
 def prior_chain_coherence(scene: Scene, prior: Prior) -> tuple[list[int], list[Result]]:
     """Return the steps shown and the joint coherence of COHERENCE_ITEMS draws decoded at each, private ones fixed."""
     trace = trace_prior_chain(scene, prior, COHERENCE_ITEMS)
@@ -202,7 +195,7 @@ def _columns(scene: Scene, panel: Panel, words: str, trace: Trace, what: str, gi
     blocks, first = [Block(panel.title, [draw_panel(panel)], words)], [] if given is None else [given]
     heads = ["given"] * len(first) + [str(t) for t in trace.at]
     stages = [shown_pictures(scene, views) for views in first + trace.views]
-    for item in range(min(FOLLOWED, trace.values.shape[1]) if scene.showing("pictures") else 0):
+    for item in range(min(FOLLOWED, trace.values.shape[1]) if stages[0] else 0):
         rows = {name: torch.stack([stage[name][item] for stage in stages]) for name in stages[0]}
         blocks.append(Block(f"Item {item + 1} at these steps", strips(rows, f"{what}, item {item + 1}", heads)))
     ends = sorted({0, trace.at[-1] // LONGER, trace.at[-1]} & set(trace.at))
@@ -213,9 +206,8 @@ def _columns(scene: Scene, panel: Panel, words: str, trace: Trace, what: str, gi
 
 
 def _ends(values: Tensor, length: int) -> str:
-    mean = values.mean(1).tolist()
-    first, then, last = _say(mean[0]), _say(mean[length]), _say(mean[-1])
-    return f"{first} at the start, {then} after {length} steps, {last} after {len(mean) - 1}"
+    first, then, last = (_say(values.mean(1)[t].item()) for t in (0, length, -1))
+    return f"{first} at the start, {then} after {length} steps, {last} after {len(values) - 1}"
 
 
 def _say(value: float) -> str:

@@ -34,34 +34,31 @@ def curves_section(scene: Scene) -> Section:
 
 
 def training_panels(record: RunRecord) -> list[Panel]:
-    """Return the charts that the run has data for, in the order of `CURVES`."""
-    panels = []
+    """Return the charts that the run has data for, in the order of `CURVES`.
+
+    There is a line for each metric that has two finite points at least; "a/" stands for all metrics below it.
+    """
+    panels, names = [], dict.fromkeys(name for line in record.lines for name in line)
     for title, curve in CURVES.items():
-        if series := _series(curve["metrics"], record.lines):
+        wanted = {
+            name: label or name.removeprefix(metric)
+            for metric, label in curve["metrics"].items()
+            for name in names
+            if name == metric or (metric.endswith("/") and name.startswith(metric))
+        }
+        series: list[Series] = []
+        for metric, label in list(wanted.items())[:SERIES_IN_A_PANEL]:
+            points = [(line["step"] or 0, value) for line in record.lines if (value := line.get(metric)) is not None]
+            if len(points) > 1:
+                x, y = zip(*points, strict=True)
+                series.append(Series(label, x, y, len(series)))
+        if series:
             start, end = min(s.x[0] for s in series), max(s.x[-1] for s in series)
             marks = [Mark(step, name) for name, step in _begins(record) if start < step < end]
             marks += [Mark(r.returned, "", fault=True) for r in record.rollbacks if start <= r.returned <= end]
             levels = [Level(0.0, "")] if curve.get("zero") else []
             panels.append(Panel(title, "training step", curve["unit"], series, marks, levels, settled=True))
     return panels
-
-
-def _series(metrics: dict[str, str], lines: list[dict[str, float | None]]) -> list[Series]:
-    """Return a line a metric that has two finite points at least; "a/" stands for all metrics below it."""
-    names = dict.fromkeys(name for line in lines for name in line)
-    wanted = {
-        name: label or name.removeprefix(metric)
-        for metric, label in metrics.items()
-        for name in names
-        if name == metric or (metric.endswith("/") and name.startswith(metric))
-    }
-    found: list[Series] = []
-    for metric, label in list(wanted.items())[:SERIES_IN_A_PANEL]:
-        points = [(line["step"] or 0, value) for line in lines if (value := line.get(metric)) is not None]
-        if len(points) > 1:
-            x, y = zip(*points, strict=True)
-            found.append(Series(label, x, y, len(found)))
-    return found
 
 
 def _begins(record: RunRecord) -> list[tuple[str, int]]:

@@ -13,7 +13,6 @@ import matplotlib.style
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
@@ -88,33 +87,33 @@ class Cloud(NamedTuple):
     classes: npt.NDArray[np.integer] | None = None
 
 
+@matplotlib.style.context(STYLE)
 def draw_panel(panel: Panel) -> Chart:
     """Draw lines with their bands, marks and levels."""
-    with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(4.7, 3.0), layout="constrained")
-        axes = figure.add_subplot(xlabel=panel.x_label, ylabel=panel.y_label)
-        for s in panel.series:
-            colour = PALETTE[s.colour % len(PALETTE)]
-            if s.low is not None and s.high is not None:
-                axes.fill_between(s.x, s.low, s.high, color=colour, alpha=0.18, linewidth=0)
-            axes.plot(s.x, s.y, color=colour, label=s.label)
-        for level in panel.levels:
-            colour = INK if level.colour is None else PALETTE[level.colour]
-            axes.axhline(level.y, color=colour, linewidth=1, linestyle=(0, (4, 2)), label=level.label)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        low, high = height(panel)
-        margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-        axes.set_ylim(low - margin, high + margin)
-        axes.margins(x=0.02)
-        for mark in panel.marks:
-            axes.axvline(mark.x, color=INK, linestyle="-" if mark.fault else ":", linewidth=1)
-            top = axes.get_xaxis_transform()  # x in steps, y as a share of the height
-            axes.text(mark.x, 0.99, f" {mark.label}", transform=top, va="top", ha="left", fontsize=8.5)
-        labels = [s.label for s in panel.series if s.label] + [level.label for level in panel.levels if level.label]
-        if len(labels) > 1:
-            figure.legend(loc="outside upper left", ncols=len(labels) if sum(map(len, labels)) < 50 else 2)
-        return _chart(figure, panel.title)
+    figure = Figure(figsize=(4.7, 3.0), layout="constrained")
+    axes = figure.add_subplot(xlabel=panel.x_label, ylabel=panel.y_label)
+    for s in panel.series:
+        colour = PALETTE[s.colour % len(PALETTE)]
+        if s.low is not None and s.high is not None:
+            axes.fill_between(s.x, s.low, s.high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(s.x, s.y, color=colour, label=s.label)
+    for level in panel.levels:
+        colour = INK if level.colour is None else PALETTE[level.colour]
+        axes.axhline(level.y, color=colour, linewidth=1, linestyle=(0, (4, 2)), label=level.label)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    low, high = height(panel)
+    margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+    axes.set_ylim(low - margin, high + margin)
+    axes.margins(x=0.02)
+    for mark in panel.marks:
+        axes.axvline(mark.x, color=INK, linestyle="-" if mark.fault else ":", linewidth=1)
+        top = axes.get_xaxis_transform()  # x in steps, y as a share of the height
+        axes.text(mark.x, 0.99, f" {mark.label}", transform=top, va="top", ha="left", fontsize=8.5)
+    labels = [label for label in (*(s.label for s in panel.series), *(v.label for v in panel.levels)) if label]
+    if len(labels) > 1:
+        figure.legend(loc="outside upper left", ncols=len(labels) if sum(map(len, labels)) < 50 else 2)
+    return _chart(figure, panel.title)
 
 
 def height(panel: Panel) -> tuple[float, float]:
@@ -127,58 +126,55 @@ def height(panel: Panel) -> tuple[float, float]:
     return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
 
 
+@matplotlib.style.context(STYLE)
 def draw_clouds(title: str, clouds: Sequence[Cloud], reference: npt.NDArray[np.floating]) -> Chart:
     """Draw panels side by side on common axes, each over the `reference` [N, 1 or 2] in grey."""
-    with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(2.3 * len(clouds), 2.3), layout="constrained")
-        grid = figure.subplots(1, len(clouds), sharex=True, sharey=True, squeeze=False)[0]
-        for axes, cloud in zip(grid, clouds, strict=True):
-            _draw_cloud(axes, cloud, reference[np.isfinite(reference).all(1)])
-            axes.set_title(cloud.title, fontsize=10)
-            axes.set_xlabel("value 1")
-        grid[0].set_ylabel("value 2" if reference.shape[1] > 1 else "density")
-        return _chart(figure, title)
+    figure = Figure(figsize=(2.3 * len(clouds), 2.3), layout="constrained")
+    grid = figure.subplots(1, len(clouds), sharex=True, sharey=True, squeeze=False)[0]
+    real, flat = reference[np.isfinite(reference).all(1)], reference.shape[1] == 1
+    for axes, cloud in zip(grid, clouds, strict=True):
+        colour, shown = PALETTE[cloud.colour], np.isfinite(cloud.points).all(1)
+        points = cloud.points[shown]
+        if flat:
+            bins = np.histogram_bin_edges(np.concatenate([real, points]), 30).tolist()
+            if len(real):  # a density of nothing is none
+                axes.hist(real[:, 0], bins, density=True, color=LINE)
+            if len(points):
+                axes.hist(points[:, 0], bins, density=True, histtype="step", color=colour, linewidth=1.4)
+        else:
+            classes = [] if cloud.classes is None else cloud.classes[shown]
+            colours = [INK if c < 0 else PALETTE[int(c) % len(PALETTE)] for c in classes]
+            axes.scatter(real[:, 0], real[:, 1], s=5, color=LINE, linewidths=0)
+            axes.scatter(points[:, 0], points[:, 1], s=5, color=colours or colour, linewidths=0)
+        axes.set_title(cloud.title, fontsize=10)
+        axes.set_xlabel("value 1")
+    grid[0].set_ylabel("density" if flat else "value 2")
+    return _chart(figure, title)
 
 
-def _draw_cloud(axes: Axes, cloud: Cloud, reference: npt.NDArray[np.floating]) -> None:
-    colour, shown = PALETTE[cloud.colour], np.isfinite(cloud.points).all(1)
-    points = cloud.points[shown]
-    if reference.shape[1] == 1:
-        bins = np.histogram_bin_edges(np.concatenate([reference, points]), 30).tolist()
-        if len(reference):  # a density of nothing is none
-            axes.hist(reference[:, 0], bins, density=True, color=LINE)
-        if len(points):
-            axes.hist(points[:, 0], bins, density=True, histtype="step", color=colour, linewidth=1.4)
-        return
-    classes = None if cloud.classes is None else cloud.classes[shown]
-    colours = colour if classes is None else [INK if c < 0 else PALETTE[int(c) % len(PALETTE)] for c in classes]
-    axes.scatter(reference[:, 0], reference[:, 1], s=5, color=LINE, linewidths=0)
-    axes.scatter(points[:, 0], points[:, 1], s=5, color=colours, linewidths=0)
-
-
+@matplotlib.style.context(STYLE)
 def draw_points(title: str, points: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> Chart:
     """Draw a scatter, every label beside the first of its marks where it covers the fewest marks and labels."""
-    with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(7.4, 4.6), layout="constrained")
-        axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
-        axes.margins(0.08)
-        for i, own in enumerate(points.values()):
-            marker = _MARKERS[i // len(PALETTE) % len(_MARKERS)]
-            x, y = zip(*own, strict=True)
-            axes.scatter(x, y, s=26, color=PALETTE[i % len(PALETTE)], marker=marker)
-        figure.draw_without_rendering()  # fixes where things lie
-        places = axes.transData.transform([xy for own in points.values() for xy in own])
-        taken = [Bbox.from_extents(x - _REACH, y - _REACH, x + _REACH, y + _REACH) for x, y in places]
-        for label, own in points.items():
-            notes = [
-                axes.annotate(label, own[0], offset, textcoords="offset points", ha=side, fontsize=8.5)
-                for offset, side in _PLACES
-            ]
-            notes.sort(key=lambda note: sum(note.get_window_extent().overlaps(box) for box in taken))
-            taken.append(notes[0].get_window_extent())
-            for note in notes[1:]:
-                note.remove()
-        return _chart(figure, title)
+    figure = Figure(figsize=(7.4, 4.6), layout="constrained")
+    axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
+    axes.margins(0.08)
+    for i, own in enumerate(points.values()):
+        marker = _MARKERS[i // len(PALETTE) % len(_MARKERS)]
+        x, y = zip(*own, strict=True)
+        axes.scatter(x, y, s=26, color=PALETTE[i % len(PALETTE)], marker=marker)
+    figure.draw_without_rendering()  # fixes where things lie
+    places = axes.transData.transform([xy for own in points.values() for xy in own])
+    taken = [Bbox.from_extents(x - _REACH, y - _REACH, x + _REACH, y + _REACH) for x, y in places]
+    for label, own in points.items():
+        notes = [
+            axes.annotate(label, own[0], offset, textcoords="offset points", ha=side, fontsize=8.5)
+            for offset, side in _PLACES
+        ]
+        notes.sort(key=lambda note: sum(note.get_window_extent().overlaps(box) for box in taken))
+        taken.append(notes[0].get_window_extent())
+        for note in notes[1:]:
+            note.remove()
+    return _chart(figure, title)
 
 
 def _chart(figure: Figure, title: str) -> Chart:

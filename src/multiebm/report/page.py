@@ -7,8 +7,8 @@ from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.files import try_output, write_output
 from multiebm.core.progress import track
 from multiebm.data import MultimodalDataset
-from multiebm.evaluation.evaluate import evaluation_mode
 from multiebm.evaluation.measurement import JudgesLike
+from multiebm.evaluation.metrics import evaluation_mode
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.folder import REPORT, check_same_data
 from multiebm.experiments.live import showing
@@ -17,8 +17,8 @@ from multiebm.experiments.saved import from_pretrained
 from multiebm.report.chains import chains_section
 from multiebm.report.content import to_page
 from multiebm.report.curves import curves_section
-from multiebm.report.record import RunRecord, read_record
-from multiebm.report.samples import cross_section, interpolation_section, joint_section
+from multiebm.report.gallery import cross_section, interpolation_section, joint_section
+from multiebm.report.record import read_record
 from multiebm.report.scene import Scene
 from multiebm.report.summary import headline_section, metrics_section, origin_section
 
@@ -57,30 +57,23 @@ def write_report(
     way_out = "free space, or give another file with --out (in Python out=)"
     try_output(file, way_out)
     model = from_pretrained(folder)
-    if dataset is not None and record.origin:
-        check_same_data(record.origin, dataset, folder)
-    data, missing = (dataset, "") if dataset is not None else _own_data(record, folder)
+    missing = ""
+    try:
+        data = build_dataset(record.experiment.data) if dataset is None else dataset
+        if record.origin:
+            check_same_data(record.origin, data, folder)
+    except (ConfigError, DataError) as error:
+        if dataset is not None:
+            raise
+        _log.warning("%s: the report leaves out what needs the run's data: %s", folder, error)
+        data = None
+        missing = f"{error} A run trained on data of Python gets its whole page by write_report(folder, dataset=...)."
     with showing(progress):
         if judges is None and data is not None and record.evaluation is not None and record.evaluation.accuracy:
             judges = judges_of(data, "cpu")
         page = render(Scene(record, model, data, judges, missing))
     write_output(file, page.encode(), way_out)
     return file
-
-
-def _own_data(record: RunRecord, folder: Path) -> tuple[MultimodalDataset | None, str]:
-    """Return the data that the run's configuration names, or why they are not those that it was trained on."""
-    try:
-        data = build_dataset(record.experiment.data)
-        if record.origin:
-            check_same_data(record.origin, data, folder)
-    except (ConfigError, DataError) as error:
-        _log.warning("%s: the report leaves out what needs the run's data: %s", folder, error)
-        return (
-            None,
-            f"{error} A run trained on data of Python gets its whole page by write_report(folder, dataset=...).",
-        )
-    return data, ""
 
 
 def render(scene: Scene) -> str:

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 from multiebm.core.errors import OutputError
 from multiebm.core.keys import CONFIG
-from multiebm.evaluation.evaluation import Evaluation, load_evaluation
-from multiebm.evaluation.result import Result
+from multiebm.evaluation.result import Evaluation, Result, load_evaluation
 from multiebm.experiments.folder import EVALUATION, METRICS, read_run
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.schema import Experiment

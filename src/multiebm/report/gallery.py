@@ -7,14 +7,23 @@ import torch
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.names import Views
 from multiebm.core.tiles import is_colour
-from multiebm.core.tree import per_item
 from multiebm.evaluation.result import Result
 from multiebm.models.inference import SHARED, Latents
 from multiebm.report.content import Block, Cell, Part, Section, Table, Text
 from multiebm.report.figures import DATA, EBM, GEN
 from multiebm.report.record import pair_tables
-from multiebm.report.scene import NEEDS_DATA, POINTS, SHOWN, Scene
-from multiebm.report.views import PER_CELL, Stage, one_view, other_views, shown_pictures, strips
+from multiebm.report.scene import (
+    NEEDS_DATA,
+    PER_CELL,
+    POINTS,
+    SHOWN,
+    Scene,
+    Stage,
+    one_view,
+    other_views,
+    shown_pictures,
+    strips,
+)
 
 MOST = 8  # rows and columns of that table
 POSITIONS = 8  # points of an interpolation
@@ -97,29 +106,21 @@ def cross_section(scene: Scene) -> Section:
     return Section("cross", "Cross-generation", CROSS_LEAD, parts)
 
 
-def _cross(scene: Scene, batch: Batch, source: str, refine: bool) -> Views:
-    """Return all modalities [N, ...], raw, generated from `source` alone."""
-    alone = batch.present & torch.tensor([name == source for name in batch.views], device=batch.present.device)
-    given = Batch(mask_views(batch.views, alone), alone)
-    rng = scene.rng(f"cross/{source}", len(alone))
-    views = scene.model.decode(scene.model.infer_latents(given, rng))
-    if refine:
-        held = {
-            name: torch.where(per_item(alone[:, i], v), given.views[name], v)
-            for i, (name, v) in enumerate(views.items())
-        }
-        views, _ = scene.model.refine_data(held, rng, clamp=alone)
-    return scene.raw(views)
-
-
 def _cross_table(
     scene: Scene, batches: dict[str, Batch], refine: bool, coherence: dict[tuple[str, str], Result]
 ) -> Table:
+    """Return all modalities generated from each one alone, one row a source, with what was given first."""
     names, rows = list(scene.modalities)[:MOST], list[list[str | Cell]]()
     for source, batch in batches.items():
-        real, made = scene.real(batch), _cross(scene, batch, source, refine)
-        given = one_view(scene, source, real[source], real[source], batch.labels, f"given: {source}")
-        row: list[str | Cell] = [source, Cell(given)]
+        alone = batch.present & torch.tensor([name == source for name in batch.views], device=batch.present.device)
+        given = mask_views(batch.views, alone)
+        rng = scene.rng(f"cross/{source}", len(alone))
+        made = scene.model.decode(scene.model.infer_latents(Batch(given, alone), rng))
+        if refine:
+            made, _ = scene.model.refine_data(mask_views(given, alone, instead=made), rng, clamp=alone)
+        real, made = scene.real(batch), scene.raw(made)
+        first = one_view(scene, source, real[source], real[source], batch.labels, f"given: {source}")
+        row: list[str | Cell] = [source, Cell(first)]
         for name in names:
             shown = one_view(scene, name, made[name], real[name], batch.labels, f"{source} to {name}")
             found = coherence.get((source, name))
