@@ -15,7 +15,7 @@ from .experiments.load import load_experiment as load_experiment
 from .experiments.saved import from_pretrained as from_pretrained
 from .experiments.saved import save_pretrained as save_pretrained
 from .experiments.schema import Experiment as Experiment
-from .report.comparison import write_comparison as write_comparison
+from .report.page import write_comparison as write_comparison
 from .report.page import write_report as write_report
 
 __version__: str

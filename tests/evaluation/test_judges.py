@@ -9,8 +9,8 @@ from multiebm.core.progress import listening
 from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.data.polydigits import load_polydigits
 from multiebm.evaluation.judges import (
+    Judge,
     JudgeSettings,
-    build_judge,
     present_rows,
     real_accuracy,
     train_judges,
@@ -171,7 +171,7 @@ def test_an_unknown_modality_is_named(trained):
 def test_bodies_fit_every_picture_size(shape):
     body = picture_body(shape, 4, 128).eval()
     assert body(torch.zeros(2, *shape)).shape == (2, 128)
-    judge = build_judge(Picture("m", shape), 7, 4).eval()
+    judge = Judge(Picture("m", shape), 7, 4).eval()
     assert judge(torch.zeros(2, *shape)).shape == (2, 7)
 
 

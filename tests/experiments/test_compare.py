@@ -10,7 +10,7 @@ from multiebm.core.errors import ConfigError, DataError, DivergenceError
 from multiebm.evaluation.result import Evaluation, Result
 from multiebm.experiments import compare as module
 from multiebm.experiments.compare import Cell, compare, write_tables
-from multiebm.report.comparison import write_comparison
+from multiebm.report.page import write_comparison
 from multiebm.training.steps import TrainingStep
 
 SMALL = [

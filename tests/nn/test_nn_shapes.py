@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from multiebm.core.random import make_generator
-from multiebm.evaluation.judges import build_judge
+from multiebm.evaluation.judges import Judge
 from multiebm.modalities import Modality, Picture, PictureNetworks
 from multiebm.models.energy import EnergyNetwork
 from multiebm.nn.pictures import shifted
@@ -101,7 +101,7 @@ def test_a_picture_on_its_side_passes_the_maps_of_the_upright_one_on_their_side(
 @pytest.mark.parametrize("sides", SIDES, ids=str)
 def test_judges_fit_every_picture_and_moving_it_keeps_its_sides(sides):
     part = picture(sides)
-    judge = seeded(lambda: build_judge(part, 4, 2))
+    judge = seeded(lambda: Judge(part, 4, 2))
     x = items(part)
     logits = judge(x)
     assert logits.shape == (6, 4)
@@ -120,7 +120,7 @@ def test_a_picture_of_one_pixel_a_side_moves_along_the_other_alone():
 
 
 def test_long_pictures_are_judged_from_maps_of_at_most_seven_a_side():
-    body = build_judge(picture((4, 512)), 3, 2).body
+    body = Judge(picture((4, 512)), 3, 2).body
     assert next(layer for layer in body if isinstance(layer, nn.Linear)).in_features == 8 * 4 * 4
 
 

@@ -27,8 +27,8 @@ _LATENT = "latent"  # the stream of draws
 
 
 def posteriors(m: Measurement) -> dict[str, Tensor]:
-    """Return of up to `CODES` test items, by all parts that they have, log q(z | x) - log p(z) [N] in nats, averaged
-    over draws of q, and E_q[z] [N, D]; nothing of no item. Of an energy prior, which is not normalised, p is its base.
+    """Return of up to `CODES` test items log q(z | x) - log p(z) [N] in nats, averaged over draws of q, and E_q[z]
+    [N, D]; nothing of no item. Of an energy prior, which is not normalised, p is its base.
     """
     items = chosen_items(m.dataset.test.present.any(1).nonzero()[:, 0], CODES)
     if not len(items):
@@ -68,10 +68,7 @@ def units(m: Measurement, name: str) -> dict[str, Result]:
 
 
 def linear_hits(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> Tensor:
-    """Fit multinomial logistic regression to codes [N, D] and return bool [N_test]: read correctly.
-
-    Both are standardised by the training codes.
-    """
+    """Return bool [N_test], read correctly by multinomial logistic regression on codes [N, D], standardised."""
     from sklearn.linear_model import LogisticRegression  # late: scikit-learn takes a second to import
 
     loc, scale = train.double().mean(0), train.double().std(0).clamp_min(1e-12)
@@ -91,9 +88,8 @@ def codes(m: Measurement, split: SplitName, items: Tensor, modality: str) -> dic
 def probes(m: Measurement) -> dict[str, dict[str, Tensor]]:
     """Return by metric and modality whether a probe reads the class of test items, 0 or 1 [N], NaN where undefined.
 
-    Probes are fitted to up to `CODES` training codes z ~ q_i(z | x_i), one per modality, and to its private latents
-    where there are any. Items whose class is not known are left out, and modalities without enough of them are named in
-    `skipped`; without labels, nothing. The protocol of MMVAE+ (Palumbo et al. 2023), here on fewer codes, standardised.
+    Probes are fitted to training codes z ~ q_i(z | x_i) of one modality, and to its private latents, where classes are
+    known: the protocol of MMVAE+ (Palumbo et al. 2023), here on fewer codes, standardised.
     """
     train, test = m.dataset.train, m.dataset.test
     if train.labels is None or test.labels is None:

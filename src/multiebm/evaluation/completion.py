@@ -26,7 +26,7 @@ Pair = tuple[tuple[str, ...], str]  # observed modalities, target
 
 
 class Conditioning(NamedTuple):
-    """How missing parts are generated: steps of the latent chain on the observed likelihood (0 = amortised), and
+    """How missing parts are generated: steps of the latent chain, eq. (17) of arXiv 2605.00644 (0 = amortised), and
     whether the data chain follows, observed parts held fixed. `name` prefixes its results.
     """
 
@@ -69,10 +69,7 @@ def subsets_of_size(names: list[str], size: int) -> list[tuple[str, ...]]:
 
 
 def completions(m: Measurement, items: Tensor, observed: tuple[str, ...], how: Conditioning) -> Iterator[Views]:
-    """Yield all modalities, clamped states [B, ...], generated from what is `observed` of test `items` that have it.
-
-    Batch by batch; with `how.latent_steps` the latents follow the chain of eq. (17), arXiv 2605.00644.
-    """
+    """Yield all modalities, clamped states [B, ...], generated from what is `observed` of test `items` that have it."""
     for batch, rng in m.given("test", items, observed, how.name):
         views = m.model.decode(m.model.infer_latents(batch, rng, how.latent_steps))
         if how.data_chain:
@@ -84,9 +81,8 @@ def completions(m: Measurement, items: Tensor, observed: tuple[str, ...], how: C
 def conditional_hits(m: Measurement, items: Tensor, size: int, how: Conditioning) -> dict[Pair, Tensor]:
     """Return, for every subset S of `size` modalities and every target with a judge, whether it reads the true label.
 
-    Each entry is float64 of the shape [N] of the test `items`: 1 or 0, NaN where the item lacks a member of S or its
-    class is not known. Targets inside S appear for size 1 only and are self-reconstructions. Size 1 is the cross
-    coherence of Shi et al. 2019, arXiv 1911.03393.
+    Entries [N]: 1 or 0, NaN where an item lacks a member of S or its class is not known. Targets inside S appear for
+    size 1 only, the cross coherence of Shi et al. 2019, arXiv 1911.03393, and are self-reconstructions.
     """
     judges, labels = m.judges, m.dataset.test.labels
     assert judges is not None
@@ -111,9 +107,8 @@ def conditional_hits(m: Measurement, items: Tensor, size: int, how: Conditioning
 
 
 def conditional_coherence(hits: dict[Pair, Tensor], prefix: str) -> dict[str, Result]:
-    """Summarise hits of shape [N] of one subset size k: "{prefix}/size{k}" (mean over subsets and targets outside
-    them), every "{prefix}/size{k}/{a+b}->{target}", and the self-reconstructions "{prefix}/self",
-    "{prefix}/self/{name}" (k = 1).
+    """Summarise hits [N] of one subset size k: "{prefix}/size{k}" (mean over subsets and targets outside them), every
+    "{prefix}/size{k}/{a+b}->{target}", and the self-reconstructions "{prefix}/self", "{prefix}/self/{name}" (k = 1).
     """
     size = len(next(iter(hits))[0]) if hits else 0
     crossed = {f"{'+'.join(seen)}->{target}": hit for (seen, target), hit in hits.items() if target not in seen}

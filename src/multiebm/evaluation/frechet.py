@@ -51,10 +51,10 @@ def frechet_distance(real: Moments, generated: Moments) -> Tensor:
 
 
 def frechet_results(real: Views, generated: Views, name: str, rng: torch.Generator) -> dict[str, Result]:
-    """Return `name` (mean over modalities) and "name/modality" from features [N_r, F] and [N, F] by modality.
+    """Return `name` (mean over modalities) and "name/modality" from features [N_r, F] and [N >= 2, F] by modality.
 
-    A modality with fewer than 2 real items has no covariance and is left out. N >= 2. Errors are of the generated
-    items; the real ones are the fixed reference. The distance is biased upwards at small N: compare equal N only.
+    Errors are of the generated items. The distance is biased upwards at small N: compare equal N only. A modality with
+    fewer than 2 real items has no covariance and is left out.
     """
     reference = {key: moments(features) for key, features in real.items() if len(features) > 1}
     own = {key: generated[key] for key in reference}
@@ -62,16 +62,13 @@ def frechet_results(real: Views, generated: Views, name: str, rng: torch.Generat
 
 
 class InceptionFeatures:
-    """Pool3 features [B, 2048] of RGB states [B, 3, H, W] in [-1, 1], quantised to 8 bits as FID prescribes.
-
-    The network is that of Szegedy et al. 2015, arXiv 1512.00567.
-    """
+    """Pool3 features of the network of Szegedy et al. 2015, arXiv 1512.00567, of pictures of 8 bits, as in FID."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
 
     def features(self, views: Views) -> dict[str, Tensor]:
-        """Return features float32 [B, 2048] by modality, leaving out what is not an RGB picture."""
+        """Return features float32 [B, 2048] of RGB states [B, 3, H, W] by modality, leaving out all others."""
         pictures = {name: view for name, view in views.items() if view.dim() == 4 and view.shape[1] == 3}
         with torch.no_grad():
             return {name: self.network(eight_bits(view)) for name, view in pictures.items()}
@@ -83,10 +80,7 @@ def eight_bits(state: Tensor) -> Tensor:
 
 
 def load_inception(weights: Path, device: str = "cpu") -> InceptionFeatures:
-    """Load the TensorFlow-ported weights (pt_inception-2015-12-05) from `weights`; ConfigError says what is missing.
-
-    Nothing is ever downloaded.
-    """
+    """Load the TensorFlow-ported weights from a file; nothing is downloaded, and ConfigError says what is missing."""
     if not weights.is_file():
         raise ConfigError(
             f"fid: got Inception weights {str(weights)!r}, expected an existing file "

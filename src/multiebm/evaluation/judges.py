@@ -9,7 +9,6 @@ whenever they are asked for.
 """
 
 import logging
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -69,21 +68,21 @@ class JudgeSettings:
 
 
 class Judge(nn.Module):
-    """`body` [B, *shape] -> features [B, 128], `head` -> logits [B, n_classes]."""
+    """An untrained judge of a modality: `body` [B, *shape] -> features [B, 128], `head` -> logits [B, n_classes]."""
 
-    def __init__(self, body: nn.Module, n_classes: int) -> None:
+    def __init__(self, modality: Modality, n_classes: int, width: int) -> None:
         super().__init__()
-        self.body = body
+        self.body = modality.judge_trunk(width, N_FEATURES)
         self.head = nn.Linear(N_FEATURES, n_classes)
 
+    def features(self, x: Tensor) -> Tensor:
+        """Return features [B, 128] of states [B, *shape] on any device."""
+        x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x  # the fastest for convolutions
+        return self.body(x.to(self.head.weight.device))
+
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits [B, n_classes] of states [B, *shape]."""
-        return self.head(self.body(x))
-
-
-def build_judge(modality: Modality, n_classes: int, width: int) -> Judge:
-    """Return an untrained judge [B, *shape] -> [B, n_classes]."""
-    return Judge(modality.judge_trunk(width, N_FEATURES), n_classes)
+        """Return logits [B, n_classes] of states [B, *shape] on any device."""
+        return self.head(self.features(x))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,18 +102,16 @@ class Judges:
         if unknown := [name for name in views if name not in self.networks]:
             raise ModalityError(f"judges: got modality {unknown[0]!r}, expected one of {', '.join(self.networks)}")
         with torch.no_grad():
-            return {name: self.networks[name].body(_ready(view, self.networks[name])) for name, view in views.items()}
+            return {name: self.networks[name].features(view) for name, view in views.items()}
 
 
 def train_judges(
     dataset: MultimodalDataset, seed: int = 0, settings: JudgeSettings | None = None, device: str = "cpu"
 ) -> Judges:
-    """Train one judge per modality that can be `readable` on the training split; DataError where none can.
+    """Train one judge per `readable` modality on the training split; DataError where there is none.
 
-    On the CPU one thread trains them, so that the same seed gives the same weights whatever the number of threads:
-    judges that differ in it alone read the conditional coherence of blurred pictures 0.02 to 0.03 apart
-    (docs/findings.md). Real test accuracy also decides when to stop, at most three looks: far less than its standard
-    error.
+    One thread trains them, so that the same seed gives the same weights: judges of other sums read the coherence of
+    blurred pictures 0.02 to 0.03 apart (docs/findings.md). Test accuracy also decides when to stop, in three looks.
     """
     if not (names := readable(dataset)):
         raise DataError(
@@ -135,44 +132,37 @@ def train_judges(
 def _train_judge(
     dataset: MultimodalDataset, name: str, seed: int, settings: JudgeSettings, device: str
 ) -> tuple[Judge, float]:
+    train, modality, size = dataset.train, dataset.modalities[name], settings.batch_size
     assert dataset.n_classes is not None
-    modality, rng, peak = dataset.modalities[name], make_generator(seed), settings.learning_rate
+    assert train.labels is not None
+    rows, rng, peak = present_rows(train, name), make_generator(seed), settings.learning_rate
     forked = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=forked):  # initial weights and dropout draw from the global generator
         torch.manual_seed(seed)
-        network = build_judge(modality, dataset.n_classes, settings.width).to(device)
+        network = Judge(modality, dataset.n_classes, settings.width).to(device)
         optimiser = torch.optim.AdamW(network.parameters(), peak, weight_decay=1e-2)
         accuracy = 0.0
         for steps, run_below in settings.cycles:
-            if accuracy < run_below:
-                schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=0.2)
-                batches = _batches(dataset.train, modality, settings.batch_size, rng, device)
-                network.train()
-                for _ in track(range(steps), f"judges: {name}"):
-                    state, labels = next(batches)
-                    with torch.autocast(state.device.type, torch.bfloat16, fastest_precision(device) == "bf16"):
-                        logits = network(_ready(state, network))
-                    loss = cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
-                    optimiser.zero_grad()
-                    loss.backward()
-                    optimiser.step()
-                    schedule.step()
-                accuracy = real_accuracy(network.eval(), dataset, modality)
+            if accuracy >= run_below:
+                continue
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=0.2)
+            order = rows[:0]
+            network.train()
+            for _ in track(range(steps), f"judges: {name}"):
+                if len(order) < size:  # a new order once all were seen
+                    order = rows[torch.randperm(len(rows), generator=rng)]
+                batch, order = order[:size], order[size:]
+                state = modality.jitter(modality.to_state(train.views[name][batch].to(device)), rng)
+                with torch.autocast(state.device.type, torch.bfloat16, fastest_precision(device) == "bf16"):
+                    logits = network(state)
+                labels = train.labels[batch].to(device)
+                loss = cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+            accuracy = real_accuracy(network.eval(), dataset, modality)
     return network.eval().requires_grad_(False), accuracy
-
-
-def _batches(
-    split: Split, modality: Modality, size: int, rng: torch.Generator, device: str
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield states [B, *shape] as judges learn them and their labels int64 [B], in a new order once all were seen."""
-    rows, order = present_rows(split, modality.name), torch.empty(0, dtype=torch.int64)
-    assert split.labels is not None
-    while True:
-        if len(order) < size:
-            order = rows[torch.randperm(len(rows), generator=rng)]
-        batch, order = order[:size], order[size:]
-        state = modality.to_state(split.views[modality.name][batch].to(device))
-        yield modality.jitter(state, rng), split.labels[batch].to(device)
 
 
 def unread(dataset: MultimodalDataset) -> dict[str, str]:
@@ -222,16 +212,10 @@ def real_accuracy(network: Judge, dataset: MultimodalDataset, modality: Modality
     rows, device = present_rows(dataset.test, modality.name), network.head.weight.device
     view, labels = dataset.test.views[modality.name], dataset.test.labels
     assert labels is not None
-    states = (modality.to_state(view[some].to(device)) for some in rows.split(_READ_ITEMS))
     with torch.no_grad():
-        read = [network(_ready(state, network)).argmax(1).cpu() for state in states]
+        chunks = rows.split(_READ_ITEMS)
+        read = [network(modality.to_state(view[chunk].to(device))).argmax(1).cpu() for chunk in chunks]
     return float((torch.cat(read) == labels[rows]).double().mean())
-
-
-def _ready(state: Tensor, network: Judge) -> Tensor:
-    """Return states [B, *shape] where a network is, in the layout that is fastest for its convolutions."""
-    state = state.contiguous(memory_format=torch.channels_last) if state.dim() == 4 else state
-    return state.to(network.head.weight.device)
 
 
 def load_judges(
@@ -243,8 +227,7 @@ def load_judges(
 ) -> Judges:
     """Return the judges of `dataset` from `cache_folder`, or train them and store them there.
 
-    The key is the data set's fingerprint, the settings, the seed and the precision. A damaged or half-written entry is
-    reported in the log and replaced; a folder that cannot be written is reported too, and the judges are returned.
+    A damaged or half-written entry is reported in the log and replaced; so is a folder that cannot be written.
     """
     settings = settings or JudgeSettings()
     stem = cache_folder / f"judges-{cache_key(dataset, seed, settings, device)}"
@@ -264,7 +247,7 @@ def load_judges(
 
 
 def cache_key(dataset: MultimodalDataset, seed: int, settings: JudgeSettings, device: str = "cpu") -> str:
-    """Return 24 hexadecimal digits that name (data, settings, seed, the precision of training, version)."""
+    """Return 24 hexadecimal digits that name the version, data, settings, seed and precision of training."""
     return sha256_of_json([_STORE.version, dataset.fingerprint, asdict(settings), seed, fastest_precision(device)])[:24]
 
 
@@ -289,7 +272,7 @@ def read_judges(stem: Path, dataset: MultimodalDataset, settings: JudgeSettings,
             raise ValueError(f"got judges of {', '.join(header.accuracy)}, expected of {', '.join(names)}")
         assert dataset.n_classes is not None
         for i, name in enumerate(names):
-            network = build_judge(dataset.modalities[name], dataset.n_classes, settings.width)
+            network = Judge(dataset.modalities[name], dataset.n_classes, settings.width)
             own = {key.removeprefix(f"{i}."): t for key, t in tensors.items() if key.startswith(f"{i}.")}
             try:
                 network.load_state_dict(own)

@@ -117,11 +117,8 @@ def joined(batches: Iterable[dict[K, Tensor]]) -> dict[K, Tensor]:
 
 
 def chosen_items(items: Tensor, n: int) -> Tensor:
-    """Return `n` of `items` (int64 [N], ascending; all, if there are fewer), the same for every model.
-
-    A random choice, since files are often sorted by class.
-    """
-    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(0))
+    """Return `n` of `items` (int64 [N], ascending; all, if there are fewer), the same for every model."""
+    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(0))  # files are often sorted by class
     return items[order[:n].sort().values]
 
 

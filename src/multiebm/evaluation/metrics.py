@@ -102,9 +102,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure `model` on the test split; every metric has its own random stream and depends on no other.
 
-    `judges` None leaves out what needs them; whatever else cannot be measured (parts or labels that are not there, a
-    single class, part or item) is left out too, and `skipped` says why. The model is in evaluation mode meanwhile and
-    is left as it was. DivergenceError where it generates values that are not finite.
+    `judges` None leaves out what needs them; `skipped` says why whatever else cannot be measured is left out too. The
+    model is left as it was. DivergenceError where it generates values that are not finite.
     """
     return measured(Measurement(model, dataset, judges, settings or EvaluationSettings(), seed, inception))
 

@@ -34,10 +34,7 @@ _REFINED_SHARE = 5  # one of so many test items where a chain runs, which takes 
 
 
 class Result(NamedTuple):
-    """A number, its standard error (same unit) and the number of items it was computed from.
-
-    All are finite. One item says nothing of its own error: the standard error of n = 1 is 0, and `n` says why.
-    """
+    """A number, its standard error (same unit; of one item 0) and the number of items it was computed from."""
 
     value: float
     standard_error: float
@@ -61,8 +58,7 @@ def proportion(hits: Tensor) -> Result:
 def mean_of_items(values: Tensor) -> Result:
     """Return the mean over columns of the column means of `values` [N, K], NaN where an entry does not exist.
 
-    The standard error treats rows as independent and the entries of a row as not: it is that of the row means, hence
-    the binomial one for K = 1 and zeros and ones.
+    The standard error is that of the row means: rows are independent, the entries of a row are not.
     """
     rows = values.double().nanmean(1)
     rows = rows[~rows.isnan()]
@@ -73,10 +69,7 @@ def mean_of_items(values: Tensor) -> Result:
 
 
 def mean_and_columns(name: str, hits: dict[str, Tensor]) -> dict[str, Result]:
-    """Return `name`, the mean over columns, and "name/column" of `hits`, 0 or 1 by column [N], NaN where undefined.
-
-    A column without an entry is left out, and nothing is left of none.
-    """
+    """Return `name`, the mean over columns, and "name/column" of `hits`, 0 or 1 by column [N], NaN where undefined."""
     defined = {column: hit for column, hit in hits.items() if not hit.isnan().all()}
     if not defined:
         return {}
@@ -87,9 +80,8 @@ def mean_and_columns(name: str, hits: dict[str, Tensor]) -> dict[str, Result]:
 def bootstrap_deviation(
     statistic: Callable[[Tensor], Tensor], n: int, rng: torch.Generator, resamples: int = RESAMPLES
 ) -> Tensor:
-    """Return the standard deviation of `statistic(rows)` over `resamples` draws of n rows with replacement.
-
-    `rows`: indices of shape [n]. Efron (1979), https://doi.org/10.1214/aos/1176344552.
+    """Return the deviation of `statistic(rows)` over draws of n rows [n] with replacement, Efron (1979),
+    https://doi.org/10.1214/aos/1176344552.
     """
     draws = [statistic(torch.randint(n, (n,), generator=rng)) for _ in range(resamples)]
     return torch.stack(draws).double().std(0)
@@ -100,8 +92,7 @@ def mean_and_parts(
 ) -> dict[str, Result]:
     """Return `name`, the mean over parts, and "name/part": `statistic(part, samples[part])`, of shape [].
 
-    Samples are [N, ...] by part. Standard errors are deviations over 5 resamples of them, of all parts the same items.
-    Nothing is left of no part.
+    Samples are [N, ...] by part. Standard errors are deviations over 5 resamples, of all parts the same items.
     """
     if not samples:
         return {}

@@ -21,10 +21,7 @@ Read = dict[tuple[str, str], Tensor]  # what is kept, [N, ...] on the CPU: label
 
 
 def samples(m: Measurement) -> dict[str, Read]:
-    """Return what is kept of joint samples, "ebm" where there is a data chain, and of the real test items.
-
-    The chain starts from decoder means as they are; both are read clamped.
-    """
+    """Return what is kept of joint samples, "ebm" where there is a data chain, and of the real test items."""
     read = dict[str, list[Read]]()
 
     def keep(source: str, views: Views, first: int) -> None:
@@ -40,6 +37,7 @@ def samples(m: Measurement) -> dict[str, Read]:
 
     with task("joint samples", m.settings.samples) as advance:
         for rows, rng in m.chunks(torch.arange(m.settings.samples), "joint"):
+            # the chain starts from decoder means as they are; both are read clamped
             drawn = m.model.decode(m.model.sample_latents(len(rows), rng, m.settings.temperature))
             shown = {GEN: m.shown(drawn, "Gen samples")}
             if not m.no_chain:
@@ -99,8 +97,7 @@ def entropy(m: Measurement, name: str) -> dict[str, Result]:
 def label_entropy(predictions: dict[str, Tensor], n_classes: int) -> Result:
     """Return the entropy of labels, shape [N], pooled over modalities, over log `n_classes`: 1 uniform, 0 constant.
 
-    `n_classes`: how many there are in the data, at least 2, whatever the largest label. The standard error is the delta
-    method's, sqrt(Var[log p(y)] / N), with N items because labels of one item repeat.
+    The standard error is the delta method's, sqrt(Var[log p(y)] / N), with N items: labels of one item repeat.
     """
     if n_classes < 2:
         raise DataError(f"label entropy: got {n_classes} class(es), expected at least 2; one class has no entropy")
@@ -135,8 +132,7 @@ def beside_real(m: Measurement, name: str) -> dict[str, Result]:
 def variety_results(real: Views, generated: Views, name: str, rng: torch.Generator) -> dict[str, Result]:
     """Return `name` (mean over modalities) and "name/modality": variance of generated parts over that of real ones.
 
-    Parts are [N, ...]. 1 is as varied as the data, 0 one part repeated; a modality whose real parts do not vary is left
-    out. Averages score low, noise scores high: read it beside coherence and Frechet distance.
+    Parts are [N, ...]. Averages score low, noise scores high: read it beside coherence and Frechet distance.
     """
     reference = {key: total_variance(parts) for key, parts in real.items() if len(parts) > 1}
     own = {key: generated[key] for key, variance in reference.items() if variance > 0}

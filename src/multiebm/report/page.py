@@ -1,6 +1,7 @@
-"""One self-contained HTML page about a run: pictures, chains, curves, numbers. Nothing is fetched from anywhere."""
+"""Self-contained HTML pages, which fetch nothing: of a run (pictures, chains, curves, numbers) and of a comparison."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from multiebm.core.errors import ConfigError, DataError
@@ -9,18 +10,20 @@ from multiebm.core.progress import track
 from multiebm.data import MultimodalDataset
 from multiebm.evaluation.measurement import JudgesLike
 from multiebm.evaluation.metrics import evaluation_mode
+from multiebm.experiments.compare import Cell, entry, summary
 from multiebm.experiments.data import build_dataset
 from multiebm.experiments.folder import REPORT, check_same_data
 from multiebm.experiments.live import showing
 from multiebm.experiments.measure import judges_of
 from multiebm.experiments.saved import from_pretrained
 from multiebm.report.chains import chains_section
-from multiebm.report.content import to_page
+from multiebm.report.content import Part, Section, Table, Text, to_page
 from multiebm.report.curves import curves_section
+from multiebm.report.figures import draw_points
 from multiebm.report.gallery import cross_section, interpolation_section, joint_section
 from multiebm.report.record import read_record
 from multiebm.report.scene import Scene
-from multiebm.report.summary import headline_section, metrics_section, origin_section
+from multiebm.report.summary import FEW_CLASSES, headline_section, metrics_section, origin_section
 
 _log = logging.getLogger(__name__)
 SECTIONS = [
@@ -33,6 +36,11 @@ SECTIONS = [
     metrics_section,
     origin_section,
 ]
+LEFT_OUT = (
+    "Left out, as their label entropy is below {:g}: {}. Parts that draw few classes agree easily, and their joint "
+    "coherence says nothing."
+)
+AXES = ("Frechet distance on judges' features (lower is better)", "joint coherence (higher is better)")
 
 
 def write_report(
@@ -44,12 +52,10 @@ def write_report(
 ) -> Path:
     """Write `report.html` into a run folder, or the file `out`, and return its path; it is written whole or not at all.
 
-    Reads config.yaml and model/, and run.json, metrics.jsonl and evaluation.json where they exist. `dataset` replaces
-    the configuration's, and is needed where a run was trained on data of Python; without it the page leaves out what
-    needs data, and says why. `judges` (by default those of the evaluation, if the run has one) add how often the data
-    chain changes a class. `progress` shows how far it is, as in `train`. OutputError or CheckpointError name what the
-    folder lacks; ConfigError where `dataset` is not what the run was trained on. That the file can be written is tried
-    first.
+    `dataset` replaces the configuration's, and is needed where a run was trained on data of Python; without it the page
+    leaves out what needs data, and says why. `judges` (by default those of the evaluation, if the run has one) add how
+    often the data chain changes a class. `progress` shows how far it is, as in `train`. OutputError or CheckpointError
+    name what the folder lacks; ConfigError where `dataset` is not what the run was trained on.
     """
     folder = Path(run_folder)
     record = read_record(folder)
@@ -85,3 +91,27 @@ def render(scene: Scene) -> str:
     if scene.dataset is not None:
         name, citation = scene.dataset.name, scene.dataset.citation
     return to_page(f"{name}: {scene.record.name}", sections, f"Data: {citation}")
+
+
+def write_comparison(cells: Sequence[Cell], folder: Path, data: str) -> Path:
+    """Write `comparison.html` into `folder` and return its path; the file is replaced whole or not at all."""
+    columns, rows = summary(cells)
+    body = [[row, *map(entry, values, (c.digits for c in columns))] for row, values in rows.items()]
+    seconds = max(c.seconds for c in cells)
+    lead = f"Values are mean ± standard deviation over seeds; each run had at most {seconds:.0f} s of training, alone."
+    parts: list[Part] = [Table("numbers", ["row", *(c.title for c in columns)], body)]
+    parts += [Text(c.message(), "note") for c in cells if c.diverged]
+    sections = [Section("table", "Table", lead, parts)]
+    if drawn := [c for c in cells if "gen/fcd" in c.measured]:
+        few = [c for c in drawn if c.measured.get("gen/label_entropy", 1.0) < FEW_CLASSES]
+        points: dict[str, list[tuple[float, float]]] = {}
+        for c in (c for c in drawn if c not in few):
+            points.setdefault(c.row, []).append((c.measured["gen/fcd"], c.measured["gen/joint_coherence"]))
+        parts = [draw_points("Joint coherence against Frechet distance", points, *AXES)] if points else []
+        if few:
+            parts.append(Text(LEFT_OUT.format(FEW_CLASSES, ", ".join(f"{c.row} (seed {c.seed})" for c in few)), "note"))
+        lead = "A mark is a run; the upper left is best."
+        sections.append(Section("scatter", "Coherence and quality", lead, parts))
+    file = folder / "comparison.html"
+    write_output(file, to_page(f"Comparison on {data}", sections, f"Data: {data}").encode())
+    return file

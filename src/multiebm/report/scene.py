@@ -35,10 +35,7 @@ PADDING = 1  # transparent pixels around every tile, so that columns of a strip 
 
 
 class Scene(NamedTuple):
-    """A run folder's record, its model in evaluation mode, its data set, and judges where there are any.
-
-    Without the data (`dataset` None) `no_data` says why, and what needs them is left out.
-    """
+    """A run's record, its model in evaluation mode, its judges if any, and its data or why there are none."""
 
     record: RunRecord
     model: MultimodalModel
@@ -136,9 +133,8 @@ def common_cell(pictures: Views) -> tuple[int, int]:
 
 
 def strip(pictures: Tensor, cell: tuple[int, int], per_row: int | None = None) -> Pixels:
-    """Lay pictures [N, C, H, W] out in rows of `per_row` (all in one by default): [rows * h, per_row * w, 4] bytes.
-
-    They are enlarged, and centred in transparent cells of size `cell`.
+    """Lay pictures [N, C, H, W] out in rows of `per_row` (None: one), enlarged and centred in transparent cells of size
+    `cell`: [rows * h, per_row * w, 4] bytes.
     """
     big = tiles(pictures)
     n, height, width = big.shape[:3]
@@ -167,8 +163,7 @@ def strips(pictures: Views, what: str, heads: Sequence[str] = ()) -> list[Strips
 
 
 def other_views(scene: Scene, what: str, stages: Sequence[Stage], classes: Tensor | None = None) -> list[Block]:
-    """Return a chart of every modality that shows points, a panel a stage over real items, and a table of texts.
-
+    """Return a chart of every modality that shows points, a panel a stage over real items, and a table of texts;
     `classes` [N] colour the points of every panel.
     """
     points, texts, blocks = scene.showing("points"), scene.showing("text"), list[Block]()

@@ -28,7 +28,7 @@ NO_EVALUATION = (
     "This run has not been measured: run `multiebm evaluate` on its folder, then `multiebm report` again. Where its "
     "data are in Python alone: save multiebm.evaluate(model, dataset) in it as evaluation.json."
 )
-FEW_CLASSES = 0.5  # label entropy below which agreement says little
+FEW_CLASSES = 0.5  # label entropy below which agreement says nothing
 _ENDS = {
     None: "How training ended was not noted",
     "finished": "Training ended as planned",
@@ -200,9 +200,7 @@ def _meanings(names: Iterable[str]) -> str:
 
 
 def verdict(scene: Scene) -> list[Sentence]:
-    """Return whether the run ended, whether samples agree as real items do, what the energy adds to them, and whether
-    the code is used; where nothing was measured, how to measure.
-    """
+    """Return what is to be said first: how the run ended, agreement, energy and code, or how to measure these."""
     evaluation = scene.record.evaluation
     if evaluation is None:
         return [ending(scene.record), (False, NO_EVALUATION)]
