@@ -15,7 +15,7 @@ from multiebm.evaluation.judges import (
     real_accuracy,
     train_judges,
 )
-from multiebm.evaluation.result import is_trustworthy
+from multiebm.evaluation.result import Evaluation
 from multiebm.modalities import Picture, Vector
 from multiebm.nn.pictures import picture_body, shifted
 
@@ -45,7 +45,7 @@ def trained():
 def test_judges_learn_to_read_pictures_and_vectors(trained):
     dataset = stripes()
     assert trained.accuracy == {"picture": 1.0, "vector": 1.0}
-    assert is_trustworthy(trained.accuracy)
+    assert Evaluation({}, {}, trained.accuracy, "stripes", 0, 0.0).trustworthy
     batch = dataset.batch("test", torch.arange(90))
     read = trained.predict(batch.views)
     assert all(torch.equal(labels, dataset.test.labels) and labels.dtype == torch.int64 for labels in read.values())

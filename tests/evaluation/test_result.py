@@ -7,8 +7,8 @@ from evaluation_standins import Oracle, known_dataset
 from multiebm.core.errors import DataError
 from multiebm.evaluation.metrics import evaluation_mode
 from multiebm.evaluation.result import (
+    Evaluation,
     bootstrap_deviation,
-    is_trustworthy,
     mean_of_items,
     proportion,
     stream_seed,
@@ -83,5 +83,6 @@ def test_evaluation_mode_needs_no_graph_and_leaves_the_model_as_it_was():
 
 
 def test_the_worst_judge_decides_about_trust():
-    assert is_trustworthy({"a": 0.99, "b": 0.95})
-    assert not is_trustworthy({"a": 0.99, "b": 0.949})
+    trusted, distrusted = (Evaluation({}, {}, {"a": 0.99, "b": b}, "", 0, 0.0).trustworthy for b in (0.95, 0.949))
+    assert trusted
+    assert not distrusted

@@ -41,11 +41,6 @@ class Result(NamedTuple):
     n: int
 
 
-def is_trustworthy(accuracy: dict[str, float]) -> bool:
-    """Return whether every judge reads at least 95 % of the real test items of its modality correctly."""
-    return min(accuracy.values()) >= TRUSTED_ACCURACY
-
-
 def proportion(hits: Tensor) -> Result:
     """Return the share of true entries of `hits`, shape [N], and its binomial standard error sqrt(p (1 - p) / N)."""
     n = hits.numel()
@@ -161,7 +156,7 @@ class Evaluation:
     @property
     def trustworthy(self) -> bool | None:
         """Whether every judge reads at least 95 % of real test items correctly; None without judges."""
-        return None if self.accuracy is None else is_trustworthy(self.accuracy)
+        return None if self.accuracy is None else min(self.accuracy.values()) >= TRUSTED_ACCURACY
 
     @property
     def collapse(self) -> str | None:
