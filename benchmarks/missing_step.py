@@ -44,7 +44,7 @@ def report(args: argparse.Namespace, width: int) -> None:
             args.preset, [*ALL_WARM, f"data.missing={share}", f"model.networks.picture.width={width}"]
         )
         state = fresh_state(experiment, build_dataset(experiment.data), torch.device("cpu"))
-        ways[share] = (TrainingStep(experiment.training), state)
+        ways[share] = (TrainingStep(experiment.training.phases, experiment.training.optimiser), state)
         hidden[share] = 1 - state.stream.dataset.train.present.float().mean().item()
     took: dict[float, list[float]] = {share: [] for share in ways}
     for repeat in range(args.repeats + 1):

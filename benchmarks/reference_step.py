@@ -121,7 +121,7 @@ def reference_state(experiment: Experiment, model: MultimodalModel) -> TrainStat
 
 def check_covered(settings: Cooperative) -> None:
     """Raise ConfigError for settings that this file does not write out."""
-    covered = {"start": "prior", "prior_codes": "refined", "inference": 1.0}
+    covered = {"prior_codes": "refined", "inference": 1.0}
     for name, expected in covered.items():
         if (got := getattr(settings, name)) != expected:
             raise ConfigError(f"reference step: {name}: got {got!r}, expected {expected!r}; time another preset")
@@ -131,7 +131,7 @@ def check_covered(settings: Cooperative) -> None:
 
 def reference_step(state: TrainState, batch: Batch, settings: Cooperative) -> dict[str, float]:
     """One cooperative step on complete items, the data chain run again for the energy where `negatives` is refresh."""
-    model, generator = state.model, state.generator
+    model, generator = state.model, state.rng
     z = prior_sample(model, len(batch.present), generator, model.generator.temperature)
     z |= model.generator.sample_private(len(batch.present), generator)
     with torch.no_grad():
@@ -219,7 +219,7 @@ def update_generator_and_inference(
     total = generator_loss + inference_loss
     if settings.anchor:
         base, posterior = model.generator.prior.for_bound(learns=False), model.inference(batch)
-        drawn = draw(model.generator, base, posterior, batch, state.generator, STRATIFIED)
+        drawn = draw(model.generator, base, posterior, batch, state.rng, STRATIFIED)
         log_px = log_likelihood(batch.views, decode({key: value[0, 0] for key, value in drawn.latents.items()}))
         anchor = bound_loss(log_px[None, None], drawn, base, posterior, complete, STRATIFIED, 1.0)
         metrics["loss/anchor"] = anchor.item()

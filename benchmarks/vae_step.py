@@ -91,7 +91,7 @@ def make_way(way: str, row: str, experiment: Experiment, model: MultimodalModel)
     training = experiment.training.model_copy(update={"precision": precision})
     experiment = experiment.model_copy(update={"training": training})
     state = build_state(experiment, copy.deepcopy(model), None)  # type: ignore[arg-type]  # batches are handed over
-    step = TrainingStep(experiment.training)
+    step = TrainingStep(experiment.training.phases, experiment.training.optimiser)
     return lambda batch: step(state, batch)
 
 

@@ -144,7 +144,11 @@ def warm_up(seed: int, folder: Path) -> TrainState[MultimodalModel]:
     name = hashlib.sha256(json.dumps(settings_of(experiment)).encode()).hexdigest()[:8]
     store = CheckpointStore(folder / f"warmup-{seed}-{name}", keep_last=1)
     store.resume(state)
-    ended = fit(state, TrainingStep(experiment.training), experiment.training.phase("bound").steps)
+    ended = fit(
+        state,
+        TrainingStep(experiment.training.phases, experiment.training.optimiser),
+        experiment.training.phase("bound").steps,
+    )
     store.save(state)
     if ended.reason != "finished":
         raise SystemExit(ended.message())
@@ -196,7 +200,7 @@ def run_row(
     judges = judges_of(dataset, "cpu")
     state = fresh_state(experiment, dataset, torch.device("cpu"))
     transplant(warm, state)
-    step, gaps, first = TrainingStep(experiment.training), Gaps(), state.step
+    step, gaps, first = TrainingStep(experiment.training.phases, experiment.training.optimiser), Gaps(), state.step
     points = [Point(0, measure(state, judges, experiment, dataset))]
     for done in range(EVERY, STEPS + 1, EVERY):
         ended = fit(

@@ -15,8 +15,7 @@ from multiebm.models.inference import Encoder, InferenceModel
 from multiebm.models.model import MultimodalModel
 from multiebm.models.use import check_parts
 from multiebm.nn.precision import set_precision
-from multiebm.objectives.settings import BoundSettings
-from multiebm.objectives.vae import Draw, bound_loss, draw
+from multiebm.objectives.vae import BoundSettings, Draw, bound_loss, draw
 from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.cooperative import Cooperative
 from multiebm.training.phases.phase import Phase

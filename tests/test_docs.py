@@ -72,7 +72,7 @@ def line_of(row: str) -> str:
     """The row of the table in docs/methods/README.md that its settings ask for."""
     e = load_experiment(f"polydigits-{row}")
     m, i, b = e.model, e.model.inference, e.training.phase("bound")
-    fusion = "joint encoder" if i.joint else "-" if i.subsets == "single" else i.fusion
+    fusion = "-" if i.subsets == "single" else i.fusion
     if i.prior_expert != "none":
         fusion += f", prior in {i.prior_expert}"
     bound = ", ".join(

@@ -107,7 +107,7 @@ def test_a_plain_copy_has_the_same_weights_and_the_same_energies_and_means():
 
 
 def test_settings_that_the_reference_does_not_write_out_are_refused():
-    with pytest.raises(ConfigError, match="start: got 'aggregate', expected 'prior'"):
-        check_covered(Cooperative(start="aggregate"))
+    with pytest.raises(ConfigError, match="prior_codes: got 'drawn', expected 'refined'"):
+        check_covered(Cooperative(prior_codes="drawn"))
     with pytest.raises(ConfigError, match="synthetic: got 'balance'"):
         check_covered(Cooperative(synthetic="balance"))

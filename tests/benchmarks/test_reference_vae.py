@@ -52,7 +52,12 @@ def both_steps(row: str, *settings: str) -> tuple[float, float, MultimodalModel,
     state = build_state(experiment, model, None)
     batch = whole(random_views(PICTURES, 40))
     expected = reference_step_of(reference, batch)["loss/elbo"]
-    return TrainingStep(experiment.training)(state, batch)["loss/elbo"], expected, model, reference.model
+    return (
+        TrainingStep(experiment.training.phases, experiment.training.optimiser)(state, batch)["loss/elbo"],
+        expected,
+        model,
+        reference.model,
+    )
 
 
 @pytest.mark.parametrize(("row", "settings"), CASES)

@@ -13,7 +13,7 @@ from multiebm.evaluation import codes
 from multiebm.evaluation.measurement import Measurement
 from multiebm.evaluation.metrics import QUICK, evaluate, measured
 from multiebm.evaluation.result import EvaluationSettings
-from multiebm.priors.energy import EnergyPrior
+from multiebm.priors.energy import Energy, EnergyPrior
 from multiebm.priors.mixture import MixturePrior
 from multiebm.priors.prior import Prior
 
@@ -77,7 +77,7 @@ def test_of_an_energy_prior_the_divergence_is_to_its_base():
     """A tilt that is not normalised would move it by any constant."""
     model = model_with(1.0, 0.5)
     plain = used(model)["latent/kl"]
-    model.generator.prior = EnergyPrior(model.generator.prior)
+    model.generator.prior = EnergyPrior(model.generator.prior, Energy(layers=3, steps=40))
     assert used(model)["latent/kl"] == plain
     mixture = MixturePrior(10, 1)  # N(0, I) until it is fitted, up to its ridge of 1e-4
     model.generator.prior = mixture

@@ -20,8 +20,7 @@ from multiebm.experiments.merge import merge
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.precision import Mixed
-from multiebm.objectives.settings import BoundSettings
-from multiebm.objectives.vae import vae_loss
+from multiebm.objectives.vae import BoundSettings, vae_loss
 from small_models import random_views, small_model, vectors
 
 ITEMS, SAMPLES, BETA = 8, 3, 1.3

@@ -28,8 +28,7 @@ from multiebm.distributions.mixture import Mixture
 from multiebm.models.aggregation import Aggregation
 from multiebm.models.inference import InferenceModel, Posterior
 from multiebm.models.model import MultimodalModel
-from multiebm.objectives.settings import BoundSettings
-from multiebm.objectives.vae import vae_loss
+from multiebm.objectives.vae import BoundSettings, vae_loss
 from small_models import linear_model, random_views
 
 SIGMA = 0.7

@@ -9,7 +9,7 @@ from torch import nn
 from multiebm.core.random import make_generator
 from multiebm.mcmc.langevin import langevin
 from multiebm.mcmc.run import run_chain
-from multiebm.priors.energy import EnergyPrior
+from multiebm.priors.energy import Energy, EnergyPrior
 from multiebm.priors.mixture import MixturePrior
 from multiebm.priors.standard import StandardPrior
 from multiebm.training.priors import prior_step
@@ -33,7 +33,8 @@ def prior(
     family: str, net: nn.Module, steps: int = 50, step_size: float = 0.4, bound: float = 0.0, penalty: float = 0.0
 ) -> EnergyPrior:
     made = EnergyPrior(
-        StandardPrior(family, 1), width=4, layers=1, steps=steps, step_size=step_size, bound=bound, penalty=penalty
+        StandardPrior(family, 1),
+        Energy(width=4, layers=1, steps=steps, step_size=step_size, bound=bound, penalty=penalty),
     )
     made.net = net  # type: ignore[assignment]
     return made
@@ -99,7 +100,7 @@ def test_a_quadratic_tilt_of_the_normal_base_has_the_moments_of_the_recursion(st
 
 
 def test_the_tilt_has_as_many_hidden_layers_as_asked_for_and_no_bias_at_its_end():
-    net = EnergyPrior(StandardPrior("normal", 2), width=5, layers=3).net
+    net = EnergyPrior(StandardPrior("normal", 2), Energy(width=5, layers=3)).net
     weights = [part for part in net if isinstance(part, nn.Linear)]
     assert [tuple(part.weight.shape) for part in weights] == [(5, 2), (5, 5), (5, 5), (1, 5)]
     assert [part.bias is not None for part in weights] == [True, True, True, False]
@@ -202,7 +203,7 @@ def test_no_gradient_of_the_loss_reaches_the_codes():
 
 
 def test_a_draw_leaves_no_gradient_and_restores_the_networks_flags():
-    tilted = EnergyPrior(StandardPrior("normal", 2), width=4, layers=1, steps=3)
+    tilted = EnergyPrior(StandardPrior("normal", 2), Energy(width=4, layers=1, steps=3))
     z = tilted.sample(6, make_generator(0))
     assert not z.requires_grad
     assert all(p.grad is None and p.requires_grad for p in tilted.parameters())
@@ -233,7 +234,7 @@ def test_on_a_mixture_a_cool_chain_keeps_the_shares_and_cools_each_mode():
     g = make_generator(1)
     noise = 0.3 * torch.randn(4000, 1, generator=g)
     base.refit(torch.where(torch.arange(4000)[:, None] % 4 > 0, 5 + noise, noise - 5))
-    tilted = EnergyPrior(base, width=4, layers=1, steps=40, step_size=0.1)
+    tilted = EnergyPrior(base, Energy(width=4, layers=1, steps=40, step_size=0.1))
     torch.nn.init.zeros_(tilted.net[-1].weight)
     z = tilted.sample(20_000, make_generator(0), 0.25)[:, 0]
     assert (z > 0).float().mean().item() == pytest.approx(0.75, abs=SIGMAS * (0.75 * 0.25 / 20_000) ** 0.5 + 1e-3)

@@ -40,7 +40,7 @@ from multiebm.core.batch import Batch
 from multiebm.core.errors import DataError
 from multiebm.experiments.baselines import ROWS
 from multiebm.models.model import MultimodalModel
-from multiebm.objectives.settings import BoundSettings
+from multiebm.objectives.vae import BoundSettings
 from multiebm.priors.clusters import ClusterPrior
 from multiebm.priors.energy import EnergyPrior
 from multiebm.priors.standard import StandardPrior

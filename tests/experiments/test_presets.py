@@ -55,7 +55,7 @@ def test_one_step_of_each_phase_changes_its_weights_and_gives_finite_numbers(nam
     experiment = load_experiment(name, [*SMALL, *short, *phases, *data_settings(name, tmp_path)])
     state = fresh_state(experiment, build_dataset(experiment.data), torch.device("cpu"))
     before = {key: value.clone() for key, value in state.model.named_parameters()}
-    step = TrainingStep(experiment.training)
+    step = TrainingStep(experiment.training.phases, experiment.training.optimiser)
     for _ in range(total_steps(experiment.training.phases)):
         metrics = step(state, next(state.stream))
         state.step += 1

@@ -231,7 +231,7 @@ WRONG = {
     "model.networks.vector.width": [30_000],
     "model.networks.picture.width": [10**6],
     "model.energy.width": [10**5],
-    "model.energy.blocks": [10**9],
+    "model.energy.blocks": [1, 10**9],
     "model.prior.layers": [10**9],
     "model.prior.components": [1000],
 }

@@ -23,7 +23,7 @@ def test_settled_priors_come_back_bit_for_bit(average):
     if average:
         state.average.update({name: p.detach() * 0.5 for name, p in state.model.named_parameters()})
     before = {name: value.clone() for name, value in state.model.state_dict().items()}
-    draws = state.generator.get_state()
+    draws = state.rng.get_state()
     with settled(state, dataset, experiment):
         inside = state.model.state_dict()
         changed = {name for name, value in inside.items() if not torch.equal(value, before[name])}
@@ -33,4 +33,4 @@ def test_settled_priors_come_back_bit_for_bit(average):
     after = state.model.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
-    assert torch.equal(state.generator.get_state(), draws)
+    assert torch.equal(state.rng.get_state(), draws)

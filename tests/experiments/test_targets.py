@@ -124,7 +124,7 @@ def test_rows_that_cannot_take_items_with_gaps_are_named_before_the_first_is_tra
         compare(["mvae", "jmvae", "mopoe"], "arrays", 60.0, 1, tmp_path / "out", [*data, *SMALL], device="cpu")
     message = str(raised.value)
     assert message.startswith(
-        "rows that cannot be trained on this data; leave them out:\njmvae: model.inference.joint: "
+        "rows that cannot be trained on this data; leave them out:\njmvae: model.inference.subsets joint: "
     )
     assert "training items with parts missing, expected complete items" in message
     assert "mvae:" not in message.replace("jmvae:", "")

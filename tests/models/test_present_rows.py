@@ -11,8 +11,7 @@ from multiebm.core.random import make_generator
 from multiebm.core.tree import rows_of, rows_present, spread
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED
-from multiebm.objectives.settings import BoundSettings
-from multiebm.objectives.vae import draw, log_likelihoods
+from multiebm.objectives.vae import BoundSettings, draw, log_likelihoods
 from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.cooperative import Cooperative
 from small_models import energy_prior, make_state, mixed, random_views, small_model, take_step

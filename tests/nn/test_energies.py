@@ -15,7 +15,7 @@ PICTURES = {name: Picture(name, (3, 8, 8)) for name in ("one", "two")}
 PROBLEMS = {"vectors": vectors(left=2, right=3), "pictures": PICTURES, "mixed": mixed()}
 
 
-def network(modalities: dict[str, Modality], fusion: str, width: int = 8) -> EnergyNetwork:
+def network(modalities: dict[str, Modality], fusion: str, width: int = 32) -> EnergyNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         made = EnergyNetwork(modalities, width, fusion)

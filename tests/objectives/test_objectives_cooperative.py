@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from multiebm.objectives.cooperative import balanced_weight, generator_loss, inference_loss, squared_residuals
-from multiebm.objectives.settings import BoundSettings
-from multiebm.objectives.vae import Draw, bound_loss
+from multiebm.objectives.vae import BoundSettings, Draw, bound_loss
 
 PRESENT = torch.tensor([[True, True], [True, False], [True, False]])
 

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 from training_standin import make_state, step
 
-from multiebm.training import averaging
+from multiebm.training.state import averaged, move_average
 
 
 def test_the_average_of_three_updates_is_the_closed_form():
@@ -10,13 +10,13 @@ def test_the_average_of_three_updates_is_the_closed_form():
     model, average, d = nn.Linear(1, 1, bias=False), {}, 0.75
     for value in (1.0, 2.0, 4.0):
         nn.init.constant_(model.weight, value)
-        averaging.update(average, model, d)
+        move_average(average, model, d)
     assert average["weight"].item() == d * d * 1 + d * (1 - d) * 2 + (1 - d) * 4
 
 
 def test_the_average_is_no_alias_of_the_parameters():
     model, average = nn.Linear(2, 2), {}
-    averaging.update(average, model, 0.5)
+    move_average(average, model, 0.5)
     before = {name: tensor.clone() for name, tensor in average.items()}
     nn.init.zeros_(model.weight)
     assert all(torch.equal(average[name], before[name]) for name in before)
@@ -29,7 +29,7 @@ def test_averaged_swaps_the_weights_in_and_back_exactly_also_after_an_error():
         step(state, next(state.stream))
     own = {name: p.detach().clone() for name, p in state.model.named_parameters()}
     try:
-        with averaging.averaged(state.model, state.average):
+        with averaged(state.model, state.average):
             for name, p in state.model.named_parameters():
                 assert torch.equal(p, state.average[name])
                 assert not torch.equal(p, own[name])
@@ -42,5 +42,5 @@ def test_averaged_swaps_the_weights_in_and_back_exactly_also_after_an_error():
 def test_an_empty_average_leaves_the_model_as_it_is():
     model = nn.Linear(2, 2)
     weight = model.weight.detach().clone()
-    with averaging.averaged(model, {}):
+    with averaged(model, {}):
         assert torch.equal(model.weight, weight)

@@ -50,7 +50,7 @@ def test_a_state_comes_back_bit_for_bit_into_one_built_from_another_seed(tmp_pat
     fresh = make_state(seed=5)
     store.load(fresh, path)
     assert_same_state(fresh, state)
-    assert torch.equal(torch.rand(9, generator=fresh.generator), torch.rand(9, generator=state.generator))
+    assert torch.equal(torch.rand(9, generator=fresh.rng), torch.rand(9, generator=state.rng))
 
 
 def test_a_state_that_has_not_stepped_takes_back_even_the_absence_of_moments(tmp_path: Path):

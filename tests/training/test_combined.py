@@ -179,7 +179,7 @@ def test_with_weight_0_the_inference_model_learns_from_the_anchor_alone():
     )  # draws what the step drew before its anchor
     assert codes.latents[SHARED].shape == (8, 3)
     posterior = model.inference(batch)
-    bound_of_batch(model, posterior, batch, state.generator, module.STRATIFIED, 1.0, learns=True)[0].backward()
+    bound_of_batch(model, posterior, batch, state.rng, module.STRATIFIED, 1.0, learns=True)[0].backward()
     for got, p in zip(gradients["elbo"], model.inference.parameters(), strict=True):
         torch.testing.assert_close(got, p.grad, rtol=1e-4, atol=1e-5)
     assert any(not torch.allclose(a, b) for a, b in zip(gradients["elbo"], gradients["nll"], strict=True))

@@ -66,7 +66,7 @@ def test_l_alpha_reaches_the_tilt_and_nothing_else():
 def test_either_half_of_l_omega_reaches_the_decoders_and_nothing_else(what):
     """-log p(X | z~) and -log p(X~ | z): fresh forward passes of the decoders; codes and revised data are constants."""
     model, state, batch = setup()
-    g = state.generator
+    g = state.rng
     posterior = model.inference(batch)
     z = model.sample_latents(8, g)
     x0 = model.generator(z)
@@ -83,8 +83,8 @@ def test_either_half_of_l_omega_reaches_the_decoders_and_nothing_else(what):
 def test_l_phi_reaches_the_encoders_and_nothing_else():
     model, state, batch = setup()
     posterior = model.inference(batch)
-    z = model.sample_latents(8, state.generator)
-    revised, _ = model.refine_data(model.generator(z), state.generator)
+    z = model.sample_latents(8, state.rng)
+    revised, _ = model.refine_data(model.generator(z), state.rng)
     codes = refine_codes(state, posterior, batch, "random_expert")
     log_q = codes.posterior.log_prob(codes.latents, batch.present)
     log_qs = model.inference(whole(revised)).log_prob(z, batch.present)
@@ -97,7 +97,7 @@ def test_the_warm_up_bound_reaches_decoders_and_encoders_and_never_the_tilt(tilt
     model, state, batch = setup()
     posterior = model.inference(batch)
     model.generator.prior.in_bound = tilt
-    loss, _ = bound_of_batch(model, posterior, batch, state.generator, module.STRATIFIED, 1.0, learns=True)
+    loss, _ = bound_of_batch(model, posterior, batch, state.rng, module.STRATIFIED, 1.0, learns=True)
     loss.backward()
     assert parameters_with_gradient(model) == names(model, "omega") | names(model, "phi")
 
@@ -134,7 +134,7 @@ def test_the_literal_step_leaves_the_auxiliary_scales_alone_and_the_anchor_does_
 
 def by_hand(model, state, batch, lambda_s: float, lambda_i: float):
     """Section 6, with every loss on its own graph and three separate backward passes."""
-    g = state.generator
+    g = state.rng
     complete = batch.present
     with torch.no_grad():
         z = model.sample_latents(8, g)
@@ -162,12 +162,12 @@ def test_one_literal_step_has_the_gradients_of_the_three_losses_taken_separately
     model, state, batch = setup(private=private, prior={"kind": "normal"})
     settings = replace(LITERAL, synthetic=2.0, inference_synthetic=0.3)
     buffers = {name: b.clone() for name, b in model.named_buffers()}
-    position = state.generator.get_state()
+    position = state.rng.get_state()
     expected = by_hand(model, state, batch, 2.0, 0.3)
     with torch.no_grad():
         for name, b in model.named_buffers():
             b.copy_(buffers[name])
-    state.generator.set_state(position)
+    state.rng.set_state(position)
     clear_gradients(model)
     take_step(state, batch, settings)
     assert parameters_with_gradient(model) == expected.keys()
@@ -176,12 +176,12 @@ def test_one_literal_step_has_the_gradients_of_the_three_losses_taken_separately
             torch.testing.assert_close(p.grad, expected[name], rtol=1e-3, atol=1e-4 * float(expected[name].abs().max()))
 
 
-def test_an_aggregate_start_sends_nothing_back_to_the_encoders():
-    """z of the data chain is a posterior code then, and still a constant: lambda_s does not touch phi."""
+def test_refined_samples_send_nothing_back_to_the_encoders():
+    """z and X~ of the data chain are constants: lambda_s does not touch phi."""
     gradients = []
     for synthetic in (0.0, 100.0):
         model, state, batch = setup()
-        take_step(state, batch, replace(LITERAL, start="aggregate", synthetic=synthetic))
+        take_step(state, batch, replace(LITERAL, synthetic=synthetic))
         gradients.append([p.grad for p in model.inference.parameters()])
     for left, right in zip(*gradients, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)

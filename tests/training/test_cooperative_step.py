@@ -62,7 +62,7 @@ def test_the_same_seed_gives_the_same_step_bit_for_bit(settings):
     for _ in range(2):
         model, state, batch = setup()
         metrics = [take_step(state, batch, settings) for _ in range(2)]
-        results.append((metrics, model.state_dict(), state.generator.get_state()))
+        results.append((metrics, model.state_dict(), state.rng.get_state()))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(v, results[1][1][k]) for k, v in results[0][1].items())
     assert torch.equal(results[0][2], results[1][2])
@@ -101,9 +101,9 @@ def test_zero_chain_steps_are_legal_and_revise_nothing(monkeypatch):
 def test_the_data_chain_starts_at_decoded_prior_draws(monkeypatch):
     model, state, batch = setup(prior={"kind": "normal"})
     runs = spy_on_data_chain(model, monkeypatch)
-    position = state.generator.get_state()
-    expected = model.decode(model.sample_latents(8, state.generator))
-    state.generator.set_state(position)
+    position = state.rng.get_state()
+    expected = model.decode(model.sample_latents(8, state.rng))
+    state.rng.set_state(position)
     take_step(state, batch, LITERAL)
     assert all(torch.equal(runs[0][0][n], expected[n]) for n in expected)
 
@@ -123,16 +123,14 @@ def test_chains_start_at_the_temperature_and_the_prior_learns_from_itself(temper
     assert torch.equal(learnt[0], drawn[-1][1])
 
 
-def test_the_aggregate_start_is_a_posterior_code_with_private_codes_from_the_prior(monkeypatch):
+def test_the_data_chain_starts_from_what_draws_of_the_priors_decode_to(monkeypatch):
     model, state, batch = setup(prior={"kind": "normal"})
     runs = spy_on_data_chain(model, monkeypatch)
-    position = state.generator.get_state()
-    latents = model.sample_latents(8, state.generator)
-    with torch.no_grad():
-        latents["shared"] = model.inference(batch).sample(state.generator)[0]["shared"]
+    position = state.rng.get_state()
+    latents = model.sample_latents(8, state.rng)
     expected = model.decode(latents)
-    state.generator.set_state(position)
-    take_step(state, batch, replace(LITERAL, start="aggregate"))
+    state.rng.set_state(position)
+    take_step(state, batch, LITERAL)
     for name in expected:
         torch.testing.assert_close(runs[0][0][name], expected[name])
 
@@ -206,13 +204,13 @@ def test_the_prior_never_learns_from_codes_of_absent_parts(monkeypatch):
     assert [codes.shape for codes in seen] == [(6, 3)] * 3  # two of the eight items have no part
 
 
-def test_with_an_aggregate_start_the_priors_negatives_are_its_own_samples(monkeypatch):
+def test_the_priors_negatives_are_its_own_samples(monkeypatch):
     """Codes of the posterior are never held against codes of the posterior."""
     model, state, batch = setup()
     seen, sampled, sample = [], [], model.generator.prior.sample
     monkeypatch.setattr(model.generator.prior, "sample", lambda *args: sampled.append(sample(*args)) or sampled[-1])
     monkeypatch.setattr(module, "prior_step", lambda s, up, down: seen.append(down) or prior_step(s, up, down))
-    take_step(state, batch, replace(LITERAL, start="aggregate"))
+    take_step(state, batch, LITERAL)
     assert any(seen[0] is draw for draw in sampled)
 
 

@@ -60,7 +60,7 @@ def test_a_gap_over_the_limit_brings_back_exactly_the_state_of_the_snapshot():
     good, retried = diverging.before[4], diverging.before[6]
     assert (retried.numbers["guard/retries"], retried.numbers["guard/in_a_row"]) == (1.0, 1.0)
     assert energy_rate(retried) == 0.5 * energy_rate(good)
-    assert not torch.equal(retried.generator.get_state(), good.generator.get_state())
+    assert not torch.equal(retried.rng.get_state(), good.rng.get_state())
     retried.optimisers["energy"].param_groups[0]["lr"] *= 2
     assert_same_state(without_counts(retried), without_counts(good), leaving_out=("generator",))
 
@@ -80,7 +80,7 @@ def test_every_roll_back_lowers_the_rate_once_more_and_draws_other_noise():
     assert [energy_rate(s) for s in retries] == [0.005, 0.0025, 0.00125]
     assert energy_rate(state) == 0.00125
     assert state.numbers["guard/rate"] == 0.125
-    assert len({tuple(s.generator.get_state().tolist()) for s in [diverging.before[0], *retries]}) == 4
+    assert len({tuple(s.rng.get_state().tolist()) for s in [diverging.before[0], *retries]}) == 4
 
 
 def test_the_same_divergence_is_answered_the_same_way_twice():
@@ -329,7 +329,7 @@ def test_a_mixture_that_cannot_be_fitted_is_answered_like_any_other_divergence(c
 
     def follow(state, batch):
         calls.append(state.step)
-        mixture.fit(on_a_line(1e6) if len(calls) == 2 else torch.randn(64, 8, generator=state.generator), 0.0)
+        mixture.fit(on_a_line(1e6) if len(calls) == 2 else torch.randn(64, 8, generator=state.rng), 0.0)
         return {"loss": 0.0}
 
     state = make_state()

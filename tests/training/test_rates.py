@@ -15,7 +15,7 @@ from multiebm.training.steps import OptimiserSettings, in_force, make_optimisers
 from small_models import energy_prior, make_generator, small_model, vectors
 
 OPTIMISER = OptimiserSettings(generator=0.01, inference=0.02, energy=0.04, prior=0.08, decay=0.9)
-BOUND, COOPERATIVE = Bound(steps=10, anneal=0.0), Cooperative(steps=300, rate=0.5)
+BOUND, COOPERATIVE = Bound(steps=10), Cooperative(steps=300, rate=0.5)
 
 
 class Epochs:
@@ -50,19 +50,19 @@ def test_rates_fall_by_the_decay_in_every_epoch_and_by_the_factor_of_the_phase()
 
 
 def test_the_bound_ends_at_its_own_factor_and_the_cooperative_steps_begin_at_theirs():
-    """Half a cosine over the last six of ten steps, half way (1 + 0.2) / 2; after it the cooperative factor."""
-    phases = [Bound(steps=10, anneal=0.6, final=0.2), COOPERATIVE]
+    """Half a cosine over the last six of twelve steps, half way (1 + 0.2) / 2; after it the cooperative factor."""
+    phases = [Bound(steps=12, final=0.2), COOPERATIVE]
 
     def annealed(step: int) -> float:
         phase, done = in_force(phases, step)
         return phase.factor(done)
 
-    assert annealed(4) == 1
-    assert annealed(7) == pytest.approx(0.6)
-    assert annealed(9) == pytest.approx(0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * 5 / 6)))
-    assert annealed(10) == 0.5
-    assert annealed(10 + 150) == pytest.approx(0.75)
-    assert annealed(10 + 300) == annealed(10**6) == 1
+    assert annealed(6) == 1
+    assert annealed(9) == pytest.approx(0.6)
+    assert annealed(11) == pytest.approx(0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * 5 / 6)))
+    assert annealed(12) == 0.5
+    assert annealed(12 + 150) == pytest.approx(0.75)
+    assert annealed(12 + 300) == annealed(10**6) == 1
 
 
 def test_the_phase_in_force_is_found_from_the_steps_before_it_and_what_comes_last_is_not_counted():

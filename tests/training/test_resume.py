@@ -117,7 +117,7 @@ class Killed:
 
 def restless(state, batch):
     """The stand-in's step, which diverges by chance in a fifth of all steps and is near the limit in a third."""
-    metrics, chance = step(state, batch), torch.rand((), generator=state.generator).item()
+    metrics, chance = step(state, batch), torch.rand((), generator=state.rng).item()
     return metrics | {"energy/gap": 1e6 if chance > 0.8 else 60.0 if chance > 0.45 else 0.0}
 
 

@@ -170,21 +170,20 @@ def test_escape_is_how_far_the_chain_ends_beyond_codes_and_base():
     assert (metrics["prior/positive_mean"], metrics["prior/negative_mean"]) == (6, 30)
     steepness = ((0.1 - 30) ** 2 + 2 * 30**2) ** 0.5  # of f + log N(0, I) at (30, 30, 30)
     assert metrics["prior/grad_norm"] == pytest.approx(steepness, rel=1e-5)
-    before = state.generator.get_state()
+    before = state.rng.get_state()
     prior_step(state, codes, samples)
-    assert torch.equal(before, state.generator.get_state())  # what is logged draws from no stream of training
+    assert torch.equal(before, state.rng.get_state())  # what is logged draws from no stream of training
 
 
 def test_clusters_are_pruned_with_beta_of_the_first_bound_that_has_steps():
-    phases = [Bound(steps=0, beta=9.0), Bound(steps=5, beta=2.5), Settle(steps=0, prune=2.0)]
-    assert settling(phases, 0.1, {}) == Settling(steps=0, widen_base=1.0, prune=5.0, rate=0.1)
+    phases = [Bound(steps=0, beta=9.0), Bound(steps=5, beta=2.5), Settle(steps=1)]
+    assert settling(phases, 0.1, {}) == Settling(steps=1, widen_base=1.0, prune=2.5, rate=0.1)
+    assert settling([*phases[:2], Settle(steps=0)], 0.1, {}).prune == 0
 
 
-def test_priors_settle_once_and_prune_is_for_clusters():
-    """A second phase would be passed over, and so would a weight that no prior heeds."""
+def test_priors_settle_once():
+    """A second phase would be passed over."""
     twice = "training.phases=[{kind: bound, steps: 5}, {kind: settle, steps: 0}, {kind: settle, steps: 3}]"
     with pytest.raises(ConfigError, match=r"^training.phases: got 2 of kind settle, expected one: priors settle once"):
         load_experiment("polydigits", [twice])
-    with pytest.raises(ConfigError, match=r"settle.prune: got 1 with a prior of kind energy, expected 0"):
-        load_experiment("polydigits", ["training.phases.settle.prune=1"])
-    load_experiment("polydigits-cmvae", ["training.phases.settle.prune=2"])
+    load_experiment("polydigits-cmvae", ["training.phases.settle.steps=2"])

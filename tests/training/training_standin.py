@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from multiebm.core.batch import Batch
 from multiebm.core.keys import ELAPSED
 from multiebm.core.random import make_generator
-from multiebm.training import averaging
 from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.hooks import CheckpointEvery, MetricsLog
-from multiebm.training.state import TrainState
+from multiebm.training.state import TrainState, move_average
 
 ITEMS, BATCH = 40, 8
 
@@ -64,7 +63,7 @@ def make_state(width: int = 9, seed: int = 0) -> TrainState[Standin]:
 
 def step(state: TrainState[Standin], batch: Batch) -> dict[str, float]:
     model, x = state.model, batch.views["a"]
-    x = x + 0.1 * torch.randn(x.shape, generator=state.generator)
+    x = x + 0.1 * torch.randn(x.shape, generator=state.rng)
     gap = model.energy(x).square().mean() - model.energy(torch.zeros_like(x)).mean()
     picture = x.reshape(BATCH, 1, 3, -1).to(memory_format=torch.channels_last)
     loss = gap + (model.generator(picture) - 1).square().mean()
@@ -73,7 +72,7 @@ def step(state: TrainState[Standin], batch: Batch) -> dict[str, float]:
     loss.backward()
     for optimiser in state.optimisers.values():
         optimiser.step()
-    averaging.update(state.average, model, 0.9)
+    move_average(state.average, model, 0.9)
     state.numbers["running"] = 0.9 * state.numbers.get("running", 0.0) + 0.1 * loss.item()
     # an "adaptive" rate, so that the optimisers' settings change from step to step
     state.optimisers["generator"].param_groups[0]["lr"] *= 0.99

@@ -24,6 +24,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, bit-exactly.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the folder first.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Take over the folder's lock of another, ended host.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard too.")] = False,
     device: Device = "auto",
 ) -> None:
     """Train a model; Ctrl-C saves, and --resume continues."""
@@ -35,11 +36,20 @@ def train(
 
     with live_view(experiment, progress=not context.obj) as live:
         result = run_experiment(
-            experiment, out, resume=resume, overwrite=overwrite, live=live, device=device, preset=preset, force=force
+            experiment,
+            out,
+            resume=resume,
+            overwrite=overwrite,
+            live=live,
+            device=device,
+            preset=preset,
+            force=force,
+            tensorboard=tensorboard,
         )
     typer.echo(result.fit.message())
     if result.fit.reason == "interrupted":
         where = ["--out", str(out), *([] if device == "auto" else ["--device", device])]
+        where += ["--tensorboard"] if tensorboard else []
         again = shlex.join(["multiebm", "train", preset, *(overrides or []), *where, "--resume"])
         typer.echo(f"to go on: {again}")
         raise typer.Exit(INTERRUPTED)

@@ -4,7 +4,10 @@ import difflib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema
 
 from multiebm.core.errors import ConfigError
 
@@ -22,7 +25,7 @@ class Table(Generic[T]):
     """Map names to choices; an unknown name raises ConfigError with all names and the nearest one.
 
     Packages add rows under the entry point group `group`, looked up once and loaded when asked for; ConfigError where
-    one takes a name that is there, or cannot be imported.
+    one takes a name that is there, or cannot be imported. A setting `Annotated[str, table]` is one of its names.
     """
 
     def __init__(self, what: str, entries: Mapping[str, T], group: str = "") -> None:
@@ -61,3 +64,6 @@ class Table(Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: D105
+        return handler.generate_schema(Literal[tuple(self)])

@@ -41,6 +41,7 @@ def train(
     device: str | torch.device = "auto",
     progress: bool = True,
     force: bool = False,
+    tensorboard: bool = False,
 ) -> MultimodalModel:
     """Train in the run folder `out` and return the model, with averaged weights, as saved in `out/model`.
 
@@ -48,12 +49,14 @@ def train(
     saved before KeyboardInterrupt is raised. `resume` continues bit-exactly, and the same seed gives the same model, on
     the same kind of device with the same number of threads (OMP_NUM_THREADS). `progress` shows how far training is, on
     standard error: bars in terminals and notebooks, lines elsewhere. `force` takes over the lock of a folder that a
-    process on another host has left.
+    process on another host has left. `tensorboard` also writes events for TensorBoard into `out/tensorboard`.
     """
     experiment = load_experiment(source, overrides)
     named = None if isinstance(source, Experiment) else str(source)
     with live_view(experiment, Console(stderr=True), progress) as live:
-        result = run_experiment(experiment, out, dataset, resume, overwrite, live, device, named, force=force)
+        result = run_experiment(
+            experiment, out, dataset, resume, overwrite, live, device, named, force=force, tensorboard=tensorboard
+        )
     if result.fit.reason == "interrupted":
         raise KeyboardInterrupt(result.fit.message())
     return result.model

@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from multiebm.core.errors import ConfigError
 from multiebm.core.names import name_problem
 from multiebm.core.random import make_generator
+from multiebm.data import BatchStream
 from multiebm.experiments.schema import Experiment, ModelSection
 from multiebm.modalities import Modality
 from multiebm.models.aggregation import Aggregation, PriorExpert
@@ -20,7 +21,7 @@ from multiebm.models.model import MultimodalModel
 from multiebm.nn.precision import Mixed, fastest_precision, set_precision
 from multiebm.priors.prior import Settling, ridge_for
 from multiebm.training.phases.settle import settling
-from multiebm.training.state import Stream, TrainState
+from multiebm.training.state import TrainState
 from multiebm.training.steps import make_optimisers
 
 CORRELATION = 0.5  # of experts fused as dependent (CoDE-VAE)
@@ -73,7 +74,7 @@ def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
     decoders: dict[str, nn.Module] = {}
     for name, m in modalities.items():
         nets = getattr(s.networks, m.kind)
-        encoders[name] = Encoder(m, s.shared, s.private, nets, s.scale_map)
+        encoders[name] = Encoder(m, s.shared, s.private, nets, s.scale_map, s.inference.separate_trunks)
         decoders[name] = Mixed(m.decoder(s.shared + s.private, nets))
     like = s.likelihood
     likelihoods = {n: m.likelihood(like.family, like.scale, like.weights.get(n, 1.0)) for n, m in modalities.items()}
@@ -81,7 +82,7 @@ def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
     prior = s.prior.build(s.shared, s.family, ridge)
     generator = Generator(prior, decoders, likelihoods, s.private, s.family, s.private_components, ridge, s.temperature)
     e = s.energy
-    energy = None if e is None else EnergyNetwork(modalities, e.width, e.fusion, e.blocks, e.penalty, e.gate)
+    energy = None if e is None else EnergyNetwork(modalities, e.width, e.fusion, e.penalty, e.gate)
     return MultimodalModel(
         modalities, _inference(s, modalities, encoders), generator, energy, s.data_chain, s.latent_chain
     )
@@ -93,7 +94,7 @@ def _inference(s: ModelSection, modalities: dict[str, Modality], encoders: dict[
     in_use: PriorExpert = "complete" if i.prior_expert == "full" else i.prior_expert
     pooled = Aggregation(n, s.family, "full", i.fusion, in_use, correlation=CORRELATION) if i.pooled else None
     joint = None
-    if i.joint:
+    if i.subsets == "joint":
         trunks: dict[str, nn.Module] = {
             name: Mixed(m.encoder(JOINT_FEATURES, getattr(s.networks, m.kind))) for name, m in modalities.items()
         }
@@ -106,7 +107,7 @@ def settling_of(experiment: Experiment, numbers: Mapping[str, float]) -> Settlin
     return settling(experiment.training.phases, experiment.training.optimiser.prior, numbers)
 
 
-def build_state(experiment: Experiment, model: MultimodalModel, stream: Stream) -> TrainState[MultimodalModel]:
+def build_state(experiment: Experiment, model: MultimodalModel, stream: BatchStream) -> TrainState[MultimodalModel]:
     """Return the state at step 0: model, one Adam per part, the random stream of training."""
     set_precision(model, resolved(experiment, model.device).training.precision)
     optimisers = make_optimisers(model, experiment.training.optimiser, experiment.training.phases)

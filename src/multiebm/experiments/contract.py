@@ -158,7 +158,7 @@ class BaselineContract:
     def test_an_item_with_nothing_given_teaches_nothing(self) -> None:
         """The loss of a batch of such items is 0, and so is every gradient, that of a learned prior too."""
         model = self.model()
-        if self.experiment().model.inference.joint:
+        if self.experiment().model.inference.subsets == "joint":
             return
         loss = self.loss(model, self.batch(torch.zeros(ITEMS, len(PARTS), dtype=torch.bool)))
         loss.backward()
@@ -184,7 +184,7 @@ class BaselineContract:
         experiment, batch = self.experiment(), self.batch()
         state = build_state(experiment, self.model(), None)  # type: ignore[arg-type]
         before = self.loss(state.model, batch).item()
-        step = TrainingStep(experiment.training)
+        step = TrainingStep(experiment.training.phases, experiment.training.optimiser)
         for _ in range(LEARNING_STEPS):
             step(state, batch)
             state.step += 1
@@ -195,7 +195,7 @@ class BaselineContract:
         says that it needs complete items.
         """
         model = self.model()
-        if self.experiment().model.inference.joint:
+        if self.experiment().model.inference.subsets == "joint":
             said = ""
             try:
                 self.loss(model, self.batch(self.holes()))
@@ -253,9 +253,10 @@ class PhaseContract:
         experiment = self.experiment()
         model = build_model(experiment.model, PARTS, 0)
         views = {name: PARTS[name].to_state(view) for name, view in raw_views().items()}
-        state = build_state(experiment, model, _Always(Batch(mask_views(views, present), present)))
+        stream = _Always(Batch(mask_views(views, present), present))
+        state = build_state(experiment, model, stream)  # type: ignore[arg-type]
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        step, found = TrainingStep(experiment.training), []
+        step, found = TrainingStep(experiment.training.phases, experiment.training.optimiser), []
         for _ in range(min(2, total_steps(experiment.training.phases))):
             found.append(step(state, state.draw()))
             state.step += 1

@@ -42,7 +42,6 @@ _MAY_CHANGE = {  # what leaves the steps made so far as they are
     "training.checkpoint_every",
     "training.log_every",
     "training.validate_every",
-    "training.tensorboard",
 }
 
 logger = logging.getLogger(__name__)

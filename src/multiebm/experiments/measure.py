@@ -19,9 +19,8 @@ from multiebm.evaluation.result import Evaluation, EvaluationSettings
 from multiebm.experiments.build import settling_of
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
-from multiebm.training.averaging import averaged
 from multiebm.training.phases.settle import settle_priors
-from multiebm.training.state import TrainState
+from multiebm.training.state import TrainState, averaged
 
 SETTLING_ITEMS, BATCH = 8192, 64  # training items that mixtures are fitted to before a measurement, and at a time
 BEST = "validate/gen/fcd"  # the metric, lower is better, whose checkpoint is kept as the best

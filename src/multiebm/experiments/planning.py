@@ -148,7 +148,7 @@ def _time_of_step(experiment: Experiment, at: int, device: torch.device) -> floa
     What else the machine does in these seconds makes steps slower, never faster, and is not there for the whole run.
     """
     state = fresh_state(experiment, build_dataset(experiment.data), device)
-    state.step, step = at, TrainingStep(experiment.training)
+    state.step, step = at, TrainingStep(experiment.training.phases, experiment.training.optimiser)
     took: list[float] = []
     most = TIMED_SHARE * (experiment.training.seconds or 0.0)
     while len(took) < TIMED_STEPS and (len(took) < FEWEST_STEPS or sum(took) < most):

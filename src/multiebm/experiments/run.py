@@ -67,10 +67,12 @@ def run_experiment(
     preset: str | None = None,
     until: int | None = None,
     force: bool = False,
+    tensorboard: bool = False,
 ) -> RunResult:
     """Train in the folder `out`; `dataset` replaces the one the experiment names. `live` is told of every step;
     `preset` is noted in run.json. A run that reaches the step `until` stops there: `fit.reason` is "stopped", no prior
     settles and no model is saved. `force` takes over a lock of a process that may have ended on another host.
+    `tensorboard` also writes events for TensorBoard.
 
     Ctrl-C and SIGTERM end it in order: `fit.reason` is then "interrupted" and `resume` continues; before the first step
     KeyboardInterrupt is raised. Raises ConfigError, DataError or OutputError before anything is written, and
@@ -93,6 +95,8 @@ def run_experiment(
             if run:
                 check_same_data(run, dataset, folder)
             hooks = make_hooks(experiment, folder, dataset, target)
+            if tensorboard:
+                hooks.append(TensorBoard(folder / BOARD, experiment.training.log_every))
             store = CheckpointStore(folder / CHECKPOINTS)
             if resume:
                 store.resume(state)
@@ -212,10 +216,11 @@ def fresh_state(
     """Return the state at step 0, on `device`: data, weights and every draw a function of the configuration's seed."""
     data = training_data(dataset, experiment.data.missing, experiment.seed, device)
     hidden = int((~data.train.present.all(1)).sum())
-    if experiment.model.inference.joint and hidden:
+    if experiment.model.inference.subsets == "joint" and hidden:
         raise DataError(
-            f"model.inference.joint: got {hidden} of {len(data.train)} training items with parts missing, expected "
-            "complete items: a joint encoder reads all parts at once; train on complete items or another baseline"
+            f"model.inference.subsets joint: got {hidden} of {len(data.train)} training items with parts missing, "
+            "expected complete items: a joint encoder reads all parts at once; train on complete items or another "
+            "baseline"
         )
     model = build_model(experiment.model, dataset.modalities, experiment.seed).to(device)
     stream = BatchStream(data, "train", experiment.training.batch_size, experiment.seed)
@@ -230,8 +235,6 @@ def make_hooks(experiment: Experiment, folder: Path, dataset: MultimodalDataset,
         train = training_data(dataset, experiment.data.missing, experiment.seed, device)
         hooks.append(Validate(t.validate_every, validation(dataset, train, str(device), experiment)))
     hooks.append(MetricsLog(folder / METRICS, t.log_every))
-    if t.tensorboard:
-        hooks.append(TensorBoard(folder / BOARD, t.log_every))
     return hooks
 
 
@@ -252,7 +255,7 @@ def _fit(
 ) -> Fit:
     t = experiment.training
     guard = Guard(
-        TrainingStep(t),
+        TrainingStep(t.phases, t.optimiser),
         limits=state.model.generator.prior.limits(),
         snapshot_every=t.checkpoint_every,  # so that a resumed run can go back exactly as far as an uninterrupted one
         last_checkpoint=store.latest,

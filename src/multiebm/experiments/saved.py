@@ -91,7 +91,7 @@ class _Bounded(TorchFunctionMode):
 
 def _build(section: ModelSection, description: Description, where: Path) -> MultimodalModel:
     """Return the described model with fresh weights; CheckpointError where it is much larger than those beside it."""
-    deepest = max(getattr(section.prior, "layers", 0), section.energy.blocks if section.energy else 0)
+    deepest = getattr(section.prior, "layers", 0)
     shapes = [json.loads(text.partition(" ")[2]) for text in description.tensors.values()]
     try:
         if deepest > len(shapes):  # each has a tensor of its own

@@ -11,9 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, JsonVal
 from pydantic_core import CoreSchema
 
 from multiebm.core.table import Table
+from multiebm.distributions.families import FAMILIES
+from multiebm.distributions.fusion import FUSIONS
 from multiebm.evaluation.result import EvaluationSettings
 from multiebm.modalities import MODALITIES
+from multiebm.models.aggregation import PriorExpert, Subsets
 from multiebm.models.chains import DataChain, Displaced, LatentChain
+from multiebm.models.inference import SCALES
 from multiebm.priors import PRIORS
 from multiebm.priors.prior import PriorSettings
 from multiebm.priors.standard import Normal
@@ -58,26 +62,26 @@ class DataSection(_Section):
 class InferenceSection(_Section):
     """q(z | X): which subsets of experts are its components, and how a subset's experts become one density."""
 
-    subsets: Literal["single", "full", "every", "full_single"] = Field(
-        "single", description="components: one expert each, all together, every subset, all together and one each"
+    subsets: Subsets = Field(
+        "single",
+        description="components: one expert each, all together, every subset, all together and one each; joint: all "
+        "together, complete items read by one encoder of all parts (JMVAE)",
     )
-    fusion: Literal["product", "geometric", "wasserstein", "hellinger", "dependent"] = Field(
-        "product", description="how the experts of one subset become one density"
-    )
-    prior_expert: Literal["none", "complete", "full", "all"] = Field(
+    fusion: Annotated[str, FUSIONS] = Field("product", description="how the experts of one subset become one density")
+    prior_expert: PriorExpert = Field(
         "none",
         description="subsets in which N(0, I) counts as an expert; complete: that of all parts there are; full: that "
         "of all parts an item has, but complete in use where pooled",
     )
     learned_weights: bool = Field(False, description="weights of the components are learned (CoDE-VAE)")
     pooled: bool = Field(False, description="in use, fuse all given parts into one density")
-    joint: bool = Field(False, description="complete items are read by one encoder of all parts (JMVAE)")
+    separate_trunks: bool = Field(False, description="private latents get an encoder trunk of their own (MMVAE+)")
 
 
 class LikelihoodSection(_Section):
     """p(x_m | z, w_m): family and constant scale in state units (pictures in [-1, 1])."""
 
-    family: Literal["normal", "laplace"] = Field("normal", description="family around the decoder mean")
+    family: Annotated[str, FAMILIES] = Field("normal", description="family around the decoder mean")
     scale: PositiveFloat = Field(0.3, description="constant scale, state units")
     weights: dict[str, PositiveFloat] = Field(default_factory=dict, description="lambda_m by modality; 1 if not named")
 
@@ -87,7 +91,6 @@ class EnergySection(_Section):
 
     width: PositiveInt = Field(32, description="channels, or units for vectors")
     fusion: Literal["early", "late", "additive"] = Field("late", description="where modalities meet")
-    blocks: Annotated[int, Field(ge=0)] = Field(2, description="blocks after the two that halve the map")
     penalty: Annotated[float, Field(ge=0)] = Field(0.01, description="weight of mean E^2 over data and samples")
     gate: Annotated[float, Field(ge=0)] = Field(
         5.0, description="the energy rests while E(refined) - E(data) exceeds this; 0 = never rests"
@@ -105,13 +108,11 @@ class ModelSection(_Section):
 
     shared: PositiveInt = Field(32, description="size of the shared latent")
     private: Annotated[int, Field(ge=0)] = Field(16, description="size of each private latent; 0 = none")
-    family: Literal["normal", "laplace"] = Field("normal", description="family of encoders and base priors")
+    family: Annotated[str, FAMILIES] = Field("normal", description="family of encoders and base priors")
     private_components: Annotated[int, Field(ge=0, le=1000)] = Field(
         0, description="Gaussians of the mixture p(w_m), fitted to the codes; 0 = location 0 and scale 1"
     )
-    scale_map: Literal["exp", "log_variance", "softplus", "softmax"] = Field(
-        "exp", description="what an encoder's last layer says about a scale"
-    )
+    scale_map: Annotated[str, SCALES] = Field("exp", description="what an encoder's last layer says about a scale")
     temperature: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="T of p(z)^(1/T), from which samples and data chains start; 1 = the prior itself"
     )
@@ -142,7 +143,6 @@ class TrainingSection(_Section):
     checkpoint_every: PositiveInt = Field(200, description="steps between checkpoints")
     log_every: PositiveInt = Field(20, description="steps between lines of metrics.jsonl")
     validate_every: Annotated[int, Field(ge=0)] = Field(0, description="steps between quick evaluations; 0 = never")
-    tensorboard: bool = Field(False, description="also write TensorBoard events")
 
     def lengths(self) -> list[tuple[str, int]]:
         """Return kind and steps of each phase whose steps the loop makes, in order; several may be of one kind."""
@@ -168,14 +168,12 @@ class Experiment(_Section):
 def contradictions(experiment: Experiment) -> list[str]:
     """Return a line for every pair of choices that cannot both be meant, with the way out."""
     m, phases = experiment.model, experiment.training.phases
-    i = m.inference
-    chosen = Chosen(m.prior, m.family, m.private, i.subsets, i.joint, m.energy is not None, phases)
+    chosen = Chosen(m.prior, m.family, m.private, m.inference.subsets, m.energy is not None, phases)
     problems = m.prior.problems()
-    if i.joint and (i.subsets != "full" or experiment.data.missing):
+    if m.inference.subsets == "joint" and experiment.data.missing:
         problems.append(
-            f"model.inference.joint: got true with subsets {i.subsets} and data.missing {experiment.data.missing:g}, "
-            "expected subsets full and complete items: a joint encoder reads all parts at once; set "
-            "model.inference.subsets=full and data.missing=0"
+            f"model.inference.subsets: got joint with data.missing {experiment.data.missing:g}, expected complete "
+            "items: a joint encoder reads all parts at once; set data.missing=0, or model.inference.subsets=full"
         )
     problems += [problem for phase in phases if phase.steps for problem in phase.problems(chosen)]
     return list(dict.fromkeys(problems))  # two phases of a kind may say the same

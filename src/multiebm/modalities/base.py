@@ -123,7 +123,7 @@ class Modality(ABC):
         """Return a network [B, n_in] -> mean states [B, *shape]."""
 
     @abstractmethod
-    def energy_trunk(self, together: Sequence["Modality"], width: int, blocks: int) -> nn.Module:
+    def energy_trunk(self, together: Sequence["Modality"], width: int) -> nn.Module:
         """Return a network of M states -> features [B, width] that an energy reads, with spectral norm.
 
         `together` are modalities of this kind, itself first; ConfigError where these cannot share a trunk.

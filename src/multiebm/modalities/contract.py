@@ -115,7 +115,7 @@ class ModalityContract:
         m, state = self.modality(), self.modality().to_state(self.raw())
         settings, draws = m.networks(), make_generator(0)
         code = torch.randn(len(state), OUT, generator=draws)
-        trunk, pair = (m.energy_trunk([m] * n, WIDTH, 1) for n in (1, 2))
+        trunk, pair = (m.energy_trunk([m] * n, WIDTH) for n in (1, 2))
         for net, inputs, shape in (
             (m.encoder(OUT, settings), [state], (OUT,)),
             (m.decoder(OUT, settings), [code], m.shape),
@@ -127,7 +127,6 @@ class ModalityContract:
             assert tuple(out.shape) == (len(state), *shape), type(net)
             (out * torch.randn(out.shape, generator=draws)).sum().backward()
             assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters()), type(net)
-        assert isinstance(settings.separate_trunks, bool)
         assert m.places >= 1
         assert m.jitter(state, draws).shape == state.shape
 

@@ -38,9 +38,6 @@ class PictureNetworks:
         Field(description="ResNets, those as MMVAE+ published them, or MoPoE's plain convolutions"),
     ] = "resnet"
     width: Annotated[PositiveInt, Field(description="channels of the first stage")] = 16
-    separate_trunks: Annotated[
-        bool, Field(description="private latents get an encoder trunk of their own (MMVAE+)")
-    ] = False
     bounded: Annotated[bool, Field(description="decoders end in tanh, the range of the states")] = True
 
 
@@ -229,11 +226,11 @@ class Picture(Modality):
             return conv_decoder(n_in, self.shape, networks.width, networks.bounded)
         return resnet_decoder(n_in, self.shape, networks.width, networks.bounded, networks.kind == "mmvaeplus")
 
-    def energy_trunk(self, together: Sequence[Modality], width: int, blocks: int) -> nn.Module:
+    def energy_trunk(self, together: Sequence[Modality], width: int) -> nn.Module:
         """Return residual blocks on pictures of one size, stacked on channels: [B, C, H, W] each -> [B, width]."""
         if len(sizes := {m.shape[1:] for m in together}) > 1:
             raise ConfigError(f"energy.fusion=early needs pictures of one size, got {sorted(sizes)}; use fusion: late")
-        return PictureTrunk([m.shape[0] for m in together], width, blocks)
+        return PictureTrunk([m.shape[0] for m in together], width)
 
     def judge_trunk(self, width: int, n_features: int) -> nn.Module:
         """Return convolutions with batch norm: [B, C, H, W] -> [B, n_features]."""

@@ -25,9 +25,6 @@ class VectorNetworks:
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     width: Annotated[PositiveInt, Field(description="units of a hidden layer")] = 128
-    separate_trunks: Annotated[
-        bool, Field(description="private latents get an encoder trunk of their own (MMVAE+)")
-    ] = False
 
 
 @dataclass(frozen=True)
@@ -141,7 +138,7 @@ class Vector(Modality):
         """Return an MLP [B, n_in] -> [B, D]."""
         return mlp([n_in, networks.width, networks.width, *self.shape], nn.ReLU())
 
-    def energy_trunk(self, together: Sequence[Modality], width: int, blocks: int) -> nn.Module:
+    def energy_trunk(self, together: Sequence[Modality], width: int) -> nn.Module:
         """Return an MLP on the vectors side by side: [B, D] each -> [B, width]."""
         return VectorTrunk(sum(m.shape[0] for m in together), width)
 

@@ -15,14 +15,15 @@ from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.fusion import FUSIONS
 from multiebm.distributions.mixture import Mixture
 
-Subsets = Literal["single", "full", "every", "full_single"]
+Subsets = Literal["single", "full", "every", "full_single", "joint"]
 PriorExpert = Literal["none", "complete", "full", "all"]
 MAX_EVERY = 8  # modalities; every subset of 8 is 255 components
 
 
 def subset_table(n: int, subsets: Subsets) -> Tensor:
     """Return the members of every component, bool [K, n]: smaller subsets first, but for the one of "full_single"."""
-    sizes = {"single": [1], "full": [n], "every": range(1, n + 1), "full_single": [n, 1]}[subsets]
+    every = range(1, n + 1)
+    sizes = {"single": [1], "full": [n], "every": every, "full_single": [n, 1], "joint": [n]}[subsets]
     chosen = [subset for size in sizes for subset in combinations(range(n), size)]
     table = torch.zeros(len(chosen), n, dtype=torch.bool)
     for row, subset in zip(table, chosen, strict=True):
@@ -33,10 +34,11 @@ def subset_table(n: int, subsets: Subsets) -> Tensor:
 class Aggregation(nn.Module):
     """Experts (loc, scale) [M, B, D] and `present` [B, M] -> Mixture of K components with weights pi.
 
-    Of the subsets, "full" is all parts an item has. Any other component needs all of its members, so hiding a part
-    leaves the components there would be without it (but for `prior_expert` complete). `prior_expert`: N(0, I) counts as
-    an expert in no subset, in the one of all parts there are (which only complete items have), in the one of all parts
-    an item has, or in all. pi is uniform, or learned (`learned_weights`; CoDE-VAE).
+    Of the subsets, "full" is all parts an item has ("joint" too, for items that are not complete). Any other component
+    needs all of its members, so hiding a part leaves the components there would be without it (but for `prior_expert`
+    complete). `prior_expert`: N(0, I) counts as an expert in no subset, in the one of all parts there are (which only
+    complete items have), in the one of all parts an item has, or in all. pi is uniform, or learned (`learned_weights`;
+    CoDE-VAE).
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Aggregation(nn.Module):
         self.family, self.fuse, self.correlation, self.prior_expert = family, chosen.rule, correlation, prior_expert
         self.members: Tensor
         self.register_buffer("members", subset_table(n, subsets), persistent=False)
-        self.adaptive = subsets in ("full", "full_single")  # the first component is then what an item has
+        self.adaptive = subsets in ("full", "full_single", "joint")  # the first component is then what an item has
         self.logits = nn.Parameter(torch.zeros(len(self.members))) if learned_weights else None
 
     def forward(self, loc: Tensor, scale: Tensor, present: Tensor) -> Mixture:

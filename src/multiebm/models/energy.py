@@ -26,7 +26,6 @@ class EnergyNetwork(nn.Module):
         modalities: dict[str, Modality],
         width: int,
         fusion: str,
-        blocks: int = 2,
         penalty: float = 0,
         gate: float = 0,
     ) -> None:
@@ -42,7 +41,7 @@ class EnergyNetwork(nn.Module):
         self.trunks = nn.ModuleDict()
         for group, names in self.groups.items():
             members = [modalities[name] for name in names]
-            self.trunks[module_key(group)] = Mixed(members[0].energy_trunk(members, width, blocks))
+            self.trunks[module_key(group)] = Mixed(members[0].energy_trunk(members, width))
         n_features = width * len(self.trunks)
         # One trunk has mixed all modalities already; several need a nonlinear head, or the energy would be a sum.
         sizes = [n_features, 1] if fusion == "additive" or len(self.trunks) == 1 else [n_features, width, 1]

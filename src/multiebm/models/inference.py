@@ -61,14 +61,22 @@ class Posterior(NamedTuple):
 class Encoder(nn.Module):
     """One modality [B, ...] -> (loc, scale) of the shared latent [B, D] and of its private latent [B, P].
 
-    `networks.separate_trunks` gives the private latent a trunk of its own, as MMVAE+ does (Palumbo et al. 2023); else
-    both share one.
+    `separate_trunks` gives the private latent a trunk of its own, as MMVAE+ does (Palumbo et al. 2023); else both share
+    one.
     """
 
-    def __init__(self, modality: Modality, shared: int, private: int, networks: Any, scale_map: str = "exp") -> None:
+    def __init__(
+        self,
+        modality: Modality,
+        shared: int,
+        private: int,
+        networks: Any,
+        scale_map: str = "exp",
+        separate_trunks: bool = False,
+    ) -> None:
         super().__init__()
         self.sizes, self.scale_map = (shared, private), scale_map
-        outputs = [2 * (shared + private)] if not networks.separate_trunks or not private else [2 * shared, 2 * private]
+        outputs = [2 * shared, 2 * private] if separate_trunks and private else [2 * (shared + private)]
         self.branches = nn.ModuleList(Mixed(modality.encoder(n, networks)) for n in outputs)
 
     def forward(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -143,8 +151,9 @@ class InferenceModel(nn.Module):
         if not batch.present.all():
             hidden = int((~batch.present.all(1)).sum())
             raise DataError(
-                f"model.inference.joint: got {hidden} of {len(batch.present)} items with parts missing, expected "
-                "complete items: a joint encoder reads all parts at once; train on complete items or another baseline"
+                f"model.inference.subsets joint: got {hidden} of {len(batch.present)} items with parts missing, "
+                "expected complete items: a joint encoder reads all parts at once; train on complete items or another "
+                "baseline"
             )
         return Posterior(self._joined(batch), private, experts)
 

@@ -10,6 +10,7 @@ from multiebm.nn.spectral import Spectral
 
 SLOPE = 0.2  # of every leaky ReLU
 STEM = 8  # channels of the stem that each of several pictures passes
+BLOCKS = 1  # residual blocks of the energy's trunk of pictures, after the two that halve the map
 
 
 class ResidualBlock(nn.Module):
@@ -103,7 +104,7 @@ def mlp(sizes: Sequence[int], activation: nn.Module, spectral: bool = False, las
 class PictureTrunk(nn.Module):
     """M pictures [B, C, H, W] -> [B, width]: stems if M > 1, block (head, down), block (down), blocks, ReLU, pool."""
 
-    def __init__(self, channels: list[int], width: int, blocks: int, stem: int = STEM) -> None:
+    def __init__(self, channels: list[int], width: int, blocks: int = BLOCKS, stem: int = STEM) -> None:
         super().__init__()
         self.stems = nn.ModuleList(sn_conv(c, stem, 3, bias=True) for c in channels if len(channels) > 1)
         n_in = stem * len(channels) if self.stems else channels[0]

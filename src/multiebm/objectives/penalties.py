@@ -14,20 +14,10 @@ from multiebm.models.inference import Posterior
 class Terms(NamedTuple):
     """Factor of the reconstruction [B] and of the divergence; penalties [B] in nats, one of them `scaled` by beta."""
 
-    reconstruction: Tensor
-    divergence: Tensor
-    scaled: Tensor
-    plain: Tensor
-
-
-def _only(n: Tensor, scaled: Tensor | None = None, plain: Tensor | None = None) -> Terms:
-    zero = torch.zeros_like(n)
-    return Terms(
-        torch.ones_like(n),
-        torch.ones_like(n),
-        zero if scaled is None else scaled,
-        zero if plain is None else plain,
-    )
+    reconstruction: Tensor | float = 1.0
+    divergence: Tensor | float = 1.0
+    scaled: Tensor | float = 0.0
+    plain: Tensor | float = 0.0
 
 
 def _to_experts(posterior: Posterior, present: Tensor) -> Tensor:
@@ -39,7 +29,7 @@ def _to_experts(posterior: Posterior, present: Tensor) -> Tensor:
 
 def none(posterior: Posterior, present: Tensor, alpha: float) -> Terms:
     """Nothing; `present` [B, M]."""
-    return _only(present.sum(1).float())
+    return Terms()
 
 
 def total_correlation(posterior: Posterior, present: Tensor, alpha: float) -> Terms:
@@ -47,8 +37,7 @@ def total_correlation(posterior: Posterior, present: Tensor, alpha: float) -> Te
     - beta (alpha / n) sum_m KL(q || q_m); `present` [B, M]. The last term teaches each encoder to cover the joint one.
     """
     n = present.sum(1).clamp_min(1).float()
-    rest = alpha / n * _to_experts(posterior, present)
-    return Terms((n - alpha) / n, torch.full_like(n, 1 - alpha), rest, torch.zeros_like(n))
+    return Terms((n - alpha) / n, torch.full_like(n, 1 - alpha), alpha / n * _to_experts(posterior, present))
 
 
 def jensen_shannon(posterior: Posterior, present: Tensor, alpha: float) -> Terms:
@@ -62,22 +51,19 @@ def jensen_shannon(posterior: Posterior, present: Tensor, alpha: float) -> Terms
     inside = torch.cat([present.T, torch.ones_like(present.T[:1])])[None]
     dynamic = geometric(loc, scale, inside)
     kl = experts.family.kl(loc, scale, *dynamic).sum(-1)  # [M + 1, B]
-    divergence = torch.where(inside[0], kl, 0.0).sum(0) / inside[0].sum(0)
-    return _only(divergence, scaled=divergence)._replace(divergence=torch.zeros_like(divergence))
+    return Terms(divergence=0.0, scaled=torch.where(inside[0], kl, 0.0).sum(0) / inside[0].sum(0))
 
 
 def joint(posterior: Posterior, present: Tensor, alpha: float) -> Terms:
     """JMVAE (Suzuki et al. 2016, arXiv 1611.01891): alpha sum_m KL(q(z | X) || q_m(z | x_m)); `present` [B, M]."""
-    kl = _to_experts(posterior, present)
-    return _only(kl, plain=alpha * kl)
+    return Terms(plain=alpha * _to_experts(posterior, present))
 
 
 def entropy(posterior: Posterior, present: Tensor, alpha: float) -> Terms:
     """CoDE-VAE (Mancisidor et al. 2025): -alpha H(pi), which keeps learned weights near uniform; `present` [B, M]."""
     log_weight = posterior.shared.log_weight
     finite = torch.where(log_weight > -torch.inf, log_weight, 0.0)  # 0 log 0 = 0, with a gradient
-    found = -(log_weight.exp() * finite).sum(0)
-    return _only(found, plain=-alpha * found)
+    return Terms(plain=alpha * (log_weight.exp() * finite).sum(0))
 
 
 Penalty = Callable[[Posterior, Tensor, float], Terms]

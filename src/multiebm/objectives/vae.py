@@ -6,20 +6,23 @@ for component c of the posterior (a subset of the parts) and importance sample k
 1911.03393, mmJSD 2006.08242, MoPoE 2105.02470; DReG is Tucker et al. 2019, arXiv 1810.04152.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import log
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from multiebm.core.batch import Batch
 from multiebm.core.random import Randomness
+from multiebm.core.table import Table
 from multiebm.distributions.mixture import Diagonal
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, Latents, Posterior
 from multiebm.objectives.penalties import PENALTIES
-from multiebm.objectives.settings import BoundSettings
 from multiebm.priors.prior import Density
 from multiebm.priors.standard import StandardPrior
 
@@ -36,6 +39,100 @@ class Draw(NamedTuple):
     log_ratio: Tensor
     log_weight: Tensor
     seen: Tensor
+
+
+Factor = Tensor | float
+
+
+def elbo(log_l: Tensor, drawn: Draw, weight: Tensor, divergence: Factor) -> Tensor:
+    """Join by the mean over samples: log_l [N, C, B], `weight` of components [C, B] -> [B]."""
+    return (weight * log_l.mean(0)).sum(0)
+
+
+def iwae(log_l: Tensor, drawn: Draw, weight: Tensor, divergence: Factor) -> Tensor:
+    """Join by the log of the mean over samples: log_l [N, C, B], `weight` of components [C, B] -> [B]."""
+    return (weight * (log_l.logsumexp(0) - log(len(log_l)))).sum(0)
+
+
+def iwae_inside(log_l: Tensor, drawn: Draw, weight: Tensor, divergence: Factor) -> Tensor:
+    """Join by the log of the mean over samples and components: log_l [N, C, B] -> [B]."""
+    return (log_l + drawn.log_weight).flatten(0, 1).logsumexp(0) - log(len(log_l))
+
+
+def dreg_as_coded(log_l: Tensor, drawn: Draw, weight: Tensor, divergence: Factor) -> Tensor:
+    """Join as `iwae` does, by shares that are constant: log_l [N, C, B], `weight` [C, B] -> [B]."""
+    share, value = log_l.detach().softmax(0), log_l.detach().logsumexp(0) - log(len(log_l))
+    surrogate = (share * log_l).sum(0)
+    return (weight * (value + surrogate - surrogate.detach())).sum(0)
+
+
+def dreg(log_l: Tensor, drawn: Draw, weight: Tensor, divergence: Factor) -> Tensor:
+    """Join with the value of `iwae` and the doubly reparameterised gradient: log_l [N, C, B], `weight` [C, B] -> [B].
+
+    `divergence` is the factor of the divergence in log_l.
+    """
+    # the factor of the score term, whose mean is that of the path times share (1 - share), is put on the path instead
+    path = 1 - divergence * (1 - log_l.detach().softmax(0))
+    for sample in drawn.sampled.values():
+        if sample.requires_grad:
+            sample.register_hook(lambda gradient: gradient * path[..., None])
+    return dreg_as_coded(log_l, drawn, weight, divergence)
+
+
+class Estimator(NamedTuple):
+    """How importance samples become one bound; `fixed`: densities of the posterior get no gradient but by samples."""
+
+    join: Callable[[Tensor, Draw, Tensor, Factor], Tensor]
+    fixed: bool = False
+
+
+ESTIMATORS: Table[Estimator] = Table(
+    "training.phases.bound.estimator",
+    {
+        "elbo": Estimator(elbo),
+        "iwae": Estimator(iwae),
+        "iwae_inside": Estimator(iwae_inside),
+        "dreg": Estimator(dreg, fixed=True),
+        "dreg_as_coded": Estimator(dreg_as_coded),
+    },
+)
+
+
+@dataclass(frozen=True)
+class BoundSettings:
+    """What is bounded and how; by default the stratified ELBO of MMVAE+: one expert an item, mixture denominator."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    estimator: Annotated[
+        str,
+        ESTIMATORS,
+        Field(
+            description="how importance samples are joined; iwae_inside also joins components; dreg_as_coded: as in "
+            "public code, whose stop and hook never act (the gradient of iwae)"
+        ),
+    ] = "elbo"
+    samples: Annotated[int, Field(ge=1, description="K, importance samples of a component")] = 1
+    components: Annotated[
+        Literal["one", "all", "sum"],
+        Field(description="decode one component an item, stratified over the batch, or all; sum: all, added up (MVAE)"),
+    ] = "one"
+    divergence: Annotated[
+        Literal["mixture", "component", "analytic"],
+        Field(
+            description="log p(z) - log q*(z) at the sample, q* the whole mixture or the sample's component; analytic: "
+            "-KL of the component in closed form"
+        ),
+    ] = "mixture"
+    unseen: Annotated[
+        Literal["auxiliary", "inferred", "skipped"],
+        Field(
+            description="a part that the component has not seen is decoded with a private latent from r_n, with its "
+            "own inferred one (factorised), or not at all"
+        ),
+    ] = "auxiliary"
+    penalty: Annotated[str, PENALTIES, Field(description="what is subtracted beside the divergence")] = "none"
+    alpha: Annotated[float, Field(ge=0, description="weight of the penalty")] = 0.0
 
 
 def draw(
@@ -62,7 +159,7 @@ def draw(
         log_weight = q.log_weight
         shape = (*z.shape[:3], -1)
         own = {name: p.family.rsample(rng, p.loc.expand(*shape), p.scale) for name, p in posterior.private.items()}
-    fixed = s.estimator == "dreg"
+    fixed = ESTIMATORS[s.estimator].fixed
     under = q.detach() if fixed else q
     if s.divergence == "analytic":
         log_ratio = torch.zeros_like(z[..., 0])
@@ -110,35 +207,15 @@ def bound_loss(
     An item of which nothing is present adds 0 and no gradient: its posterior is the prior, whatever that has learned.
     """
     terms = PENALTIES[s.penalty](posterior, present, s.alpha)
-    log_l = terms.reconstruction * log_px.sum(-1) + beta * terms.divergence * drawn.log_ratio  # [N, C, B]
-    weight = drawn.log_weight.exp()
-    if s.components == "sum":
-        weight = weight * (posterior.shared.log_weight > -torch.inf).sum(0)
-    if s.estimator == "iwae_inside":
-        return _mean_loss((log_l + drawn.log_weight).flatten(0, 1).logsumexp(0) - log(len(log_l)), present)
-    if s.estimator == "elbo":
-        each = log_l.mean(0)
-    elif s.estimator == "iwae":
-        each = log_l.logsumexp(0) - log(len(log_l))
-    else:
-        share, value = log_l.detach().softmax(0), log_l.detach().logsumexp(0) - log(len(log_l))
-        # beta of the score term, whose mean is that of the path times share (1 - share), is put on the path instead
-        path = 1 - beta * terms.divergence * (1 - share)
-        for sample in drawn.sampled.values() if s.estimator == "dreg" else ():
-            if sample.requires_grad:
-                sample.register_hook(lambda gradient: gradient * path[..., None])
-        surrogate = (share * log_l).sum(0)
-        each = value + surrogate - surrogate.detach()  # the value of iwae with the gradient of dreg
-    bound = (weight * each).sum(0)
+    divergence = beta * terms.divergence
+    log_l = terms.reconstruction * log_px.sum(-1) + divergence * drawn.log_ratio  # [N, C, B]
+    count = (posterior.shared.log_weight > -torch.inf).sum(0) if s.components == "sum" else 1
+    bound = ESTIMATORS[s.estimator].join(log_l, drawn, drawn.log_weight.exp() * count, divergence)
     if s.divergence == "analytic":
         assert isinstance(prior, StandardPrior)
         q = posterior.shared
-        shares = q.log_weight.exp() * ((q.log_weight > -torch.inf).sum(0) if s.components == "sum" else 1)
-        bound = bound - beta * terms.divergence * (shares * prior.kl(q.loc, q.scale)).sum(0)
-    return _mean_loss(bound - beta * terms.scaled - terms.plain, present)
-
-
-def _mean_loss(bound: Tensor, present: Tensor) -> Tensor:
+        bound = bound - divergence * (q.log_weight.exp() * count * prior.kl(q.loc, q.scale)).sum(0)
+    bound = bound - beta * terms.scaled - terms.plain
     return -torch.where(present.any(1), bound, 0.0).mean()
 
 

@@ -32,8 +32,8 @@ class Clusters(PriorSettings):
 
     @property
     def settles_by(self) -> tuple[str, ...]:
-        """The weight of the entropy by which clusters are pruned."""
-        return ("prune",)
+        """Steps, of which any prune the clusters."""
+        return ("steps",)
 
 
 class ClusterPrior(Prior):

@@ -64,9 +64,7 @@ class Energy(PriorSettings):
         """Return the prior over [D], a tilt of fresh weights on its base."""
         standard = StandardPrior(family, dim, self.learned_scale)
         ridge = max(ridge, ridge_for(self.step_size))
-        base = MixturePrior(dim, self.components, ridge, family) if self.components else standard
-        tilt = (self.width, self.layers, self.steps, self.step_size, self.bound, self.penalty)
-        return EnergyPrior(base, *tilt, in_bound=self.in_bound)
+        return EnergyPrior(MixturePrior(dim, self.components, ridge, family) if self.components else standard, self)
 
     @property
     def settles_by(self) -> tuple[str, ...]:
@@ -84,7 +82,7 @@ class Energy(PriorSettings):
 
 
 class EnergyPrior(Prior):
-    """Tilt f: MLP of `layers` hidden layers of `width`; samples by `steps` Langevin steps of `step_size` from the base.
+    """Tilt f: an MLP; samples by `steps` Langevin steps of `step_size` from the base.
 
     The chain is short and always restarted from the base, so the learned object is the chain itself: use the training
     values. `bound` c replaces f by c tanh(f / c), which keeps the density proper for any network.
@@ -93,22 +91,11 @@ class EnergyPrior(Prior):
     normalised = False
     by_chain = True
 
-    def __init__(
-        self,
-        base: StandardPrior | MixturePrior,
-        width: int = 200,
-        layers: int = 3,
-        steps: int = 40,
-        step_size: float = 0.2,
-        bound: float = 0.0,
-        penalty: float = 1e-3,
-        in_bound: bool = False,
-    ) -> None:
+    def __init__(self, base: StandardPrior | MixturePrior, tilt: Energy) -> None:
         super().__init__()
-        self.in_bound = in_bound
-        self.dim, self.base = base.dim, base
-        self.steps, self.step_size, self.bound, self.penalty = steps, step_size, bound, penalty
-        self.net = mlp([base.dim] + [width] * layers + [1], nn.GELU(), last_bias=False)
+        self.dim, self.base, self.in_bound = base.dim, base, tilt.in_bound
+        self.steps, self.step_size, self.bound, self.penalty = tilt.steps, tilt.step_size, tilt.bound, tilt.penalty
+        self.net = mlp([base.dim] + [tilt.width] * tilt.layers + [1], nn.GELU(), last_bias=False)
 
     @property
     def follows(self) -> bool:  # type: ignore[override]
@@ -179,15 +166,10 @@ class EnergyPrior(Prior):
         with frozen(self):
             weights = annealed_log_weights(self.base.log_prob, self.tilt, start, stages, self.step_size, rng)
         found = log_normalizer_of(weights)
-        if not found.effective * n >= min(FEW, n / 5):  # nor where it is not a number
-            logger.warning(
-                "log Z of the prior, estimated as %.2f nats, rests on %.1f of %d paths and may be far above; raise "
-                "stages (%d)",
-                found.value,
-                found.effective * n,
-                n,
-                stages,
-            )
+        used = found.effective * n
+        if not used >= min(FEW, n / 5):  # nor where it is not a number
+            message = "log Z of the prior, estimated as %.2f nats, rests on %.1f of %d paths and may be far above"
+            logger.warning(f"{message}; raise stages (%d)", found.value, used, n, stages)
         return found
 
     def loss(self, codes: Tensor, samples: Tensor) -> Tensor:

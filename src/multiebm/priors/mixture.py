@@ -42,6 +42,12 @@ class MixturePrior(Prior):
     """
 
     follows = True
+    count: Tensor
+    mean: Tensor
+    scatter: Tensor
+    log_weight: Tensor
+    scale_tril: Tensor
+    whiten: Tensor
 
     def __init__(self, dim: int, components: int, ridge: float = RIDGE, family: str = "normal") -> None:
         super().__init__()
@@ -59,35 +65,28 @@ class MixturePrior(Prior):
         self.register_buffer("whiten", torch.zeros(k, dim, dim))
         self._derive()
 
-    def _buffers_of(self, *names: str) -> list[Tensor]:
-        return [self.get_buffer(name) for name in names]
-
     def _derive(self) -> None:
         """Set weights and factors from the sums; DivergenceError where a covariance has none."""
-        count, scatter, log_weight, tril, whiten = self._buffers_of(
-            "count", "scatter", "log_weight", "scale_tril", "whiten"
-        )
-        eye = torch.eye(self.dim, device=count.device)
-        log_weight.copy_((count / count.sum()).log())
-        factors, failed = torch.linalg.cholesky_ex(scatter / count[:, None, None] + self.ridge * eye)
-        if failed.any():  # nor has a covariance that is not finite any
-            raise DivergenceError(self._unfit())
-        tril.copy_(factors)
-        whiten.copy_(torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False))
+        eye = torch.eye(self.dim, device=self.count.device)
+        self.log_weight.copy_((self.count / self.count.sum()).log())
+        factors, failed = torch.linalg.cholesky_ex(self.scatter / self.count[:, None, None] + self.ridge * eye)
+        self._check(not failed.any())  # nor has a covariance that is not finite any
+        self.scale_tril.copy_(factors)
+        self.whiten.copy_(torch.linalg.solve_triangular(self.scale_tril, eye.expand_as(factors), upper=False))
 
-    def _unfit(self) -> str:
-        reach = self.get_buffer("mean").abs().max().item()
-        return (
-            f"a mixture of {self.components} Gaussian(s) in {self.dim} dimensions cannot be fitted to codes whose "
-            f"means reach {reach:.3g}: a covariance is not finite or not positive definite, expected codes nearer to 0"
-        )
+    def _check(self, fits: bool | Tensor) -> None:
+        if not fits:
+            raise DivergenceError(
+                f"a mixture of {self.components} Gaussian(s) in {self.dim} dimensions cannot be fitted to codes whose "
+                f"means reach {self.mean.abs().max().item():.3g}: a covariance is not finite or not positive definite, "
+                "expected codes nearer to 0"
+            )
 
     def component_log_prob(self, z: Tensor) -> Tensor:
         """Return log weight + log density of every component in nats: [..., D] -> [..., K]."""
-        log_weight, mean, whiten = self._buffers_of("log_weight", "mean", "whiten")
-        y = torch.einsum("kij,...kj->...ki", whiten, z[..., None, :] - mean)
-        log_det = whiten.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return log_weight + log_det - 0.5 * (y.square().sum(-1) + self.dim * log(2 * pi))
+        y = torch.einsum("kij,...kj->...ki", self.whiten, z[..., None, :] - self.mean)
+        log_det = self.whiten.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return self.log_weight + log_det - 0.5 * (y.square().sum(-1) + self.dim * log(2 * pi))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return the log density in nats: [..., D] -> [...]."""
@@ -95,11 +94,10 @@ class MixturePrior(Prior):
 
     def sample(self, n: int, rng: Randomness, temperature: float = 1.0) -> Tensor:
         """Draw [n, D]."""
-        log_weight, mean, tril = self._buffers_of("log_weight", "mean", "scale_tril")
-        drawn = torch.searchsorted(log_weight.exp().cumsum(0), rand(rng, (n, 1), mean)[:, 0])
+        drawn = torch.searchsorted(self.log_weight.exp().cumsum(0), rand(rng, (n, 1), self.mean)[:, 0])
         chosen = drawn.clamp_max(self.components - 1)
-        noise = randn(rng, (n, self.dim), mean)
-        return mean[chosen] + temperature**0.5 * torch.einsum("nij,nj->ni", tril[chosen], noise)
+        noise = randn(rng, (n, self.dim), self.mean)
+        return self.mean[chosen] + temperature**0.5 * torch.einsum("nij,nj->ni", self.scale_tril[chosen], noise)
 
     def for_bound(self, learns: bool) -> Density:
         """Return the standard density."""
@@ -127,7 +125,7 @@ class MixturePrior(Prior):
         """
         each = self.component_log_prob(codes)
         share = each.softmax(-1) / len(codes)
-        count, mean, scatter = self._buffers_of("count", "mean", "scatter")
+        count, mean, scatter = self.count, self.mean, self.scatter
         new = share.sum(0).clamp_min(torch.finfo(share.dtype).tiny)
         at = share.T @ codes / new[:, None]
         # centred sums, joined as two groups are: the difference of large squares would lose the small variances
@@ -137,36 +135,29 @@ class MixturePrior(Prior):
         scatter.add_((old * fresh / (old + fresh))[:, None, None] * gap[:, :, None] * gap[:, None, :])
         mean.add_((fresh / (old + fresh))[:, None] * gap)
         count.copy_(old + fresh)
-        if split:
-            for lost in (count < LOST / self.components).nonzero()[:, 0].tolist():
-                self._split_heaviest(lost)
+        for lost in (count < LOST / self.components).nonzero()[:, 0].tolist() if split else ():
+            # two of the heaviest along its longest axis; together they keep its mass, mean and scatter
+            heavy = int(count.argmax())
+            self._check(scatter[heavy].isfinite().all())
+            variances, axes = torch.linalg.eigh(scatter[heavy] / count[heavy])
+            half = 0.5 * variances[-1].clamp_min(0).sqrt() * axes[:, -1]
+            count[heavy] /= 2
+            scatter[heavy] = scatter[heavy] / 2 - count[heavy] * torch.outer(half, half)
+            count[lost], mean[lost], scatter[lost] = count[heavy], mean[heavy] + half, scatter[heavy]
+            mean[heavy] -= half
         self._derive()
-
-    def _split_heaviest(self, lost: int) -> None:
-        """Make two of the heaviest component along its longest axis; together they keep its mass, mean and scatter."""
-        count, mean, scatter = self._buffers_of("count", "mean", "scatter")
-        heavy = int(count.argmax())
-        if not scatter[heavy].isfinite().all():
-            raise DivergenceError(self._unfit())
-        variances, axes = torch.linalg.eigh(scatter[heavy] / count[heavy])
-        off = 0.5 * variances[-1].clamp_min(0).sqrt() * axes[:, -1]
-        count[heavy] /= 2
-        scatter[heavy] = scatter[heavy] / 2 - count[heavy] * torch.outer(off, off)
-        count[lost], mean[lost], scatter[lost] = count[heavy], mean[heavy] + off, scatter[heavy]
-        mean[heavy] -= off
 
     @contextmanager
     def widened(self, spread: float) -> Iterator[None]:
         """Inside: every covariance times `spread`, weights and means kept; leaving restores the factors bit for bit."""
-        factors = self._buffers_of("scale_tril", "whiten")
-        kept = [factor.clone() for factor in factors]
+        kept = self.scale_tril.clone(), self.whiten.clone()
         try:
-            for factor, power in zip(factors, (0.5, -0.5), strict=True):
-                factor.mul_(spread**power)
+            self.scale_tril.mul_(spread**0.5)
+            self.whiten.mul_(spread**-0.5)
             yield
         finally:
-            for factor, old in zip(factors, kept, strict=True):
-                factor.copy_(old)
+            self.scale_tril.copy_(kept[0])
+            self.whiten.copy_(kept[1])
 
     @torch.no_grad()
     def refit(self, codes: Tensor, steps: int = 30) -> None:
@@ -177,11 +168,11 @@ class MixturePrior(Prior):
         if len(codes) < 2 * self.dim:
             return
         k = self.components
-        count, mean, scatter = self._buffers_of("count", "mean", "scatter")
-        count.fill_(1 / k)
-        mean.copy_(codes[torch.arange(k, device=codes.device) % len(codes)] if k > 1 else codes.mean(0, keepdim=True))
+        self.count.fill_(1 / k)
+        first = codes[torch.arange(k, device=codes.device) % len(codes)]
+        self.mean.copy_(first if k > 1 else codes.mean(0, keepdim=True))
         spread = torch.cov(codes.T, correction=0).reshape(self.dim, self.dim) * (0.1 if k > 1 else 1.0)
-        scatter.copy_(spread.expand(k, -1, -1) / k)
+        self.scatter.copy_(spread.expand(k, -1, -1) / k)
         self._derive()
         for left in track(reversed(range(steps)), "a mixture is fitted to the codes", steps):
             self.fit(codes, 0.0, split=left > 0)  # halves of the last step would never part

@@ -33,7 +33,7 @@ class Settling(NamedTuple):
 
     steps: int = 0
     widen_base: float = 1.0
-    prune: float = 0.0
+    prune: float = 0.0  # weight of the entropy by which clusters are pruned; 0: they are not
     rate: float = 1e-3
 
 

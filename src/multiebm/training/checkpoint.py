@@ -2,6 +2,7 @@
 
 import logging
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,13 +40,13 @@ class Checkpoint(NamedTuple):
 class CheckpointStore:
     """The checkpoints of one run, `folder/step-000000120/{tensors.safetensors,state.json}`.
 
-    Keeps the newest `keep_last` and, with `keep_best`, the one whose metric is lowest.
+    Keeps the newest `keep_last`, and the one whose metric is lowest.
     """
 
-    def __init__(self, folder: str | Path, keep_last: int = 2, keep_best: bool = True) -> None:
+    def __init__(self, folder: str | Path, keep_last: int = 2) -> None:
         if keep_last < 1:
             raise OutputError(f"{folder}: keep_last: got {keep_last}, expected at least 1 checkpoint to keep")
-        self.folder, self.keep_last, self.keep_best = Path(folder), keep_last, keep_best
+        self.folder, self.keep_last = Path(folder), keep_last
 
     def steps(self) -> list[int]:
         """Return the steps of the checkpoints in the folder, oldest first."""
@@ -64,9 +65,13 @@ class CheckpointStore:
 
     def best(self) -> Path | None:
         """Return the checkpoint of the lowest metric (the earlier of equal ones), or None where none has a metric."""
-        metrics = {step: _metric_of(self.path(step)) for step in self.steps()}
-        known = {step: metric for step, metric in metrics.items() if metric is not None}
-        return self.path(min(known, key=lambda step: known[step])) if known else None
+        metrics = {}
+        for step in self.steps():
+            with suppress(CheckpointError):
+                metric = _STORE.read(self.path(step) / STATE).metric
+                if metric is not None and math.isfinite(metric):
+                    metrics[step] = metric
+        return self.path(min(metrics, key=lambda step: metrics[step])) if metrics else None
 
     def save(self, state: TrainState, metric: float | None = None) -> Path:
         """Write the checkpoint of `state.step`, then drop what is no longer kept; the lowest `metric` is the best.
@@ -77,13 +82,28 @@ class CheckpointStore:
         values = {"step": state.step, "metric": metric, "state": state.numbers_json()}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._tidy()
+            put_back(self.folder)
+            for stale in self.folder.glob(f"{ASIDE}*"):
+                remove(stale)
             with whole_folder(target) as aside:
                 for name, data in _STORE.pack(STATE, values, TENSORS, state.tensors()).items():
                     (aside / name).write_bytes(data)
-            self._prune(state.step)
+            for step in self.steps():  # those beyond this one are part of no run since a roll-back
+                if step > state.step:
+                    discard(self.path(step))
+            best = self.best()
+            for step in self.steps()[: -self.keep_last]:
+                if self.path(step) != best:
+                    discard(self.path(step))
         except OSError as error:
-            raise self._not_written(error, state.step) from error
+            steps = self.steps()
+            left = (
+                f"The previous checkpoint, step {steps[-1]}, is intact" if steps else "There is no earlier checkpoint"
+            )
+            raise OutputError(
+                f"{self.folder}: {why_not_written(error)} while saving the checkpoint of step {state.step}. {left}. "
+                "Free space or repair the folder, then run again with --resume."
+            ) from error
         return target
 
     def load(self, state: TrainState, path: str | Path) -> None:
@@ -113,29 +133,6 @@ class CheckpointStore:
             ) from first
         return None
 
-    def _tidy(self) -> None:
-        put_back(self.folder)
-        for stale in self.folder.glob(f"{ASIDE}*"):
-            remove(stale)
-
-    def _prune(self, newest: int) -> None:
-        """Drop old checkpoints, and those beyond `newest`, which a roll-back has made part of no run."""
-        for step in self.steps():
-            if step > newest:
-                discard(self.path(step))
-        best = self.best() if self.keep_best else None
-        for step in self.steps()[: -self.keep_last]:
-            if self.path(step) != best:
-                discard(self.path(step))
-
-    def _not_written(self, error: OSError, step: int) -> OutputError:
-        steps = self.steps()
-        before = f"The previous checkpoint, step {steps[-1]}, is intact" if steps else "There is no earlier checkpoint"
-        return OutputError(
-            f"{self.folder}: {why_not_written(error)} while saving the checkpoint of step {step}. {before}. "
-            "Free space or repair the folder, then run again with --resume."
-        )
-
 
 def _apply(content: Checkpoint, state: TrainState, path: str | Path) -> None:
     try:
@@ -153,11 +150,3 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read and verify one checkpoint folder; raises CheckpointError naming the file and what is wrong with it."""
     header = _STORE.read(Path(path) / STATE)
     return Checkpoint(header.step, header.metric, _STORE.tensors(Path(path), header.files[0]), header.state)
-
-
-def _metric_of(path: Path) -> float | None:
-    try:
-        metric = _STORE.read(path / STATE).metric
-    except CheckpointError:
-        return None
-    return metric if metric is not None and math.isfinite(metric) else None

@@ -2,12 +2,10 @@
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.optim import Optimizer
 
 from multiebm.core.batch import Batch
 from multiebm.core.errors import DivergenceError
@@ -26,6 +24,7 @@ NETWORK_RATE = "guard/network_rate"  # numbers: beside an energy, the same of ge
 PRIOR_RATE = "guard/prior_rate"  # numbers: the same of the prior's rate; schedules that set rates multiply by these
 CALM = "guard/calm"  # numbers: 1 where the last step was far from every limit
 CALM_SHARE = 0.5  # of the limit: a state nearer to it than this is not worth returning to
+_PARTS = {PRIOR_RATE: ["prior"], RATE: ["energy"], NETWORK_RATE: ["generator", "inference"]}
 _WHOSE = {PRIOR_RATE: "the prior's", RATE: "the energy's", NETWORK_RATE: "the generator's and the inference model's"}
 _ADVICE = {
     PRIOR_RATE: "Try a lower training.optimiser.prior, more model.prior.steps, a larger model.prior.penalty, or a "
@@ -77,10 +76,18 @@ class Guard:
 
     def __call__(self, state: TrainState, batch: Batch) -> dict[str, float]:
         """Make one healthy step, after as many roll-backs as it takes; `state.step` may be lower afterwards."""
-        good = state.good = state.good or self._remember(state)
-        diverged_at: int | None = None
+        if state.good is None:
+            if state.numbers.get(HEALTHY, 0.0) >= self.healthy_steps:
+                state.numbers[IN_A_ROW] = 0.0  # only with a newer state to return to, so that the retries are bounded
+            state.good = state.snapshot()
+            state.good.numbers["stream"] = state.drawn_at  # before this call's batch
+        good, diverged_at = state.good, 0
         while True:
-            metrics, problem = self._try(state, batch)
+            try:
+                metrics = self.step(state, batch)
+                problem = find_problem(metrics, self.limits)
+            except DivergenceError as error:  # a mixture without a covariance: no loss says so
+                metrics, problem = {}, str(error)
             if problem is None:
                 break
             diverged_at = diverged_at or state.step + 1
@@ -89,58 +96,40 @@ class Guard:
         state.numbers[HEALTHY] = state.numbers.get(HEALTHY, 0.0) + 1
         calm = all(abs(metrics.get(k, 0.0)) <= CALM_SHARE * most for k, most in self.limits.items())
         state.numbers[CALM] = float(calm)
-        if self._is_due(state, good) and _all_finite(state.model.state_dict().values()):
-            state.good = None
-        event = {} if diverged_at is None else {ROLLED_BACK: float(diverged_at)}
+        old, new = good.numbers["step"], state.step + 1
+        is_due = new // self.snapshot_every > old // self.snapshot_every or any(old < at <= new for at in self.starts)
+        if is_due and calm and all(bool(tensor.isfinite().all()) for tensor in state.model.state_dict().values()):
+            state.good = None  # the next call copies anew
+        event = {ROLLED_BACK: float(diverged_at)} if diverged_at else {}
         return metrics | event | {RETRIES: state.numbers.get(RETRIES, 0.0)}
 
-    def _try(self, state: TrainState, batch: Batch) -> tuple[dict[str, float], str | None]:
-        try:
-            metrics = self.step(state, batch)
-        except DivergenceError as error:  # a mixture without a covariance: no loss says so
-            return {}, str(error)
-        return metrics, find_problem(metrics, self.limits)
-
-    def _remember(self, state: TrainState) -> Snapshot:
-        """Copy the state as it was before this call's batch was drawn."""
-        if state.numbers.get(HEALTHY, 0.0) >= self.healthy_steps:
-            state.numbers[IN_A_ROW] = 0.0  # only with a newer state to return to, so that the retries are bounded
-        copy = state.snapshot()
-        copy.numbers["stream"] = state.drawn_at
-        return copy
-
-    def _is_due(self, state: TrainState, good: Snapshot) -> bool:
-        """Return whether to copy the state after this step: one at which it is due has come, and no limit is near."""
-        old, new = good.numbers["step"], state.step + 1
-        passed = new // self.snapshot_every > old // self.snapshot_every or any(old < at <= new for at in self.starts)
-        return passed and state.numbers[CALM] == 1.0
-
     def _roll_back(self, state: TrainState, good: Snapshot, problem: str, metrics: dict[str, float]) -> None:
-        before = state.numbers
+        before, failed = state.numbers, state.step + 1
         total, in_a_row = before.get(RETRIES, 0.0) + 1, before.get(IN_A_ROW, 0.0) + 1
         has_energy = "energy" in state.optimisers
         lower = _at_fault(problem, metrics, has_energy)
         rates = {k: before[k] for k in _WHOSE if k in before} | {k: before.get(k, 1.0) * self.factor for k in lower}
         whose = _WHOSE if has_energy else _WHOSE | {RATE: "every"}
-        failed = state.step + 1
         if in_a_row > self.retries:
             advice = " ".join(_ADVICE[k if has_energy or k != RATE else NETWORK_RATE] for k in lower)
-            raise self._give_up(failed, problem, " and ".join(whose[k] for k in lower), advice)
+            raise DivergenceError(
+                f"training diverged at step {failed}: {problem}. {self.retries} roll-backs in a row, each with "
+                f"{' and '.join(whose[k] for k in lower)} learning rate multiplied by {self.factor:g}, did not help. "
+                f"Last good checkpoint: {self.last_checkpoint() or 'none'}. {advice}"
+            )
         state.restore(good)
         for k, value in rates.items():
-            _scale_rate(state.optimisers, k, value / state.numbers.get(k, 1.0))
+            named = [state.optimisers[name] for name in _PARTS[k] if name in state.optimisers]
+            for group in (
+                group for optimiser in named or state.optimisers.values() for group in optimiser.param_groups
+            ):
+                group["lr"] *= value / state.numbers.get(k, 1.0)
         state.numbers.update({RETRIES: total, IN_A_ROW: in_a_row, HEALTHY: 0.0, **rates})
-        _reseed(state.generator, int(total))
+        # leave the path that failed: a seed drawn from the restored generator, another one for every retry
+        seeds = torch.randint(2**62, (int(total),), generator=state.rng, device=state.rng.device)
+        state.rng.manual_seed(int(seeds[-1]))
         now = ", ".join(f"{whose[k]} learning rate is now {rates[k]:g} of its setting" for k in lower)
         logger.warning("step %d diverged (%s): back to step %d, %s", failed, problem, state.step, now)
-
-    def _give_up(self, failed: int, problem: str, whose: str, advice: str) -> DivergenceError:
-        checkpoint = self.last_checkpoint()
-        return DivergenceError(
-            f"training diverged at step {failed}: {problem}. {self.retries} roll-backs in a row, each with "
-            f"{whose} learning rate multiplied by {self.factor:g}, did not help. "
-            f"Last good checkpoint: {checkpoint or 'none'}. {advice}"
-        )
 
 
 def _at_fault(problem: str, metrics: dict[str, float], has_energy: bool) -> list[str]:
@@ -155,20 +144,3 @@ def _at_fault(problem: str, metrics: dict[str, float], has_energy: bool) -> list
     if not has_energy or name in (GAP, "loss/energy", "grad_norm/energy"):
         return [RATE]
     return [*([RATE] if GAP in metrics else []), *networks]
-
-
-def _all_finite(tensors: Iterable[Tensor]) -> bool:
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
-
-
-def _scale_rate(optimisers: dict[str, Optimizer], key: str, factor: float) -> None:
-    names = {PRIOR_RATE: ["prior"], RATE: ["energy"], NETWORK_RATE: ["generator", "inference"]}[key]
-    for optimiser in [optimisers[name] for name in names if name in optimisers] or optimisers.values():
-        for group in optimiser.param_groups:
-            group["lr"] *= factor
-
-
-def _reseed(rng: torch.Generator, retry: int) -> None:
-    """Leave the path that failed: a seed drawn from the generator, another one for every retry."""
-    seeds = torch.randint(2**62, (retry,), generator=rng, device=rng.device)
-    rng.manual_seed(int(seeds[-1]))

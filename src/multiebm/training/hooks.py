@@ -9,7 +9,8 @@ import logging
 import math
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -62,11 +63,18 @@ class MetricsLog(Hook):
         if ROLLED_BACK in metrics:
             event = {"step": state.step - 1, "event": "rollback", "from_step": int(metrics[ROLLED_BACK])}
             self._append(event | {"retries": int(state.numbers[RETRIES])})
-        _count(state.numbers, metrics)
-        if state.step % self.every == 0:
-            seconds = round(state.numbers.get(ELAPSED, 0.0), 3)
-            self._append({"step": state.step, "seconds": seconds} | _take_means(state.numbers))
-            state.numbers[_LINES] += 1
+        numbers = state.numbers
+        for name, value in metrics.items():
+            if name != ROLLED_BACK:
+                numbers[_SUM + name] = numbers.get(_SUM + name, 0.0) + float(value)
+                numbers[_COUNT + name] = numbers.get(_COUNT + name, 0.0) + 1.0
+        if (
+            state.step % self.every == 0
+        ):  # the mean of every metric over the steps that had it; then counting begins anew
+            names = [key.removeprefix(_SUM) for key in numbers if key.startswith(_SUM)]
+            means = {name: numbers.pop(_SUM + name) / numbers.pop(_COUNT + name) for name in names}
+            self._append({"step": state.step, "seconds": round(numbers.get(ELAPSED, 0.0), 3)} | means)
+            numbers[_LINES] += 1
 
     def _rewind(self, state: TrainState) -> None:
         """Drop lines of steps that a resumed or rolled-back state has not made, and a line torn by a kill."""
@@ -82,28 +90,28 @@ class MetricsLog(Hook):
                 logger.warning(message, self.path, found, written, state.step - 1)
         state.numbers[_LINES] = float(found)
         whole = "".join(f"{line.text}\n" for line in kept).encode()
-        try:
-            if log.data != whole:
+        if log.data != whole:
+            with self._writing(state.step):
                 replace_file(self.path, whole)
-        except OSError as error:
-            raise self._not_written(error, state.step) from error
 
     def _append(self, values: dict[str, Any]) -> None:
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        try:
+        with self._writing(values["step"]):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(os.open(self.path, _APPEND, 0o666), "a") as stream:
                 if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                     raise OSError(0, "not a regular file")
                 stream.write(json.dumps(plain) + "\n")
-        except OSError as error:
-            raise self._not_written(error, values["step"]) from error
 
-    def _not_written(self, error: OSError, step: int) -> OutputError:
-        return OutputError(
-            f"{self.path}: cannot write the line of step {step} ({error.strerror}). "
-            "Earlier checkpoints are intact: free space or repair the folder, then run again with --resume."
-        )
+    @contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: cannot write the line of step {step} ({error.strerror}). "
+                "Earlier checkpoints are intact: free space or repair the folder, then run again with --resume."
+            ) from error
 
 
 class CheckpointEvery(Hook):
@@ -168,7 +176,7 @@ class TensorBoard(Hook):
         except ImportError as error:
             raise ConfigError(
                 f"tensorboard: got true for {folder}, but the package is not installed ({error}); "
-                "install it with `pip install multiebm[tensorboard]` or set tensorboard: false"
+                "install it with `pip install multiebm[tensorboard]` or leave --tensorboard out"
             ) from error
         self.every = every
         self._writer = SummaryWriter(str(folder))
@@ -182,19 +190,6 @@ class TensorBoard(Hook):
     def on_end(self, state: TrainState) -> None:
         """Flush what is written."""
         self._writer.flush()
-
-
-def _count(numbers: dict[str, float], metrics: dict[str, float]) -> None:
-    for name, value in metrics.items():
-        if name != ROLLED_BACK:
-            numbers[_SUM + name] = numbers.get(_SUM + name, 0.0) + float(value)
-            numbers[_COUNT + name] = numbers.get(_COUNT + name, 0.0) + 1.0
-
-
-def _take_means(numbers: dict[str, float]) -> dict[str, float]:
-    """Return the mean of every counted metric, over the steps that had it, and start counting anew."""
-    names = [key.removeprefix(_SUM) for key in numbers if key.startswith(_SUM)]
-    return {name: numbers.pop(_SUM + name) / numbers.pop(_COUNT + name) for name in names}
 
 
 class LogLine(NamedTuple):
@@ -233,16 +228,19 @@ def read_log(path: Path) -> Log:
         return Log(path, b"", [], [])
     with reading(path, OutputError, "delete it, or restore it"):
         data = path.read_bytes()
-    lines: list[LogLine] = []
-    damaged = []
-    texts = data.decode(errors="replace").split("\n")
+    log, texts = Log(path, data, [], []), data.decode(errors="replace").split("\n")
     for number, text in enumerate(texts, 1):
-        values = _parse(text)
-        if values is not None and (not lines or values["step"] >= lines[-1].step):
-            lines.append(LogLine(text, values["step"], values))
+        values: Any = None
+        with suppress(ValueError):
+            values = parse_json(text.encode())
+        values = values if isinstance(values, dict) else {}
+        counts = [values.get("step"), values.get("retries", 0), values.get("from_step") if "event" in values else 0]
+        whole = all(type(count) is int and count >= 0 for count in counts)
+        if whole and (not log.lines or values["step"] >= log.lines[-1].step):
+            log.lines.append(LogLine(text, values["step"], values))
         elif number < len(texts):
-            damaged.append(number)
-    return Log(path, data, lines, damaged)
+            log.damaged.append(number)
+    return log
 
 
 def check_log(path: Path) -> None:
@@ -250,14 +248,3 @@ def check_log(path: Path) -> None:
     if path.is_symlink() or (path.exists() and not path.is_file()):
         what = f"a link to {os.readlink(path)}" if path.is_symlink() else "what is no file"
         raise OutputError(f"{path}: got {what}, expected a file; move it away, or put the file itself in its place")
-
-
-def _parse(text: str) -> dict[str, Any] | None:
-    try:
-        values = parse_json(text.encode())
-    except ValueError:
-        return None
-    numbers = [values.get("step"), values.get("retries", 0)] if isinstance(values, dict) else [None]
-    event = isinstance(values, dict) and "event" in values
-    numbers += [values.get("from_step")] if event else []
-    return values if all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers) else None

@@ -32,22 +32,6 @@ class Fit(NamedTuple):
         return f"{said} after step {self.step}: {where}{more}"
 
 
-class _Interrupt:
-    """Signal handler: the first signal is remembered, the next ones are for the handler that was there before."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.before: dict[int, Any] = {}
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if not self.requested:
-            self.requested = True
-        elif callable(handler := self.before[number]):
-            handler(number, frame)
-        else:
-            raise KeyboardInterrupt
-
-
 def fit(
     state: TrainState,
     step: Step,
@@ -64,8 +48,18 @@ def fit(
     """
     ordered = sorted(hooks, key=lambda hook: isinstance(hook, CheckpointEvery))
     elapsed = state.numbers.get(ELAPSED, 0.0)
-    with _interruptible() as interrupt:
-        while (reason := _reason(state.step >= steps, elapsed, seconds, interrupt, should_stop)) is None:
+    with _remembered() as signals:
+
+        def why_to_end() -> Reason | None:
+            if state.step >= steps:
+                return "finished"
+            if signals:
+                return "interrupted"
+            if seconds is not None and elapsed >= seconds:
+                return "budget"
+            return "stopped" if should_stop is not None and should_stop() else None
+
+        while (reason := why_to_end()) is None:
             started = perf_counter()
             metrics = step(state, state.draw())
             state.step += 1
@@ -75,38 +69,34 @@ def fit(
                 hook.on_step(state, metrics)
         for hook in ordered:
             hook.on_end(state)
-        reason = "interrupted" if interrupt.requested else reason  # by a signal that came when the steps were over
+        reason = "interrupted" if signals else reason  # by one that came when the steps were over
     stores = [hook.store for hook in ordered if isinstance(hook, CheckpointEvery)]
     return Fit(reason, state.step, stores[-1].latest() if stores else None)
 
 
-def _reason(
-    done: bool,
-    elapsed: float,
-    seconds: float | None,
-    interrupt: _Interrupt,
-    should_stop: Callable[[], bool] | None,
-) -> Reason | None:
-    if done:
-        return "finished"
-    if interrupt.requested:
-        return "interrupted"
-    if seconds is not None and elapsed >= seconds:
-        return "budget"
-    return "stopped" if should_stop is not None and should_stop() else None
-
-
 @contextmanager
-def _interruptible() -> Iterator[_Interrupt]:
-    """Catch SIGINT and SIGTERM inside the block; only the main thread may, elsewhere nothing is caught."""
-    interrupt = _Interrupt()
+def _remembered() -> Iterator[list[int]]:
+    """Note SIGINT and SIGTERM inside the block; from the second on they are for the handlers of before.
+
+    Only the main thread may, elsewhere nothing is caught.
+    """
+    signals: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield interrupt
+        yield signals
         return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
+        if len(signals) > 1:
+            if not callable(handler := before[number]):
+                raise KeyboardInterrupt
+            handler(number, frame)
+
+    before: dict[int, Any] = {}
     for number in SIGNALS:
-        interrupt.before[number] = signal.signal(number, interrupt)
+        before[number] = signal.signal(number, note)
     try:
-        yield interrupt
+        yield signals
     finally:
-        for caught, handler in interrupt.before.items():
+        for caught, handler in before.items():
             signal.signal(caught, handler or signal.SIG_DFL)

@@ -25,7 +25,7 @@ def follow_codes(state: TrainState[MultimodalModel], posterior: Posterior, batch
     if not followers and not wanted:
         return {}
     with torch.no_grad():
-        codes, _ = posterior.sample(state.generator)
+        codes, _ = posterior.sample(state.rng)
     for key, prior in followers.items():
         seen = observed(state.model, codes, batch, key)
         if len(seen) and seen.isfinite().all():  # what is not finite shows in the losses, where the guard sees it

@@ -23,21 +23,30 @@ class RefinedSamples(NamedTuple):
     means: Views
     refined: Views
 
+    @property
+    def present(self) -> Tensor:
+        """The mask [B, M]: a sample has all parts."""
+        z = self.latents[SHARED]
+        return torch.ones(len(z), len(self.means), dtype=torch.bool, device=z.device)
 
-def refine_samples(
-    state: TrainState[MultimodalModel], posterior: Posterior, batch: Batch, start: Literal["prior", "aggregate"]
-) -> tuple[RefinedSamples, dict[str, float]]:
-    """Draw latents [B, .], decode them and refine the means by the data chain, eq. (3); what the chain did.
 
-    Latents are draws of the prior, or with start `aggregate` (a ceiling, not a model) codes.
-    """
-    model, rng = state.model, state.generator
-    z = model.sample_latents(len(batch.present), rng)
-    if start == "aggregate":
-        z[SHARED] = posterior.sample(rng)[0][SHARED].detach()
+def refine_samples(state: TrainState[MultimodalModel], n: int) -> tuple[RefinedSamples, dict[str, float]]:
+    """Draw latents [n, .] of the prior, decode and refine them by the data chain, eq. (3); and what the chain did."""
+    model = state.model
+    z = model.sample_latents(n, state.rng)
     x0 = model.generator(z)  # one pass, for the chain's start and L_omega
-    refined, chain = model.refine_data(x0, rng)
-    return RefinedSamples(z, x0, refined), _data_chain_metrics(model, chain)
+    refined, chain = model.refine_data(x0, state.rng)
+    size = sum(m.size for m in model.modalities.values())
+    return RefinedSamples(z, x0, refined), {
+        "energy/generated": -chain.logdensity[0].mean().item(),
+        "energy/generated_std": chain.logdensity[0].std(correction=0).item(),
+        "energy/refined": -chain.logdensity[-1].mean().item(),
+        "energy/drop": (chain.logdensity[-1] - chain.logdensity[0]).mean().item(),
+        "data_chain/move_rms": (chain.displacement / size**0.5).mean().item(),
+        "data_chain/noise_floor_rms": model.data_chain.steps**0.5 * model.data_chain.noise_scale,
+        "data_chain/grad_norm": chain.grad_norm.mean().item() if len(chain.grad_norm) else 0.0,
+        "data_chain/displacement": model.displacement.item(),
+    }
 
 
 class RefinedCodes(NamedTuple):
@@ -70,10 +79,10 @@ def refine_codes(
         expert, item = batch.present.T.nonzero(as_tuple=True)
         batch, posterior = batch.select(item), posterior.select(item)
     with torch.no_grad():
-        start, _ = posterior.sample(state.generator)
+        start, _ = posterior.sample(state.rng)
         if repeated:
-            start[SHARED] = posterior.shared.component(expert).rsample(state.generator)
-    latents, chain = state.model.refine_latents(start, batch, state.generator)
+            start[SHARED] = posterior.shared.component(expert).rsample(state.rng)
+    latents, chain = state.model.refine_latents(start, batch, state.rng)
     return RefinedCodes(latents, chain, batch, posterior, item, repeated)
 
 
@@ -90,7 +99,7 @@ def complete_items(
     fixed: a short chain on pi(x_absent | x_present). Items with nothing present, and with `skip` all that have a gap,
     are left out. docs/methods/missing.md.
     """
-    model, rng = state.model, state.generator
+    model, rng = state.model, state.rng
     complete = batch.present.all(1)
     if complete.all():
         return batch.views
@@ -99,37 +108,18 @@ def complete_items(
     if incomplete == "skip" or not len(rows):
         return whole
     some = batch.select(rows)
-    latents = _latents_of_items(posterior, codes, rows, rng)
+    if codes is None:  # while the energy learns alone
+        with torch.no_grad():
+            latents = posterior.select(rows).sample(rng)[0]
+    else:
+        if codes.repeated:  # one of its codes at random: the highest of shuffled ranks
+            ranks = torch.randperm(len(codes.item), generator=rng, device=rng.device).to(rows.device)
+            highest = torch.zeros(len(batch.present), dtype=torch.long, device=rows.device)
+            rows = ranks.argsort()[highest.scatter_reduce(0, codes.item, ranks, "amax")[rows]]
+        latents = {key: value[rows] for key, value in codes.latents.items()}
     filled = model.fill(some, model.with_private_of_absent(latents, some, rng))
     refined, _ = model.refine_data(filled, rng, clamp=some.present)
     return {name: torch.cat([whole[name], refined[name]]) for name in whole}
-
-
-def _latents_of_items(posterior: Posterior, codes: RefinedCodes | None, rows: Tensor, rng: torch.Generator) -> Latents:
-    """Return one code of each item in `rows` [N]: refined, or a draw of the posterior while the energy learns alone."""
-    if codes is None:
-        with torch.no_grad():
-            return posterior.select(rows).sample(rng)[0]
-    if codes.repeated:  # one of its codes at random: the highest of shuffled ranks
-        ranks = torch.randperm(len(codes.item), generator=rng, device=rng.device).to(rows.device)
-        highest = torch.zeros(len(posterior.experts.loc[0]), dtype=torch.long, device=rows.device)
-        rows = ranks.argsort()[highest.scatter_reduce(0, codes.item, ranks, "amax")[rows]]
-    return {key: value[rows] for key, value in codes.latents.items()}
-
-
-def _data_chain_metrics(model: MultimodalModel, chain: ChainInfo) -> dict[str, float]:
-    size = sum(m.size for m in model.modalities.values())
-    settings = model.data_chain
-    return {
-        "energy/generated": -chain.logdensity[0].mean().item(),
-        "energy/generated_std": chain.logdensity[0].std(correction=0).item(),
-        "energy/refined": -chain.logdensity[-1].mean().item(),
-        "energy/drop": (chain.logdensity[-1] - chain.logdensity[0]).mean().item(),
-        "data_chain/move_rms": (chain.displacement / size**0.5).mean().item(),
-        "data_chain/noise_floor_rms": settings.steps**0.5 * settings.noise_scale,
-        "data_chain/grad_norm": chain.grad_norm.mean().item() if len(chain.grad_norm) else 0.0,
-        "data_chain/displacement": model.displacement.item(),
-    }
 
 
 def latent_chain_metrics(model: MultimodalModel, codes: RefinedCodes) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -10,10 +10,9 @@ from pydantic import Field
 from multiebm.core.batch import Batch
 from multiebm.models.model import MultimodalModel
 from multiebm.priors.energy import BETAS
-from multiebm.training import averaging
 from multiebm.training.guard import NETWORK_RATE, RATE
 from multiebm.training.phases.phase import Phase
-from multiebm.training.state import TrainState
+from multiebm.training.state import TrainState, move_average
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -28,9 +27,7 @@ class OptimiserSettings:
     inference: Annotated[Positive, Field(description="learning rate of the inference model")] = 1e-3
     energy: Annotated[Positive, Field(description="learning rate of the energy")] = 1e-4
     prior: Annotated[Positive, Field(description="learning rate of an energy prior's tilt")] = 1e-4
-    beta1: Annotated[float, Field(ge=0, lt=1, description="first moment decay, where a phase has none of its own")] = (
-        0.9
-    )
+    beta1: Annotated[float, Field(ge=0, lt=1, description="first moment decay where a phase has none of its own")] = 0.9
     beta2: Annotated[float, Field(gt=0, lt=1, description="second moment decay")] = 0.99
     weight_decay: Annotated[float, Field(ge=0, description="L2 inside Adam, generator and inference model")] = 0.0
     amsgrad: Annotated[bool, Field(description="Adam of generator and inference never raises its step again")] = False
@@ -96,25 +93,12 @@ def make_optimisers(
     }
 
 
-class Training(Protocol):
-    """What a run says of its steps."""
-
-    @property
-    def phases(self) -> Sequence[Phase]:
-        """The phases, in the order in which they follow each other."""
-        ...
-
-    @property
-    def optimiser(self) -> OptimiserSettings:
-        """The rates."""
-        ...
-
-
+@dataclass(frozen=True)
 class TrainingStep:
     """The step of a run: that of the phase in force, at its rates; then the averaged weights move."""
 
-    def __init__(self, training: Training) -> None:
-        self.phases, self.optimiser = tuple(training.phases), training.optimiser
+    phases: Sequence[Phase]
+    optimiser: OptimiserSettings
 
     def __call__(self, state: TrainState[MultimodalModel], batch: Batch) -> dict[str, float]:
         """Run one step and update the averaged weights; metrics by name."""
@@ -122,7 +106,7 @@ class TrainingStep:
         set_rates(state, self.optimiser, phase, done)
         metrics = phase.step(state, batch, done)
         if self.optimiser.average:
-            averaging.update(state.average, state.model, self.optimiser.average)
+            move_average(state.average, state.model, self.optimiser.average)
         return metrics
 
 

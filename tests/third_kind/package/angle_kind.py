@@ -26,7 +26,6 @@ class AngleNetworks:
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     width: int = 32
-    separate_trunks: bool = False
 
 
 class VonMises(NamedTuple):
@@ -103,7 +102,7 @@ class Angle(Modality):
     def decoder(self, n_in: int, networks: AngleNetworks) -> nn.Module:
         return nn.Sequential(mlp([n_in, networks.width, networks.width, 2], nn.ReLU()), Direction())
 
-    def energy_trunk(self, together: Sequence[Modality], width: int, blocks: int) -> nn.Module:
+    def energy_trunk(self, together: Sequence[Modality], width: int) -> nn.Module:
         return VectorTrunk(2 * len(together), width)
 
     def judge_trunk(self, width: int, n_features: int) -> nn.Module:

@@ -10,11 +10,12 @@ from multiebm.core.batch import Batch
 from multiebm.core.random import Randomness
 from multiebm.models.inference import SHARED, Posterior
 from multiebm.models.model import MultimodalModel
-from multiebm.objectives.settings import BoundSettings
-from multiebm.objectives.vae import vae_loss
+from multiebm.objectives.vae import BoundSettings, vae_loss
 from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, half_cosine, per_modality
 from multiebm.training.priors import follow_codes, observed, prior_step
 from multiebm.training.state import TrainState, update
+
+FALL = 0.5  # share of the steps over which rates fall
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,12 @@ class Bound(BoundSettings, Phase):
     planned: ClassVar[tuple[str, ...]] = ("steps", "prior_from")
     steps: Annotated[int, Field(ge=0, description="training steps; 0 = the phase is left out")] = 1000
     beta: Annotated[float, Field(ge=0, description="weight of the divergence")] = 1.0
-    anneal: Annotated[float, Field(ge=0, le=1, description="share of the steps over which rates fall")] = 0.5
-    final: Annotated[float, Field(gt=0, description="factor on those rates at the end")] = 0.3
+    final: Annotated[float, Field(gt=0, description="factor on rates at the end; they fall over the second half")] = 0.3
     prior_from: Annotated[int, Field(ge=0, description="step of the phase from which an energy prior learns")] = 200
 
     def step(self, state: TrainState[MultimodalModel], batch: Batch, done: int) -> dict[str, float]:
         """One step on the bound; a prior's own parameters learn beside it from detached codes, one an item [B, D]."""
-        model, rng, prior = state.model, state.generator, state.model.generator.prior
+        model, rng, prior = state.model, state.rng, state.model.generator.prior
         alone = bool(prior.own_parameters())
         learns = alone and done >= self.prior_from  # before it learns a tilt is a random function
         posterior = model.inference(batch)
@@ -47,8 +47,8 @@ class Bound(BoundSettings, Phase):
         return metrics
 
     def factor(self, done: int) -> float:
-        """1, then over the last share `anneal` half a cosine down to `final`."""
-        return half_cosine(1.0, self.final, 1 + (done - self.steps) / max(self.steps * self.anneal, 1.0))
+        """1, then over the last share FALL of the steps half a cosine down to `final`."""
+        return half_cosine(1.0, self.final, 1 + (done - self.steps) / max(self.steps * FALL, 1.0))
 
     def marks(self) -> tuple[int, ...]:
         """The step at which the prior begins to learn."""
@@ -85,8 +85,9 @@ class Bound(BoundSettings, Phase):
             "total_correlation": ("full", chosen.family),
             "joint": ("full", chosen.family),
         }
-        subsets, family = needs.get(self.penalty, (chosen.subsets, chosen.family))
-        if (chosen.subsets, chosen.family) != (subsets, family):
+        got = ("full" if chosen.subsets == "joint" else chosen.subsets, chosen.family)  # one component of all parts
+        subsets, family = needs.get(self.penalty, got)
+        if got != (subsets, family):
             problems.append(
                 f"{at}.penalty: got {self.penalty} with subsets {chosen.subsets} of family {chosen.family}, expected "
                 f"subsets {subsets} of family {family}; set model.inference.subsets={subsets} and model.family={family}"

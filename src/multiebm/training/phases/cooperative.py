@@ -12,8 +12,7 @@ from multiebm.core.names import Views
 from multiebm.models.inference import SHARED, Posterior
 from multiebm.models.model import MultimodalModel
 from multiebm.objectives.cooperative import balanced_weight, generator_loss, inference_loss, squared_residuals
-from multiebm.objectives.settings import BoundSettings
-from multiebm.objectives.vae import Draw, bound_loss, draw
+from multiebm.objectives.vae import BoundSettings, Draw, bound_loss, draw
 from multiebm.priors.prior import Prior
 from multiebm.training.phases.energy import energy_step
 from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, half_cosine, per_modality
@@ -64,10 +63,6 @@ class Cooperative(Phase):
         Literal["refresh", "reuse"],
         Field(description="the energy learns from a data chain after the generator's update, or from the one before"),
     ] = "reuse"
-    start: Annotated[
-        Literal["prior", "aggregate"],
-        Field(description="data chains start from draws of the prior, or (a ceiling) from codes"),
-    ] = "prior"
     prior_codes: Annotated[
         Literal["refined", "drawn"],
         Field(
@@ -80,21 +75,27 @@ class Cooperative(Phase):
 
         Every forward pass is made once and used wherever it is needed.
         """
-        model, rng = state.model, state.generator
+        model, rng, prior = state.model, state.rng, state.model.generator.prior
         # q(z, W | X), with its graph to phi: where the latent chain starts, and what the anchor and L_phi need
         posterior = model.inference(batch)
         samples: RefinedSamples | None = None
         metrics: dict[str, float] = {}
         if model.energy is not None:
             # z, W ~ p(z) p(W);  X~: data chain from G(z, W) towards exp(-E)                                   eq. (3)
-            samples, metrics = refine_samples(state, posterior, batch, self.start)
+            samples, metrics = refine_samples(state, len(batch.present))
         # z0, W0 ~ q(z, W | X);  z~, W~: latent chain from z0, W0 towards p(z, W | X)                         eq. (8)
         codes = refine_codes(state, posterior, batch, self.positive_phase)
         if len(codes.item):  # of `all_experts` there are none where nobody has a part
             # omega <- L_omega(X, z~, W~; X~, z, W), phi <- L_phi(z~, W~, X; z, W, X~)                  eqs. (11), (12)
             metrics |= self._generator_and_inference(state, batch, posterior, codes, samples)
-        # p(z) follows the codes, its own parameters learn from z~ against draws of the prior
-        metrics |= self._prior(state, batch, posterior, codes, samples)
+        # p(z) follows the codes; its own parameters learn from z~, or from codes as drawn, against draws of the prior
+        alone, after_chain = bool(prior.own_parameters()), self.prior_codes == "refined"
+        drawn_codes = follow_codes(state, posterior, batch, alone and not after_chain)
+        if alone:
+            refined_codes = codes.latents[SHARED][codes.batch.present.any(1)]
+            positive = refined_codes if after_chain else observed(model, drawn_codes, batch, SHARED)
+            z = samples.latents[SHARED] if samples is not None and model.generator.temperature == 1 else None
+            metrics |= prior_step(state, positive, prior.sample(len(batch.present), rng) if z is None else z)
         if samples is None:
             return metrics
         refined = samples.refined
@@ -118,7 +119,7 @@ class Cooperative(Phase):
         model, generator = state.model, state.model.generator
         # the anchor's z, W ~ q(z, W | X) are decoded in one pass with z~, W~
         prior = generator.prior.for_bound(learns=True)
-        anchored = draw(generator, prior, posterior, batch, state.generator, STRATIFIED) if self.anchor else None
+        anchored = draw(generator, prior, posterior, batch, state.rng, STRATIFIED) if self.anchor else None
         means, crossed = self._decode(model, codes, anchored, batch.present)
         # L_omega = -log p(X | z~, W~) - lambda_s log p(X~ | z, W)                                            eq. (11)
         log_px, log_ps, weight = generator.log_likelihood(codes.batch.views, means), None, 0.0
@@ -131,12 +132,18 @@ class Cooperative(Phase):
             # L_phi = -log q(z~, W~ | X) - lambda_I log q(z, W | X~)                                          eq. (12)
             log_q, log_qs = codes.posterior.log_prob(codes.latents, codes.batch.present), None
             if self.inference_synthetic and samples is not None:
-                everything = _everything(samples, codes.batch)
-                log_qs = model.inference(Batch(samples.refined, everything)).log_prob(samples.latents, everything)
+                there = samples.present
+                log_qs = model.inference(Batch(samples.refined, there)).log_prob(samples.latents, there)
             phi_loss = inference_loss(log_q, self.inference, log_qs, self.inference_synthetic)
             loss = loss + phi_loss
             metrics["loss/inference"] = phi_loss.item()
-        if (prior_loss := self._prior_loss(model, codes)) is not None:
+        base = generator.prior.for_bound(learns=False)
+        if not self.anchor and isinstance(base, Prior) and next(base.parameters(), None) is not None:
+            # what eq. (11) says of learned scales and clusters, -log p(z~), where no anchor teaches these; of the
+            # prior's own draws the same term has no gradient in the mean, and is left out
+            there = codes.batch.present.any(1)
+            log_pz = torch.where(there, base.log_prob(codes.latents[SHARED]), 0.0)
+            prior_loss = -log_pz.sum() / there.sum().clamp_min(1)
             loss = loss + prior_loss
             metrics["loss/prior"] = prior_loss.item()
         if anchored is not None:
@@ -171,55 +178,14 @@ class Cooperative(Phase):
         """Return lambda_s: the number set, or the ratio of running residuals less the chain's noise floor."""
         if self.synthetic != "balance":
             return float(self.synthetic)
-        with torch.no_grad():
-            now = {
-                "residual/reconstruction": squared_residuals(batch.views, means, batch.present).sum().item(),
-                "residual/synthetic": squared_residuals(samples.refined, samples.means, _everything(samples, batch))
-                .sum()
-                .item(),
-            }
-        for key, value in now.items():
-            old = state.numbers.get(key, value)
-            state.numbers[key] = RESIDUAL_DECAY * old + (1 - RESIDUAL_DECAY) * value
+        real, made = (batch.views, means, batch.present), (samples.refined, samples.means, samples.present)
+        for key, values in (("residual/reconstruction", real), ("residual/synthetic", made)):
+            with torch.no_grad():
+                now = squared_residuals(*values).sum().item()
+            state.numbers[key] = RESIDUAL_DECAY * state.numbers.get(key, now) + (1 - RESIDUAL_DECAY) * now
         chain = state.model.data_chain
         floor = sum(m.size for m in state.model.modalities.values()) * chain.steps * chain.noise_scale**2
         return balanced_weight(state.numbers["residual/reconstruction"], state.numbers["residual/synthetic"], floor)
-
-    def _prior_loss(self, model: MultimodalModel, codes: RefinedCodes) -> Tensor | None:
-        """-log p(z~), mean over the items with a part: what eq. (11) says of learned scales and clusters.
-
-        None where a prior has neither, or where the anchor's divergence teaches it. Of the prior's own draws the same
-        term has no gradient in the mean, and is left out.
-        """
-        prior = model.generator.prior.for_bound(learns=False)
-        if self.anchor or not isinstance(prior, Prior) or next(prior.parameters(), None) is None:
-            return None
-        there = codes.batch.present.any(1)
-        return -torch.where(there, prior.log_prob(codes.latents[SHARED]), 0.0).sum() / there.sum().clamp_min(1)
-
-    def _prior(
-        self,
-        state: TrainState[MultimodalModel],
-        batch: Batch,
-        posterior: Posterior,
-        codes: RefinedCodes,
-        samples: RefinedSamples | None,
-    ) -> dict[str, float]:
-        """Move what follows codes; contrast refined codes, or as the experts draw them, with draws of the prior."""
-        model, prior = state.model, state.model.generator.prior
-        alone, after_chain = bool(prior.own_parameters()), self.prior_codes == "refined"
-        drawn_codes = follow_codes(state, posterior, batch, alone and not after_chain)
-        if not alone:
-            return {}
-        if after_chain:
-            positive = codes.latents[SHARED][codes.batch.present.any(1)]
-        else:
-            positive = observed(model, drawn_codes, batch, SHARED)
-        if samples is not None and self.start == "prior" and model.generator.temperature == 1:
-            negative = samples.latents[SHARED]  # draws of the prior itself
-        else:
-            negative = prior.sample(len(batch.present), state.generator)
-        return prior_step(state, positive, negative)
 
     def factor(self, done: int) -> float:
         """Half a cosine from `rate` to `final`."""
@@ -252,15 +218,9 @@ class Cooperative(Phase):
             )
         bounds = [phase for phase in chosen.phases if isinstance(phase, BoundSettings) and phase.steps]
         other = any(getattr(phase, f.name) != f.default for phase in bounds for f in fields(BoundSettings))
-        if chosen.subsets != "single" or chosen.joint or other:
+        if chosen.subsets != "single" or other:
             problems.append(
                 f"{at}.steps: got {self.steps} with inference or a bound of another method, expected 0 or single "
                 f"experts and the default bound; set {at}.steps=0"
             )
         return problems
-
-
-def _everything(samples: RefinedSamples, batch: Batch) -> Tensor:
-    """Return the mask [B, M] of samples, which have all parts."""
-    shape = (len(samples.latents[SHARED]), batch.present.shape[1])
-    return torch.ones(shape, dtype=torch.bool, device=batch.present.device)

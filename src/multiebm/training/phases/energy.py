@@ -33,13 +33,13 @@ class Energy(Phase):
         """One step of the energy on data [B, ...] against refined samples, and of a prior on codes as drawn."""
         model, prior = state.model, state.model.generator.prior
         posterior = model.inference(batch)
-        samples, metrics = refine_samples(state, posterior, batch, "prior")
+        samples, metrics = refine_samples(state, len(batch.present))
         alone = bool(prior.own_parameters())
         codes = follow_codes(state, posterior, batch, alone)
         if alone:
             # draws of the prior itself, unless these were made at another temperature
             again = model.generator.temperature != 1
-            negative = prior.sample(len(batch.present), state.generator) if again else samples.latents[SHARED]
+            negative = prior.sample(len(batch.present), state.rng) if again else samples.latents[SHARED]
             metrics |= prior_step(state, observed(model, codes, batch, SHARED), negative)
         return metrics | energy_step(state, complete_items(state, posterior, batch, None), samples.refined)
 

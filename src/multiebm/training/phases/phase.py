@@ -13,7 +13,7 @@ from torch import Tensor
 from multiebm.core.batch import Batch
 from multiebm.models.inference import Posterior
 from multiebm.models.model import MultimodalModel
-from multiebm.priors.prior import PriorSettings
+from multiebm.priors.prior import PriorSettings, Settling
 from multiebm.training.state import TrainState
 
 
@@ -24,7 +24,6 @@ class Chosen(NamedTuple):
     family: str  # of the experts
     private: int  # size of private latents, 0 = none
     subsets: str  # model.inference.subsets
-    joint: bool  # model.inference.joint
     energy: bool  # whether there is one
     phases: "Sequence[Phase]"
 
@@ -59,6 +58,10 @@ class Phase(ABC):
     def marks(self) -> tuple[int, ...]:
         """Return the steps within the phase at which another part begins to learn."""
         return ()
+
+    def settling(self, beta: float, rate: float) -> Settling:
+        """Return how priors settle after a phase that `is_last`, given beta of the bound and the prior's rate."""
+        return Settling(rate=rate)
 
     def problems(self, chosen: Chosen) -> list[str]:
         """Return a line for every pair of choices that cannot both be meant, with the way out."""

@@ -21,7 +21,7 @@ from multiebm.training.guard import PRIOR_RATE
 from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.phase import Chosen, Phase
 from multiebm.training.priors import codes_of
-from multiebm.training.state import TrainState
+from multiebm.training.state import TrainState, assign
 
 REFIT_BATCHES = 128  # that priors settle on when training is over
 MOST = 0.3  # share of a time budget that settling may take
@@ -41,36 +41,31 @@ class Settle(Phase):
     kind: Literal["settle"] = "settle"
     is_last: ClassVar[bool] = True
     planned: ClassVar[tuple[str, ...]] = ()  # settling has its own share of the time
-    steps: Annotated[int, Field(ge=0, description="steps of an energy prior's tilt; 0 = it stays as it is")] = 500
+    steps: Annotated[
+        int, Field(ge=0, description="steps of an energy prior's tilt; with any, clusters are pruned; 0 = neither")
+    ] = 500
     widen_base: Annotated[
         float,
         Field(ge=1, le=16, description="factor on a mixture base's covariances meanwhile; above 1 sharpens the prior"),
     ] = 1.0
-    prune: Annotated[
-        float,
-        Field(
-            ge=0, description="weight of the entropy, times beta of the bound, by which clusters are pruned; 0 = not"
-        ),
-    ] = 0.0
 
     def step(self, state: TrainState[MultimodalModel], batch: Batch, done: int) -> dict[str, float]:
         """Not reached: the loop makes no step of it, `take_average` all of them."""
         raise NotImplementedError("a phase that settles: got a step of the loop, expected none")
 
+    def settling(self, beta: float, rate: float) -> Settling:
+        """Its steps; clusters are pruned with the entropy weighed as the divergence was."""
+        return Settling(self.steps, self.widen_base, beta if self.steps else 0.0, rate)
+
     def problems(self, chosen: Chosen) -> list[str]:
-        """Return a line where there is no mixture base to widen, no cluster to prune, or another phase of the kind."""
-        at, heeded, problems = "training.phases.settle", chosen.prior.settles_by, []
-        if self.widen_base != 1 and "widen_base" not in heeded:
+        """Return a line where there is no mixture base to widen, or another phase of the kind."""
+        at, problems = "training.phases.settle", []
+        if self.widen_base != 1 and "widen_base" not in chosen.prior.settles_by:
             problems.append(
                 f"{at}.widen_base: got {self.widen_base:g} where no tilt settles on a mixture, expected 1; set "
                 f"{at}.widen_base=1, or model.prior.kind=energy with components above 0"
             )
-        if self.prune and "prune" not in heeded:
-            problems.append(
-                f"{at}.prune: got {self.prune:g} with a prior of kind {chosen.prior.kind}, expected 0: it has no "
-                f"clusters; set {at}.prune=0, or model.prior.kind=clusters"
-            )
-        if (n := sum(isinstance(phase, Settle) for phase in chosen.phases)) > 1:
+        if (n := sum(phase.is_last for phase in chosen.phases)) > 1:
             problems.append(f"training.phases: got {n} of kind settle, expected one: priors settle once; leave one out")
         return problems
 
@@ -83,14 +78,13 @@ class Planned(NamedTuple):
 
 
 def settling(phases: Sequence[Phase], rate: float, numbers: Mapping[str, float]) -> Settling:
-    """Return how priors settle after these phases; `numbers` are those of the state.
+    """Return how priors settle after these phases, as the one that `is_last` says; `numbers` are those of the state.
 
-    Where the guard had to lower the `rate` of the prior, it settles at the lower one; clusters are pruned with the
-    entropy weighed as the divergence was.
+    Where the guard had to lower the `rate` of the prior, it settles at the lower one.
     """
-    last = next((phase for phase in phases if isinstance(phase, Settle)), Settle(steps=0))
+    last = next((phase for phase in phases if phase.is_last), Settle(steps=0))
     beta = next((phase.beta for phase in phases if isinstance(phase, Bound) and phase.steps), 1.0)
-    return Settling(last.steps, last.widen_base, last.prune * beta, rate * numbers.get(PRIOR_RATE, 1.0))
+    return last.settling(beta, rate * numbers.get(PRIOR_RATE, 1.0))
 
 
 def take_average(state: TrainState[MultimodalModel], how: Settling, share: float = 1.0) -> None:
@@ -100,14 +94,11 @@ def take_average(state: TrainState[MultimodalModel], how: Settling, share: float
     batches and steps. DivergenceError where they cannot.
     """
     model = state.model.eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in state.average:
-                parameter.copy_(state.average[name])
+    assign(model, state.average)
     if not how.steps and (said := model.generator.prior.warning(state.numbers)):  # or it has yet to learn
         logger.warning("%s", said)
     batches = (next(state.stream).to(model.device) for _ in range(math.ceil(share * REFIT_BATCHES)))
-    settle_priors(model, batches, state.generator, how._replace(steps=math.ceil(share * how.steps)))
+    settle_priors(model, batches, state.rng, how._replace(steps=math.ceil(share * how.steps)))
 
 
 def settle_priors(
@@ -156,7 +147,7 @@ def time_to_settle(state: TrainState[MultimodalModel], how: Settling) -> float:
     n = max(REHEARSED, math.ceil(model.generator.prior.dim / len(batches[0].present)))
     batches += [next(state.stream).to(model.device) for _ in range(n - 1)]
     state.stream.load_state_dict(at)
-    draws = torch.Generator(state.generator.device).manual_seed(0)
+    draws = torch.Generator(state.rng.device).manual_seed(0)
     seconds = []
     for some, seen in ((0, batches[:1]), (0, batches), (steps, batches)):  # the first alone warms up what is slow once
         began = time.perf_counter()
