@@ -29,6 +29,7 @@ from multiebm.experiments.run import run_experiment
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.priors.energy import Energy
+from multiebm.priors.prior import Settling
 from multiebm.training.priors import codes_of
 
 CHANGES = ("model.shared=2", "model.likelihood.scale=0.1", "training.phases.bound.beta=0.1")
@@ -69,7 +70,7 @@ def main() -> None:
     for seed in args.seeds:
         experiment = load_experiment("toy2d-mmvae-star", [*CHANGES, f"seed={seed}"])
         model = run_experiment(experiment, args.runs / str(seed), overwrite=True).model
-        fitted = fit_prior(model, dataset, PRIOR, STEPS, RATE, seed)
+        fitted = fit_prior(model, dataset, PRIOR, Settling(steps=STEPS, rate=RATE), seed)
         stream, generator = BatchStream(dataset, "test", 500, seed), make_generator(seed)
         codes = codes_of(model, [next(stream) for _ in range(DRAWS // 500)], generator, {SHARED})[SHARED]
         codes, again = codes[: DRAWS // 2], codes[DRAWS // 2 : DRAWS]  # first draws, of different items

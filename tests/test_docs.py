@@ -14,10 +14,9 @@ from multiebm.cli.main import app
 from multiebm.data import DATASETS
 from multiebm.distributions.fusion import FUSIONS
 from multiebm.evaluation.metrics import METRICS
-from multiebm.experiments.baselines import ROWS, Baseline, baselines, lay_row
+from multiebm.experiments.baselines import REFERENCES, ROWS, Baseline, baselines, lay_row
 from multiebm.experiments.explain import all_keys
 from multiebm.experiments.load import load_experiment
-from multiebm.experiments.references import references
 from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.experiments.yaml12 import parse
 from multiebm.modalities import MODALITIES
@@ -160,7 +159,7 @@ def test_the_row_that_the_page_on_extending_writes_can_be_built():
     written = parse(text[1], "extend.md")[EXAMPLE]
     cells = {"model": written["model"], "training": {"phases": written["phases"]}}
     assert Experiment.model_validate(lay_row({}, Baseline(written["title"], cells))) == experiment
-    assert set(written["references"]) <= set(references())
+    assert set(written["references"]) <= set(REFERENCES)
 
 
 def test_the_prior_on_the_page_on_extending_passes_its_contract():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from evaluation_standins import ExactJudges, GaussianCodes, Oracle, Wobbly, known_dataset
 
-from multiebm.cli.tables import remarks
+from multiebm.cli.outputs import remarks
 from multiebm.data.dataset import Split
 from multiebm.evaluation import codes
 from multiebm.evaluation.measurement import Measurement

@@ -12,6 +12,7 @@ from multiebm.experiments.saved import from_pretrained
 from multiebm.models.inference import InferenceModel
 from multiebm.priors.energy import Energy
 from multiebm.priors.mixture import Mixture
+from multiebm.priors.prior import Settling
 from small_models import small_model, vectors
 
 SMALL = {"kind": "energy", "width": 16, "layers": 1, "steps": 30, "step_size": 0.4, "penalty": 0.0}
@@ -49,7 +50,7 @@ def test_samples_of_the_fitted_prior_reach_the_codes_and_the_model_stays_as_it_w
     monkeypatch.setattr(InferenceModel, "forward", lambda self, batch: Codes())
     model = small_model(vectors(a=2, b=2), family=family, prior={"kind": family})
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    fitted = fit_prior(model, data(), Energy(**SMALL), steps=600, rate=5e-3)
+    fitted = fit_prior(model, data(), Energy(**SMALL), Settling(steps=600, rate=5e-3))
     z = fitted.generator.prior.sample(2000, make_generator(1))
     assert z.mean().item() == pytest.approx(1.0, abs=0.15)
     assert z.var(0).mean().item() == pytest.approx(0.25, abs=0.12)
@@ -64,7 +65,7 @@ def test_samples_reach_clusters_that_the_plain_prior_misses(monkeypatch):
     monkeypatch.setattr(InferenceModel, "forward", lambda self, batch: Clusters())
     model = small_model(vectors(a=2, b=2), shared=2)
     prior = Energy(**SMALL | {"width": 64, "layers": 2, "steps": 40, "step_size": 0.3})
-    fitted = fit_prior(model, data(), prior, steps=600, rate=3e-3)
+    fitted = fit_prior(model, data(), prior, Settling(steps=600, rate=3e-3))
     generator = make_generator(1)
     codes = torch.cat([Clusters().sample(generator)[0]["shared"] for _ in range(24)])
     plain, tilted = (m.generator.prior.sample(len(codes), generator) for m in (model, fitted))
@@ -76,7 +77,7 @@ def test_samples_reach_clusters_that_the_plain_prior_misses(monkeypatch):
 def test_a_mixture_base_is_fitted_before_the_tilt(monkeypatch):
     monkeypatch.setattr(InferenceModel, "forward", lambda self, batch: Codes())
     prior = Energy(**SMALL | {"components": 1})
-    fitted = fit_prior(small_model(vectors(a=2, b=2)), data(), prior, steps=1)
+    fitted = fit_prior(small_model(vectors(a=2, b=2)), data(), prior, Settling(steps=1))
     base = fitted.generator.prior.base
     assert base.mean.mean().item() == pytest.approx(1.0, abs=0.02)
 
@@ -85,7 +86,7 @@ def test_the_base_keeps_the_scales_that_the_prior_had_learned(tmp_path):
     model = small_model(vectors(a=2, b=2), family="laplace", prior={"kind": "laplace", "learned_scale": True})
     model.generator.prior.log_scale.data = torch.tensor([0.1, -0.7, 0.4])
     prior = Energy(**SMALL | {"learned_scale": True})
-    fitted = fit_prior(model, data(), prior, steps=2)
+    fitted = fit_prior(model, data(), prior, Settling(steps=2))
     assert torch.equal(fitted.generator.prior.base.scale, model.generator.prior.scale)
     fitted.save_pretrained(tmp_path / "model")
     again = from_pretrained(tmp_path / "model")

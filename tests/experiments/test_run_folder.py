@@ -113,7 +113,7 @@ def test_a_folder_with_nothing_but_what_a_kill_left_is_taken_by_a_new_run_and_by
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([CONFIG, RUN, METRICS, CHECKPOINTS, MODEL])
 
 
-@pytest.mark.parametrize("at", ["describe_run", "write_run"])
+@pytest.mark.parametrize("at", ["describe_run", "write_json"])
 def test_a_run_that_died_before_its_first_step_goes_on_by_resume(
     at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

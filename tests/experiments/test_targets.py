@@ -20,6 +20,7 @@ from multiebm.experiments.compare import compare
 from multiebm.experiments.fit_prior import fit_prior_of_run
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.run import run_experiment
+from multiebm.priors.prior import Settling
 
 SMALL = ["model.shared=3", "training.phases.bound.steps=3", "training.batch_size=8", "training.checkpoint_every=1"]
 FEW = ["evaluation.samples=8", "evaluation.items=4"]
@@ -181,11 +182,11 @@ def test_a_prior_that_could_not_be_saved_or_learn_is_refused_before_it_is_fitted
         (Path("/proc/x"), OutputError, "/proc/x: cannot be written"),
     ):
         with pytest.raises(error, match=said):
-            fit_prior_of_run(run, out, steps=2)
+            fit_prior_of_run(run, out, how=Settling(steps=2))
     for steps, rate, said in ((0, 1e-3, "steps: got 0"), (2, 0.0, "rate: got 0.0"), (2, float("nan"), "rate: got nan")):
         with pytest.raises(ConfigError, match=said):
-            fit_prior_of_run(run, tmp_path / "new", steps=steps, rate=rate)
+            fit_prior_of_run(run, tmp_path / "new", how=Settling(steps=steps, rate=rate))
     with locked(tmp_path / "new"), pytest.raises(OutputError, match="in use"):
-        fit_prior_of_run(run, tmp_path / "new", steps=2)
+        fit_prior_of_run(run, tmp_path / "new", how=Settling(steps=2))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "notes.txt"]
     assert json.loads((run / "run.json").read_text())["sessions"][-1]["reason"] == "finished"

@@ -19,7 +19,9 @@ from report_standin import (
 )
 
 from multiebm.core.errors import CheckpointError, ConfigError, OutputError
-from multiebm.experiments.folder import describe_run, write_run
+from multiebm.core.files import write_json
+from multiebm.core.keys import RUN
+from multiebm.experiments.folder import describe_run
 from multiebm.experiments.load import dump_experiment
 from multiebm.experiments.saved import save_pretrained
 from multiebm.modalities.base import Shows
@@ -151,7 +153,7 @@ def write_run_folder(folder: Path) -> Path:
     dataset, model = make_dataset(PICTURES), make_scene().model
     experiment = make_experiment()
     (folder / "config.yaml").write_text(dump_experiment(experiment))
-    write_run(folder, describe_run(dataset, model, experiment))
+    write_json(folder / RUN, describe_run(dataset, model, experiment))
     (folder / "metrics.jsonl").write_text('{"step": 1, "loss/elbo": 2.0}\n{"step": 2, "loss/elbo": 1.0}\n')
     save_pretrained(model, folder / "model")
     return folder

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from multiebm.cli.options import DataSteps, Device, LatentSteps, Model, OldSteps, Parts, Refine, Seed, Table, Views
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from multiebm.models.model import MultimodalModel
 
-TABLES = (".csv", ".jsonl")
+PICTURES, TABLES = (".png", ".npz"), (".csv", ".jsonl")
 
 
 def sample(
@@ -30,7 +32,7 @@ def sample(
     """Draw joint samples of all modalities."""
     from multiebm.cli.outputs import check_pictures, write_views
 
-    model = _open(run, device, out)
+    model, _, _ = _open(run, device, out)
     check_pictures(out, model.modalities)
     views = model.sample(n, _steps(refine, data_steps), seed, temperature)
     typer.echo(f"{n} samples, {write_views(out, views, model.modalities)}")
@@ -50,11 +52,9 @@ def impute(
 ) -> None:
     """Complete items of which some modalities are given."""
     from multiebm.cli.outputs import check_pictures, write_views
-    from multiebm.data import read_parts
     from multiebm.models.use import check_names
 
-    model = _open(run, device, out)
-    views, present = read_parts(parts, model.modalities)
+    model, views, present = _open(run, device, out, PICTURES, parts)
     wanted = check_names(model.modalities, _names(want), "want")
     check_pictures(out, {name: model.modalities[name] for name in wanted})
     completed = model.impute(views, wanted, latent_steps, _steps(refine, data_steps), seed, present)
@@ -69,10 +69,9 @@ def encode(
 ) -> None:
     """Encode items to the mean of q(z | parts), whichever modalities are given."""
     from multiebm.cli.outputs import write_views
-    from multiebm.data import read_parts
 
-    model = _open(run, device, out, (".npz",))
-    codes = model.encode(*read_parts(parts, model.modalities))
+    model, views, present = _open(run, device, out, (".npz",), parts)
+    codes = model.encode(views, present)
     write_views(out, {"codes": codes}, {})
     typer.echo(f"{len(codes)} codes of {codes.shape[1]} latents: {out}")
 
@@ -92,11 +91,9 @@ def likelihood(
     normaliser of an energy prior is estimated too, from below, which raises them.
     """
     from multiebm.cli.outputs import write_scores
-    from multiebm.data import read_parts
     from multiebm.models.use import check_given
 
-    model = _open(run, device, out, TABLES)
-    views, present = read_parts(parts, model.modalities)
+    model, views, present = _open(run, device, out, TABLES, parts)
     names = _names(given)
     check_given(model.modalities, names or [], views)  # before log Z, which takes long
     constant = model.log_normalizer()
@@ -125,19 +122,22 @@ def match(run: Model, parts: Parts, out: Table = None, device: Device = "auto") 
 
 def _rate(method: str, run: Path, parts: Path, out: Path | None, device: str) -> None:
     from multiebm.cli.outputs import write_scores
-    from multiebm.data import read_parts
 
-    model = _open(run, device, out, TABLES)
-    write_scores(out, getattr(model, method)(*read_parts(parts, model.modalities)).tolist(), method)
+    model, views, present = _open(run, device, out, TABLES, parts)
+    write_scores(out, getattr(model, method)(views, present).tolist(), method)
 
 
-def _open(run: Path, device: str, out: Path | None, endings: Sequence[str] = (".png", ".npz")) -> "MultimodalModel":
-    """Return the model of a run on a device; what would stop writing `out` is raised first."""
+def _open(
+    run: Path, device: str, out: Path | None, endings: Sequence[str] = PICTURES, parts: Path | None = None
+) -> "tuple[MultimodalModel, dict[str, Any], Tensor | None]":
+    """Return the model, raw parts of items and their mask [N, M]; what would stop writing `out` is raised first."""
     from multiebm.cli.outputs import check_target
+    from multiebm.data import read_parts
     from multiebm.experiments.saved import from_pretrained
 
     check_target(out, endings)
-    return from_pretrained(run, device)
+    model = from_pretrained(run, device)
+    return model, *(({}, None) if parts is None else read_parts(parts, model.modalities))
 
 
 def _steps(refine: bool, data_steps: int | None) -> int | None:

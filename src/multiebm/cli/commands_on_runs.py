@@ -1,19 +1,78 @@
-"""`multiebm train`, `fit-prior`, `compare`, `evaluate`, `report`: runs, from their settings to what they are worth."""
+"""`multiebm presets`, `baselines`, `cite`, `show`, `train`, `fit-prior`, `compare`, `evaluate`, `report`: what can be
+run, with which settings, whose idea it was, and what a run is worth.
+"""
 
 import re
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from multiebm.cli.options import INTERRUPTED, Device, Overrides, Run
+from multiebm.core.keys import EVALUATION, REPORT
 
 if TYPE_CHECKING:
     from multiebm.data import MultimodalDataset
     from multiebm.experiments.schema import Experiment
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def presets() -> None:
+    """List the presets, one line each."""
+    from multiebm.experiments.sources import preset_comment, preset_names
+
+    _list({name: (preset_comment(name) or [""])[0] for name in preset_names()})
+
+
+def baselines() -> None:
+    """List the multimodal VAEs, one line each; train one on data D as `multiebm train D-ROW`."""
+    from multiebm.experiments import baselines as table
+
+    rows = table.baselines()
+    _list({name: rows[name].title for name in rows})
+
+
+def _list(lines: Mapping[str, str]) -> None:
+    width = max(map(len, lines))
+    for name, line in lines.items():
+        typer.echo(f"{name:<{width}}  {line}")
+
+
+def cite(row: Annotated[str, typer.Argument(help="A row of `multiebm baselines`, or cooperative.")]) -> None:
+    """Print the BibTeX of a method's sources."""
+    from multiebm.experiments.baselines import COOPERATIVE, REFERENCES
+    from multiebm.experiments.baselines import baselines as table
+
+    cooperative = [REFERENCES[key] for key in COOPERATIVE]
+    typer.echo("\n\n".join(cooperative if row == "cooperative" else table()[row].references))
+
+
+def show(
+    preset: Annotated[str, typer.Argument(help="A preset, a YAML file, a run folder, or a row of the baselines.")],
+    overrides: Overrides = None,
+    against: Annotated[
+        str | None, typer.Option(help="Show only what differs from this preset, file, run or row.")
+    ] = None,
+) -> None:
+    """Show every setting of a configuration and what it means, or how it differs from another; of two baselines, the
+    cells that differ.
+    """
+    from multiebm.experiments.baselines import baselines
+    from multiebm.experiments.explain import annotated
+    from multiebm.experiments.load import differences, differences_of_rows, load_experiment, say, to_dict
+
+    if against is not None and {preset, against} <= set(baselines()) and not overrides:
+        changes = differences_of_rows(against, preset)
+    else:
+        experiment = load_experiment(preset, overrides or [])
+        if against is None:
+            typer.echo("\n".join(annotated(to_dict(experiment))).lstrip())
+            return
+        changes = differences(load_experiment(against), experiment)
+    typer.echo("\n".join([f"# {against} -> {preset}", *map(say, changes)]))
 
 
 def train(
@@ -70,8 +129,9 @@ def fit_prior(
 ) -> None:
     """Fit an energy prior over the shared latent to a trained model, which stays as it is."""
     from multiebm.experiments.fit_prior import fit_prior_of_run
+    from multiebm.priors.prior import Settling
 
-    fit_prior_of_run(run, out, overrides or [], steps, rate, device, typer.echo)
+    fit_prior_of_run(run, out, overrides or [], Settling(steps, rate=rate), device, typer.echo)
     typer.echo(f"model: {out / 'model'}; measure it: multiebm evaluate {out}")
 
 
@@ -137,23 +197,19 @@ def evaluate(
 ) -> None:
     """Measure a trained model on its test data; writes evaluation.json into the run folder."""
     from multiebm.core.errors import ConfigError
-    from multiebm.core.files import try_output
 
     changes = [*(overrides or []), *([] if samples is None else [f"evaluation.samples={samples}"])]
     if wrong := [text for text in changes if not text.startswith(("evaluation.", "data."))]:
         problems = [f"{text!r}: expected a setting of evaluation or data; the model is the run's" for text in wrong]
         raise ConfigError(problems)
-    experiment = _experiment_of(run, changes)
-    from multiebm.cli.tables import print_evaluation
+    out = run / EVALUATION if out is None else out
+    experiment, dataset = _opened(run, out, changes)
+    from multiebm.cli.outputs import print_evaluation
     from multiebm.evaluation.judges import readable
-    from multiebm.experiments.folder import EVALUATION
     from multiebm.experiments.measure import measure_model
     from multiebm.experiments.saved import from_pretrained
 
-    out = run / EVALUATION if out is None else out
-    try_output(out, "give another file with --out")
-    dataset, measured = _data_of(run, experiment), experiment.evaluation
-    model = from_pretrained(run, device)
+    model, measured = from_pretrained(run, device), experiment.evaluation
     judges = "; judges of the data are trained the first time" if readable(dataset) else ""
     what = f"{measured.samples} joint samples and completions of {measured.items} items"
     typer.echo(f"measuring {what}{judges}", err=True)
@@ -170,14 +226,22 @@ def report(
     """Write report.html, one self-contained page about a run."""
     import multiebm
 
-    dataset = _data_of(run, _experiment_of(run))
+    out = run / REPORT if out is None else out
+    _, dataset = _opened(run, out)
     page = multiebm.write_report(run, dataset=dataset, out=out, progress=False)  # the command shows it
     typer.echo(f"report: {page}")
 
 
-def _experiment_of(run: Path, changes: list[str] | None = None) -> "Experiment":
+def _opened(run: Path, out: Path, changes: Sequence[str] = ()) -> "tuple[Experiment, MultimodalDataset]":
+    """Return settings and data of a run, when `out` can be written; ConfigError where its configuration does not name
+    what it was trained on, or names something else.
+    """
     from multiebm.core.errors import ConfigError
+    from multiebm.core.files import try_output
     from multiebm.core.keys import CONFIG
+    from multiebm.data import DATASETS, settings_problems
+    from multiebm.experiments.data import build_dataset
+    from multiebm.experiments.folder import check_same_data, read_run
     from multiebm.experiments.load import load_experiment
 
     if not (run / CONFIG).is_file():
@@ -185,16 +249,8 @@ def _experiment_of(run: Path, changes: list[str] | None = None) -> "Experiment":
             f"{run}: got no run folder (it has no {CONFIG}), expected one that `multiebm train` wrote, which "
             "names the data to measure on; for a model alone use multiebm.evaluate(model, dataset) in Python"
         )
-    return load_experiment(run / CONFIG, changes or [])
-
-
-def _data_of(run: Path, experiment: "Experiment") -> "MultimodalDataset":
-    """Return what the run was trained on; ConfigError where its configuration does not name it, or names another."""
-    from multiebm.core.errors import ConfigError
-    from multiebm.data import DATASETS, settings_problems
-    from multiebm.experiments.data import build_dataset
-    from multiebm.experiments.folder import check_same_data, read_run
-
+    experiment = load_experiment(run / CONFIG, changes)
+    try_output(out, "free space, or give another file with --out")
     data, origin = experiment.data, read_run(run)
     if origin and (problems := settings_problems(data.name, DATASETS[data.name], data.settings)):
         raise ConfigError(
@@ -209,4 +265,4 @@ def _data_of(run: Path, experiment: "Experiment") -> "MultimodalDataset":
     dataset = build_dataset(data)
     if origin:
         check_same_data(origin, dataset, run)
-    return dataset
+    return experiment, dataset

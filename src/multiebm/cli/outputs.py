@@ -1,4 +1,4 @@
-"""What commands write: .npz archives, PNG pictures, lines of scores; each whole or not at all."""
+"""What commands write: archives, pictures and scores, each whole or not at all; and a table for the screen."""
 
 import io
 import json
@@ -10,17 +10,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
+from rich.table import Table
 
 from multiebm.core.errors import ConfigError, OutputError
 from multiebm.core.files import write_output
 from multiebm.core.names import Views
 from multiebm.core.tiles import tiles
 from multiebm.data.npz import write_npz
+from multiebm.evaluation.result import TRUSTED_ACCURACY, Evaluation
 from multiebm.modalities import Modality
 
 GAP = 2  # white pixels between pictures
 WAY_OUT = "choose another place with --out"
 COLUMNS = 16  # items side by side; more items go into bands below
+FEW_ITEMS = 10  # below, a standard error is not to be relied on; of one item it is 0
 
 
 def check_target(out: Path | None, endings: Sequence[str] = (".png", ".npz")) -> None:
@@ -93,3 +97,46 @@ def grid(views: Views, modalities: dict[str, Modality]) -> NDArray[np.uint8]:
             left = i % COLUMNS * width
             sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     return sheet
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print the main results with their standard errors, how well the judges read real data, and what was left out."""
+    console = Console()
+    table = Table("metric", "value", "standard error", "n", title=f"{evaluation.dataset}, seed {evaluation.seed}")
+    for name, result in evaluation.results.items():
+        if _is_main(name):
+            digits = 1 if abs(result.value) >= 10 else 3
+            table.add_row(name, f"{result.value:.{digits}f}", f"{result.standard_error:.{digits}f}", f"{result.n:,}")
+    console.print(table)
+    for line in remarks(evaluation):
+        console.print(line, markup=False, highlight=False)
+
+
+def _is_main(name: str) -> bool:
+    """Return whether a result belongs on the screen: not those of single pairs and modalities, which the file has."""
+    return name.count("/") <= 1 and "->" not in name and not name.startswith("judge/")
+
+
+def remarks(evaluation: Evaluation) -> list[str]:
+    """Return the sentences without which the numbers would mislead."""
+    lines = []
+    if evaluation.accuracy is None:
+        lines.append("No judges: what needs them was not measured.")
+    else:
+        listed = ", ".join(f"{name} {value:.3f}" for name, value in evaluation.accuracy.items())
+        lines.append(f"Judges' accuracy on real test data: {listed}.")
+        trust = ("can be trusted: every judge reads at least", "is NOT to be trusted: a judge reads less than")
+        said = trust[not evaluation.trustworthy]
+        lines.append(f"Coherence {said} {TRUSTED_ACCURACY:.0%} of real test items correctly.")
+    if evaluation.collapse is not None:
+        lines.append(evaluation.collapse)
+    if "latent/kl" in evaluation.results:
+        lines.append("latent/kl: nats an item between its code's density and the prior (of an energy prior, its base).")
+    if few := [name for name, result in evaluation.results.items() if _is_main(name) and result.n < FEW_ITEMS]:
+        lines.append(f"Fewer than {FEW_ITEMS} items, whose standard errors say little: {', '.join(few)}.")
+    if evaluation.settings.temperature is not None:
+        lines.append(f"Joint samples were drawn at temperature {evaluation.settings.temperature:g} of the prior.")
+    if evaluation.provisional:
+        n = evaluation.settings.samples
+        lines.append(f"Frechet distances are provisional: {n:,} samples bias them upwards; compare equal numbers only.")
+    return lines + [f"Not measured: {name} ({reason})." for name, reason in evaluation.skipped.items()]

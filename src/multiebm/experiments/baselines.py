@@ -4,16 +4,17 @@
 Packages add rows under the entry point group `multiebm.baselines`: an object of `Baseline` each, named as the row.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from multiebm.core.table import Table
 from multiebm.experiments.merge import merge
-from multiebm.experiments.references import references
 from multiebm.experiments.yaml12 import parse_file
 
 GROUP = "multiebm.baselines"
+COOPERATIVE = ("multimodalebm2026", "cui2023dualmcmc")  # keys of what cooperative learning comes from
 Cells = Mapping[str, Any]
 
 
@@ -28,6 +29,10 @@ class Baseline(NamedTuple):
     references: tuple[str, ...] = ()
 
 
+_BIB = Path(__file__).with_name("references.bib").read_text(encoding="utf-8")
+REFERENCES = {  # BibTeX of the papers whose methods are in the package, by key
+    entry[entry.index("{") + 1 : entry.index(",")]: entry for entry in re.split(r"\n\s*\n", _BIB.strip())
+}
 _FILE = parse_file(Path(__file__).with_name("baselines.yaml"))
 NEUTRAL: Cells = _FILE["neutral"]  # what no multimodal VAE has, and the neutral entry of every axis
 
@@ -42,7 +47,7 @@ def _rows() -> dict[str, Baseline]:
             other = rows[row["like"]]
             cells, published = merge(other.cells, cells), other.published
         published = merge(published, row.get("published", {}))
-        rows[name] = Baseline(row["title"], cells, published, tuple(references()[key] for key in row["references"]))
+        rows[name] = Baseline(row["title"], cells, published, tuple(REFERENCES[key] for key in row["references"]))
     return rows
 
 

@@ -119,5 +119,4 @@ def resolved(experiment: Experiment, device: str | torch.device, begun: Experime
     if experiment.training.precision != "auto":
         return experiment
     precision = fastest_precision(device) if begun is None else begun.training.precision
-    training = experiment.training.model_copy(update={"precision": precision})
-    return experiment.model_copy(update={"training": training})
+    return experiment.changed("training", {"precision": precision})

@@ -5,7 +5,7 @@ import io
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -21,9 +21,9 @@ from multiebm.experiments.folder import check_folder, read_config, read_run
 from multiebm.experiments.load import differences, load_experiment, located, say, to_dict
 from multiebm.experiments.measure import measure_model
 from multiebm.experiments.planning import planned, run_planned, with_steps_of
-from multiebm.experiments.run import RunResult, fresh_state, run_experiment
+from multiebm.experiments.run import fresh_state, run_experiment
 from multiebm.experiments.schema import Experiment
-from multiebm.experiments.sources import COMMON, preset_names, read_source
+from multiebm.experiments.sources import COMMON, data_names, preset_names, read_source
 
 COMBINED = "combined"  # the row that is the preset of the data itself
 
@@ -94,13 +94,14 @@ def compare(
     or runs in `out` that are damaged or have other settings; OutputError an `out` that is in use or cannot be written.
     """
     sources = {row: source_of(row, data) for row in rows}
+    folder, target, cells = Path(out), find_device(device), []
     plans = {
-        (row, seed): load_experiment(source, [*overrides, f"training.seconds={budget}", f"seed={seed}"])
+        (row, seed): resolved(
+            load_experiment(source, [*overrides, f"training.seconds={budget}", f"seed={seed}"]), target
+        )
         for seed in range(seeds)
         for row, source in sources.items()
     }
-    folder, target, cells = Path(out), find_device(device), []
-    plans = {key: resolved(experiment, target) for key, experiment in plans.items()}
     paths = {key: folder / "cells" / "{}-{}.json".format(*key) for key in plans}
     with locked(folder):
         stored = {key: read_cell(paths[key], experiment) for key, experiment in plans.items()}
@@ -151,9 +152,8 @@ def source_of(row: str, data: str) -> str:
     if f"{data}-{row}" in preset_names() and f"-{row}" != COMMON:
         return f"{data}-{row}"
     baselines()[row]
-    if f"{data}-vae" not in preset_names():
-        known = [name.removesuffix("-vae") for name in preset_names() if name.endswith("-vae")]
-        raise ConfigError(f"data: got {data!r}, expected one of {', '.join(known)}")
+    if data not in data_names():
+        raise ConfigError(f"data: got {data!r}, expected one of {', '.join(data_names())}")
     return f"{data}-{row}"
 
 
@@ -161,6 +161,7 @@ def read_cell(path: Path, experiment: Experiment) -> Cell | None:
     """Return the stored cell, None where there is none; DataError where it is damaged or of other settings."""
     if not path.is_file():
         return None
+    run = run_of(path)
     try:
         stored = read_json(path)
         settings = stored.pop("settings")
@@ -168,12 +169,16 @@ def read_cell(path: Path, experiment: Experiment) -> Cell | None:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = "; ".join(str(error).split("\n")[:3])
         raise DataError(
-            f"{path}: damaged ({reason}); restore it, or delete it: its run {run_of(path)} is then measured again"
+            f"{path}: damaged ({reason}); restore it, or delete it: its run {run} is then measured again"
         ) from error
-    if other := _other_settings(experiment, settings):
+    try:  # settings younger than the cell count as their defaults
+        other = [say(change) for change in differences(experiment, located(Experiment.model_validate(settings)))]
+    except ValidationError:
+        other = ["settings that there are no longer"]
+    if other:
         raise DataError(
             f"{path}: got a cell of other settings (asked -> stored: {'; '.join(other)}), expected those asked for; "
-            f"give another --out, or delete the cell and its run {run_of(path)}"
+            f"give another --out, or delete the cell and its run {run}"
         )
     return cell
 
@@ -183,17 +188,13 @@ def run_of(cell: Path) -> Path:
     return cell.parent.parent / "runs" / cell.stem
 
 
-def _other_settings(experiment: Experiment, stored: dict[str, Any]) -> list[str]:
-    """Return a line for each difference; settings younger than what is stored count as their defaults."""
-    try:
-        return [say(change) for change in differences(experiment, located(Experiment.model_validate(stored)))]
-    except ValidationError:
-        return ["settings that there are no longer"]
-
-
 def _make_cell(row: str, experiment: Experiment, run: Path, preset: str, device: torch.device) -> Cell:
+    """Train with as many steps as fit, or go on as the run was last planned; then measure."""
     try:
-        result = _train(experiment, run, preset, device)
+        if (run / CONFIG).is_file():
+            result = run_experiment(_begun(run, experiment), run, resume=True, preset=preset, device=str(device))
+        else:
+            result = run_planned(planned(experiment, device), run, preset, str(device))
     except DivergenceError as error:
         session = read_run(run)["sessions"][-1]
         return Cell(row, experiment.seed, session["to_step"], session["seconds"], {}, str(error))
@@ -204,13 +205,6 @@ def _make_cell(row: str, experiment: Experiment, run: Path, preset: str, device:
     session = read_run(run)["sessions"][-1]
     values = {name: found.value for name, found in measured.items()}
     return Cell(row, experiment.seed, session["to_step"], session["seconds"] + session["settling"], values)
-
-
-def _train(experiment: Experiment, run: Path, preset: str, device: torch.device) -> RunResult:
-    """Train in the folder `run` with as many steps as fit; one that was begun goes on as it was last planned."""
-    if not (run / CONFIG).is_file():
-        return run_planned(planned(experiment, device), run, preset, str(device))
-    return run_experiment(_begun(run, experiment), run, resume=True, preset=preset, device=str(device))
 
 
 def _begun(run: Path, experiment: Experiment) -> Experiment:
@@ -229,11 +223,9 @@ def summary(cells: Sequence[Cell]) -> tuple[list[Column], dict[str, list[list[fl
     """Return the columns that any cell has, and by row the values of every seed in each of them."""
     found = [column for column in COLUMNS if any(column.metric in cell.values() for cell in cells)]
     rows: dict[str, list[list[float]]] = {}
-    for cell in cells:
-        values = rows.setdefault(cell.row, [[] for _ in found])
-        for seeds, column in zip(values, found, strict=True):
-            if column.metric in cell.values():
-                seeds.append(cell.values()[column.metric])
+    for row in dict.fromkeys(cell.row for cell in cells):
+        values = [cell.values() for cell in cells if cell.row == row]
+        rows[row] = [[of[column.metric] for of in values if column.metric in of] for column in found]
     return found, rows
 
 
@@ -251,14 +243,18 @@ def write_tables(cells: Sequence[Cell], folder: Path) -> None:
     Means are of the runs that did not diverge; table.md names those that did.
     """
     columns, rows = summary(cells)
-    titles = [column.title for column in columns]
-    body = [
-        [row, *(entry(seeds, column.digits) for seeds, column in zip(values, columns, strict=True))]
-        for row, values in rows.items()
-    ]
-    failed = [f"\n{cell.message()}\n" for cell in cells if cell.diverged]
-    write_output(folder / "table.md", (_markdown(["row", *titles], body) + "".join(failed)).encode())
-    write_output(folder / "table.tex", _latex(["row", *titles], body).encode())
+    head = ["row", *(column.title for column in columns)]
+    digits = [column.digits for column in columns]
+    body = [[row, *map(entry, values, digits)] for row, values in rows.items()]
+    failed = "".join(f"\n{cell.message()}\n" for cell in cells if cell.diverged)
+    markdown = "".join(f"| {' | '.join(line)} |\n" for line in [head, ["---"] * len(head), *body])
+    write_output(folder / "table.md", (markdown + failed).encode())
+
+    latex, rule = [" & ".join(line) + r" \\" for line in body], r"\hline"
+    latex = [line.replace("±", r"$\pm$").replace("—", "--").replace("_", r"\_") for line in latex]
+    top = [rf"\begin{{tabular}}{{l{'r' * len(columns)}}}", rule, " & ".join(head) + r" \\", rule]
+    write_output(folder / "table.tex", "".join(f"{x}\n" for x in [*top, *latex, rule, r"\end{tabular}"]).encode())
+
     text = io.StringIO()
     lines = csv.writer(text)
     metrics = [column.metric for column in columns if column.metric != "steps"]
@@ -266,15 +262,3 @@ def write_tables(cells: Sequence[Cell], folder: Path) -> None:
     for c in cells:
         lines.writerow([c.row, c.seed, c.steps, c.seconds, *(c.measured.get(m, "") for m in metrics), c.diverged])
     write_output(folder / "table.csv", text.getvalue().encode())
-
-
-def _markdown(head: list[str], body: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def _latex(head: list[str], body: list[list[str]]) -> str:
-    lines = [" & ".join(line).replace("±", r"$\pm$").replace("—", "--").replace("_", r"\_") + r" \\" for line in body]
-    rule = r"\hline"
-    top = [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", rule, " & ".join(head) + r" \\", rule]
-    return "\n".join([*top, *lines, rule, r"\end{tabular}"]) + "\n"

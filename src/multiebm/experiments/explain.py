@@ -32,11 +32,11 @@ def explain(error: ValidationError, raw: dict[str, Any]) -> list[str]:
             path, value = [*path, "kind"], value.get("kind")
         key = ".".join(path)
         if problem["type"] not in _UNKNOWN:
-            lines.setdefault(key, f"{key}: {wrong_value(path, value, raw)}")
+            lines.setdefault(key, f"{key}: got {_shown(value)}, expected {_expected(path, value, raw)}")
         elif moved := list(_moved(key, value)):
             lines |= moved
         else:
-            lines.setdefault(key, unknown_key(path, raw))
+            lines.setdefault(key, f"{key}: unknown key; {_siblings_of(path, raw)}")
     return list(lines.values())
 
 
@@ -51,8 +51,8 @@ def _moved(key: str, value: Any) -> Iterator[tuple[str, str]]:
             yield from _moved(f"{key}.{name}", inside)
 
 
-def unknown_key(path: Keys, raw: Any) -> str:
-    """Return the line for a key that no section has: its known siblings, and the nearest name here or elsewhere."""
+def _siblings_of(path: Keys, raw: Any) -> str:
+    """Return what the section of an unknown key has, and the nearest name here or elsewhere."""
     section, parent = ".".join(path[:-1]) or "an experiment", node_at(path[:-1], raw)
     known = [name for name in parent.get("properties", {}) if name != "kind"]
     hint = nearest(path[-1], known)
@@ -63,22 +63,22 @@ def unknown_key(path: Keys, raw: Any) -> str:
     if not hint:
         elsewhere = [key for key in all_keys() if key.rpartition(".")[2] == path[-1]]
         hint = f" Did you mean {' or '.join(map(repr, elsewhere[:2]))}?" if elsewhere else ""
-    return f"{'.'.join(path)}: unknown key; {section} has {', '.join(known) or 'no settings'}.{hint}"
+    return f"{section} has {', '.join(known) or 'no settings'}.{hint}"
 
 
-def wrong_value(path: Keys, value: Any, raw: Any) -> str:
-    """Return "got ..., expected ... (meaning)" for a value that its key does not take."""
-    if path[-1] == "kind" and (kinds := [_kind_of(node) for node in _siblings(path[:-1], raw)]):
-        return f"got {shown(value)}, expected one of {', '.join(kinds)}.{nearest(str(value), kinds)}"
-    node = node_at(path, raw)
-    meaning = f" ({node['description']})" if "description" in node and "properties" not in node else ""
-    return f"got {shown(value)}, expected {describe(node)}{meaning}"
-
-
-def shown(value: Any) -> str:
+def _shown(value: Any) -> str:
     """Return a value as a preset file would write it, shortened."""
     text = json.dumps(value, default=str)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def _expected(path: Keys, value: Any, raw: Any) -> str:
+    """Return the values that a key takes, and its meaning."""
+    if path[-1] == "kind" and (kinds := [_kind_of(node) for node in _siblings(path[:-1], raw)]):
+        return f"one of {', '.join(kinds)}.{nearest(str(value), kinds)}"
+    node = node_at(path, raw)
+    meaning = f" ({node['description']})" if "description" in node and "properties" not in node else ""
+    return describe(node) + meaning
 
 
 def describe(node: Node) -> str:
@@ -100,26 +100,23 @@ def describe(node: Node) -> str:
     return " ".join([_WORDS.get(str(form), "plain YAML values"), " and ".join(bounds)]).strip()
 
 
-def annotated(values: Mapping[str, Any]) -> list[str]:
-    """Return the plain values of an experiment as lines of YAML: a comment above each section, and one beside each
-    key, say what they mean.
+def annotated(values: Mapping[str, Any], path: Keys = (), raw: Any = None) -> Iterator[str]:
+    """Yield plain values of an experiment, or of its section at a `path` of `raw`, as lines of YAML with comments: what
+    each section and each key mean.
     """
-    return list(_annotated(values, [], values))
-
-
-def _annotated(values: Mapping[str, Any], path: list[str], raw: Any) -> Iterator[str]:
+    raw = values if raw is None else raw
     for key, value in values.items():
         here = [*path, key]
         node = node_at(here, raw)
         meaning = " ".join(node.get("description", "").split())
         if isinstance(value, dict) and "properties" in node:
             yield from ("", f"# {meaning}", f"{key}:")
-            yield from (f"  {line}".rstrip() for line in _annotated(value, here, raw))
+            yield from (f"  {line}".rstrip() for line in annotated(value, here, raw))
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             yield from ("", f"# {meaning}", f"{key}:")
             for i, item in enumerate(value):
                 yield f"  # {' '.join(node_at([*here, str(i)], raw).get('description', '').split())}"
-                lines = _annotated(item, [*here, str(i)], raw)
+                lines = annotated(item, [*here, str(i)], raw)
                 yield from (f"  {'  ' if at else '- '}{line}" for at, line in enumerate(lines))
         else:
             text = dump({key: value}).rstrip()
@@ -145,7 +142,10 @@ def node_at(path: Keys, raw: Any) -> Node:
         else:
             extra = node.get("additionalProperties")
             node = node.get("properties", {}).get(key) or (extra if isinstance(extra, dict) else {})
-        raw = _inside(raw, key)
+        if isinstance(raw, list):
+            raw = None if (at := find_item(raw, key)) is None else raw[at]
+        else:
+            raw = raw.get(key) if isinstance(raw, dict) else None
         sections = _sections(node)
         if sections and (len(sections) == 1 or isinstance(raw, dict)):
             kind = raw.get("kind") if isinstance(raw, dict) and len(sections) > 1 else _kind_of(sections[0])
@@ -194,12 +194,6 @@ def _keys(node: Node, prefix: str) -> Iterator[str]:
                 yield from _keys(section, f"{prefix}{key}." + (f"{_kind_of(section)}." if of_list else ""))
             else:
                 yield f"{prefix}{key}"
-
-
-def _inside(raw: Any, key: str) -> Any:
-    if isinstance(raw, list):
-        return None if (at := find_item(raw, key)) is None else raw[at]
-    return raw.get(key) if isinstance(raw, dict) else None
 
 
 def _present(loc: tuple[int | str, ...], raw: Any) -> tuple[list[str], Any]:

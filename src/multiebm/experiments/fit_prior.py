@@ -10,22 +10,16 @@ from typing import Any
 import torch
 
 from multiebm.core.errors import ConfigError, DivergenceError
-from multiebm.core.keys import CONFIG
+from multiebm.core.files import write_json
+from multiebm.core.keys import CONFIG, MODEL, RUN
 from multiebm.core.lock import locked
 from multiebm.core.random import make_generator
 from multiebm.data import BatchStream, MultimodalDataset
 from multiebm.experiments.build import build_model
 from multiebm.experiments.data import build_dataset, training_data
-from multiebm.experiments.folder import (
-    check_folder,
-    check_same_data,
-    open_folder,
-    parameter_counts,
-    read_run,
-    write_run,
-)
+from multiebm.experiments.folder import check_folder, check_same_data, open_folder, parameter_counts, read_run
 from multiebm.experiments.load import load_experiment
-from multiebm.experiments.saved import MODEL, from_pretrained, save_pretrained
+from multiebm.experiments.saved import from_pretrained, save_pretrained
 from multiebm.experiments.schema import Experiment
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
@@ -38,11 +32,10 @@ from multiebm.training.phases.settle import Settle
 from multiebm.training.priors import codes_of
 
 CODES_BATCHES, CODES_BATCH = 128, 64  # items whose codes the prior is fitted to, twice each
+USUAL = Settling(steps=3000, rate=1e-3)
 PRIOR = "generator.prior."
 OWN = ("model.prior.", "model.temperature=", "training.phases.settle.")  # settings that are the fit's, not the run's
-TILT = {
-    key: value for key, value in asdict(Energy()).items() if key in ("width", "layers", "steps", "step_size", "penalty")
-}
+TILT = {key: getattr(Energy(), key) for key in ("width", "layers", "steps", "step_size", "penalty")}
 TILT_ON_CODES = {"steps": 20, "step_size": 0.1}  # a chain on a base that is where the codes are
 
 logger = logging.getLogger(__name__)
@@ -52,22 +45,19 @@ def fit_prior(
     model: MultimodalModel,
     dataset: MultimodalDataset,
     prior: PriorSettings,
-    steps: int = 3000,
-    rate: float = 1e-3,
+    how: Settling = USUAL,
     seed: int = 0,
-    missing: float = 0.0,
     tell: Callable[[str], None] = logger.info,
-    widen_base: float = 1.0,
 ) -> MultimodalModel:
     """Return a copy of `model` whose prior over z is an energy prior fitted to its codes; nothing else is changed.
 
     The base is the standard density of the model's family (with the scales it had learned), or a mixture fitted to the
-    codes first (`prior.components`); the tilt is contrasted with its chain for `steps` steps of Adam at `rate`. What is
-    minimised is KL(codes || prior); of CODES_BATCHES batches of the training split (each part hidden by chance
-    `missing`) two codes an item are drawn once. `tell` hears how far it is. ConfigError where `prior.kind` is not
-    energy, or `steps` or `rate` teach nothing; DivergenceError where the tilt runs away.
+    codes first (`prior.components`); the tilt is contrasted with its chain for `how.steps` steps of Adam at `how.rate`.
+    What is minimised is KL(codes || prior); of CODES_BATCHES batches of the training split two codes an item are drawn
+    once. `tell` hears how far it is. ConfigError where `prior.kind` is not energy, or steps or rate teach nothing;
+    DivergenceError where the tilt runs away.
     """
-    check_fit(steps, rate)
+    check_fit(how)
     if not isinstance(prior, Energy):
         raise ConfigError(f"model.prior.kind: got {prior.kind}, expected energy: other priors learn with their model")
     section = Experiment.model_validate({"model": model.blueprint | {"prior": asdict(prior)}}).model
@@ -79,12 +69,12 @@ def fit_prior(
     lacking, _ = fitted.load_state_dict(own, strict=False)
     assert all(name.startswith(PRIOR) for name in lacking)
     set_precision(fitted, precision_of(model))
-    stream = BatchStream(training_data(dataset, missing, seed, model.device), "train", CODES_BATCH, seed)
+    stream = BatchStream(training_data(dataset, 0.0, seed, model.device), "train", CODES_BATCH, seed)
     generator = make_generator(seed, model.device)
     batches = (next(stream).to(model.device) for _ in range(CODES_BATCHES))
     tell(f"drawing codes of {CODES_BATCHES} batches of {CODES_BATCH} training items")
     codes = codes_of(fitted.eval(), batches, generator, {SHARED})[SHARED]
-    said, ok = fitted.generator.prior.settle(codes, generator, Settling(steps, widen_base, rate=rate), tell)
+    said, ok = fitted.generator.prior.settle(codes, generator, how, tell)
     if not ok:
         raise DivergenceError(said)
     if said:
@@ -96,25 +86,24 @@ def fit_prior_of_run(
     run: Path,
     out: Path,
     overrides: Sequence[str] = (),
-    steps: int = 3000,
-    rate: float = 1e-3,
+    how: Settling = USUAL,
     device: str = "cpu",
     tell: Callable[[str], None] = logger.info,
 ) -> MultimodalModel:
     """Fit an energy prior to the model of the run in `run`; write a run folder `out` with it, a new one or empty.
 
     Its base is of the kind that the model was trained with (`tilted`). `overrides` are settings such as
-    "model.prior.components=60", all of model.prior.
+    "model.prior.components=60", all of model.prior; how far the base is widened is a setting too.
     """
     if not (run / CONFIG).is_file():
         raise ConfigError(f"{run}: got no run folder (it has no {CONFIG}), expected one that training wrote")
-    check_fit(steps, rate)
+    check_fit(how)
     if wrong := [text for text in overrides if not text.startswith(OWN)]:
         raise ConfigError(
             [f"{text!r}: expected a setting below {' or '.join(OWN)}; the rest is the run's" for text in wrong]
         )
     before = load_experiment(run / CONFIG)
-    experiment = tilted(before, overrides, steps)
+    experiment = tilted(before, overrides, how.steps)
     if out.resolve() == run.resolve():
         raise ConfigError(f"--out: got {out}, the folder of the run itself, which stays as it is; give another folder")
     with locked(out):
@@ -122,21 +111,21 @@ def fit_prior_of_run(
         model = from_pretrained(run, device)
         dataset = build_dataset(before.data)
         check_same_data(read_run(run), dataset, run)
-        prior, missing = experiment.model.prior, before.data.missing
-        widen_base = experiment.training.phase("settle").widen_base
-        fitted = fit_prior(model, dataset, prior, steps, rate, experiment.seed, missing, tell, widen_base)
+        dataset = training_data(dataset, before.data.missing, experiment.seed)
+        how = how._replace(widen_base=experiment.training.phase("settle").widen_base)
+        fitted = fit_prior(model, dataset, experiment.model.prior, how, experiment.seed, tell)
         open_folder(out, experiment, resume=False)
-        fit = {"of": str(run), "steps": steps, "rate": rate, "trained_with": asdict(before.model.prior)}
-        write_run(out, read_run(run) | {"parameters": parameter_counts(fitted), "prior_fit": fit})
+        fit = {"of": str(run), "steps": how.steps, "rate": how.rate, "trained_with": asdict(before.model.prior)}
+        write_json(out / RUN, read_run(run) | {"parameters": parameter_counts(fitted), "prior_fit": fit})
         save_pretrained(fitted, out / MODEL)
     return fitted
 
 
-def check_fit(steps: int, rate: float) -> None:
-    """Raise ConfigError unless `steps` steps at `rate` can teach a tilt."""
-    problems = [f"steps: got {steps}, expected at least 1; try 3000"] if steps < 1 else []
-    if not 0 < rate < math.inf:
-        problems.append(f"rate: got {rate}, expected a number above 0; try 1e-3")
+def check_fit(how: Settling) -> None:
+    """Raise ConfigError unless so many steps at this rate can teach a tilt."""
+    problems = [f"steps: got {how.steps}, expected at least 1; try 3000"] if how.steps < 1 else []
+    if not 0 < how.rate < math.inf:
+        problems.append(f"rate: got {how.rate}, expected a number above 0; try 1e-3")
     if problems:
         raise ConfigError(problems)
 
@@ -153,8 +142,7 @@ def tilted(before: Experiment, overrides: Sequence[str], steps: int) -> Experime
         if isinstance(phase, Bound) and phase.divergence == "analytic":
             phases[i] = replace(phase, divergence="component")
     phases = [phase for phase in phases if not isinstance(phase, Settle)] + [Settle(steps=steps)]
-    training = before.training.model_copy(update={"phases": phases})
-    under = before.model_copy(update={"training": training})
+    under = before.changed("training", {"phases": phases})
     components = old.components if isinstance(old, Mixture | Energy) else 0
 
     def laid_over(settings: dict[str, Any]) -> Experiment:

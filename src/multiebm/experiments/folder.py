@@ -4,9 +4,7 @@ import logging
 import os
 import platform
 import re
-import sys
-import time
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from multiebm.core.errors import ConfigError, OutputError
-from multiebm.core.files import ASIDE, read_json, reading, remove, replace_file, write_json, writing
+from multiebm.core.files import ASIDE, read_json, reading, remove, replace_file, writing
 from multiebm.core.keys import BOARD, CHECKPOINTS, CONFIG, EVALUATION, METRICS, MODEL, REPORT, RUN
 from multiebm.core.lock import LOCK
 from multiebm.core.store import said
@@ -74,8 +72,22 @@ def check_folder(folder: Path, experiment: Experiment, resume: bool, overwrite: 
         if resume:
             logger.warning("%s: no run is here yet, so there is nothing to resume: training starts anew", folder)
         return False
+    if resume and not (folder / CONFIG).is_file():
+        raise ConfigError(
+            f"{folder}: got no {CONFIG}, expected the folder of a run to resume; start it without --resume"
+        )
     if resume:
-        check_same(folder, experiment)
+        before = read_config(folder)
+        *_, last = ["", *(phase.kind for phase in counted(experiment.training.phases))]
+        allowed = {*_MAY_CHANGE, f"training.phases.{last}.steps"}  # the length of a run is that of its last phase
+        changed = [change for change in differences(before, experiment) if change.key not in allowed]
+        if changed:
+            listed = "\n  ".join(say(change) for change in changed)
+            raise ConfigError(
+                f"{folder}: cannot resume with another configuration:\n  {listed}\n"
+                f"Resume with that of the run, {folder / CONFIG} (its length and how often it saves and logs may "
+                "change), or start anew in another folder."
+            )
         check_log(folder / METRICS)
         check_model_folder(folder / MODEL)
     elif not (folder / CONFIG).is_file():
@@ -96,50 +108,39 @@ def check_folder(folder: Path, experiment: Experiment, resume: bool, overwrite: 
 def _in_the_way(folder: Path, overwrite: bool) -> list[str]:
     """Return a line for all that a run would write over and that is none of a run's; with `overwrite` or delete."""
     problems = []
-    for name in (*_FILES, *_FOLDERS):
-        path, file = folder / name, name in _FILES
-        if path.exists() and not path.is_symlink() and path.is_dir() == file:
+    for path in [folder / name for name in (*_FILES, *_FOLDERS) if (folder / name).exists()]:
+        file, link = path.name in _FILES, path.is_symlink()
+        if not link and path.is_dir() == file:
             what, expected = ("a folder", "a file") if file else ("a file", "a folder")
             problems.append(f"{path}: got {what}, expected {expected} that a run wrote; move it away")
-        elif not file and path.is_dir():
-            problems += _in_folder(path, _FOLDERS[name], overwrite)
+        elif not file and path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
+            problems.append(f"{path}: cannot be written; repair its permissions, or choose another folder with --out")
+        elif not file and path.is_dir() and overwrite and not link:  # of a link the link is deleted, not what is there
+            ours = _FOLDERS[path.name]
+            others = [x.name for x in path.iterdir() if not (ours.fullmatch(x.name) or _LEFT.fullmatch(x.name))]
+            if others:
+                named = ", ".join(sorted(others)[:5])
+                problems.append(
+                    f"{path}: got {named} in it, which no run wrote, expected nothing that is to be kept; move it away"
+                )
     return problems
-
-
-def _in_folder(path: Path, ours: re.Pattern[str], overwrite: bool) -> list[str]:
-    if not os.access(path, os.W_OK | os.X_OK):
-        return [f"{path}: cannot be written; repair its permissions, or choose another folder with --out"]
-    if not overwrite or path.is_symlink():  # of a link the link is deleted, not what is behind it
-        return []
-    others = [child.name for child in path.iterdir() if not (ours.fullmatch(child.name) or _LEFT.fullmatch(child.name))]
-    if not others:
-        return []
-    named = ", ".join(sorted(others)[:5])
-    return [f"{path}: got {named} in it, which no run wrote, expected nothing that is to be kept; move it away"]
 
 
 def open_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
     """Make the run folder, with the resolved configuration and, unless `resume`, nothing else that a run writes.
 
-    OutputError when it cannot be written.
+    What kills have left half-written is deleted, and of a link the link alone. OutputError when it cannot be written.
     """
     with writing(folder, "choose another with --out"):
         folder.mkdir(parents=True, exist_ok=True)
-        clear(folder, everything=not resume)
-        replace_file(folder / CONFIG, dump_experiment(experiment).encode())
-
-
-def clear(folder: Path, everything: bool) -> None:
-    """Delete what kills have left half-written, and, if asked for, all that a run writes; of a link the link alone.
-
-    The configuration stays until it is written over: it says that this is the folder of a run, should this fail.
-    """
-    for path in list(folder.iterdir()):
-        written = path.name in (*_FILES, *_FOLDERS) and path.name != CONFIG
-        if (everything and written) or _LEFT.fullmatch(path.name):
-            if path.is_symlink() and written:
+        for path in list(folder.iterdir()):
+            # the configuration stays until it is written over: should this fail, it says that a run was here
+            written = path.name in (*_FILES, *_FOLDERS) and path.name != CONFIG
+            if written and not resume and path.is_symlink():
                 logger.warning("%s: a link to %s; the link is deleted, what it leads to stays", path, os.readlink(path))
-            remove(path)
+            if (written and not resume) or _LEFT.fullmatch(path.name):
+                remove(path)
+        replace_file(folder / CONFIG, dump_experiment(experiment).encode())
 
 
 def read_config(folder: Path) -> Experiment:
@@ -155,25 +156,6 @@ def read_config(folder: Path) -> Experiment:
         raise ConfigError([*error.problems, advice]) from error
 
 
-def check_same(folder: Path, experiment: Experiment) -> None:
-    """Raise ConfigError unless the run in `folder` has this configuration, save for its length and its notes."""
-    if not (folder / CONFIG).is_file():
-        raise ConfigError(
-            f"{folder}: got no {CONFIG}, expected the folder of a run to resume; start it without --resume"
-        )
-    before = read_config(folder)
-    *_, last = ["", *(phase.kind for phase in counted(experiment.training.phases))]
-    allowed = {*_MAY_CHANGE, f"training.phases.{last}.steps"}  # the length of a run is that of its last phase
-    changed = [change for change in differences(before, experiment) if change.key not in allowed]
-    if changed:
-        listed = "\n  ".join(say(change) for change in changed)
-        raise ConfigError(
-            f"{folder}: cannot resume with another configuration:\n  {listed}\n"
-            f"Resume with that of the run, {folder / CONFIG} (its length and how often it saves and logs may change), "
-            "or start anew in another folder."
-        )
-
-
 def check_same_data(run: dict[str, Any], dataset: MultimodalDataset, folder: Path) -> None:
     """Raise ConfigError unless `dataset` is what the run in `folder` was trained on, by its fingerprint."""
     trained = run.get("data", {})
@@ -187,12 +169,14 @@ def check_same_data(run: dict[str, Any], dataset: MultimodalDataset, folder: Pat
 
 def describe_run(dataset: MultimodalDataset, model: MultimodalModel, experiment: Experiment) -> dict[str, Any]:
     """Return what `run.json` starts with: versions, hardware, seed, data, parameter counts."""
-    cuda = model.device.type == "cuda"
+    cuda, info = model.device.type == "cuda", Path("/proc/cpuinfo")  # platform.processor() is often empty on Linux
+    named = re.search(r"^model name\s*: (.+)", info.read_text() if info.is_file() else "", re.MULTILINE)
+    versions = {name: next((found.version for found in distributions(name=name)), None) for name in _LIBRARIES}
     return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}},
+        "versions": {"python": platform.python_version(), **versions},
         "hardware": {
             "machine": platform.platform(),
-            "processor": _processor(),
+            "processor": named[1].strip() if named else platform.processor(),
             "threads": torch.get_num_threads(),
             "device": str(model.device),
             "gpu": torch.cuda.get_device_name(model.device) if cuda else None,
@@ -213,17 +197,10 @@ def describe_run(dataset: MultimodalDataset, model: MultimodalModel, experiment:
 
 def parameter_counts(model: MultimodalModel) -> dict[str, int]:
     """Return the number of parameters by part: generator (without prior), inference, energy, prior."""
-    prior = (
-        {id(p) for p in model.generator.prior.parameters()}
-        if isinstance(model.generator.prior, torch.nn.Module)
-        else set()
-    )
-    return {
-        "generator": sum(p.numel() for p in model.generator.parameters() if id(p) not in prior),
-        "inference": sum(p.numel() for p in model.inference.parameters()),
-        "energy": sum(p.numel() for p in model.energy.parameters()) if model.energy else 0,
-        "prior": sum(p.numel() for p in model.generator.parameters() if id(p) in prior),
-    }
+    parts: dict[str, torch.nn.Module | None] = {"generator": model.generator, "inference": model.inference}
+    parts |= {"energy": model.energy, "prior": model.generator.prior}
+    count = {name: sum(p.numel() for p in part.parameters()) if part is not None else 0 for name, part in parts.items()}
+    return count | {"generator": count["generator"] - count["prior"]}
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -238,28 +215,3 @@ def read_run(folder: Path) -> dict[str, Any]:
         except ValidationError as error:
             raise ValueError(f"damaged: {said(error)}") from error
     return run
-
-
-def write_run(folder: Path, run: dict[str, Any]) -> None:
-    """Write `run.json` whole or not at all; OutputError when it cannot be written."""
-    write_json(folder / RUN, run)
-
-
-def new_session(from_step: int) -> dict[str, Any]:
-    """Return the entry of one call of training: its command, when it began, and where; completed when it ends."""
-    return {"command": sys.argv, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from_step": from_step}
-
-
-def _version(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    """Return the processor's name; Linux keeps it in a file, and platform.processor() is often empty there."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()

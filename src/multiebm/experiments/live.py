@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from multiebm.core.keys import ELAPSED
@@ -53,9 +45,10 @@ class Shown:
         self.console = console
         self.moves = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
         self._draws = alone and self.moves
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        left = (TextColumn("left"), TimeRemainingColumn())
-        self.bars = Progress(*columns, *left, console=console, transient=True, get_time=perf_counter)
+        done = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bars = Progress(
+            *done, "left", TimeRemainingColumn(), console=console, transient=True, get_time=perf_counter
+        )
 
     def start(self, what: str, total: int | None) -> int:
         """Note a task; as a line it is not mentioned before it has taken a while."""
@@ -67,14 +60,13 @@ class Shown:
         """Count, and print a line when one is due."""
         self.bars.advance(TaskID(task), steps)
         found, now = next(t for t in self.bars.tasks if t.id == task), perf_counter()
-        if self.moves or now - found.fields["said"] < LINE_SECONDS:
-            return
-        of, left, took = "", "", found.elapsed or 0.0
-        if found.total:
-            of = f" of {found.total:.0f}"
-            left = f", about {(found.total - found.completed) * took / max(found.completed, 1):.0f} s left"
-        self.print(f"{found.description}: {found.completed:.0f}{of}, {took:.0f} s{left}")
-        self.bars.update(found.id, said=now, mentioned=True)
+        if not self.moves and now - found.fields["said"] >= LINE_SECONDS:
+            of, left, took = "", "", found.elapsed or 0.0
+            if found.total:
+                of = f" of {found.total:.0f}"
+                left = f", about {(found.total - found.completed) * took / max(found.completed, 1):.0f} s left"
+            self.print(f"{found.description}: {found.completed:.0f}{of}, {took:.0f} s{left}")
+            self.bars.update(found.id, said=now, mentioned=True)
 
     def end(self, task: int) -> None:
         """Take the bar away, or print how long it took, if it was mentioned."""
@@ -159,11 +151,13 @@ class TrainingView:
     def rows(self) -> list[tuple[str, str]]:
         """Return (name, value) of what is shown."""
         rows = [(said, f"{self.means[name]:.4g}") for name, said in _PICKED.items() if name in self.means]
-        likelihoods = {k.removeprefix(_LIKELIHOOD): v for k, v in self.means.items() if k.startswith(_LIKELIHOOD)}
+        likelihoods, measured = (
+            [(name.removeprefix(prefix), value) for name, value in self.means.items() if name.startswith(prefix)]
+            for prefix in (_LIKELIHOOD, _VALIDATION)
+        )
         if likelihoods:
-            rows.append(("log-likelihood, nats", "  ".join(f"{name} {v:.0f}" for name, v in likelihoods.items())))
-        measured = {k.removeprefix(_VALIDATION): v for k, v in self.means.items() if k.startswith(_VALIDATION)}
-        return rows + [(f"validation {name}", f"{v:.4g}") for name, v in measured.items()]
+            rows.append(("log-likelihood, nats", "  ".join(f"{name} {v:.0f}" for name, v in likelihoods)))
+        return rows + [(f"validation {name}", f"{v:.4g}") for name, v in measured]
 
     def __rich__(self) -> Group:
         table = Table.grid(padding=(0, 2))

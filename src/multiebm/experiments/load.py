@@ -69,7 +69,7 @@ def located(experiment: Experiment) -> Experiment:
     for name, value in settings.items():
         if is_path(["data", "settings", name]) and isinstance(value, str):
             settings[name] = str(Path(os.path.expanduser(value)).absolute())
-    return experiment.model_copy(update={"data": experiment.data.model_copy(update={"settings": settings})})
+    return experiment.changed("data", {"settings": settings})
 
 
 def differences(one: Experiment, other: Experiment) -> list[Difference]:
@@ -77,19 +77,17 @@ def differences(one: Experiment, other: Experiment) -> list[Difference]:
     return list(_differences(to_dict(one), to_dict(other), ""))
 
 
-def cells_of(row: str) -> dict[str, Any]:
-    """Return the settings that make a row of `baselines()`, nested: its cells over the neutral ones."""
-    return lay_row({}, baselines()[row])
-
-
 def differences_of_rows(one: str, other: str) -> list[Difference]:
-    """Return the cells in which two rows of `baselines()` differ."""
-    return list(_differences(cells_of(one), cells_of(other), ""))
+    """Return the cells, nested and over the neutral ones, in which two rows of `baselines()` differ."""
+    return list(_differences(lay_row({}, baselines()[one]), lay_row({}, baselines()[other]), ""))
 
 
 def say(change: Difference) -> str:
     """Return "key: one -> other" with the values as YAML."""
-    return f"{change.key}: {_plain(change.one)} -> {_plain(change.other)}"
+    one, other = (
+        "{...}" if isinstance(value, dict) else "[...]" if _kinds(value) else json.dumps(value) for value in change[1:]
+    )
+    return f"{change.key}: {one} -> {other}"
 
 
 def _differences(one: Any, other: Any, prefix: str) -> Iterator[Difference]:
@@ -107,7 +105,3 @@ def _differences(one: Any, other: Any, prefix: str) -> Iterator[Difference]:
 def _kinds(items: Any) -> list[Any]:
     """Return the kinds of the sections in a list; none where it is another list, or no list."""
     return [item.get("kind") for item in items if isinstance(item, dict)] if isinstance(items, list) else []
-
-
-def _plain(value: Any) -> str:
-    return "{...}" if isinstance(value, dict) else "[...]" if _kinds(value) else json.dumps(value)

@@ -65,15 +65,15 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:
     problems = []
     for text in sorted(overrides, key=lambda text: not text.partition("=")[0].strip().endswith(".kind")):
         key, equals, value = text.partition("=")
-        path = key.strip().split(".")
-        if not equals or not value.strip() or not all(path):
+        path, value = key.strip().split("."), value.strip()
+        if not equals or not value or not all(path):
             problems.append(
                 f"{text!r}: got no key=value, expected one such as training.batch_size=32 or model.energy=null"
             )
             continue
         try:
-            parsed = value.strip() if is_path(path) and not _in_quotes(value) else parse(value, f"{text!r}")
-            _set(raw, path, parsed)
+            in_quotes = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+            _set(raw, path, value if is_path(path) and not in_quotes else parse(value, f"{text!r}"))
         except ConfigError as error:
             problems += error.problems
     return problems
@@ -90,30 +90,20 @@ def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
                 f"{'.'.join(path)}: got {name}, expected one of {kinds}, or the place of one from 0; write "
                 f"{'.'.join(path[:i])}=[...] whole to have others"
             )
+        old = section[at] if isinstance(section, list) else section.get(at)
         if i < len(path) - 1:
-            old = section[at] if isinstance(section, list) else section.get(at)
             section[at] = section = old if isinstance(old, dict | list) else {}
-        elif name == "kind" and section.get(name, value) != value:
-            section.clear()
+        elif name == "kind" and old not in (None, value):
+            section.clear()  # of another kind nothing stays
             section[name] = value
+        elif isinstance(old, list) and isinstance(value, dict):
+            section[at] = _on_list(old, value, ".".join(path))
+        elif isinstance(old, dict) and isinstance(value, dict) and "kind" in old:
+            section[at] = {"kind": old["kind"]} | value  # one that does not say its kind keeps it
         else:
-            section[at] = _replaced(section[at] if isinstance(section, list) else section.get(at), value, path)
-
-
-def _replaced(old: Any, value: Any, path: list[str]) -> Any:
-    """Return the value; on a list a mapping is laid by kind, and a section without a kind keeps the one there was."""
-    if isinstance(old, list) and isinstance(value, dict):
-        return _on_list(old, value, ".".join(path))
-    if isinstance(old, dict) and isinstance(value, dict) and "kind" in old:
-        return {"kind": old["kind"]} | value
-    return value
+            section[at] = value
 
 
 def is_path(key: Sequence[str]) -> bool:
     """Return whether a key, `data.settings.NAME` as its three parts, is by its name the path of a file or folder."""
     return len(key) == 3 and list(key[:2]) == ["data", "settings"] and (key[2] == "path" or key[2].endswith("folder"))
-
-
-def _in_quotes(text: str) -> bool:
-    text = text.strip()
-    return len(text) > 1 and text[0] == text[-1] and text[0] in "'\""

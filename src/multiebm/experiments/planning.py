@@ -47,6 +47,10 @@ class Plan(NamedTuple):
             step -= phase.steps
         return total
 
+    def seconds_left(self, elapsed: float) -> float:
+        """Return how long the steps after `elapsed` seconds of them may take."""
+        return SHARE * (self.experiment.training.seconds or 0.0) - self.settling - elapsed
+
 
 def _parts(phase: Phase, n: int) -> list[tuple[int, int]]:
     """Return where the `n` parts of a phase begin and end: at its first n - 1 marks."""
@@ -67,7 +71,7 @@ def planned(experiment: Experiment, device: torch.device) -> Plan:
         first += phase.steps
     settling = settling_within(state, settling_of(experiment, {}), experiment.training.seconds)
     plan = Plan(experiment, took, settling.seconds)
-    return _stretched(plan, 0, _time_left(plan, 0.0) / plan.seconds_until(first)) if first else plan
+    return _stretched(plan, 0, plan.seconds_left(0.0) / plan.seconds_until(first)) if first else plan
 
 
 def planned_again(plan: Plan, step: int, elapsed: float) -> Plan:
@@ -76,11 +80,7 @@ def planned_again(plan: Plan, step: int, elapsed: float) -> Plan:
     They are taken to go on as much faster or slower than planned as those before.
     """
     made, whole = plan.seconds_until(step), plan.seconds_until(total_steps(plan.experiment.training.phases))
-    return _stretched(plan, step, _time_left(plan, elapsed) / (elapsed / made * (whole - made)))
-
-
-def _time_left(plan: Plan, elapsed: float) -> float:
-    return SHARE * (plan.experiment.training.seconds or 0.0) - plan.settling - elapsed
+    return _stretched(plan, step, plan.seconds_left(elapsed) / (elapsed / made * (whole - made)))
 
 
 def _stretched(plan: Plan, step: int, factor: float) -> Plan:
@@ -89,15 +89,13 @@ def _stretched(plan: Plan, step: int, factor: float) -> Plan:
     def stretched(to: int) -> int:
         return to if to <= step else step + max(1, round(factor * (to - step)))
 
-    training = plan.experiment.training
-    phases = list(training.phases)
+    phases = list(plan.experiment.training.phases)
     for i, phase in enumerate(phases):
         if phase in counted([phase]):
             now: dict[str, Any] = {name: stretched(getattr(phase, name)) for name in phase.planned}
             phases[i] = replace(phase, **now)
             step = max(0, step - phase.steps)
-    training = training.model_copy(update={"phases": phases})
-    return plan._replace(experiment=plan.experiment.model_copy(update={"training": training}))
+    return plan._replace(experiment=plan.experiment.changed("training", {"phases": phases}))
 
 
 def with_steps_of(experiment: Experiment, plan: Experiment) -> Experiment:
@@ -107,8 +105,7 @@ def with_steps_of(experiment: Experiment, plan: Experiment) -> Experiment:
         if phase.kind == other.kind:
             now: dict[str, Any] = {name: getattr(other, name) for name in phase.planned}
             phases[i] = replace(phase, **now)
-    training = experiment.training.model_copy(update={"phases": phases})
-    return experiment.model_copy(update={"training": training})
+    return experiment.changed("training", {"phases": phases})
 
 
 def run_planned(plan: Plan, run: Path, preset: str, device: str) -> RunResult:

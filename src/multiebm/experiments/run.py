@@ -1,6 +1,7 @@
 """One experiment, from data to a saved model, in a run folder that says how to repeat it."""
 
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,28 +11,17 @@ from typing import Any, NamedTuple
 import torch
 
 from multiebm.core.errors import ConfigError, DataError
+from multiebm.core.files import write_json
 from multiebm.core.interrupts import interruptible
-from multiebm.core.keys import CONFIG, ELAPSED
+from multiebm.core.keys import BOARD, CHECKPOINTS, CONFIG, ELAPSED, METRICS, MODEL, RUN
 from multiebm.core.lock import locked
 from multiebm.core.progress import task
 from multiebm.data import BatchStream, MultimodalDataset
 from multiebm.experiments.build import build_model, build_state, resolved, settling_of
 from multiebm.experiments.data import build_dataset, find_device, training_data
-from multiebm.experiments.folder import (
-    BOARD,
-    CHECKPOINTS,
-    METRICS,
-    check_folder,
-    check_same_data,
-    describe_run,
-    new_session,
-    open_folder,
-    read_config,
-    read_run,
-    write_run,
-)
+from multiebm.experiments.folder import check_folder, check_same_data, describe_run, open_folder, read_config, read_run
 from multiebm.experiments.measure import BEST, validation
-from multiebm.experiments.saved import MODEL, save_pretrained
+from multiebm.experiments.saved import save_pretrained
 from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.experiments.sources import preset_names
 from multiebm.models.model import MultimodalModel
@@ -39,7 +29,7 @@ from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.guard import Guard
 from multiebm.training.hooks import Announce, CheckpointEvery, Hook, MetricsLog, TensorBoard, Validate
 from multiebm.training.loop import Fit, fit
-from multiebm.training.phases.settle import MOST, Planned, settling_within, take_average
+from multiebm.training.phases.settle import MOST, settling_within, take_average
 from multiebm.training.state import TrainState
 from multiebm.training.steps import TrainingStep, marks, total_steps
 
@@ -89,25 +79,33 @@ def run_experiment(
         with _said("before training began; give the same command again"):
             resume = check_folder(folder, experiment, resume, overwrite)
             run = read_run(folder) if resume else {}
-            _say_where_it_begins(preset, folder, resume)
+            if preset and not resume and preset not in preset_names() and (Path(preset) / CONFIG).is_file():
+                logger.warning(
+                    "configuration of %s taken, training starts anew in %s; to go on with that run use --out %s "
+                    "--resume",
+                    preset,
+                    folder,
+                    preset,
+                )
             dataset = build_dataset(experiment.data) if dataset is None else dataset
             state = fresh_state(experiment, dataset, target)
             if run:
                 check_same_data(run, dataset, folder)
-            hooks = make_hooks(experiment, folder, dataset, target)
+            hooks = _hooks(experiment, folder, dataset, target)
             if tensorboard:
                 hooks.append(TensorBoard(folder / BOARD, experiment.training.log_every))
-            store = CheckpointStore(folder / CHECKPOINTS)
             if resume:
-                store.resume(state)
+                CheckpointStore(folder / CHECKPOINTS).resume(state)
                 _say_another_machine(run, folder, target)
         open_folder(folder, experiment, resume)
         run = run or {"preset": preset} | describe_run(dataset, state.model, experiment)
-        run.setdefault("sessions", []).append(new_session(state.step))
-        write_run(folder, run)
-        shown = announced(experiment) if live is None else nullcontext(live)
-        with _said("at once; continue from the last checkpoint with --resume"), shown as view:
-            fitted = _train(experiment, state, [*hooks, view], store, run, folder, until)
+        session = {"command": sys.argv, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from_step": state.step}
+        run.setdefault("sessions", []).append(session)
+        write_json(folder / RUN, run)
+        # who listens is told of the steps, unless a view shows them
+        steps = nullcontext(print) if live else task("training", total_steps(experiment.training.phases))
+        with _said("at once; continue from the last checkpoint with --resume"), steps as advance:
+            fitted = _train(experiment, state, [*hooks, live or Announce(advance)], run, folder, until)
         return RunResult(state.model, folder, fitted)
 
 
@@ -115,24 +113,22 @@ def _train(
     experiment: Experiment,
     state: TrainState[MultimodalModel],
     hooks: list[Hook],
-    store: CheckpointStore,
     run: dict[str, Any],
     folder: Path,
     until: int | None,
 ) -> Fit:
     """Make the steps, let the priors settle, save the model, and note it all in the last session of `run`."""
     session, ended = run["sessions"][-1], "failed"
-    planned = _plan_settling(experiment, state, session)
     try:
-        fitted = _fit(experiment, state, hooks, store, until, planned.seconds)
+        fitted, share = _fit(experiment, state, hooks, CheckpointStore(folder / CHECKPOINTS), session, until)
         ended = fitted.reason
     except KeyboardInterrupt:
         ended = "interrupted"
         raise
     finally:
-        seconds = round(state.numbers.get(ELAPSED, 0.0), 1)  # of training, since step 0
-        session |= {"to_step": state.step, "seconds": seconds, "reason": ended}
-        write_run(folder, run)
+        elapsed = round(state.numbers.get(ELAPSED, 0.0), 1)  # of training, since step 0
+        session |= {"to_step": state.step, "seconds": elapsed, "reason": ended}
+        write_json(folder / RUN, run)
     over = state.step == total_steps(experiment.training.phases)
     if fitted.reason == "stopped" or (over and fitted.reason == "interrupted"):
         return fitted
@@ -142,7 +138,7 @@ def _train(
         )
     began, ended = time.perf_counter(), "failed"
     try:
-        take_average(state, settling_of(experiment, state.numbers), planned.share)
+        take_average(state, settling_of(experiment, state.numbers), share)
         session["settling"] = round(time.perf_counter() - began, 1)  # seconds more
         save_pretrained(state.model, folder / MODEL)
         ended = fitted.reason
@@ -151,27 +147,43 @@ def _train(
         ended = fitted.reason
     finally:
         session["reason"] = ended
-        write_run(folder, run)
+        write_json(folder / RUN, run)
     return fitted
 
 
-def _plan_settling(experiment: Experiment, state: TrainState[MultimodalModel], session: dict[str, Any]) -> Planned:
-    """Return how priors settle; within a time budget its seconds, those of finding it out included, are kept free."""
-    budget = experiment.training.seconds
-    if budget is None:
-        return Planned()
-    began = time.perf_counter()
-    planned = settling_within(state, settling_of(experiment, state.numbers), budget)
-    if planned.share < 1:
-        session["settling_share"] = float(f"{planned.share:.2g}")
-        logger.warning(
-            "priors settle with %.2g %% of their steps and codes: in full it would take more than %.0f %% of "
-            "training.seconds %g; raise it, or lower training.phases.settle.steps or model.prior.components",
-            100 * planned.share,
-            100 * MOST,
-            budget,
-        )
-    return planned._replace(seconds=planned.seconds + time.perf_counter() - began)
+def _fit(
+    experiment: Experiment,
+    state: TrainState[MultimodalModel],
+    hooks: list[Hook],
+    store: CheckpointStore,
+    session: dict[str, Any],
+    until: int | None,
+) -> tuple[Fit, float]:
+    """Make the steps; return how they ended, and the share of their steps and codes with which priors settle then."""
+    t, share, seconds = experiment.training, 1.0, None
+    if t.seconds is not None:  # what settling takes is kept free, with the time of finding it out
+        began = time.perf_counter()
+        share, settling = settling_within(state, settling_of(experiment, state.numbers), t.seconds)
+        if share < 1:
+            session["settling_share"] = float(f"{share:.2g}")
+            logger.warning(
+                "priors settle with %.2g %% of their steps and codes: in full it would take more than %.0f %% of "
+                "training.seconds %g; raise it, or lower training.phases.settle.steps or model.prior.components",
+                100 * share,
+                100 * MOST,
+                t.seconds,
+            )
+        seconds = t.seconds - settling - (time.perf_counter() - began)
+    guard = Guard(
+        TrainingStep(t.phases, t.optimiser),
+        limits=state.model.generator.prior.limits(),
+        snapshot_every=t.checkpoint_every,  # so that a resumed run can go back exactly as far as an uninterrupted one
+        last_checkpoint=store.latest,
+        starts=marks(t.phases),
+    )
+    saving = CheckpointEvery(store, t.checkpoint_every, BEST if t.validate_every else None)
+    steps = total_steps(t.phases)
+    return fit(state, guard, steps, [*hooks, saving], seconds, lambda: state.step == until), share
 
 
 @contextmanager
@@ -180,18 +192,6 @@ def _said(how_to_go_on: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"interrupted {how_to_go_on}") from stop
-
-
-def _say_where_it_begins(preset: str | None, folder: Path, resume: bool) -> None:
-    """Say it where a run folder is given and another folder is written: that run itself does not go on."""
-    if preset is None or resume or preset in preset_names() or not (Path(preset) / CONFIG).is_file():
-        return
-    logger.warning(
-        "configuration of %s taken, training starts anew in %s; to go on with that run use --out %s --resume",
-        preset,
-        folder,
-        preset,
-    )
 
 
 def _say_another_machine(run: dict[str, Any], folder: Path, device: torch.device) -> None:
@@ -227,41 +227,11 @@ def fresh_state(
     return build_state(experiment, model, stream)
 
 
-def make_hooks(experiment: Experiment, folder: Path, dataset: MultimodalDataset, device: torch.device) -> list[Hook]:
+def _hooks(experiment: Experiment, folder: Path, dataset: MultimodalDataset, device: torch.device) -> list[Hook]:
     """Return what happens between steps, views and checkpoints apart; validation first, so that the logs show it."""
     t = experiment.training
-    hooks: list[Hook] = []
+    hooks: list[Hook] = [MetricsLog(folder / METRICS, t.log_every)]
     if t.validate_every:
         train = training_data(dataset, experiment.data.missing, experiment.seed, device)
-        hooks.append(Validate(t.validate_every, validation(dataset, train, str(device), experiment)))
-    hooks.append(MetricsLog(folder / METRICS, t.log_every))
+        hooks.insert(0, Validate(t.validate_every, validation(dataset, train, str(device), experiment)))
     return hooks
-
-
-@contextmanager
-def announced(experiment: Experiment) -> Iterator[Hook]:
-    """Give the hook that tells who listens how many steps are made, for runs that no view of their own shows."""
-    with task("training", total_steps(experiment.training.phases)) as advance:
-        yield Announce(advance)
-
-
-def _fit(
-    experiment: Experiment,
-    state: TrainState[MultimodalModel],
-    hooks: list[Hook],
-    store: CheckpointStore,
-    until: int | None,
-    reserved: float,
-) -> Fit:
-    t = experiment.training
-    guard = Guard(
-        TrainingStep(t.phases, t.optimiser),
-        limits=state.model.generator.prior.limits(),
-        snapshot_every=t.checkpoint_every,  # so that a resumed run can go back exactly as far as an uninterrupted one
-        last_checkpoint=store.latest,
-        starts=marks(t.phases),
-    )
-    saving = CheckpointEvery(store, t.checkpoint_every, BEST if t.validate_every else None)
-    steps = total_steps(t.phases)
-    seconds = None if t.seconds is None else t.seconds - reserved
-    return fit(state, guard, steps, [*hooks, saving], seconds, lambda: state.step == until)

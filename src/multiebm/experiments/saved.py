@@ -17,7 +17,7 @@ from multiebm.experiments.build import build_model
 from multiebm.experiments.data import find_device
 from multiebm.experiments.schema import ModelSection
 from multiebm.models.model import MultimodalModel
-from multiebm.models.saving import HEADER, Description, load_weights, read_description
+from multiebm.models.saving import HEADER, load_weights, read_description
 from multiebm.nn.precision import set_precision
 
 _MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye, torch.Tensor.expand}
@@ -44,8 +44,20 @@ def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> M
             f"{where / HEADER}: got a description this release does not know (model.{said(error)}); load it "
             "with the multiebm release that wrote it"
         ) from error
+    deepest = getattr(section.prior, "layers", 0)
+    shapes = [json.loads(text.partition(" ")[2]) for text in description.tensors.values()]
     with torch.inference_mode(False):  # weights made in it could never be differentiated through
-        model = _build(section, description, where)
+        try:
+            if deepest > len(shapes):  # each has a tensor of its own
+                raise ValueError(f"it has {deepest} layers in a row")
+            with _Bounded(shapes):
+                model = build_model(section, description.modalities, seed=0)
+        except (MultiebmError, RuntimeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(
+                f"{where / HEADER}: got a model that is not that of the weights in {description.weights.name} "
+                f"({reason}), expected the one they were saved with; restore the model.json that was saved with them"
+            ) from error
         load_weights(model, description)
         set_precision(model, description.precision)
         return model.to(target).eval()
@@ -87,20 +99,3 @@ class _Bounded(TorchFunctionMode):
             if self.tensors < 0 or self.numbers < 0:
                 raise ValueError("it is larger than they are")
         return func(*args, **(kwargs or {}))
-
-
-def _build(section: ModelSection, description: Description, where: Path) -> MultimodalModel:
-    """Return the described model with fresh weights; CheckpointError where it is much larger than those beside it."""
-    deepest = getattr(section.prior, "layers", 0)
-    shapes = [json.loads(text.partition(" ")[2]) for text in description.tensors.values()]
-    try:
-        if deepest > len(shapes):  # each has a tensor of its own
-            raise ValueError(f"it has {deepest} layers in a row")
-        with _Bounded(shapes):
-            return build_model(section, description.modalities, seed=0)
-    except (MultiebmError, RuntimeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{where / HEADER}: got a model that is not that of the weights in {description.weights.name} ({reason}), "
-            "expected the one they were saved with; restore the model.json that was saved with them"
-        ) from error

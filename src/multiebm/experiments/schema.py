@@ -164,6 +164,10 @@ class Experiment(_Section):
         0, description="seed of everything: weights, data order, chains"
     )
 
+    def changed(self, section: str, values: dict[str, Any]) -> "Experiment":
+        """Return a copy with other values, not checked, in the section of this name."""
+        return self.model_copy(update={section: getattr(self, section).model_copy(update=values)})
+
 
 def contradictions(experiment: Experiment) -> list[str]:
     """Return a line for every pair of choices that cannot both be meant, with the way out."""

@@ -7,6 +7,7 @@ of aliases can stand for gigabytes.
 import io
 import re
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,11 @@ _DIGITS = 20  # of an integer; 64 bits have at most as many
 _AROUND = (events.StreamStartEvent, events.StreamEndEvent, events.DocumentStartEvent, events.DocumentEndEvent)
 
 
-def _integer(text: str) -> int:
-    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-
-
+_INTEGER = r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"
 _PLAIN: list[tuple[str, Callable[[str], Any]]] = [  # the core schema of YAML 1.2; what matches nothing is a string
     (r"~|null|Null|NULL|", lambda text: None),
     (r"true|True|TRUE|false|False|FALSE", lambda text: text[0] in "tT"),
-    (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", _integer),
+    (_INTEGER, lambda text: int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))),
     (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", float),
     (r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", lambda text: float(text.replace(".", ""))),
 ]
@@ -75,9 +73,7 @@ def dump(values: dict[str, Any]) -> str:
 
 
 def _value(event: Any, rest: Iterator[Any], depth: int) -> Any:
-    """Return the value that begins with `event` and ends in the `rest`; what could grow, or is no plain value, is
-    refused.
-    """
+    """Return the value that begins with `event` and ends in the `rest`; what could grow is refused."""
     if event is None:
         return None
     problem = None
@@ -87,32 +83,22 @@ def _value(event: Any, rest: Iterator[Any], depth: int) -> Any:
         problem = f"the tag {event.tag}"
     elif depth == DEEPEST:
         problem = f"more than {DEEPEST} sections in one another"
+    plain = isinstance(event, events.ScalarEvent) and event.implicit[0]  # neither in quotes nor a block of text
+    if plain and len(event.value) > _DIGITS and re.fullmatch(_INTEGER, event.value):
+        problem = problem or f"an integer of more than {_DIGITS} digits"
     if problem:
         raise MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
     if isinstance(event, events.ScalarEvent):
-        return _scalar(event)
+        made = next((made for pattern, made in _PLAIN if plain and re.fullmatch(pattern, event.value)), str)
+        return made(event.value)
+    inside = takewhile(lambda found: not isinstance(found, events.CollectionEndEvent), rest)
     if isinstance(event, events.SequenceStartEvent):
-        return [_value(item, rest, depth + 1) for item in _until(events.SequenceEndEvent, rest)]
+        return [_value(item, rest, depth + 1) for item in inside]
     mapping: dict[str, Any] = {}
-    for item in _until(events.MappingEndEvent, rest):
+    for item in inside:
         key = _value(item, rest, depth + 1)
         if not isinstance(key, str) or key in mapping:
             what = "twice" if isinstance(key, str) else "as a key"
             raise MarkedYAMLError(problem=f"{key!r} {what}", problem_mark=item.start_mark)
         mapping[key] = _value(next(rest), rest, depth + 1)
     return mapping
-
-
-def _until(end: type, rest: Iterator[Any]) -> Iterator[Any]:
-    while not isinstance(event := next(rest), end):
-        yield event
-
-
-def _scalar(event: Any) -> Any:
-    if not event.implicit[0]:  # in quotes, or a block of text
-        return event.value
-    made: Callable[[str], Any] = next((made for pattern, made in _PLAIN if re.fullmatch(pattern, event.value)), str)
-    if made is _integer and len(event.value) > _DIGITS:
-        problem = f"an integer of more than {_DIGITS} digits"
-        raise MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
-    return made(event.value)
