@@ -18,7 +18,7 @@ from multiebm.experiments.baselines import REFERENCES, ROWS, Baseline, baselines
 from multiebm.experiments.explain import all_keys
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.schema import Experiment, contradictions
-from multiebm.experiments.yaml12 import parse
+from multiebm.experiments.values import parse
 from multiebm.modalities import MODALITIES
 from multiebm.objectives.penalties import PENALTIES
 from multiebm.priors import PRIORS

@@ -24,7 +24,7 @@ from multiebm.experiments.baselines import ROWS
 from multiebm.experiments.explain import annotated
 from multiebm.experiments.load import dump_experiment, load_experiment, to_dict
 from multiebm.experiments.sources import preset_names
-from multiebm.experiments.yaml12 import parse
+from multiebm.experiments.values import parse
 from multiebm.training.guard import Guard
 
 Capture = pytest.CaptureFixture[str]

@@ -13,8 +13,8 @@ from multiebm.experiments.baselines import ROWS, baselines
 from multiebm.experiments.build import build_model
 from multiebm.experiments.contract import PARTS, BaselineContract, raw_views, small_experiment
 from multiebm.experiments.load import load_experiment
-from multiebm.experiments.merge import merge
 from multiebm.experiments.schema import contradictions
+from multiebm.experiments.values import merge
 
 OUTSIDE = """
 from multiebm.experiments.baselines import Baseline

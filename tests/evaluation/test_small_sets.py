@@ -124,9 +124,10 @@ def test_nan_behind_the_mask_changes_no_result():
     assert zero.results["gen/fcd/v"] != evaluate(model, dataset, judges, SMALL).results["gen/fcd/v"]
 
 
-def test_one_class_has_no_judges_and_no_entropy(tmp_path):
+def test_one_class_has_no_judges_and_no_entropy(tmp_path, monkeypatch):
+    monkeypatch.setenv("MULTIEBM_CACHE", str(tmp_path))
     dataset = dataset_of(rows(20, classes=1), rows(12, classes=1))
-    assert judges_of(dataset, "cpu", tmp_path) is None
+    assert judges_of(dataset, "cpu") is None
     assert not list(tmp_path.iterdir())
     with pytest.raises(DataError, match="one class only.*expected labels of two classes or more"):
         train_judges(dataset)

@@ -16,8 +16,8 @@ from multiebm.core.batch import Batch, mask_views
 from multiebm.distributions.families import FAMILIES, Family
 from multiebm.distributions.mixture import Mixture
 from multiebm.experiments.baselines import ROWS, lay_row
-from multiebm.experiments.merge import merge
 from multiebm.experiments.schema import Experiment
+from multiebm.experiments.values import merge
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.precision import Mixed
 from multiebm.objectives.vae import BoundSettings, vae_loss

@@ -33,7 +33,7 @@ from multiebm.experiments.load import (
 )
 from multiebm.experiments.schema import Experiment
 from multiebm.experiments.sources import COMMON, PRESETS, preset_comment, preset_names
-from multiebm.experiments.yaml12 import dump, parse, parse_file
+from multiebm.experiments.values import dump, parse, parse_file
 
 
 def problems_of(source: str | Path, *overrides: str) -> list[str]:

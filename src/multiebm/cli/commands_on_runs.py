@@ -139,8 +139,7 @@ def compare(
     rows: Annotated[
         list[str],
         typer.Argument(
-            help="Rows of `multiebm baselines`, combined (the preset itself), or ROW of a preset D-ROW.",
-            show_default=False,
+            help="Rows of `multiebm baselines`, combined (the preset), or ROW of D-ROW.", show_default=False
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of cells, runs and tables; what it holds is not made again.")],
@@ -182,11 +181,7 @@ def evaluate(
     samples: Annotated[int | None, typer.Option(help="Joint samples; the run's evaluation.samples by default.")] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE",
-            help="Such as evaluation.sizes=[1,2,3,4], evaluation.temperature=1.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="KEY=VALUE", help="Such as evaluation.sizes=[1,2,3,4].", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the samples.", min=0, max=2**32 - 1)] = 0,
     inception: Annotated[

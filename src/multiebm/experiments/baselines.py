@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from multiebm.core.table import Table
-from multiebm.experiments.merge import merge
-from multiebm.experiments.yaml12 import parse_file
+from multiebm.experiments.values import merge, parse_file
 
 GROUP = "multiebm.baselines"
 COOPERATIVE = ("multimodalebm2026", "cui2023dualmcmc")  # keys of what cooperative learning comes from

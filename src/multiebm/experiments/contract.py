@@ -18,9 +18,9 @@ from multiebm.core.names import Views
 from multiebm.core.random import make_generator
 from multiebm.experiments.baselines import Baseline, lay_row
 from multiebm.experiments.build import build_model, build_state
-from multiebm.experiments.merge import merge
 from multiebm.experiments.saved import from_pretrained
 from multiebm.experiments.schema import Experiment, contradictions
+from multiebm.experiments.values import merge
 from multiebm.modalities import Modality, Picture, Vector
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel

@@ -9,9 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from multiebm.core.table import nearest
-from multiebm.experiments.merge import find_item
 from multiebm.experiments.schema import Experiment
-from multiebm.experiments.yaml12 import dump, parse_file
+from multiebm.experiments.values import dump, find_item, parse_file
 
 Node = dict[str, Any]  # of the JSON schema
 Keys = Sequence[str]

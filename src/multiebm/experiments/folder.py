@@ -35,12 +35,8 @@ _LEFT = re.compile(  # what a kill leaves of a write, now and in releases before
     rf"{re.escape(ASIDE)}.*|(evaluation\.json|report\.html)\.\d+\.tmp|metrics\.jsonl\.aside"
 )
 _LIBRARIES = ("multiebm", "torch", "numpy", "scikit-learn", "pydantic", "safetensors")
-_MAY_CHANGE = {  # what leaves the steps made so far as they are
-    "training.seconds",
-    "training.checkpoint_every",
-    "training.log_every",
-    "training.validate_every",
-}
+# settings of training that leave the steps made so far as they are
+_MAY_CHANGE = ("seconds", "checkpoint_every", "log_every", "validate_every")
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +75,9 @@ def check_folder(folder: Path, experiment: Experiment, resume: bool, overwrite: 
     if resume:
         before = read_config(folder)
         *_, last = ["", *(phase.kind for phase in counted(experiment.training.phases))]
-        allowed = {*_MAY_CHANGE, f"training.phases.{last}.steps"}  # the length of a run is that of its last phase
-        changed = [change for change in differences(before, experiment) if change.key not in allowed]
-        if changed:
+        # the length of a run is that of its last phase
+        allowed = [f"training.{name}" for name in (*_MAY_CHANGE, f"phases.{last}.steps")]
+        if changed := [change for change in differences(before, experiment) if change.key not in allowed]:
             listed = "\n  ".join(say(change) for change in changed)
             raise ConfigError(
                 f"{folder}: cannot resume with another configuration:\n  {listed}\n"

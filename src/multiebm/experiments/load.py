@@ -12,10 +12,9 @@ from pydantic import ValidationError
 from multiebm.core.errors import ConfigError
 from multiebm.experiments.baselines import baselines, lay_row
 from multiebm.experiments.explain import explain
-from multiebm.experiments.merge import apply_overrides, is_path, merge
 from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.experiments.sources import read_source
-from multiebm.experiments.yaml12 import dump
+from multiebm.experiments.values import apply_overrides, dump, is_path, merge
 
 Source = str | Path | Experiment
 

@@ -46,14 +46,9 @@ def measure_model(
     return evaluate(model, dataset, judges_of(dataset, device), settings, seed, inception=reader)
 
 
-def judges_of(dataset: MultimodalDataset, device: str, folder: Path | None = None) -> Judges | None:
-    """Return the classifiers that read generated parts, cached in `folder` (None: the user's).
-
-    None where none can be trained: without labels, or with one class only.
-    """
-    if not readable(dataset):
-        return None
-    return load_judges(dataset, folder or cache_root() / "judges", device=device)
+def judges_of(dataset: MultimodalDataset, device: str) -> Judges | None:
+    """Return the classifiers that read generated parts, from the user's cache; None without labels of two classes."""
+    return load_judges(dataset, cache_root() / "judges", device=device) if readable(dataset) else None
 
 
 @contextmanager

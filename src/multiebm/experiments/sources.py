@@ -7,8 +7,7 @@ from multiebm.core.errors import ConfigError
 from multiebm.core.keys import CONFIG
 from multiebm.core.table import nearest
 from multiebm.experiments.baselines import baselines, lay_row
-from multiebm.experiments.merge import merge
-from multiebm.experiments.yaml12 import parse_file
+from multiebm.experiments.values import merge, parse_file
 
 PRESETS = Path(__file__).with_name("presets")
 COMMON = "-vae"  # ends the preset with what all baselines on some data share
