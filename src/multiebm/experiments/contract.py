@@ -245,10 +245,10 @@ class PhaseContract:
 
     def experiment(self) -> Experiment:
         """Return the phase alone on a small model."""
-        cells = merge(SMALL, {"model": {"private": 2, "private_components": 2, "energy": {"width": 8}}})
-        cells["model"]["prior"] = {"kind": "energy", "components": 2, "width": 8, "layers": 1, "steps": 4}
-        cells["training"]["phases"] = [asdict(self.phase)]
-        return Experiment.model_validate(cells)
+        prior = {"kind": "energy", "components": 2, "width": 8, "layers": 1, "steps": 4}
+        model = {"private": 2, "private_components": 2, "energy": {"width": 8}, "prior": prior}
+        cells = {"model": model, "training": {"phases": [asdict(self.phase)]}}
+        return Experiment.model_validate(merge(SMALL, cells))
 
     def train(self, present: Tensor | None = None) -> set[str]:
         """Return the parts that two steps moved, or the settling after the last; all that comes of it is finite."""
