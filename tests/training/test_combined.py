@@ -9,7 +9,8 @@ import multiebm.training.phases.cooperative as module
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.random import make_generator
 from multiebm.models.inference import SHARED
-from multiebm.training.phases.bound import Bound, bound_of_batch
+from multiebm.objectives.vae import vae_loss
+from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.cooperative import Cooperative
 from multiebm.training.refining import refine_codes
 from small_models import (
@@ -100,7 +101,8 @@ def test_the_warm_ups_bound_without_a_tilt_is_that_of_the_plain_prior_bit_for_bi
     for state in pair(family):
         model = state.model
         posterior = model.inference(batch)
-        loss, _ = bound_of_batch(model, posterior, batch, make_generator(3), module.STRATIFIED, 1.3, learns=True)
+        prior = model.generator.prior.for_bound(learns=True)
+        loss, _ = vae_loss(model.generator, prior, posterior, batch, make_generator(3), module.STRATIFIED, 1.3)
         loss.backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         found.append((loss.detach(), gradients))
@@ -179,7 +181,8 @@ def test_with_weight_0_the_inference_model_learns_from_the_anchor_alone():
     )  # draws what the step drew before its anchor
     assert codes.latents[SHARED].shape == (8, 3)
     posterior = model.inference(batch)
-    bound_of_batch(model, posterior, batch, state.rng, module.STRATIFIED, 1.0, learns=True)[0].backward()
+    prior = model.generator.prior.for_bound(learns=True)
+    vae_loss(model.generator, prior, posterior, batch, state.rng, module.STRATIFIED)[0].backward()
     for got, p in zip(gradients["elbo"], model.inference.parameters(), strict=True):
         torch.testing.assert_close(got, p.grad, rtol=1e-4, atol=1e-5)
     assert any(not torch.allclose(a, b) for a, b in zip(gradients["elbo"], gradients["nll"], strict=True))

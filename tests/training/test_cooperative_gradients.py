@@ -9,7 +9,8 @@ import multiebm.training.phases.cooperative as module
 from multiebm.core.random import make_generator
 from multiebm.nn.spectral import frozen
 from multiebm.objectives.cooperative import inference_loss
-from multiebm.training.phases.bound import Bound, bound_of_batch
+from multiebm.objectives.vae import vae_loss
+from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.energy import energy_step
 from multiebm.training.priors import prior_step
 from multiebm.training.refining import refine_codes
@@ -97,7 +98,8 @@ def test_the_warm_up_bound_reaches_decoders_and_encoders_and_never_the_tilt(tilt
     model, state, batch = setup()
     posterior = model.inference(batch)
     model.generator.prior.in_bound = tilt
-    loss, _ = bound_of_batch(model, posterior, batch, state.rng, module.STRATIFIED, 1.0, learns=True)
+    prior = model.generator.prior.for_bound(learns=True)
+    loss, _ = vae_loss(model.generator, prior, posterior, batch, state.rng, module.STRATIFIED)
     loss.backward()
     assert parameters_with_gradient(model) == names(model, "omega") | names(model, "phi")
 

@@ -24,8 +24,8 @@ from multiebm.experiments.values import merge
 from multiebm.modalities import Modality, Picture, Vector
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
+from multiebm.objectives.vae import vae_loss
 from multiebm.training.phases import PHASES
-from multiebm.training.phases.bound import bound_of_batch
 from multiebm.training.phases.phase import Phase
 from multiebm.training.phases.settle import settling, take_average
 from multiebm.training.steps import TrainingStep, total_steps
@@ -86,8 +86,9 @@ class BaselineContract:
 
     def loss(self, model: MultimodalModel, batch: Batch) -> Tensor:
         """Return the training loss, shape []."""
-        bound = self.experiment().training.phase("bound")
-        return bound_of_batch(model, model.inference(batch), batch, make_generator(1), bound, bound.beta)[0]
+        bound, prior = self.experiment().training.phase("bound"), model.generator.prior.for_bound(learns=False)
+        posterior, rng = model.inference(batch), make_generator(1)
+        return vae_loss(model.generator, prior, posterior, batch, rng, bound, bound.beta)[0]
 
     def answers(self, views: Views, present: Tensor | None = None) -> list[Tensor]:
         """Return completions and codes of raw items [N, ...], present [N, M], from fresh weights."""

@@ -93,14 +93,9 @@ class EnergyPrior(Prior):
 
     def __init__(self, base: StandardPrior | MixturePrior, tilt: Energy) -> None:
         super().__init__()
-        self.dim, self.base, self.in_bound = base.dim, base, tilt.in_bound
+        self.dim, self.base, self.follows, self.in_bound = base.dim, base, base.follows, tilt.in_bound
         self.steps, self.step_size, self.bound, self.penalty = tilt.steps, tilt.step_size, tilt.bound, tilt.penalty
         self.net = mlp([base.dim] + [tilt.width] * tilt.layers + [1], nn.GELU(), last_bias=False)
-
-    @property
-    def follows(self) -> bool:  # type: ignore[override]
-        """Whether its base does."""
-        return self.base.follows
 
     def follow(self, codes: Tensor) -> None:
         """Move the base towards codes [N, D]."""

@@ -80,10 +80,8 @@ def read_metrics(file: Path) -> tuple[list[dict[str, float | None]], list[RollBa
     """Return the lines of metrics and the guard's roll-backs; a last line torn by a kill is passed over, and damaged
     ones with a warning. Of a line what is no number is left out.
     """
-    log = read_log(file)
-    log.warn_of_damage()
     lines, rollbacks = list[dict[str, float | None]](), list[RollBack]()
-    for values in (line.values for line in log.lines):
+    for values in (line.values for line in read_log(file).lines):
         if "event" not in values:
             lines.append({name: v for name, v in values.items() if v is None or isinstance(v, int | float)})
         elif values["event"] == "rollback":

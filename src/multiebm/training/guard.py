@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -38,6 +39,7 @@ _ADVICE = {
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
 class Guard:
     """A step that returns to its last good state when the one it wraps diverges (arXiv 2312.02469 aborts instead).
 
@@ -54,25 +56,14 @@ class Guard:
     its roll-backs. Where the next call will copy anew there is none, so most checkpoints hold one state, not two.
     """
 
-    def __init__(
-        self,
-        step: Step,
-        limits: Mapping[str, float] | None = None,  # of metrics, beside that of energy/gap
-        snapshot_every: int = 200,
-        retries: int = 3,
-        factor: float = 0.5,
-        healthy_steps: int = 200,
-        last_checkpoint: Callable[[], Path | None] = lambda: None,  # named in the error
-        starts: Collection[int] = (),
-    ) -> None:
-        self.step = step
-        self.limits = {GAP: LIMIT, **(limits or {})}
-        self.snapshot_every = snapshot_every
-        self.retries = retries
-        self.factor = factor
-        self.healthy_steps = healthy_steps
-        self.last_checkpoint = last_checkpoint
-        self.starts = starts
+    step: Step
+    limits: Mapping[str, float] = field(default_factory=dict)  # of metrics, beside that of energy/gap
+    snapshot_every: int = 200
+    retries: int = 3
+    factor: float = 0.5
+    healthy_steps: int = 200
+    last_checkpoint: Callable[[], Path | None] = lambda: None  # named in the error
+    starts: Collection[int] = ()
 
     def __call__(self, state: TrainState, batch: Batch) -> dict[str, float]:
         """Make one healthy step, after as many roll-backs as it takes; `state.step` may be lower afterwards."""
@@ -81,11 +72,11 @@ class Guard:
                 state.numbers[IN_A_ROW] = 0.0  # only with a newer state to return to, so that the retries are bounded
             state.good = state.snapshot()
             state.good.numbers["stream"] = state.drawn_at  # before this call's batch
-        good, diverged_at = state.good, 0
+        good, diverged_at, limits = state.good, 0, {GAP: LIMIT, **self.limits}
         while True:
             try:
                 metrics = self.step(state, batch)
-                problem = find_problem(metrics, self.limits)
+                problem = find_problem(metrics, limits)
             except DivergenceError as error:  # a mixture without a covariance: no loss says so
                 metrics, problem = {}, str(error)
             if problem is None:
@@ -94,7 +85,7 @@ class Guard:
             self._roll_back(state, good, problem, metrics)
             batch = state.draw()
         state.numbers[HEALTHY] = state.numbers.get(HEALTHY, 0.0) + 1
-        calm = all(abs(metrics.get(k, 0.0)) <= CALM_SHARE * most for k, most in self.limits.items())
+        calm = all(abs(metrics.get(k, 0.0)) <= CALM_SHARE * most for k, most in limits.items())
         state.numbers[CALM] = float(calm)
         old, new = good.numbers["step"], state.step + 1
         is_due = new // self.snapshot_every > old // self.snapshot_every or any(old < at <= new for at in self.starts)

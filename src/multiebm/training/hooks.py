@@ -68,9 +68,8 @@ class MetricsLog(Hook):
             if name != ROLLED_BACK:
                 numbers[_SUM + name] = numbers.get(_SUM + name, 0.0) + float(value)
                 numbers[_COUNT + name] = numbers.get(_COUNT + name, 0.0) + 1.0
-        if (
-            state.step % self.every == 0
-        ):  # the mean of every metric over the steps that had it; then counting begins anew
+        if state.step % self.every == 0:
+            # the mean of every metric over the steps that had it; then counting begins anew
             names = [key.removeprefix(_SUM) for key in numbers if key.startswith(_SUM)]
             means = {name: numbers.pop(_SUM + name) / numbers.pop(_COUNT + name) for name in names}
             self._append({"step": state.step, "seconds": round(numbers.get(ELAPSED, 0.0), 3)} | means)
@@ -80,14 +79,12 @@ class MetricsLog(Hook):
         """Drop lines of steps that a resumed or rolled-back state has not made, and a line torn by a kill."""
         check_log(self.path)
         retries = state.numbers.get(RETRIES, 0)
-        log = read_log(self.path)
+        log = read_log(self.path, warns=not self._started)
         kept = [line for line in log.lines if line.step < state.step and line.values.get("retries", 0) <= retries]
         found = sum("event" not in line.values for line in kept)
-        if not self._started:
-            log.warn_of_damage()
-            if found < (written := state.numbers.get(_LINES, found)):
-                message = "%s: got %d of the %d lines up to step %d; the others are lost, and curves have gaps there"
-                logger.warning(message, self.path, found, written, state.step - 1)
+        if not self._started and found < (written := state.numbers.get(_LINES, found)):
+            message = "%s: got %d of the %d lines up to step %d; the others are lost, and curves have gaps there"
+            logger.warning(message, self.path, found, written, state.step - 1)
         state.numbers[_LINES] = float(found)
         whole = "".join(f"{line.text}\n" for line in kept).encode()
         if log.data != whole:
@@ -206,29 +203,21 @@ class Log(NamedTuple):
     A last line without an end is none of either: a kill tore it.
     """
 
-    path: Path
     data: bytes
     lines: list[LogLine]
     damaged: list[int]
 
-    def warn_of_damage(self) -> None:
-        """Say which lines are damaged; they are left out."""
-        if self.damaged:
-            logger.warning(
-                "%s: lines that are no JSON object with a step, or out of order, left out: %s; restore the file if you "
-                "have a copy of it",
-                self.path,
-                ", ".join(map(str, self.damaged[:10])) + ("..." if len(self.damaged) > 10 else ""),
-            )
 
+def read_log(path: Path, warns: bool = True) -> Log:
+    """Read metrics.jsonl as far as it can be read, nothing where it is not there; OutputError where it is no file.
 
-def read_log(path: Path) -> Log:
-    """Read metrics.jsonl as far as it can be read, nothing where it is not there; OutputError where it is no file."""
+    It `warns` of damaged lines, which are left out.
+    """
     if not path.exists():
-        return Log(path, b"", [], [])
+        return Log(b"", [], [])
     with reading(path, OutputError, "delete it, or restore it"):
         data = path.read_bytes()
-    log, texts = Log(path, data, [], []), data.decode(errors="replace").split("\n")
+    log, texts = Log(data, [], []), data.decode(errors="replace").split("\n")
     for number, text in enumerate(texts, 1):
         values: Any = None
         with suppress(ValueError):
@@ -240,6 +229,12 @@ def read_log(path: Path) -> Log:
             log.lines.append(LogLine(text, values["step"], values))
         elif number < len(texts):
             log.damaged.append(number)
+    if warns and log.damaged:
+        some = ", ".join(map(str, log.damaged[:10])) + ("..." if len(log.damaged) > 10 else "")
+        message = (
+            "%s: lines that are no JSON object with a step, or out of order, left out: %s; restore the file if you"
+        )
+        logger.warning(f"{message} have a copy of it", path, some)
     return log
 
 

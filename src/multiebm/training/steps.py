@@ -72,23 +72,18 @@ def make_optimisers(
     own = {id(p) for p in prior}
     # the energy has one momentum in all phases: it learns from one loss
     momentum = next((p.momentum for p in counted(phases) if p.momentum is not None), o.beta1)
+    generator = [p for p in model.generator.parameters() if id(p) not in own]
+    energy = list(model.energy.parameters()) if model.energy else []
+    usual = (o.beta1, o.beta2)
     parts = {
-        "generator": ([p for p in model.generator.parameters() if id(p) not in own], o.generator, o.weight_decay),
-        "inference": (list(model.inference.parameters()), o.inference, o.weight_decay),
-        "energy": (list(model.energy.parameters()) if model.energy else [], o.energy, 0.0),
-        "prior": (prior, o.prior, 0.0),
+        "generator": (generator, o.generator, usual, o.weight_decay, o.amsgrad),
+        "inference": (list(model.inference.parameters()), o.inference, usual, o.weight_decay, o.amsgrad),
+        "energy": (energy, o.energy, (momentum, o.beta2), 0.0, False),
+        "prior": (prior, o.prior, BETAS, 0.0, False),
     }
-    betas = {"prior": BETAS, "energy": (momentum, o.beta2)}
     return {
-        name: torch.optim.Adam(
-            parameters,
-            rate,
-            betas.get(name, (o.beta1, o.beta2)),
-            weight_decay=decay,
-            amsgrad=o.amsgrad and name in ("generator", "inference"),
-            fused=True,
-        )
-        for name, (parameters, rate, decay) in parts.items()
+        name: torch.optim.Adam(parameters, rate, betas, weight_decay=decay, amsgrad=amsgrad, fused=True)
+        for name, (parameters, rate, betas, decay, amsgrad) in parts.items()
         if parameters
     }
 

@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from multiebm.core.batch import Batch
-from multiebm.core.random import Randomness
-from multiebm.models.inference import SHARED, Posterior
+from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.objectives.vae import BoundSettings, vae_loss
 from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, half_cosine, per_modality
@@ -36,7 +34,7 @@ class Bound(BoundSettings, Phase):
         learns = alone and done >= self.prior_from  # before it learns a tilt is a random function
         posterior = model.inference(batch)
         codes = follow_codes(state, posterior, batch, alone)
-        loss, log_px = bound_of_batch(model, posterior, batch, rng, self, self.beta, learns)
+        loss, log_px = vae_loss(model.generator, prior.for_bound(learns), posterior, batch, rng, self, self.beta)
         update(state, loss, "generator", "inference")
         metrics = {"loss/elbo": loss.item(), **encoder_metrics(posterior, batch)}
         each = log_px.sum((0, 1)) / (log_px != 0).sum((0, 1)).clamp_min(1)  # of the components that decode the part
@@ -98,16 +96,3 @@ class Bound(BoundSettings, Phase):
                 "weighs the divergence of all latents; set model.private=0"
             )
         return problems
-
-
-def bound_of_batch(
-    model: MultimodalModel,
-    posterior: Posterior,
-    batch: Batch,
-    rng: Randomness,
-    s: BoundSettings,
-    beta: float,
-    learns: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Return minus the bound (shape [], nats per item) and its log-likelihoods [N, C, B, M]."""
-    return vae_loss(model.generator, model.generator.prior.for_bound(learns), posterior, batch, rng, s, beta)
