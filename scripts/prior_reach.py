@@ -30,7 +30,7 @@ from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.priors.energy import Energy
 from multiebm.priors.prior import Settling
-from multiebm.training.priors import codes_of
+from multiebm.training.codes import codes_of
 
 CHANGES = ("model.shared=2", "model.likelihood.scale=0.1", "training.phases.bound.beta=0.1")
 PRIOR = Energy(width=128, layers=3, steps=60, step_size=0.1, penalty=0.01)

@@ -12,7 +12,7 @@ from multiebm.mcmc.run import run_chain
 from multiebm.priors.energy import Energy, EnergyPrior
 from multiebm.priors.mixture import MixturePrior
 from multiebm.priors.standard import StandardPrior
-from multiebm.training.priors import prior_step
+from multiebm.training.codes import prior_step
 from small_models import energy_prior, make_state, small_model, vectors
 
 SIGMAS = 4.0  # false alarm 6e-5 for a Gaussian statistic

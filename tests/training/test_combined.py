@@ -10,9 +10,9 @@ from multiebm.core.batch import Batch, mask_views
 from multiebm.core.random import make_generator
 from multiebm.models.inference import SHARED
 from multiebm.objectives.vae import vae_loss
+from multiebm.training.codes import refine_codes
 from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.cooperative import Cooperative
-from multiebm.training.refining import refine_codes
 from small_models import (
     LITERAL,
     energy_prior,

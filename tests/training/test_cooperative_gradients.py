@@ -10,10 +10,9 @@ from multiebm.core.random import make_generator
 from multiebm.nn.spectral import frozen
 from multiebm.objectives.cooperative import inference_loss
 from multiebm.objectives.vae import vae_loss
+from multiebm.training.codes import prior_step, refine_codes
 from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.energy import energy_step
-from multiebm.training.priors import prior_step
-from multiebm.training.refining import refine_codes
 from small_models import (
     LITERAL,
     clear_gradients,

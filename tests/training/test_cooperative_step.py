@@ -12,11 +12,10 @@ import multiebm.training.phases.energy as energy
 from multiebm.core.batch import Batch, mask_views
 from multiebm.models.chains import Langevin
 from multiebm.objectives.cooperative import energy_loss
+from multiebm.training.codes import complete_items, prior_step
 from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.cooperative import Cooperative
 from multiebm.training.phases.energy import Energy, energy_step
-from multiebm.training.priors import prior_step
-from multiebm.training.refining import complete_items
 from small_models import LITERAL, energy_prior, make_state, mixed, random_views, small_model, take_step, whole
 
 DEFAULT = Cooperative()

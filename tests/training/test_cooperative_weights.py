@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from multiebm.training.refining import RefinedSamples
+from multiebm.training.codes import RefinedSamples
 from small_models import LITERAL, energy_prior, make_state, mixed, random_views, small_model, take_step, whole
 
 

@@ -8,9 +8,9 @@ import torch
 import multiebm.training.phases.cooperative as module
 from multiebm.core.batch import Batch, mask_views
 from multiebm.objectives.cooperative import energy_loss
+from multiebm.training.codes import complete_items, refine_codes
 from multiebm.training.phases.cooperative import Cooperative
 from multiebm.training.phases.energy import Energy
-from multiebm.training.refining import complete_items, refine_codes
 from small_models import LITERAL, energy_prior, make_state, mixed, random_views, small_model, take_step, whole
 
 PRESENT = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 1], [1, 1, 0], [0, 0, 1], [1, 1, 1], [0, 1, 0], [0, 0, 0]]).bool()

@@ -13,10 +13,10 @@ from multiebm.experiments.build import settling_of
 from multiebm.experiments.load import load_experiment
 from multiebm.models.inference import InferenceModel
 from multiebm.priors.prior import Settling
+from multiebm.training.codes import prior_step
 from multiebm.training.guard import PRIOR_RATE
 from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.settle import Settle, settle_priors, settling
-from multiebm.training.priors import prior_step
 from small_models import energy_prior, make_state, random_views, small_model, vectors, whole
 
 ITEMS, BATCHES = 100, 20

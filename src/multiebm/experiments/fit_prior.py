@@ -27,9 +27,9 @@ from multiebm.nn.precision import precision_of, set_precision
 from multiebm.priors.energy import Energy
 from multiebm.priors.mixture import Mixture
 from multiebm.priors.prior import PriorSettings, Settling
+from multiebm.training.codes import codes_of
 from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.settle import Settle
-from multiebm.training.priors import codes_of
 
 CODES_BATCHES, CODES_BATCH = 128, 64  # items whose codes the prior is fitted to, twice each
 USUAL = Settling(steps=3000, rate=1e-3)

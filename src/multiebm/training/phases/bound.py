@@ -9,8 +9,8 @@ from multiebm.core.batch import Batch
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.objectives.vae import BoundSettings, vae_loss
+from multiebm.training.codes import follow_codes, observed, prior_step
 from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, half_cosine, per_modality
-from multiebm.training.priors import follow_codes, observed, prior_step
 from multiebm.training.state import TrainState, update
 
 FALL = 0.5  # share of the steps over which rates fall

@@ -14,17 +14,19 @@ from multiebm.models.model import MultimodalModel
 from multiebm.objectives.cooperative import balanced_weight, generator_loss, inference_loss, squared_residuals
 from multiebm.objectives.vae import BoundSettings, Draw, bound_loss, draw
 from multiebm.priors.prior import Prior
-from multiebm.training.phases.energy import energy_step
-from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, half_cosine, per_modality
-from multiebm.training.priors import follow_codes, observed, prior_step
-from multiebm.training.refining import (
+from multiebm.training.codes import (
     RefinedCodes,
     RefinedSamples,
     complete_items,
+    follow_codes,
     latent_chain_metrics,
+    observed,
+    prior_step,
     refine_codes,
     refine_samples,
 )
+from multiebm.training.phases.energy import energy_step
+from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, half_cosine, per_modality
 from multiebm.training.state import TrainState, update
 
 STRATIFIED = BoundSettings()  # the anchor's bound

@@ -13,9 +13,8 @@ from multiebm.models.chains import Displaced
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.objectives.cooperative import energy_loss
+from multiebm.training.codes import complete_items, follow_codes, observed, prior_step, refine_samples
 from multiebm.training.phases.phase import Chosen, Phase
-from multiebm.training.priors import follow_codes, observed, prior_step
-from multiebm.training.refining import complete_items, refine_samples
 from multiebm.training.state import TrainState, update
 
 STEER_RATE = 0.02  # log change of the displacement per step

@@ -17,10 +17,10 @@ from multiebm.core.progress import listening
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.priors.prior import Settling
+from multiebm.training.codes import codes_of
 from multiebm.training.guard import PRIOR_RATE
 from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.phase import Chosen, Phase
-from multiebm.training.priors import codes_of
 from multiebm.training.state import TrainState, assign
 
 REFIT_BATCHES = 128  # that priors settle on when training is over
