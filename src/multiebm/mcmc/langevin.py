@@ -8,7 +8,7 @@ from torch import Tensor
 
 from multiebm.core.random import Randomness, rand
 from multiebm.core.tree import Tree, item_size, item_square_norm, per_item, randn_tree, tree_map
-from multiebm.mcmc.run import Info, Kernel, LogDensity, State, evaluate, evaluate_end
+from multiebm.mcmc.run import Info, Kernel, LogDensity, State, evaluate
 
 # A gradient of exactly zero has no direction; the item then moves by noise alone.
 _SMALLEST_NORM = 1e-12
@@ -41,7 +41,10 @@ def _unadjusted(logdensity: LogDensity, drift: Drift, noise: float, proposed: fl
 
     def last(rng: Randomness, state: State) -> tuple[State, Info]:
         moved, info = _move(rng, state, drift, noise)
-        return evaluate_end(logdensity, moved), info
+        with torch.no_grad():
+            end = tree_map(lambda leaf: leaf.detach().float(), moved)
+            gone = tree_map(lambda leaf: leaf.new_empty(0), end)  # a gradient that it is an error to use
+            return State(end, logdensity(end), gone), info
 
     return Kernel(partial(evaluate, logdensity), step, last)
 

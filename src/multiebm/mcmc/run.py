@@ -70,13 +70,6 @@ def evaluate(logdensity: LogDensity, position: Tree) -> State:
     return State(rebuild(position, [part.detach() for part in parts]), value.detach(), rebuild(position, full))
 
 
-def evaluate_end(logdensity: LogDensity, position: Tree) -> State:
-    """Return the state at `position` (leaves [B, ...]) with a gradient of leaves [0]: using it is an error."""
-    with torch.no_grad():
-        end = rebuild(position, [leaf.detach().float() for leaf in leaves(position)])
-        return State(end, logdensity(end), rebuild(end, [leaf.new_empty(0) for leaf in leaves(end)]))
-
-
 def run_chain(
     kernel: Kernel, position: Position, steps: int, rng: Randomness, record: bool = False
 ) -> tuple[Position, ChainInfo]:

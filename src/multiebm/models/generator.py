@@ -65,11 +65,11 @@ class Generator(nn.Module):
 
     def sample_auxiliary(self, n: int, rng: Randomness) -> Latents:
         """Draw w_m ~ r_m, differentiable in its learned scale: [n, P] each; empty if there are no private latents."""
-
-        def draw(log_scale: Tensor) -> Tensor:
-            return self.family.rsample(rng, torch.zeros_like(log_scale).expand(n, -1), log_scale.exp())
-
-        return {name_of_key(key): draw(log_scale) for key, log_scale in self.auxiliary_log_scale.items()}
+        found = {}
+        for key, log_scale in self.auxiliary_log_scale.items():
+            loc = torch.zeros_like(log_scale).expand(n, -1)
+            found[name_of_key(key)] = self.family.rsample(rng, loc, log_scale.exp())
+        return found
 
     def decode(self, latents: Latents, modality: str, rows: Tensor | None = None) -> Tensor:
         """Return the decoder mean of one modality, [B, *shape], or of these `rows` alone (int64 [N]): [N, *shape]."""

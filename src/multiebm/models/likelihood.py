@@ -1,13 +1,12 @@
 """Importance-weighted estimates of log p(X_S) by the model's own posterior (Burda et al. 2016, arXiv 1509.00519)."""
 
-from collections.abc import Sequence
 from math import log
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from multiebm.core.batch import Batch, mask_views
+from multiebm.core.batch import Batch
 from multiebm.core.names import module_key
 from multiebm.core.progress import task
 from multiebm.core.random import ItemGenerators
@@ -49,26 +48,6 @@ def importance_log_likelihood(model: Model, batch: Batch, samples: int, draws: I
                     advance(len(rows) * copies)
                 found.append(total)
     return torch.cat(found) - log(samples)
-
-
-def conditional_log_likelihood(
-    model: Model, batch: Batch, known: Tensor | None, samples: int, draws: Sequence[ItemGenerators], log_z: float
-) -> Tensor:
-    """Return log p(x_S) [B], or log p(the rest of x_S | the parts where `known`, bool [M]) if that is not None.
-
-    The second is a difference of two estimates, of draws of their own. 0 where nothing is present or nothing is left.
-    """
-
-    def log_prob(of: Batch, own: ItemGenerators) -> Tensor:
-        found = importance_log_likelihood(model, of, samples, own)
-        return torch.where(of.present.any(1), found - log_z, 0.0)
-
-    total = log_prob(batch, draws[0])
-    if known is None:
-        return total
-    here = batch.present & known
-    rest = total - log_prob(Batch(mask_views(batch.views, here), here), draws[1])
-    return torch.where((here == batch.present).all(1), 0.0, rest)
 
 
 def _log_weights(model: Model, posterior: Posterior, batch: Batch, draws: ItemGenerators, copies: int) -> Tensor:

@@ -27,7 +27,7 @@ from multiebm.models.chains import DataChain, Displaced, LatentChain
 from multiebm.models.energy import EnergyNetwork
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Latents
-from multiebm.models.likelihood import conditional_log_likelihood, importance_log_likelihood
+from multiebm.models.likelihood import importance_log_likelihood
 from multiebm.models.saving import write_model
 from multiebm.nn.spectral import frozen
 
@@ -124,12 +124,8 @@ class MultimodalModel(nn.Module):
 
         Latents {"shared": [B, D], modality: [B, P]}. Private ones of absent parts get no evidence and stay as they are.
         """
-        chain = self.latent_chain
-
-        def logdensity(position: Latents) -> Tensor:
-            return self.generator.log_joint(batch.views, position, batch.present)
-
-        kernel = langevin(logdensity, chain.step_size, diagnose=True)
+        chain, joint = self.latent_chain, self.generator.log_joint
+        kernel = langevin(lambda at: joint(batch.views, at, batch.present), chain.step_size, diagnose=True)
         with frozen(self):
             end, info = run_chain(kernel, latents, chain.steps if steps is None else steps, rng, record)
         start = {name: latents[name].detach() for name in self.modalities if name in latents}
@@ -229,10 +225,8 @@ class MultimodalModel(nn.Module):
     def encode(self, parts: Views, present: Tensor | None = None) -> Tensor:
         """Return the mean of q(z | parts) [B, D] for raw `parts` [B, ...], any subset of the modalities."""
 
-        def some(batch: Batch, first: int) -> Tensor:
-            return self.inference.given(batch).shared.mean
-
-        return use.over_parts(self, self.modalities, some, use.check_parts(self.modalities, parts, present))
+        given = use.check_parts(self.modalities, parts, present)
+        return use.over_parts(self, self.modalities, lambda batch, _: self.inference.given(batch).shared.mean, given)
 
     def log_likelihood(
         self,
@@ -257,8 +251,17 @@ class MultimodalModel(nn.Module):
         constant = self.log_normalizer().value if log_z is None else use.check_log_z(log_z)
 
         def some(batch: Batch, first: int) -> Tensor:
-            draws = [item_generators(s, len(batch.present), first) for s in (seed, seed + 1)]  # of two estimates
-            return conditional_log_likelihood(self, batch, known, samples, draws, constant)
+            def log_prob(of: Batch, own_seed: int) -> Tensor:
+                draws = item_generators(own_seed, len(of.present), first)
+                found = importance_log_likelihood(self, of, samples, draws)
+                return torch.where(of.present.any(1), found - constant, 0.0)
+
+            total = log_prob(batch, seed)
+            if known is None:
+                return total
+            here = batch.present & known  # the difference of two estimates, each of draws of its own
+            rest = total - log_prob(Batch(mask_views(batch.views, here), here), seed + 1)
+            return torch.where((here == batch.present).all(1), 0.0, rest)
 
         return use.over_parts(self, self.modalities, some, handed)
 

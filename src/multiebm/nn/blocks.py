@@ -32,7 +32,12 @@ class ResidualBlock(nn.Module):
         """Map [B, n_in, H, W] to [B, n_out, H, W] or [B, n_out, 2 H, 2 W]."""
         a, skip = F.leaky_relu(x, SLOPE), self.shortcut(x)
         if self.up:  # doubling commutes with what looks at one pixel: activation and shortcut
-            a, skip = double_conv3(a, self.c0), F.interpolate(skip, scale_factor=2)
+            # 3x3 windows on doubled pixels see two different ones each way: a transposed convolution of stride 2, whose
+            # 4x4 weights are sums of the 3x3 ones, with 4/9 of the arithmetic
+            sums = self.c0.weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+            weight = torch.einsum("oikl,ak,bl->ioab", self.c0.weight, sums, sums)
+            weight = weight.contiguous(memory_format=torch.channels_last)
+            a, skip = F.conv_transpose2d(a, weight, self.c0.bias, 2, 1), F.interpolate(skip, scale_factor=2)
         else:
             a = self.c0(a)
         return torch.add(skip, self.c1(F.leaky_relu_(a, SLOPE)), alpha=self.residual)
@@ -57,29 +62,11 @@ class EnergyBlock(nn.Module):
         a = F.relu_(self.c0(x if self.head else F.relu(x)))
         if not self.down:
             return self.c1(a) + self.skip(x)
-        # pooling and the 1x1 skip commute; pool first is cheaper
+        # The mean of four neighbouring 3x3 windows is one 4x4 window: a convolution of stride 2, 4/9 of the arithmetic.
         pool = (min(x.shape[2], 2), min(x.shape[3], 2))
-        return conv3_pool(a, self.c1.weight, pool) + self.skip(F.avg_pool2d(x, pool))
-
-
-def conv3_pool(x: Tensor, weight: Tensor, pool: tuple[int, int]) -> Tensor:
-    """Return avg_pool2d(conv2d(x, weight, padding=1), pool) for `weight` [n_out, n_in, 3, 3] and windows of 1 or 2.
-
-    The mean of four neighbouring 3x3 windows is one 4x4 window: a convolution of stride 2 with 4/9 of the arithmetic.
-    """
-    sums = F.avg_pool2d(weight, pool, stride=1, padding=(pool[0] - 1, pool[1] - 1))
-    return F.conv2d(x, sums, stride=pool, padding=1)
-
-
-def double_conv3(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """Return conv(interpolate(x, scale_factor=2)), [B, n_in, H, W] -> [B, n_out, 2 H, 2 W], for `conv` 3x3, padding 1.
-
-    Windows on doubled pixels see two different ones each way: a transposed convolution of stride 2, whose 4x4 weights
-    are sums of the 3x3 ones, with 4/9 of the arithmetic.
-    """
-    sums = conv.weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
-    weight = torch.einsum("oikl,ak,bl->ioab", conv.weight, sums, sums)
-    return F.conv_transpose2d(x, weight.contiguous(memory_format=torch.channels_last), conv.bias, 2, 1)
+        sums = F.avg_pool2d(self.c1.weight, pool, stride=1, padding=(pool[0] - 1, pool[1] - 1))
+        # Pooling and the 1x1 skip commute; pool first is cheaper.
+        return F.conv2d(a, sums, stride=pool, padding=1) + self.skip(F.avg_pool2d(x, pool))
 
 
 def sn_conv(n_in: int, n_out: int, kernel: int, bias: bool = False) -> Spectral:
