@@ -14,7 +14,7 @@ import time
 import torch
 
 from loading import machine
-from multiebm.experiments.data import build_dataset
+from multiebm.experiments.build import build_dataset
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.run import fresh_state
 from multiebm.training.steps import TrainingStep

@@ -30,8 +30,7 @@ from cooperative_step import Way, seconds
 from loading import machine
 from multiebm.core.batch import Batch
 from multiebm.core.random import make_generator
-from multiebm.experiments.build import build_model, build_state
-from multiebm.experiments.data import build_dataset
+from multiebm.experiments.build import build_dataset, build_model, build_state
 from multiebm.experiments.folder import METRICS
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.measure import measure_model

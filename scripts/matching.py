@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import multiebm
-from multiebm.experiments.data import build_dataset
+from multiebm.experiments.build import build_dataset
 from multiebm.experiments.load import load_experiment
 
 ITEMS = 1000

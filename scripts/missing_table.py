@@ -15,8 +15,8 @@ from statistics import fmean
 import matplotlib
 from cells import notes_of, processor
 
+from multiebm.experiments.build import build_dataset, training_data
 from multiebm.experiments.compare import Cell, compare, entry
-from multiebm.experiments.data import build_dataset, training_data
 from multiebm.experiments.load import load_experiment
 
 ROWS = ("combined", "mmvaeplus", "mopoe", "mvtcae")

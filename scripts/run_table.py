@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from cells import is_made, notes_of, processor, spread, write_cell
 
-from multiebm.experiments.data import build_dataset
+from multiebm.experiments.build import build_dataset
 from multiebm.experiments.folder import METRICS
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.measure import measure_model

@@ -18,7 +18,7 @@ from multiebm.core.errors import ConfigError
 from multiebm.core.keys import CONFIG
 from multiebm.data import DATASETS
 from multiebm.experiments import explain
-from multiebm.experiments.data import build_dataset
+from multiebm.experiments.build import build_dataset
 from multiebm.experiments.explain import all_keys
 from multiebm.experiments.load import (
     Difference,

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 from multiebm.core.metrics import GAP, find_problem
-from multiebm.experiments.build import build_model
-from multiebm.experiments.data import build_dataset
+from multiebm.experiments.build import build_dataset, build_model
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.run import fresh_state
 from multiebm.experiments.sources import preset_names

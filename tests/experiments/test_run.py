@@ -14,7 +14,7 @@ from run_standins import CtrlC, tiny, tiny_data
 import multiebm
 from multiebm.core.errors import CheckpointError, ConfigError, DataError, DivergenceError, OutputError
 from multiebm.data import from_arrays
-from multiebm.experiments.data import find_device, hide_at_random, training_data
+from multiebm.experiments.build import find_device, hide_at_random, training_data
 from multiebm.experiments.folder import CHECKPOINTS, CONFIG, METRICS, RUN
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.run import fresh_state, run_experiment

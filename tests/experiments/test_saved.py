@@ -20,7 +20,7 @@ import multiebm
 from multiebm.core.errors import CheckpointError, ConfigError, DivergenceError, OutputError
 from multiebm.core.files import sealed
 from multiebm.core.random import item_generators
-from multiebm.experiments.data import find_device
+from multiebm.experiments.build import find_device
 from multiebm.experiments.saved import find_model, from_pretrained, save_pretrained
 from multiebm.modalities import Vector
 from multiebm.models.model import MultimodalModel

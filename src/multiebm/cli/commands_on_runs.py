@@ -87,12 +87,11 @@ def train(
     device: Device = "auto",
 ) -> None:
     """Train a model; Ctrl-C saves, and --resume continues."""
-    from multiebm.experiments.load import load_experiment
-
-    experiment = load_experiment(preset, overrides or [])  # before torch: mistakes are told at once
     from multiebm.experiments.live import live_view
+    from multiebm.experiments.load import load_experiment
     from multiebm.experiments.run import run_experiment
 
+    experiment = load_experiment(preset, overrides or [])
     with live_view(experiment, progress=not context.obj) as live:
         result = run_experiment(
             experiment,
@@ -235,7 +234,7 @@ def _opened(run: Path, out: Path, changes: Sequence[str] = ()) -> "tuple[Experim
     from multiebm.core.files import try_output
     from multiebm.core.keys import CONFIG
     from multiebm.data import DATASETS, settings_problems
-    from multiebm.experiments.data import build_dataset
+    from multiebm.experiments.build import build_dataset
     from multiebm.experiments.folder import check_same_data, read_run
     from multiebm.experiments.load import load_experiment
 

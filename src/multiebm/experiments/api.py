@@ -8,8 +8,7 @@ from rich.console import Console
 
 from multiebm.data import MultimodalDataset
 from multiebm.evaluation.result import Evaluation, EvaluationSettings
-from multiebm.experiments.build import build_model, resolved
-from multiebm.experiments.data import build_dataset
+from multiebm.experiments.build import build_dataset, build_model, resolved
 from multiebm.experiments.live import live_view, showing
 from multiebm.experiments.load import Source, load_experiment
 from multiebm.experiments.measure import measure_model

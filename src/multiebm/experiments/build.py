@@ -1,6 +1,7 @@
-"""From a configuration to objects: the only place a config meets a class."""
+"""From a configuration to objects: data, model and state, on a device. The only place a config meets a class."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from torch.overrides import TorchFunctionMode
 from multiebm.core.errors import ConfigError
 from multiebm.core.names import name_problem
 from multiebm.core.random import make_generator
-from multiebm.data import BatchStream
-from multiebm.experiments.schema import Experiment, ModelSection
+from multiebm.data import BatchStream, MultimodalDataset, Split, load_dataset
+from multiebm.experiments.schema import DataSection, Experiment, ModelSection
 from multiebm.modalities import Modality
 from multiebm.models.aggregation import Aggregation, PriorExpert
 from multiebm.models.energy import EnergyNetwork
@@ -37,14 +38,35 @@ def build_model(section: ModelSection, modalities: dict[str, Modality], seed: in
     if problems := [f"modality: {problem}" for name in known if (problem := name_problem(name))]:
         raise ConfigError(problems)
     if unknown := [name for name in section.likelihood.weights if name not in modalities]:
-        raise ConfigError(
-            [
-                f"model.likelihood.weights.{n}: got no such modality, expected some of {', '.join(known)}"
-                for n in unknown
-            ]
-        )
-    with torch.inference_mode(False), _Drawing(make_generator(seed)):
-        model = _model(section, modalities)
+        expected = f"got no such modality, expected some of {', '.join(known)}"
+        raise ConfigError([f"model.likelihood.weights.{name}: {expected}" for name in unknown])
+    s, i, like, e, n = section, section.inference, section.likelihood, section.energy, len(modalities)
+    networks = {name: getattr(s.networks, m.kind) for name, m in modalities.items()}
+    encoders: dict[str, Encoder] = {}
+    decoders: dict[str, nn.Module] = {}
+    with torch.inference_mode(False), _Drawing(make_generator(seed)):  # the order here is that of the draws
+        for name, m in modalities.items():
+            encoders[name] = Encoder(m, s.shared, s.private, networks[name], s.scale_map, i.separate_trunks)
+            decoders[name] = Mixed(m.decoder(s.shared + s.private, networks[name]))
+        likelihoods = {
+            k: m.likelihood(like.family, like.scale, like.weights.get(k, 1.0)) for k, m in modalities.items()
+        }
+        ridge = ridge_for(s.latent_chain.step_size)
+        prior = s.prior.build(s.shared, s.family, ridge)
+        private = (s.private, s.family, s.private_components)
+        generator = Generator(prior, decoders, likelihoods, *private, ridge, s.temperature)
+        energy = None if e is None else EnergyNetwork(modalities, e.width, e.fusion, e.penalty, e.gate)
+        aggregation = Aggregation(n, s.family, i.subsets, i.fusion, i.prior_expert, i.learned_weights, CORRELATION)
+        in_use: PriorExpert = "complete" if i.prior_expert == "full" else i.prior_expert
+        pooled = Aggregation(n, s.family, "full", i.fusion, in_use, correlation=CORRELATION) if i.pooled else None
+        joint = None
+        if i.subsets == "joint":
+            trunks: dict[str, nn.Module] = {}
+            for name, m in modalities.items():
+                trunks[name] = Mixed(m.encoder(JOINT_FEATURES, networks[name]))
+            joint = JointEncoder(trunks, JOINT_FEATURES, s.shared, s.scale_map)
+        inference = InferenceModel(encoders, s.family, aggregation, pooled, joint)
+        model = MultimodalModel(modalities, inference, generator, energy, s.data_chain, s.latent_chain)
         model.blueprint = section.model_dump()
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -69,39 +91,6 @@ class _Drawing(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _model(s: ModelSection, modalities: dict[str, Modality]) -> MultimodalModel:
-    encoders: dict[str, Encoder] = {}
-    decoders: dict[str, nn.Module] = {}
-    for name, m in modalities.items():
-        nets = getattr(s.networks, m.kind)
-        encoders[name] = Encoder(m, s.shared, s.private, nets, s.scale_map, s.inference.separate_trunks)
-        decoders[name] = Mixed(m.decoder(s.shared + s.private, nets))
-    like = s.likelihood
-    likelihoods = {n: m.likelihood(like.family, like.scale, like.weights.get(n, 1.0)) for n, m in modalities.items()}
-    ridge = ridge_for(s.latent_chain.step_size)
-    prior = s.prior.build(s.shared, s.family, ridge)
-    generator = Generator(prior, decoders, likelihoods, s.private, s.family, s.private_components, ridge, s.temperature)
-    e = s.energy
-    energy = None if e is None else EnergyNetwork(modalities, e.width, e.fusion, e.penalty, e.gate)
-    return MultimodalModel(
-        modalities, _inference(s, modalities, encoders), generator, energy, s.data_chain, s.latent_chain
-    )
-
-
-def _inference(s: ModelSection, modalities: dict[str, Modality], encoders: dict[str, Encoder]) -> InferenceModel:
-    i, n = s.inference, len(modalities)
-    aggregation = Aggregation(n, s.family, i.subsets, i.fusion, i.prior_expert, i.learned_weights, CORRELATION)
-    in_use: PriorExpert = "complete" if i.prior_expert == "full" else i.prior_expert
-    pooled = Aggregation(n, s.family, "full", i.fusion, in_use, correlation=CORRELATION) if i.pooled else None
-    joint = None
-    if i.subsets == "joint":
-        trunks: dict[str, nn.Module] = {
-            name: Mixed(m.encoder(JOINT_FEATURES, getattr(s.networks, m.kind))) for name, m in modalities.items()
-        }
-        joint = JointEncoder(trunks, JOINT_FEATURES, s.shared, s.scale_map)
-    return InferenceModel(encoders, s.family, aggregation, pooled, joint)
-
-
 def settling_of(experiment: Experiment, numbers: Mapping[str, float]) -> Settling:
     """Return how priors settle when training is over; `numbers`: those of the state."""
     return settling(experiment.training.phases, experiment.training.optimiser.prior, numbers)
@@ -120,3 +109,45 @@ def resolved(experiment: Experiment, device: str | torch.device, begun: Experime
         return experiment
     precision = fastest_precision(device) if begun is None else begun.training.precision
     return experiment.changed("training", {"precision": precision})
+
+
+def build_dataset(section: DataSection) -> MultimodalDataset:
+    """Return the complete data set of a configuration; `missing` is applied to what a run trains on, not here."""
+    return load_dataset(section.name, section.settings)
+
+
+def training_data(
+    dataset: MultimodalDataset, missing: float, seed: int, device: str | torch.device = "cpu"
+) -> MultimodalDataset:
+    """Return the data set whose training split has a share `missing` of its parts hidden and lies on `device`, raw."""
+    rows = hide_at_random(dataset.train, missing, seed) if missing else dataset.train
+    if torch.device(device).type != "cpu":
+        labels = None if rows.labels is None else rows.labels.to(device)
+        views = {name: view.to(device) for name, view in rows.views.items()}
+        rows = Split(views, rows.present.to(device), labels)
+    return replace(dataset, train=rows)
+
+
+def hide_at_random(rows: Split, share: float, seed: int) -> Split:
+    """Hide each part (of `present` [N, M]) with probability `share`, completely at random; an item keeps at least 1."""
+    draws = torch.rand(rows.present.shape, generator=make_generator((seed * 1_000_003 + 1) % 2**63))
+    hidden = draws < share
+    kept = torch.where(rows.present, draws, -1.0).argmax(1)
+    hidden[torch.arange(len(hidden)), kept] = False
+    return replace(rows, present=rows.present & ~hidden)
+
+
+def find_device(device: str | torch.device = "auto") -> torch.device:
+    """Return the device: auto (the first GPU if there is one), cpu, cuda or cuda:<i>, as text or torch.device."""
+    name = str(device)  # of a torch.device that which names it
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    known = ["auto", "cpu", *(["cuda"] if available else []), *[f"cuda:{i}" for i in range(available)]]
+    if name not in known or not isinstance(device, str | torch.device):
+        what = f"{available} CUDA device(s)" if available else "no CUDA device"
+        raise ConfigError(
+            f"device: got {device!r}, expected one of {', '.join(known)}; torch {torch.__version__} finds {what} "
+            "here: use --device auto, or install a torch build and driver for the device"
+        )
+    if name == "auto":
+        return torch.device("cuda" if available else "cpu")
+    return torch.device(name)

@@ -15,8 +15,7 @@ from multiebm.core.files import read_json, try_output, write_json, write_output
 from multiebm.core.keys import CONFIG
 from multiebm.core.lock import locked
 from multiebm.experiments.baselines import baselines
-from multiebm.experiments.build import resolved
-from multiebm.experiments.data import build_dataset, find_device
+from multiebm.experiments.build import build_dataset, find_device, resolved
 from multiebm.experiments.folder import check_folder, read_config, read_run
 from multiebm.experiments.load import differences, load_experiment, located, say, to_dict
 from multiebm.experiments.measure import measure_model

@@ -15,8 +15,7 @@ from multiebm.core.keys import CONFIG, MODEL, RUN
 from multiebm.core.lock import locked
 from multiebm.core.random import make_generator
 from multiebm.data import BatchStream, MultimodalDataset
-from multiebm.experiments.build import build_model
-from multiebm.experiments.data import build_dataset, training_data
+from multiebm.experiments.build import build_dataset, build_model, training_data
 from multiebm.experiments.folder import check_folder, check_same_data, open_folder, parameter_counts, read_run
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.saved import from_pretrained, save_pretrained

@@ -12,8 +12,7 @@ import torch
 
 from multiebm.core.files import replace_file
 from multiebm.core.keys import CONFIG
-from multiebm.experiments.build import resolved, settling_of
-from multiebm.experiments.data import build_dataset, find_device
+from multiebm.experiments.build import build_dataset, find_device, resolved, settling_of
 from multiebm.experiments.folder import read_run
 from multiebm.experiments.load import dump_experiment
 from multiebm.experiments.run import RunResult, fresh_state, run_experiment

@@ -17,8 +17,15 @@ from multiebm.core.keys import BOARD, CHECKPOINTS, CONFIG, ELAPSED, METRICS, MOD
 from multiebm.core.lock import locked
 from multiebm.core.progress import task
 from multiebm.data import BatchStream, MultimodalDataset
-from multiebm.experiments.build import build_model, build_state, resolved, settling_of
-from multiebm.experiments.data import build_dataset, find_device, training_data
+from multiebm.experiments.build import (
+    build_dataset,
+    build_model,
+    build_state,
+    find_device,
+    resolved,
+    settling_of,
+    training_data,
+)
 from multiebm.experiments.folder import check_folder, check_same_data, describe_run, open_folder, read_config, read_run
 from multiebm.experiments.measure import BEST, validation
 from multiebm.experiments.saved import save_pretrained

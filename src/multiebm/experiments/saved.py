@@ -13,8 +13,7 @@ from torch.overrides import TorchFunctionMode
 from multiebm.core.errors import CheckpointError, MultiebmError
 from multiebm.core.keys import CHECKPOINTS, MODEL
 from multiebm.core.store import said
-from multiebm.experiments.build import build_model
-from multiebm.experiments.data import find_device
+from multiebm.experiments.build import build_model, find_device
 from multiebm.experiments.schema import ModelSection
 from multiebm.models.model import MultimodalModel
 from multiebm.models.saving import HEADER, load_weights, read_description

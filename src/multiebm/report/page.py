@@ -10,8 +10,8 @@ from multiebm.core.progress import track
 from multiebm.data import MultimodalDataset
 from multiebm.evaluation.measurement import JudgesLike
 from multiebm.evaluation.metrics import evaluation_mode
+from multiebm.experiments.build import build_dataset
 from multiebm.experiments.compare import Cell, entry, summary
-from multiebm.experiments.data import build_dataset
 from multiebm.experiments.folder import REPORT, check_same_data
 from multiebm.experiments.live import showing
 from multiebm.experiments.measure import judges_of
