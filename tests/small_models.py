@@ -105,10 +105,16 @@ class Linear(nn.Module):
 
 
 def linear_model(
-    sizes: dict[str, int], shared: int, private: int = 0, scale: float = 0.5, **sections: Any
+    sizes: dict[str, int],
+    shared: int,
+    private: int = 0,
+    scale: float = 0.5,
+    modalities: dict[str, Modality] | None = None,
+    **sections: Any,
 ) -> MultimodalModel:
     """A model of vectors whose decoders are random linear maps: its posterior is a Gaussian one can write down."""
-    model = small_model(vectors(**sizes), shared=shared, private=private, likelihood={"scale": scale}, **sections)
+    parts = modalities or vectors(**sizes)
+    model = small_model(parts, shared=shared, private=private, likelihood={"scale": scale}, **sections)
     draws = make_generator(7)
     for name, size in sizes.items():
         matrix = torch.randn(size, shared + private, generator=draws)

@@ -38,7 +38,7 @@ SECTIONS = "model|training|data|evaluation"
 SPAN = re.compile(rf"`((?:{SECTIONS})\.[a-z][\w.*]*)(\()?[^`\n]*`")  # inline code; with a bracket it is a call
 OVERRIDE = re.compile(rf"(?<![\w.])((?:{SECTIONS})\.[a-z][\w.]*)=\S")  # key=value of a command
 ATTRIBUTES = {"model.generator.prior.tilt", "model.displacement"}  # of a model in Python, in cooperative.md
-FREE = ("data.settings.", "model.likelihood.weights.")  # keys below these are names of the user's
+FREE = ("data.settings.", "model.likelihood.weights.", "model.parts.")  # keys below these are names of the user's
 EXAMPLE = "poe"  # a row that extend.md adds
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)

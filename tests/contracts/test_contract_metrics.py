@@ -1,17 +1,60 @@
 """Every shipped metric does what a metric has to do, judges what judges have to; and so does one of a package."""
 
 import sys
+from dataclasses import replace
 from functools import cache
 from importlib import invalidate_caches
 
+import torch
+
 from multiebm.data import load_dataset
+from multiebm.evaluation.contract import mirrored
 from multiebm.evaluation.judges import JudgeSettings, train_judges
 from multiebm.evaluation.metrics import METRICS
+from multiebm.modalities import Vector
+from multiebm.modalities.category import Category
+from multiebm.modalities.counts import Counts
+from multiebm.nn.pictures import ssim
 from multiebm.testing import JudgesContract, MetricContract
 
+
+class OfAnyKind(Vector):
+    """A vector of six that is judged as a picture of 2 x 3 pixels, as one of four classes, and as counts."""
+
+    def errors(self, true, predicted, spread):
+        found = super().errors(true, predicted, spread)
+        pictures = (of.view(-1, 1, 2, 3) for of in (true, predicted))
+        found["ssim"] = ssim(*pictures, 2.0)[:, None]
+        classes = (torch.nn.functional.one_hot(of[:, :4].argmax(1), 4).float() for of in (true, predicted))
+        counts = (of.abs() for of in (true, predicted))
+        found |= Category("m", (tuple("abcd"),)).errors(*classes, spread)
+        return found | Counts("m", (6,)).errors(*counts, spread)
+
+
+def of_any_kind(n, wrong=0.0):
+    """What is measured of vectors, as of other kinds."""
+    found = mirrored(n, wrong)
+    found.dataset.modalities.update({name: OfAnyKind(**vars(m)) for name, m in found.dataset.modalities.items()})
+    return found
+
+
+def untaught(n, wrong=0.0):
+    """The same before training rows whose parts have nothing in common, so that regression learns nothing."""
+    found = mirrored(n, wrong)
+    train = found.dataset.train
+    mixed = replace(
+        train,
+        views=train.views | {"b": train.views["b"][torch.randperm(n, generator=torch.Generator().manual_seed(0))]},
+    )
+    return replace(found, dataset=replace(found.dataset, train=mixed))
+
+
+MEASUREMENTS = {f"fill/{name}": of_any_kind for name in ("ssim", "log_loss", "accuracy", "deviance")}
+MEASUREMENTS |= {f"fill/over_{name}": untaught for name in ("regression", "neighbours")}
 for metric in METRICS:
     title = f"Test{metric.title().replace('_', '').replace('/', '')}"
-    globals()[title] = type(title, (MetricContract,), {"name": metric, "__module__": __name__})
+    own = {"measurement": staticmethod(MEASUREMENTS.get(metric, mirrored))}
+    globals()[title] = type(title, (MetricContract,), {"name": metric, "__module__": __name__, **own})
 
 OUTSIDE = """
 from multiebm.evaluation.measurement import Metric

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from multiebm.core.random import make_generator
 from multiebm.testing import ModalityContract
 
 DRAWS = np.random.default_rng(0)
@@ -27,11 +28,18 @@ class TestPicture(ModalityContract):
         torch.testing.assert_close(like.log_density(x, mean)[0], expected)
         torch.testing.assert_close(like.log_prob(x, mean)[0], 2 * expected)
 
+    def test_draws_of_a_likelihood_have_its_density(self):
+        """Minus the entropy of 60 coordinates; a normal draw's log density has variance 1/2 for each."""
+        mean = self.modality().to_state(self.raw())[:1].expand(4000, 3, 5, 4)
+        like = self.modality().likelihood("normal", 0.5, 2.0)
+        drawn = like.log_density(like.sample(mean, make_generator(0)), mean).mean().item()
+        assert abs(drawn + 60 * (0.5 + 0.5 * np.log(2 * np.pi * 0.25))) < 4 * (60 / 2 / 4000) ** 0.5
+
 
 class TestGreyPixel(ModalityContract):
     """One coordinate, over which a density can be added up; numbers in a declared range."""
 
-    kind, declared = "picture", {"layout": "chw", "range": [-10, 30]}
+    kind, declared, scores = "picture", {"layout": "chw", "range": [-10, 30]}, ("bernoulli",)
     values = DRAWS.uniform(-10, 30, (6, 1, 1, 1))
     wrong = (np.full((2, 1, 1, 1), 31.0), np.full((2, 1, 1, 1), np.inf), np.zeros((2, 1)))
 
@@ -39,4 +47,45 @@ class TestGreyPixel(ModalityContract):
 class TestVector(ModalityContract):
     kind = "vector"
     values = DRAWS.normal(5, 3, (6, 1))
-    wrong = (np.full((2, 1), np.nan), np.full((2, 1), 1e30), np.zeros((2, 2)), np.zeros(2))
+    wrong = (np.full((2, 1), np.nan), np.full((2, 1), 1e30), np.zeros((2, 2)), np.zeros((2, 1, 1)))
+
+
+class TestVectorWithGaps(ModalityContract):
+    kind, declared = "vector", {"missing": "nan"}
+    values = DRAWS.normal(5, 3, (6, 1))
+    wrong = (np.full((2, 1), np.inf), np.zeros((2, 2)), np.zeros((2, 1, 1)))
+
+
+class TestCategory(ModalityContract):
+    kind = "category"
+    values = np.array(["red", "green", "blue", "red", "red", "green"])
+    wrong = (["read", "red"], [1.5, 2.0], [None, "red"], np.zeros((2, 2), int), np.full((2, 3), 0.5))
+
+    def grid(self, mean, scale):
+        return torch.eye(3, dtype=torch.float64), 1.0
+
+
+class TestColumnsOfCategories(ModalityContract):
+    kind, declared = "category", {"missing": "nan"}
+    values = np.array([["yes", 3], ["no", 10], ["yes", 4], ["no", 3]], dtype=object)
+    wrong = ([["yes", 5]], [["no"]], [["yes", 1.5]])
+
+    def grid(self, mean, scale):
+        yes, number = torch.eye(2, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
+        return torch.cat([yes.repeat_interleave(3, 0), number.repeat(2, 1)], 1), 1.0
+
+
+class TestCounts(ModalityContract):
+    kind = "counts"
+    values = DRAWS.poisson(4, (9, 1))
+    wrong = (np.full((2, 1), -1), np.full((2, 1), 1.5), np.full((2, 1), np.nan), np.full((2, 1), 1e9), np.zeros((2, 2)))
+
+    def grid(self, mean, scale):
+        every = torch.arange(2000, dtype=torch.float64)[:, None]
+        m = self.modality()
+        return (every.log1p() - m.loc[0]) / m.scale[0], 1.0
+
+
+class TestCountsWithGaps(TestCounts):
+    declared = {"missing": "nan"}
+    wrong = (np.full((2, 1), -1), np.full((2, 1), 1.5), np.zeros((2, 2)))

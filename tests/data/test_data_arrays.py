@@ -222,9 +222,9 @@ VIEW_MISTAKES = {
         {"photo": np.zeros((N, 3, 6, 7), np.int64)},
         r"modality 'photo': got dtype int64 in \[0, 0\], expected uint8 or floats in \[0, 1\]; declare range",
     ),
-    "flat vector": (
-        {"table": np.zeros(N)},
-        r"modality 'table': got shape \(20,\), expected a vector's \(N, D\) with D at least 1; for one number a row",
+    "empty vector": (
+        {"table": np.zeros((N, 0))},
+        r"modality 'table': got shape \(20, 0\), expected a vector's \(N, D\) with D at least 1, or \(N,\) for one",
     ),
     "folded vector": (
         {"table": np.zeros((N, 2, 2))},
@@ -335,7 +335,7 @@ def test_a_test_share_out_of_range_is_refused(share):
 
 def test_every_problem_of_the_declarations_is_reported_at_once():
     declared = {
-        "photo": {"kind": "picture"},
+        "photo": {"kind": "picture", "layout": "whc"},
         "table": {"kind": "tabular"},
         "labels": {"kind": "vector"},
         "sound": {"kind": "vector", "layuot": "chw"},
@@ -343,10 +343,13 @@ def test_every_problem_of_the_declarations_is_reported_at_once():
     with pytest.raises(ConfigError) as caught:
         from_arrays(make_views(), declared)
     layout, kind, reserved, key = caught.value.problems
-    assert layout == "arrays.modalities.photo.layout: got None, expected chw or hwc; it is never guessed"
-    assert kind == "arrays.modalities.table.kind: got 'tabular', expected picture or vector; declare it"
+    assert layout == "arrays.modalities.photo.layout: got 'whc', expected chw, hwc or hw (no axis of channels)"
+    assert (
+        kind
+        == "arrays.modalities.table.kind: got 'tabular', expected picture or category or counts or vector; declare it"
+    )
     assert reserved.startswith("arrays.modalities.labels: got a reserved name, expected none of labels, present")
-    assert key.startswith("arrays.modalities.sound: got unknown key 'layuot', expected kind.")
+    assert key.startswith("arrays.modalities.sound: got unknown key 'layuot', expected kind, missing, columns.")
     with pytest.raises(ConfigError, match="arrays.modalities: got none, expected at least one; declare name"):
         from_arrays({}, {})
 

@@ -3,7 +3,7 @@
 import pytest
 
 from multiebm.core.errors import ConfigError
-from multiebm.data import DATASETS, load_dataset
+from multiebm.data import DATASETS, load_dataset, settings_problems
 
 
 def test_the_table_lists_the_data_sets():
@@ -26,8 +26,5 @@ def test_unknown_and_mistyped_settings_are_reported_together():
 
 
 def test_a_setting_without_default_must_be_given():
-    with pytest.raises(
-        ConfigError,
-        match="got no setting 'modalities', expected one; set data.settings.modalities, or pass data",
-    ):
-        load_dataset("arrays", {"path": "x.npz"})
+    (problem,) = settings_problems("sized", lambda size: None, {})
+    assert problem.startswith("data set 'sized': got no setting 'size', expected one; set data.settings.size, or pass")

@@ -145,7 +145,12 @@ def _():
     assert (~batch.present[:, 0]).nonzero()[:, 0].tolist() == [5]
     assert batch.views["v"][5].tolist() == [0, 0, 0]
     mask[5, 0] = False
-    refused(np.ma.MaskedArray(filled, mask), r"1 rows that are masked in some of their cells, first \[5\]")
+    partly = np.ma.MaskedArray(filled, mask)
+    with pytest.raises(DataError, match=r"1 rows that are masked in some of their cells, first \[5\]"):
+        vector(partly)  # training had whole rows alone
+    rows = from_arrays({"v": partly}, {"v": VECTOR}, test=Rows({"v": partly})).test
+    assert rows.present.all()
+    assert rows.views["v"][5].isnan().tolist() == [False, True, True]
 
 
 @row("object array")
@@ -247,7 +252,9 @@ def _():
 
 @row("other integers")
 def _():
-    for dtype in (np.int16, np.uint16, np.int64):
+    data, _ = pictures(PIXELS.astype(np.uint16) * 16)
+    assert data.modalities["p"].range == (0, 4095)
+    for dtype in (np.int16, np.int64):
         grey = PIXELS.astype(dtype) * 16
         with pytest.raises(DataError, match=rf"got dtype {grey.dtype} in \[.*declare range"):
             pictures(grey)
@@ -293,6 +300,112 @@ def _():
             from_arrays({"p": PIXELS[:, 0]}, {"p": declared})
     with pytest.raises(DataError, match="looks like HWC, so declare layout: hwc"):
         from_arrays({"p": np.zeros((N, 32, 32, 3), np.uint8)}, {"p": PICTURE})
+
+
+def of_kind(values, declared):
+    """The states that training and use make of `values`, which are the same."""
+    data = from_arrays({"v": values}, {"v": declared}, test=Rows({"v": values}))
+    used = make_batch(data.modalities, {"v": values}).views["v"]
+    torch.testing.assert_close(data.batch("test", torch.arange(N)).views["v"], used, rtol=0, atol=0, equal_nan=True)
+    return data.modalities["v"], used
+
+
+COLOURS = np.array(["red", "blue", "green"])[np.arange(N) % 3]
+LOOKS = pd.DataFrame({"colour": COLOURS, "large": np.arange(N) % 2 == 0})
+NUMBERS = np.random.default_rng(2).poisson([1, 5, 20], (N, 3))
+
+
+@row("texts, bool, pandas categories, whole numbers")
+def _():
+    code = np.arange(N) % 3
+    for values, classes in (
+        (COLOURS, ("blue", "green", "red")),
+        (code == 1, ("False", "True")),
+        (pd.Series(COLOURS, dtype="category"), ("blue", "green", "red")),
+        (9 + code, ("9", "10", "11")),
+        (code % 2, ("0", "1")),
+    ):
+        assert of_kind(values, {"kind": "category"})[0].classes == (classes,)
+        kind = "vector" if classes[0] == "9" else "category"
+        assert from_arrays({"v": values}).modalities["v"].kind == kind
+
+
+@row("several columns of categories")
+def _():
+    m, state = of_kind(LOOKS, {"kind": "category"})
+    assert m.columns == ("colour=blue", "colour=green", "colour=red", "large=False", "large=True")
+    assert state[0].tolist() == [0, 0, 1, 0, 1]
+    made = small_model({"v": m}).sample(4)["v"]
+    torch.testing.assert_close(made[:, :3].sum(1), torch.ones(4))
+    torch.testing.assert_close(make_batch({"v": m}, {"v": made}).views["v"], made)
+
+
+@row("None, NaN, NA, empty texts")
+def _():
+    for missing in (None, np.nan, pd.NA, ""):
+        looks = LOOKS.astype(object)
+        looks.loc[4, "large"] = missing
+        state = of_kind(looks, {"kind": "category", "missing": "nan"})[1]
+        assert state[4].isnan().tolist() == [False, False, False, True, True]
+        if not isinstance(missing, str):
+            with pytest.raises(DataError, match="row 4 of column 'large': got .*, expected a class"):
+                of_kind(looks, {"kind": "category"})
+
+
+@row("classes that training had not; more than 1000")
+def _():
+    modalities = {"v": of_kind(LOOKS, {"kind": "category"})[0]}
+    with pytest.raises(DataError, match="got 'blu' in row 0 of column 'colour'.*Did you mean 'blue'"):
+        make_batch(modalities, {"v": LOOKS.replace({"colour": {"red": "blu"}})})
+    with pytest.raises(DataError, match="got 1,001 classes, expected 1 to 1,000; put rare ones together"):
+        from_arrays({"v": np.arange(1001).astype(str)}, {"v": {"kind": "category"}})
+
+
+@row("whole numbers from 0 on, dense or sparse")
+def _():
+    m, state = of_kind(NUMBERS, {"kind": "counts"})
+    expected = (np.log1p(NUMBERS) - np.log1p(NUMBERS).mean(0)) / np.log1p(NUMBERS).std(0)
+    np.testing.assert_allclose(state, expected, rtol=1e-5, atol=1e-6)
+    sparse = scipy.sparse.csr_matrix(NUMBERS)
+    assert torch.equal(of_kind(sparse, {"kind": "counts"})[1], state)
+    assert from_arrays({"v": sparse}).modalities["v"].kind == "counts"
+    assert (small_model({"v": m}).sample(4)["v"] >= 0).all()
+    with pytest.raises(DataError, match="got 1e.09 in row 0, column 0"):
+        of_kind(NUMBERS + 10**9, {"kind": "counts"})
+
+
+@row("`library: true`")
+def _():
+    m, _state = of_kind(NUMBERS, {"kind": "counts", "library": True})
+    assert m.total == np.median(NUMBERS.sum(1))
+    drawn = small_model({"v": m}).sample(4)["v"]
+    np.testing.assert_allclose(drawn.sum(1), m.total, rtol=1e-3)
+
+
+@row("negative numbers, fractions")
+def _():
+    modalities = {"v": of_kind(NUMBERS, {"kind": "counts"})[0]}
+    for value in (-2, 0.5):
+        wrong = NUMBERS.astype(float)
+        wrong[3, 2] = value
+        with pytest.raises(DataError, match=f"got {value} in row 3, column 2"):
+            of_kind(wrong, {"kind": "counts"})
+        with pytest.raises(DataError, match=f"got {value} in row 3, column 2"):
+            make_batch(modalities, {"v": wrong})
+
+
+@row("NaN")
+def _():
+    gaps = NUMBERS.astype(float)
+    gaps[3, 2] = np.nan
+    with pytest.raises(DataError, match="got nan in row 3, column 2.*declare missing: nan"):
+        of_kind(gaps, {"kind": "counts"})
+    assert of_kind(gaps, {"kind": "counts", "missing": "nan"})[1][3].isnan().tolist() == [False, False, True]
+    whole = {"kind": "counts", "missing": "nan", "library": True}
+    with pytest.raises(DataError, match="a part is there whole or not at all"):
+        of_kind(gaps, whole)
+    gaps[3] = np.nan
+    assert of_kind(gaps, whole)[1][3].tolist() == [0, 0, 0]
 
 
 @row("rows of data frames and series")

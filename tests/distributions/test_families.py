@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from multiebm.core.random import item_generators, make_generator
-from multiebm.distributions.families import FAMILIES, Likelihood
+from multiebm.distributions.families import FAMILIES
+from multiebm.distributions.likelihoods import Likelihood
 
 REFERENCE = {"normal": torch.distributions.Normal, "laplace": torch.distributions.Laplace}
 # sup |F_n - F| sqrt(n) exceeds this with probability 2 exp(-2 * 2.3^2) = 5e-5 (Kolmogorov)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from multiebm.core.random import rand, randn
-from multiebm.core.tree import per_item, randn_tree
+from multiebm.core.tree import randn_tree
 from multiebm.data.dataset import MultimodalDataset, Split
-from multiebm.distributions.families import FAMILIES
+from multiebm.distributions.families import FAMILIES, NORMAL
+from multiebm.distributions.likelihoods import Likelihood
 from multiebm.distributions.mixture import Mixture
 from multiebm.modalities import Vector
 from multiebm.priors.standard import StandardPrior
@@ -74,7 +75,8 @@ class StandIn(nn.Module):
         self.has_energy = energy
         self.energy_learned = energy is not None
         self.inference = GaussianCodes()
-        self.generator = SimpleNamespace(prior=StandardPrior("normal", 10))
+        likelihoods = {name: Likelihood(NORMAL, 0.5) for name in dataset.modalities}
+        self.generator = SimpleNamespace(prior=StandardPrior("normal", 10), likelihoods=likelihoods)
         self.calls: list[tuple[str, int]] = []
         self.clamps: list[Tensor | None] = []
 
@@ -85,6 +87,12 @@ class StandIn(nn.Module):
     @property
     def energy(self):
         return self.has_energy
+
+    def match_states(self, batch):
+        classes = torch.stack([view[:, :10].argmax(1) for view in batch.views.values()], 1)
+        return -(classes - classes[:, :1]).abs().sum(1).float()
+
+    score_states = match_states
 
     def refine_data(self, views, generator, steps=None, clamp=None):
         self.clamps.append(clamp)
@@ -97,7 +105,7 @@ class Oracle(StandIn):
     def sample_latents(self, n, generator, temperature=None):
         return {"shared": (rand(generator, (n, 1), torch.zeros(1)) * len(self.dataset.test)).floor()}
 
-    def decode(self, latents):
+    def decode(self, latents, wanted=None):
         return {name: view[latents["shared"][:, 0].long()] for name, view in self.dataset.test.views.items()}
 
     def infer_latents(self, batch, generator, latent_steps=0):
@@ -120,7 +128,7 @@ class RandomClasses(StandIn):
     def infer_latents(self, batch, generator, latent_steps=0):
         return self.sample_latents(len(batch.present), generator)
 
-    def decode(self, latents):
+    def decode(self, latents, wanted=None):
         classes = (latents["shared"] * 10).long()
         return {name: drawn_view(classes[:, i]) for i, name in enumerate(self.modalities)}
 
@@ -128,7 +136,7 @@ class RandomClasses(StandIn):
 class ConstantClass(RandomClasses):
     """Always draws the class 1 in every modality."""
 
-    def decode(self, latents):
+    def decode(self, latents, wanted=None):
         n = len(latents["shared"])
         return {name: drawn_view(torch.ones(n, dtype=torch.int64)) for name in self.modalities}
 
@@ -148,7 +156,7 @@ class Wobbly(StandIn):
         seen = torch.stack(list(batch.views.values())).sum(0)[:, :8]
         return {"shared": seen + 0.7 * randn(generator, seen.shape, seen), "a": randn(generator, (len(seen), 2), seen)}
 
-    def decode(self, latents):
+    def decode(self, latents, wanted=None):
         return {name: torch.tanh(latents["shared"] @ weight) for name, weight in self.weights.items()}
 
     def refine_data(self, views, generator, steps=None, clamp=None):
@@ -156,4 +164,4 @@ class Wobbly(StandIn):
         moved = {name: view - 0.1 * view + 0.3 * noise[name] for name, view in views.items()}
         if clamp is None:
             return moved, None
-        return {n: torch.where(per_item(clamp[:, i], v), views[n], v) for i, (n, v) in enumerate(moved.items())}, None
+        return {n: torch.where(clamp[n], views[n], v) for n, v in moved.items()}, None

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 import multiebm
+from multiebm.core import bars
+from multiebm.core.bars import showing
 from multiebm.core.progress import listening, task, track
-from multiebm.experiments import live
-from multiebm.experiments.live import showing
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.run import run_experiment
 
@@ -37,7 +37,7 @@ def test_a_terminal_gets_a_bar_for_each_task_which_goes_when_it_is_over():
 
 def test_elsewhere_a_task_that_takes_long_says_how_far_it_is_and_a_short_one_nothing(monkeypatch: pytest.MonkeyPatch):
     now = [0.0]
-    monkeypatch.setattr(live, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(bars, "perf_counter", lambda: now[0])
     shown = console()
     with showing(console=shown):
         list(track(range(5), "short"))

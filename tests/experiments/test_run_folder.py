@@ -166,7 +166,7 @@ def test_a_signal_before_training_leaves_everything_as_it_was(
 ):
     before = content(run)
 
-    def interrupted(section: object) -> None:
+    def interrupted(section: object, run: object = None) -> None:
         signal.raise_signal(number)
 
     monkeypatch.setattr(run_module, "build_dataset", interrupted)

@@ -1,12 +1,25 @@
 """`multiebm sample`, `impute`, `encode`, `likelihood`, `score` and `match`: a trained model at work on files."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from multiebm.cli.options import DataSteps, Device, LatentSteps, Model, OldSteps, Parts, Refine, Seed, Table, Views
+from multiebm.cli.options import (
+    DataSteps,
+    Device,
+    LatentSteps,
+    Model,
+    Noise,
+    OldSteps,
+    Parts,
+    Refine,
+    Seed,
+    Table,
+    Views,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +39,7 @@ def sample(
         float | None, typer.Option(help="T of p(z)^(1/T), at most 1; model.temperature by default.")
     ] = None,
     seed: Seed = 0,
+    noise: Noise = False,
     device: Device = "auto",
     old_steps: OldSteps = None,
 ) -> None:
@@ -34,7 +48,7 @@ def sample(
 
     model, _, _ = _open(run, device, out)
     check_pictures(out, model.modalities)
-    views = model.sample(n, _steps(refine, data_steps), seed, temperature)
+    views = model.sample(n, _steps(refine, data_steps), seed, temperature, noise)
     typer.echo(f"{n} samples, {write_views(out, views, model.modalities)}")
 
 
@@ -47,6 +61,11 @@ def impute(
     refine: Refine = False,
     data_steps: DataSteps = None,
     seed: Seed = 0,
+    draws: Annotated[
+        int | None,
+        typer.Option(help="Complete so many times: means, and in an .npz NAME_std and NAME_draws too.", min=2),
+    ] = None,
+    noise: Noise = False,
     device: Device = "auto",
     old_steps: OldSteps = None,
 ) -> None:
@@ -57,7 +76,15 @@ def impute(
     model, views, present = _open(run, device, out, PICTURES, parts)
     wanted = check_names(model.modalities, _names(want), "want")
     check_pictures(out, {name: model.modalities[name] for name in wanted})
-    completed = model.impute(views, wanted, latent_steps, _steps(refine, data_steps), seed, present)
+    steps = _steps(refine, data_steps)
+    if draws is None:
+        completed = model.impute(views, wanted, latent_steps, steps, seed, present, noise=noise)
+    else:
+        found = model.impute(views, wanted, latent_steps, steps, seed, present, draws=draws, noise=noise)
+        completed = found.mean
+        if out.suffix.lower() == ".npz":
+            several = {"std": found.std, "draws": found.draws}
+            completed = completed | {f"{name}_{what}": of[name] for what, of in several.items() for name in wanted}
     typer.echo(f"{len(completed[wanted[0]])} items, {write_views(out, completed, model.modalities)}")
 
 
@@ -65,12 +92,19 @@ def encode(
     run: Model,
     parts: Parts,
     out: Annotated[Path, typer.Option(help="An .npz; its array codes has a row an item.")],
+    private: Annotated[
+        bool, typer.Option("--private", help="Arrays shared and one for each part: what it has for itself.")
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Encode items to the mean of q(z | parts), whichever modalities are given."""
     from multiebm.cli.outputs import write_views
 
     model, views, present = _open(run, device, out, (".npz",), parts)
+    if private:
+        every = model.encode(views, present, private=True)
+        typer.echo(f"{len(every['shared'])} codes, {write_views(out, every, {})}")
+        return
     codes = model.encode(views, present)
     write_views(out, {"codes": codes}, {})
     typer.echo(f"{len(codes)} codes of {codes.shape[1]} latents: {out}")
@@ -88,15 +122,20 @@ def likelihood(
     """Estimate log p(parts), or log p(the other parts | those given), in nats an item, by importance sampling.
 
     Estimates are too low, by nats where latents are many, and grow with --samples: raise it until they stay. The
-    normaliser of an energy prior is estimated too, from below, which raises them.
+    normaliser of an energy prior is estimated too, from below, which raises them; once, and then kept beside the model.
     """
     from multiebm.cli.outputs import write_scores
+    from multiebm.core.errors import OutputError
+    from multiebm.experiments.saved import find_model
     from multiebm.models.use import check_given
 
     model, views, present = _open(run, device, out, TABLES, parts)
     names = _names(given)
     check_given(model.modalities, names or [], views)  # before log Z, which takes long
-    constant = model.log_normalizer()
+    known, constant = model.kept, model.log_normalizer()
+    if model.kept is not known:
+        with suppress(OutputError):  # of a folder that cannot be written it is estimated again
+            model.save_pretrained(find_model(run))
     if constant.error:
         typer.echo(f"log Z of the prior, subtracted: {constant.value:.2f} +- {constant.error:.2f} nats", err=True)
     found = model.log_likelihood(views, names, samples, seed, present, constant.value)

@@ -2,16 +2,17 @@
 run, with which settings, whose idea it was, and what a run is worth.
 """
 
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from multiebm.cli.options import INTERRUPTED, Device, Overrides, Run
-from multiebm.core.keys import EVALUATION, REPORT
+from multiebm.core.keys import EVALUATION, METRICS, REPORT
 
 if TYPE_CHECKING:
     from multiebm.data import MultimodalDataset
@@ -77,25 +78,66 @@ def show(
 
 def train(
     context: typer.Context,
-    preset: Annotated[str, typer.Argument(help="A preset (see `multiebm presets`), a YAML file, or a run folder.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA|PRESET",
+            help="Your data: a table (.csv, .tsv, .parquet), an .npz, a folder with a folder of pictures for each "
+            "part; or a preset (see `multiebm presets`), a YAML file, or a run folder.",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Run folder: configuration, log, checkpoints, model.", show_default=False)],
     overrides: Overrides = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="Columns of a table that form a part, NAME=COLUMN,COLUMN; once for each part."),
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="A part's kind, NAME=KIND, where it is not as inferred.")
+    ] = None,
+    missing: Annotated[str | None, typer.Option(help="nan: NaN, or an empty cell of a table, means missing.")] = None,
+    labels: Annotated[str | None, typer.Option(help="The column of a table that holds classes, to measure by.")] = None,
+    method: Annotated[str, typer.Option(help="The preset for your data; arrays-ROW: another method.")] = "arrays",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, bit-exactly.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the folder first.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Take over the folder's lock of another, ended host.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard too.")] = False,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(help="A run or saved model of the same parts and networks: the weights to begin with."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Train a model; Ctrl-C saves, and --resume continues."""
-    from multiebm.experiments.live import live_view
     from multiebm.experiments.load import load_experiment
+    from multiebm.experiments.sources import names_settings
+
+    own = not names_settings(source)
+    preset, settings = (method if own else source), overrides or []
+    parts = {name: columns.split(",") for name, columns in _pairs("--part", part).items()}
+    options = {"parts": parts, "kinds": _pairs("--kind", kind), "missing": missing, "labels": labels}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value}
+    if own:
+        given |= {"path": source, "modalities": None}
+        settings = [*(f"data.settings.{name}={json.dumps(value)}" for name, value in given.items()), *settings]
+    elif given or method != "arrays":
+        raise typer.BadParameter(
+            f"got {source}, which names settings, with options for data; expected data with them, or no such options"
+        )
+    experiment = load_experiment(preset, settings)  # before torch: mistakes are told at once
+    from multiebm.experiments.build import build_dataset
+    from multiebm.experiments.live import live_view
     from multiebm.experiments.run import run_experiment
 
-    experiment = load_experiment(preset, overrides or [])
+    dataset = build_dataset(experiment.data) if own else None
+    if dataset is not None:
+        typer.echo(f"data: {dataset.describe()}", err=True)
+
     with live_view(experiment, progress=not context.obj) as live:
         result = run_experiment(
             experiment,
             out,
+            dataset,
             resume=resume,
             overwrite=overwrite,
             live=live,
@@ -103,16 +145,36 @@ def train(
             preset=preset,
             force=force,
             tensorboard=tensorboard,
+            init_from=init_from,
         )
     typer.echo(result.fit.message())
     if result.fit.reason == "interrupted":
         where = ["--out", str(out), *([] if device == "auto" else ["--device", device])]
         where += ["--tensorboard"] if tensorboard else []
-        again = shlex.join(["multiebm", "train", preset, *(overrides or []), *where, "--resume"])
+        where += ["--init-from", str(init_from)] if init_from else []
+        asked = [
+            *(text for name in part or [] for text in ("--part", name)),
+            *(text for name in kind or [] for text in ("--kind", name)),
+            *(["--missing", missing] if missing else []),
+            *(["--labels", labels] if labels else []),
+            *(["--method", method] if method != "arrays" else []),
+        ]
+        again = shlex.join(["multiebm", "train", source, *(overrides or []), *asked, *where, "--resume"])
         typer.echo(f"to go on: {again}")
         raise typer.Exit(INTERRUPTED)
     ending = "png" if any(m.shows == "pictures" for m in result.model.modalities.values()) else "npz"
     typer.echo(f"model: {result.folder / 'model'}; look at it: multiebm sample {out} --out samples.{ending}")
+
+
+def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
+    """Return NAME=VALUE of an option that may be given several times, by name."""
+    found: dict[str, str] = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value) or name in found:
+            raise typer.BadParameter(f"{option}: got {text!r}, expected NAME=VALUE, each name once")
+        found[name] = value
+    return found
 
 
 def fit_prior(
@@ -202,6 +264,7 @@ def evaluate(
     from multiebm.evaluation.judges import readable
     from multiebm.experiments.measure import measure_model
     from multiebm.experiments.saved import from_pretrained
+    from multiebm.training.hooks import read_log
 
     model, measured = from_pretrained(run, device), experiment.evaluation
     judges = "; judges of the data are trained the first time" if readable(dataset) else ""
@@ -209,7 +272,7 @@ def evaluate(
     typer.echo(f"measuring {what}{judges}", err=True)
     evaluation = measure_model(model, dataset, measured, seed, inception)
     evaluation.save(out)
-    print_evaluation(evaluation)
+    print_evaluation(evaluation, [line.values for line in read_log(run / METRICS).lines])
     typer.echo(f"all of it: {out}")
 
 
@@ -222,7 +285,7 @@ def report(
 
     out = run / REPORT if out is None else out
     _, dataset = _opened(run, out)
-    page = multiebm.write_report(run, dataset=dataset, out=out, progress=False)  # the command shows it
+    page = multiebm.write_report(run, dataset=dataset, out=out)
     typer.echo(f"report: {page}")
 
 
@@ -246,7 +309,10 @@ def _opened(run: Path, out: Path, changes: Sequence[str] = ()) -> "tuple[Experim
     experiment = load_experiment(run / CONFIG, changes)
     try_output(out, "free space, or give another file with --out")
     data, origin = experiment.data, read_run(run)
-    if origin and (problems := settings_problems(data.name, DATASETS[data.name], data.settings)):
+    problems = settings_problems(data.name, DATASETS[data.name], data.settings)
+    if data.name == "arrays" and not data.settings.get("path"):
+        problems.append("data.settings.path: got none, expected the file of the data")
+    if origin and problems:
         raise ConfigError(
             [
                 f"{run}: got a run whose configuration does not say where its data are, expected that of a run trained "
@@ -256,7 +322,7 @@ def _opened(run: Path, out: Path, changes: Sequence[str] = ()) -> "tuple[Experim
                 *problems,
             ]
         )
-    dataset = build_dataset(data)
+    dataset = build_dataset(data, run)
     if origin:
         check_same_data(origin, dataset, run)
     return experiment, dataset

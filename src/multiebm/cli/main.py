@@ -75,7 +75,7 @@ def options(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not show how far long work is.")] = False,
 ) -> None:
     """Multimodal energy-based models: train, then generate, complete and score data that comes in several parts."""
-    from multiebm.experiments.live import showing
+    from multiebm.core.bars import showing
 
     context.obj = quiet
     context.with_resource(showing(not quiet))

@@ -40,4 +40,5 @@ DataSteps = Annotated[
     int | None, typer.Option(help="Steps of the data chain; given parts are held fixed. 0 without --refine.", min=0)
 ]
 LatentSteps = Annotated[int, typer.Option(help="Steps of the latent chain on what is observed.", min=0)]
+Noise = Annotated[bool, typer.Option("--noise", help="Add the observation noise that the model assumes around means.")]
 OldSteps = Annotated[int | None, typer.Option("--refine-steps", hidden=True, callback=_say_new_names)]

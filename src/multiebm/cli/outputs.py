@@ -19,6 +19,7 @@ from multiebm.core.names import Views
 from multiebm.core.tiles import tiles
 from multiebm.data.npz import write_npz
 from multiebm.evaluation.result import TRUSTED_ACCURACY, Evaluation
+from multiebm.evaluation.verdict import Lines, verdict
 from multiebm.modalities import Modality
 
 GAP = 2  # white pixels between pictures
@@ -99,8 +100,10 @@ def grid(views: Views, modalities: dict[str, Modality]) -> NDArray[np.uint8]:
     return sheet
 
 
-def print_evaluation(evaluation: Evaluation) -> None:
-    """Print the main results with their standard errors, how well the judges read real data, and what was left out."""
+def print_evaluation(evaluation: Evaluation, lines: Lines = ()) -> None:
+    """Print the main results with their standard errors, how well the judges read real data, what was left out, and at
+    the end whether it works, with training by its log `lines`.
+    """
     console = Console()
     table = Table("metric", "value", "standard error", "n", title=f"{evaluation.dataset}, seed {evaluation.seed}")
     for name, result in evaluation.results.items():
@@ -108,8 +111,11 @@ def print_evaluation(evaluation: Evaluation) -> None:
             digits = 1 if abs(result.value) >= 10 else 3
             table.add_row(name, f"{result.value:.{digits}f}", f"{result.standard_error:.{digits}f}", f"{result.n:,}")
     console.print(table)
-    for line in remarks(evaluation):
+    told = verdict(evaluation, lines)
+    for line in [*remarks(evaluation), *(["", "Does it work?"] if told else [])]:
         console.print(line, markup=False, highlight=False)
+    for good, words in told:
+        console.print(f"{'+' if good else '-'} {words}", markup=False, highlight=False)
 
 
 def _is_main(name: str) -> bool:
@@ -136,7 +142,7 @@ def remarks(evaluation: Evaluation) -> list[str]:
         lines.append(f"Fewer than {FEW_ITEMS} items, whose standard errors say little: {', '.join(few)}.")
     if evaluation.settings.temperature is not None:
         lines.append(f"Joint samples were drawn at temperature {evaluation.settings.temperature:g} of the prior.")
-    if evaluation.provisional:
+    if evaluation.provisional and evaluation.has_distances:
         n = evaluation.settings.samples
         lines.append(f"Frechet distances are provisional: {n:,} samples bias them upwards; compare equal numbers only.")
     return lines + [f"Not measured: {name} ({reason})." for name, reason in evaluation.skipped.items()]

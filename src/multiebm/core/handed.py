@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from decimal import Decimal
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ Mask = NDArray[np.bool_]
 
 DENSE_LIMIT = 2**28  # values of a sparse matrix that are made dense without asking: 2 GiB of float64
 SHOWN = 5  # rows named in a message
+WAS = "multiebm_was"  # in `attrs` of a data frame that was made of something else: what that was
 _NOT_NUMBERS = {
     "c": ("complex numbers", "pass .real and .imag as two columns"),
     **dict.fromkeys("US", ("text", "convert it to numbers, or encode its classes, one column each")),
@@ -36,12 +37,13 @@ _NOT_NUMBERS = {
 
 class Handed(NamedTuple):
     """One array as it was handed over. `values` [N, ...] may share memory with the caller's; `masked` is bool of that
-    shape (a masked array's own mask); `columns` are the names that a data frame has.
+    shape (a masked array's own mask); `columns` are the names that a data frame has; `was` is what its type said of it.
     """
 
     values: Array
     masked: Mask | None = None
     columns: tuple[str, ...] = ()
+    was: Literal["", "sparse", "categories"] = ""
 
     @property
     def hidden(self) -> Mask:
@@ -50,12 +52,18 @@ class Handed(NamedTuple):
 
 
 def read_arrays(
-    parts: Any, names: Sequence[str], what: str, present: Any = None, labels: Any = None, beside: Sequence[str] = ()
+    parts: Any,
+    names: Mapping[str, bool],
+    what: str,
+    present: Any = None,
+    labels: Any = None,
+    beside: Sequence[str] = (),
 ) -> dict[str, Handed]:
     """Return the arrays of `parts`, a dict by modality, [N, ...] each with N at least 1; else DataError.
 
-    ModalityError unless each is one of `names`; `beside` are other names that may have been meant. Of `present` and
-    `labels`, which are read later, the names of rows are compared with those of the parts.
+    ModalityError unless each is one of `names`, which say whether its values are numbers or may be anything; `beside`
+    are other names that may have been meant. Of `present` and `labels`, which are read later, the names of rows are
+    compared with those of the parts.
     """
     if not isinstance(parts, Mapping):
         raise DataError(
@@ -64,8 +72,11 @@ def read_arrays(
         )
     if not parts:
         raise ModalityError(f"{what}: got none, expected at least one of {', '.join(names)}; sample(n) needs none")
-    _check_known(parts, names, what, beside)
-    handed = {name: read_array(value, f"{what}, modality {name!r}") for name, value in parts.items()}
+    _check_known(parts, list(names), what, beside)
+    handed = {
+        name: (read_array if names[name] else unpack)(value, f"{what}, modality {name!r}")
+        for name, value in parts.items()
+    }
     if single := [name for name, part in handed.items() if part.values.ndim == 0]:
         raise DataError(f"{what}, modality {single[0]!r}: got a single number, expected one row an item; pass an array")
     check_lengths({name: part.values for name, part in handed.items()}, what)
@@ -105,7 +116,7 @@ def read_array(value: Any, where: str) -> Handed:
     """Return real numbers [N, ...] (bool, integers, floats up to 64 bits, native byte order); DataError says what else
     it is. Python objects become float64, if each of them that is not masked is a real number.
     """
-    found = unpack(value, where)
+    found = unpack(value, where, numbers=True)
     values = found.values
     if values.dtype == object:
         for place, hidden in np.ndenumerate(found.hidden):
@@ -127,8 +138,10 @@ def read_array(value: Any, where: str) -> Handed:
     return found._replace(values=values.astype(kept, copy=False))
 
 
-def unpack(value: Any, where: str) -> Handed:
-    """Return the array [N, ...] inside a container, of whatever type its values are; DataError where there is none."""
+def unpack(value: Any, where: str, numbers: bool = False) -> Handed:
+    """Return the array [N, ...] inside a container, of whatever type its values are (columns of data frames: `numbers`
+    if so asked); DataError where there is none.
+    """
     if value is None or isinstance(value, Mapping):
         raise DataError(f"{where}: got {_named(value)}, expected an array of numbers, one row an item; pass one")
     if isinstance(value, np.ma.MaskedArray):
@@ -144,16 +157,19 @@ def unpack(value: Any, where: str) -> Handed:
             return Handed(value.numpy())
         if hasattr(value, "toarray") and hasattr(value, "nnz"):
             _check_dense(value.shape, ".toarray()", where)
-            return Handed(np.asarray(value.toarray()))
+            return Handed(np.asarray(value.toarray()), was="sparse")
         if hasattr(value, "to_numpy") and hasattr(value, "columns"):
-            return _from_frame(value, where)
+            return _from_frame(value, where, numbers)
         if hasattr(value, "to_numpy"):
             dtype = value.dtype
+            if hasattr(dtype, "categories"):
+                return Handed(np.asarray(value.to_numpy()), was="categories")
             if not isinstance(dtype, np.dtype) and getattr(dtype, "kind", "O") in "biuf" and value.isna().any():
                 # what a nullable type calls missing becomes NaN, and is treated as NaN is
-                return Handed(value.to_numpy(dtype=np.float64, na_value=np.nan))
-            return Handed(np.asarray(value.to_numpy()))
-        return _from_list(value, where) if isinstance(value, list | tuple) else Handed(np.asarray(value))
+                kept = np.float64 if numbers or dtype.kind != "b" else object  # truth values stay what they are
+                return Handed(value.to_numpy(dtype=kept, na_value=np.nan))
+            return Handed(np.asarray(value.to_numpy()), was="sparse" if hasattr(dtype, "fill_value") else "")
+        return _from_list(value, where, numbers) if isinstance(value, list | tuple) else Handed(np.asarray(value))
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise DataError(
             f"{where}: got {_named(value)} that is no array ({error}), expected an array of numbers, a tensor, a data "
@@ -169,25 +185,32 @@ def _check_dense(shape: Sequence[int], call: str, where: str) -> None:
         )
 
 
-def _from_frame(frame: Any, where: str) -> Handed:
+def _from_frame(frame: Any, where: str, numbers: bool) -> Handed:
     names = tuple(str(name) for name in frame.columns)
     if len(set(names)) < len(names):
         twice = min(name for name in names if names.count(name) > 1)
         raise DataError(f"{where}: got more than one column called {twice!r}, expected one of each; rename them")
     if not names:
         return Handed(np.zeros((len(frame), 0)))
-    read = [read_array(frame[c], f"{where}, column {name!r}") for c, name in zip(frame.columns, names, strict=True)]
-    return Handed(np.stack([column.values for column in read], 1), columns=names)
+    each = read_array if numbers else unpack
+    read = [each(frame[c], f"{where}, column {name!r}") for c, name in zip(frame.columns, names, strict=True)]
+    values, said = [column.values for column in read], {column.was for column in read}
+    if len({"n" if of.dtype.kind in "iuf" else of.dtype.kind for of in values}) > 1:
+        values = [of.astype(object) for of in values]  # or truth values among texts would become texts
+    was = said.pop() if len(said) == 1 else ""
+    return Handed(np.stack(values, 1), columns=names, was=getattr(frame, "attrs", {}).get(WAS, was))
 
 
-def _from_list(rows: Sequence[Any], where: str) -> Handed:
+def _from_list(rows: Sequence[Any], where: str, numbers: bool) -> Handed:
     if any(isinstance(row, Tensor | np.ma.MaskedArray) or hasattr(row, "to_numpy") for row in rows):
         each = [unpack(row, f"{where}, row {i}") for i, row in enumerate(rows)]
         _check_even([row.values for row in each], where)
         masked = np.stack([row.hidden for row in each]) if any(row.masked is not None for row in each) else None
         return Handed(np.stack([row.values for row in each]), masked)
     try:
-        return Handed(np.asarray(rows))
+        values = np.asarray(rows)
+        # or numbers and None among texts would become texts
+        return Handed(np.asarray(rows, object) if values.dtype.kind in "US" and not numbers else values)
     except ValueError:
         _check_even(rows, where)
         raise
@@ -224,19 +247,19 @@ def in_order(part: Handed, known: tuple[str, ...], where: str) -> Handed:
     return part._replace(values=part.values[:, order], masked=masked, columns=known)
 
 
-def read_presence(parts: Mapping[str, Handed], present: Any, names: Sequence[str], what: str) -> Mask:
-    """Return what is there, bool [N, M], columns in the order of `names`.
+def read_presence(parts: Mapping[str, Handed], present: Any, names: Mapping[str, bool], what: str) -> Mask:
+    """Return what is there, bool [N, M], columns in the order of `names`, which say whether a part may lack cells.
 
     Not there is a part that was not handed over, what `present` hides, and a row of a masked array whose cells are all
-    masked. DataError for a row that is there and masked in some of its cells.
+    masked. DataError for a row that is there and masked in some of its cells, where these may not be lacking.
     """
     n = len(next(iter(parts.values())).values)
-    there = read_present(present, names, n, what)
-    for i, name in enumerate(names):
+    there = read_present(present, list(names), n, what)
+    for i, (name, by_cell) in enumerate(names.items()):
         masked = parts[name].masked if name in parts else np.ones(n, bool)
         cells = np.zeros((n, 1), bool) if masked is None else masked.reshape(n, -1)
         there[:, i] &= ~cells.all(1)
-        if len(partly := np.flatnonzero(cells.any(1) & there[:, i])):
+        if not by_cell and len(partly := np.flatnonzero(cells.any(1) & there[:, i])):
             raise DataError(
                 f"{what}, modality {name!r}: got {len(partly)} rows that are masked in some of their cells, first "
                 f"{partly[:SHOWN].tolist()}, expected rows masked in all or none; a part is there whole or not at all: "

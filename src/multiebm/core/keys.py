@@ -8,5 +8,6 @@ MODEL = "model"  # as `save_pretrained` writes it
 EVALUATION = "evaluation.json"
 REPORT = "report.html"
 BOARD = "tensorboard"
+DATA = "data.npz"  # what it was trained on, where that was handed over in Python
 
 ELAPSED = "elapsed_seconds"  # of a state's numbers: seconds spent in steps so far, hooks not counted

@@ -27,7 +27,22 @@ class Listener(Protocol):
         ...
 
 
+class _Muted:
+    def start(self, what: str, total: int | None) -> int:
+        return 0
+
+    def advance(self, task: int, steps: int) -> None: ...
+
+    def end(self, task: int) -> None: ...
+
+
+MUTED: Listener = _Muted()  # listens so that nobody else does
 _listener: ContextVar[Listener | None] = ContextVar("multiebm_progress", default=None)
+
+
+def is_heard() -> bool:
+    """Return whether somebody listens, or has muted."""
+    return _listener.get() is not None
 
 
 @contextmanager

@@ -61,13 +61,16 @@ class ItemGenerators:
 Randomness = torch.Generator | ItemGenerators
 
 
-def item_generators(seed: int, n: int, first: int = 0) -> ItemGenerators:
+def item_generators(seed: int | Sequence[int], n: int, first: int = 0) -> ItemGenerators:
     """Return generators for items `first .. first + n - 1` of the stream named by `seed`.
 
+    Of several seeds, one for each item, item i has what item 0 of its seed has; items beyond the last seed have that.
     Item `STREAM` of a seed would be item 0 of the next. The generators read 32 bits, so of the seeds from 0 to 4294
     none meet before that; from 4295 on one may meet another seed's stream, some 45,000 items in at the earliest.
     """
-    return ItemGenerators([(seed * STREAM + first + i) % 2**63 for i in range(n)])
+    if isinstance(seed, int):
+        return ItemGenerators([(seed * STREAM + first + i) % 2**63 for i in range(n)])
+    return ItemGenerators([seed[min(first + i, len(seed) - 1)] * STREAM % 2**63 for i in range(n)])
 
 
 def randn(generator: Randomness, shape: Sequence[int], like: Tensor) -> Tensor:

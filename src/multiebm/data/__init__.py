@@ -8,14 +8,24 @@ from pydantic import TypeAdapter, ValidationError
 
 from multiebm.core.errors import ConfigError
 from multiebm.core.table import Table, nearest
-from multiebm.data.arrays import Rows, from_arrays, load_arrays
+from multiebm.data.arrays import Rows, from_arrays, load_arrays, read_data
 from multiebm.data.dataset import BatchStream, MultimodalDataset, Split
 from multiebm.data.parts import read_parts
 from multiebm.data.polydigits import load_polydigits
 from multiebm.data.polymnist import load_polymnist
 from multiebm.data.toy import load_toy2d
 
-__all__ = ["DATASETS", "BatchStream", "MultimodalDataset", "Rows", "Split", "from_arrays", "load_dataset", "read_parts"]
+__all__ = [
+    "DATASETS",
+    "BatchStream",
+    "MultimodalDataset",
+    "Rows",
+    "Split",
+    "from_arrays",
+    "load_dataset",
+    "read_data",
+    "read_parts",
+]
 
 DATASETS: Table[Callable[..., MultimodalDataset]] = Table(
     "data set",

@@ -4,22 +4,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from multiebm.core.errors import ConfigError, DataError, ModalityError
-from multiebm.core.handed import read_arrays, read_presence, unpack
+from multiebm.core.handed import read_arrays, read_presence, read_present, unpack
 from multiebm.core.names import BESIDE, MASK, TEST, name_problem
 from multiebm.core.random import check_seed
-from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint
-from multiebm.data.npz import expanded, read_npz
+from multiebm.core.table import nearest
+from multiebm.data.dataset import Kept, MultimodalDataset, Split, content_fingerprint
+from multiebm.data.npz import expanded
+from multiebm.data.sources import Columns, read_path, read_source
 from multiebm.modalities import MODALITIES, Modality
 
-# name -> {"kind": "picture", "layout": "chw" | "hwc", "range": [low, high] (optional)} or {"kind": "vector"}
-Declared = Mapping[str, Mapping[str, Any]]
+# name -> {"kind": "picture", "layout": "chw" | "hwc" | "hw", "range": [low, high] (optional)}, {"kind": "vector"},
+# {"kind": "category"} or {"kind": "counts", "library": true (optional)}; "missing": "nan" (optional) in all; a kind by
+# its name alone, or None: inferred from the values
+Declared = Mapping[str, str | Mapping[str, Any] | None]
 UNKNOWN = -1  # the code of a label that is not known
 Class = int | str
 
@@ -38,7 +42,7 @@ class Rows:
 
 def from_arrays(
     views: Mapping[str, Any],
-    modalities: Declared,
+    modalities: Declared | None = None,
     labels: Any = None,
     present: Any = None,
     test_fraction: float = 0.2,
@@ -50,13 +54,14 @@ def from_arrays(
 
     `modalities` declares each as {"kind": "picture", "layout": "chw" or "hwc"} (uint8, bool, or floats in [0, 1];
     numbers of any type with "range": [low, high]) or {"kind": "vector"} (standardised by the present training entries);
-    packages add kinds. Entries that `present` marks absent may hold anything. `labels` are whole numbers or texts; the
-    classes are their distinct values. Without `test`, a share `test_fraction` of the rows, drawn by `seed`, is the test
-    split.
+    packages add kinds. Without `modalities` kinds are inferred. With "missing": "nan" NaN says that a row of that part,
+    or of a vector a single cell, is missing. Entries that `present` marks absent may hold anything. `labels` are whole
+    numbers or texts; the classes are their distinct values. Without `test`, a share `test_fraction` of the rows, drawn
+    by `seed`, is the test split.
     `docs/data.md` lists what may be handed over. Raises ConfigError for declarations, ModalityError for names, and
     DataError for values that do not fit.
     """
-    check_declarations(modalities)
+    modalities = declarations(views, modalities, name)
     if test is None:
         if not isinstance(test_fraction, Real) or not 0 < test_fraction < 1:
             raise ConfigError(
@@ -80,7 +85,7 @@ def from_arrays(
             fix = "supply test arrays"
             raise DataError(f"{name}: got {n} row, expected at least 2 to split into training and test; {fix}")
         order, cut = np.random.default_rng(seed).permutation(n), min(max(round(n * test_fraction), 1), n - 1)
-        train, held_out = (splits[0].select(torch.from_numpy(rows)) for rows in (order[cut:], order[:cut]))
+        train, held_out = (splits[0].select(torch.from_numpy(chosen)) for chosen in (order[cut:], order[:cut]))
     parts = {
         key: m.fit(train.of(key), [split.of(key) for split in splits], f"{name}, modality {key!r}")
         for key, m in kinds.items()
@@ -89,27 +94,61 @@ def from_arrays(
         for key, m in parts.items():
             m.check(*split.of(key), f"{what}, modality {key!r}")
     n_classes, fingerprint = len(classes) if classes else None, content_fingerprint(parts, train, held_out)
-    return MultimodalDataset(name, parts, train, held_out, n_classes, "The user's own arrays.", fingerprint, classes)
+    settings: dict[str, Any] = {"modalities": {key: dict(modalities[key] or {}) for key in modalities}}
+    settings |= {} if test is not None else {"test_fraction": float(test_fraction), "seed": int(seed)}
+    kept = _kept(list(rows.values()), parts, settings)
+    return MultimodalDataset(
+        name, parts, train, held_out, n_classes, "The user's own arrays.", fingerprint, classes, kept
+    )
+
+
+def _kept(splits: list[Rows], parts: Mapping[str, Modality], settings: dict[str, Any]) -> Kept | None:
+    """Return what `load_arrays` makes the same data set of; None where a file of arrays cannot hold it."""
+    arrays: dict[str, Any] = {}
+    for prefix, rows in zip(("", TEST), splits, strict=False):
+        for name, m in parts.items():
+            part = m.hide(unpack(rows.views[name], name))
+            if part.columns and "columns" not in settings["modalities"][name]:
+                settings["modalities"][name]["columns"] = list(part.columns)
+            if part.hidden.any() and settings["modalities"][name].get("missing") is None:
+                settings["modalities"][name]["missing"] = "nan"
+            arrays[prefix + name] = m.keep(part)
+        if rows.labels is not None:
+            arrays[f"{prefix}labels"] = unpack(rows.labels, "labels").values
+        if rows.present is not None:
+            arrays[f"{prefix}present"] = read_present(rows.present, list(parts), len(arrays[prefix + name]), "")
+    texts = {key: np.asarray(values.tolist()) for key, values in arrays.items() if values.dtype == object}
+    return None if any(values.dtype == object for values in texts.values()) else Kept(arrays | texts, settings)
 
 
 def load_arrays(
-    modalities: dict[str, dict[str, Any]],
+    modalities: dict[str, str | dict[str, Any]] | None = None,
     path: str | Path | None = None,
     arrays: Mapping[str, Any] | None = None,
+    kinds: dict[str, str] | None = None,
+    parts: dict[str, str | list[str]] | None = None,
+    missing: Literal["nan"] | None = None,
+    labels: str | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> MultimodalDataset:
-    """Return the data set of an .npz file at `path`, or of `arrays`, a dict with the same keys.
+    """Return the data set of a file or folder at `path` (`sources.read_path`), or of `arrays`, a dict.
 
-    Keys: one per modality, and optionally `labels` [N] and `present` bool [N, M], or one `present_<modality>` [N] each.
-    The same keys with the prefix `test_` are the test split; without them it is drawn as in `from_arrays`.
+    Keys of a dict or an .npz: one per modality, and optionally `labels` [N] and `present` bool [N, M], or one
+    `present_<modality>` [N] each. The same keys with the prefix `test_` are the test split; without them it is drawn as
+    in `from_arrays`. `parts` says which columns of a table form which part, `labels` which column has the classes.
+    `modalities` declares each part; else kinds are inferred but for those that `kinds` names. `missing` = nan: NaN
+    means missing in all of them.
     """
     if (path is None) == (arrays is None):
         given = "neither" if path is None else "both"
-        raise ConfigError(f"arrays: got {given} of path and arrays, expected exactly one; set path to an .npz file")
+        raise ConfigError(
+            f"arrays: got {given} of path and arrays, expected exactly one; set path to a table, an .npz or a folder"
+        )
     what = "arrays" if path is None else expanded(path).name
-    check_declarations(modalities)
-    content: Any = arrays if path is None else read_npz(path)
+    if modalities is not None:
+        check_declarations(modalities)
+    content: Any = arrays if path is None else read_path(path, parts, labels)
     wrong = [repr(key) for key in content if not isinstance(key, str)] if isinstance(content, Mapping) else []
     if wrong or not isinstance(content, Mapping):
         got = f"the key {wrong[0]}" if wrong else type(content).__name__
@@ -119,7 +158,35 @@ def load_arrays(
     held_out = {key.removeprefix(TEST): array for key, array in content.items() if key.startswith(TEST)}
     train = rows_of({key: array for key, array in content.items() if not key.startswith(TEST)}, what)
     test = rows_of(held_out, f"{what} (test)") if held_out else None
-    return from_arrays(train.views, modalities, train.labels, train.present, test_fraction, test, seed, what)
+    if modalities is None and (unknown := [name for name in kinds or {} if name not in train.views]):
+        raise ModalityError(
+            f"{what}: got a kind of {unknown[0]!r}, expected one of {', '.join(train.views)}."
+            f"{nearest(unknown[0], list(train.views))} Correct it"
+        )
+    inferred: Declared = {name: (kinds or {}).get(name) for name in train.views}
+    declared = declarations(train.views, modalities or inferred, what, missing)
+    return from_arrays(train.views, declared, train.labels, train.present, test_fraction, test, seed, what)
+
+
+def read_data(
+    data: Any,
+    parts: Columns | None = None,
+    kinds: dict[str, str] | None = None,
+    missing: Literal["nan"] | None = None,
+    labels: Any = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> MultimodalDataset:
+    """Return the data set of whatever `sources.read_source` reads: a dict of arrays [N, ...], a data frame, a path.
+
+    `parts` says which columns of a table form which part, `labels` the column of classes, or the classes [N]
+    themselves; `kinds` and `missing` as in `load_arrays`. What was inferred is said by its `describe()`.
+    """
+    column = labels if isinstance(labels, str) else None
+    content = read_source(data, parts, column)
+    if labels is not None and column is None:
+        content = content | {"labels": labels}
+    return load_arrays(None, None, content, kinds, None, missing, None, test_fraction, seed)
 
 
 def rows_of(arrays: Mapping[str, Any], what: str) -> Rows:
@@ -133,7 +200,35 @@ def rows_of(arrays: Mapping[str, Any], what: str) -> Rows:
     return Rows(views, arrays.get("labels"), masks or arrays.get("present"))
 
 
-def check_declarations(modalities: Declared) -> None:
+def declarations(
+    views: Mapping[str, Any], modalities: Declared | None, what: str, missing: Literal["nan"] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Return a declaration with a kind for each of `modalities` (None: for each part of `views`), inferred from the
+    values [N, ...] where none is declared. ConfigError says what is wrong with a declaration, DataError of which part
+    no kind can be told.
+    """
+    check_declarations(dict.fromkeys(views) if modalities is None and isinstance(views, Mapping) else modalities)
+    found = {}
+    for name, of in ({} if modalities is None else modalities).items() or ((name, None) for name in views):
+        declared = {"kind": of} if isinstance(of, str) else dict(of or {})
+        if "kind" not in declared and name in views:
+            declared["kind"] = _inferred(views[name], f"{what}, modality {name!r}")
+        found[name] = declared | ({"missing": missing} if missing and "missing" not in declared else {})
+    return found
+
+
+def _inferred(values: Any, where: str) -> str:
+    part = unpack(values, where)
+    for kind in MODALITIES:
+        if MODALITIES[kind].infer(part) is not None:
+            return kind
+    raise DataError(
+        f"{where}: got shape {part.values.shape} of {part.values.dtype}, expected values whose kind can be told; "
+        f"declare it: {{kind: {' or '.join(MODALITIES)}}}, of pictures with layout: hwc or chw and range: [low, high]"
+    )
+
+
+def check_declarations(modalities: Any) -> None:
     """Raise ConfigError with every problem of the declared modalities."""
     if not isinstance(modalities, Mapping):
         got = type(modalities).__name__
@@ -143,32 +238,41 @@ def check_declarations(modalities: Declared) -> None:
         where = f"arrays.modalities.{name}"
         if problem := name_problem(name):
             problems.append(f"{where}: {problem}")
-        if not isinstance(declared, Mapping):
+        of = {"kind": declared} if isinstance(declared, str) else {} if declared is None else declared
+        if not isinstance(of, Mapping):
             problems.append(f"{where}: got {declared!r}, expected a declaration such as {{kind: vector}}; correct it")
-        elif (kind := declared.get("kind")) not in list(MODALITIES):
+        elif of and (kind := of.get("kind")) not in list(MODALITIES):
             problems.append(f"{where}.kind: got {kind!r}, expected {' or '.join(MODALITIES)}; declare it")
-        else:
-            problems += MODALITIES[kind].declaration_problems(where, declared)
+        elif of:
+            problems += MODALITIES[of["kind"]].declaration_problems(where, of)
     if problems:
         raise ConfigError(problems)
 
 
-def _checked(rows: Rows, modalities: Declared, kinds: dict[str, Modality], what: str) -> Split:
+def _checked(rows: Rows, modalities: Mapping[str, Mapping[str, Any]], kinds: dict[str, Modality], what: str) -> Split:
     """Return one split of checked arrays [N, ...] without labels, copied. Modalities new to `kinds` are put there."""
-    given = read_arrays(rows.views, list(modalities), what, rows.present, rows.labels)
+    numbers = {name: MODALITIES[declared["kind"]].numbers for name, declared in modalities.items()}
+    given = read_arrays(rows.views, numbers, what, rows.present, rows.labels)
     if missing := [name for name in modalities if name not in given]:
         raise ModalityError(
             f"{what}: got no array for modality {missing[0]!r}, expected one for each of {', '.join(modalities)}; "
             f"supply it (entries that are missing are marked in `present`)"
         )
-    there = read_presence(given, rows.present, list(modalities), what)
-    views = {}
-    for i, (name, declared) in enumerate(modalities.items()):
-        where = f"{what}, modality {name!r}"
+    for name, declared in modalities.items():
         if name not in kinds:
-            kinds[name] = MODALITIES[declared["kind"]].declare(name, declared, given[name], where)
+            kind = MODALITIES[declared["kind"]]
+            part, shown = given[name], read_present(rows.present, list(modalities), len(given[name].values), what)
+            if rows.present is not None:  # what is hidden may be anything, and is no class
+                hidden = ~shown[:, list(modalities).index(name)].reshape(-1, *[1] * (part.values.ndim - 1))
+                part = part._replace(masked=part.hidden | hidden)
+            kinds[name] = kind.declare(name, declared, part, f"{what}, modality {name!r}")
+        given[name] = kinds[name].hide(given[name])
+    there = read_presence(given, rows.present, {name: m.lacks_cells for name, m in kinds.items()}, what)
+    views = {}
+    for i, name in enumerate(modalities):
+        where = f"{what}, modality {name!r}"
         views[name] = kinds[name].read(given[name], there[:, i], where)
-    return Split(views, torch.from_numpy(there))
+    return Split(views, torch.from_numpy(there), rows=torch.arange(len(there)))
 
 
 def read_labels(labels: Any, n: int, what: str) -> list[Class | None] | None:

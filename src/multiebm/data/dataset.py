@@ -6,13 +6,14 @@ Training reads an endless stream of shuffled batches that resumes exactly: the o
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import DataError
+from multiebm.core.handed import Array
 from multiebm.core.names import Views
 from multiebm.core.random import make_generator
 from multiebm.modalities import Modality
@@ -24,12 +25,14 @@ SplitName = Literal["train", "test"]
 class Split:
     """Raw storage: `views` by modality (pictures uint8 or float32 [N, C, H, W], vectors float64 or float32 [N, D]),
     `present` bool [N, M] with columns in the order of `views`, `labels` int64 [N] (numbers of classes, -1 where one is
-    unknown) or None. Absent entries may hold anything, NaN included.
+    unknown) or None. Absent entries may hold anything, NaN included. `rows`: int64 [N], which rows of the user's own
+    arrays these are.
     """
 
     views: Views
     present: Tensor
     labels: Tensor | None = None
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.present.shape[0])
@@ -41,7 +44,8 @@ class Split:
     def select(self, rows: Tensor) -> "Split":
         """Return the items in `rows` (int64 [N]): views [N, ...], `present` [N, M]."""
         views = {name: view[rows] for name, view in self.views.items()}
-        return Split(views, self.present[rows], None if self.labels is None else self.labels[rows])
+        labels, own = (None if of is None else of[rows] for of in (self.labels, self.rows))
+        return Split(views, self.present[rows], labels, own)
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} {list(view.shape[1:])}" for name, view in self.views.items())
@@ -49,11 +53,19 @@ class Split:
         return f"Split({len(self)} items: {parts}; {self.present.float().mean():.0%} of parts present; {labels})"
 
 
+class Kept(NamedTuple):
+    """What the data set `arrays` is made of anew: arrays [N, ...] as in an .npz, and its settings beside `path`."""
+
+    arrays: dict[str, Array]
+    settings: dict[str, Any]
+
+
 @dataclass(frozen=True, eq=False)
 class MultimodalDataset:
     """Named modalities with a train and a test split. `fingerprint` is a sha256 of what the data is, so that anything
     derived from it (a trained classifier, say) can be cached under it. `n_classes` is None without labels; `classes`
-    are the labels as they were given, in the order of their numbers, where the user gave them.
+    are the labels as they were given, in the order of their numbers, where the user gave them. `kept`: what a run keeps
+    of data that were handed over in Python, to be evaluated from its folder.
     """
 
     name: str
@@ -64,6 +76,18 @@ class MultimodalDataset:
     citation: str
     fingerprint: str
     classes: tuple[int | str, ...] | None = None
+    kept: Kept | None = None
+
+    def describe(self) -> str:
+        """Return it in words: "photo: 32x32 RGB pictures; sensors: 12 numbers; 80 rows to train, 20 to test"."""
+        parts = "; ".join(f"{name}: {m.describe()}" for name, m in self.modalities.items())
+        missing = 1 - torch.cat([self.train.present, self.test.present]).float().mean().item()
+        gaps = f"; {missing:.1%} of parts missing" if missing else ""
+        for name, m in self.modalities.items():
+            if m.lacks_cells:
+                there = torch.cat([split.views[name][split.of(name)[1]] for split in (self.train, self.test)])
+                gaps += f"; {there.isnan().float().mean():.1%} of the cells of {name} missing"
+        return f"{parts}; {len(self.train)} rows to train, {len(self.test)} to test{gaps}"
 
     def split(self, split: SplitName) -> Split:
         """Return the split called "train" or "test"; DataError for any other name."""

@@ -48,7 +48,8 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
         raise DataError(f"{path}: got {held_out[0]} and no rows without {TEST}; rename its arrays to the modalities")
     if held_out:
         logger.warning("%s: %s are left aside; the rows without %s are used", path, ", ".join(held_out), TEST)
-    parts = read_arrays(rows.views, names, what, beside=[*BESIDE, *(MASK + name for name in names)])
+    numbers = {name: m.numbers for name, m in modalities.items()}
+    parts = read_arrays(rows.views, numbers, what, beside=[*BESIDE, *(MASK + name for name in names)])
     views = {name: part.values for name, part in parts.items()}
     for name, array in views.items():
         m, shape = modalities[name], modalities[name].raw_shape  # which its states need not have

@@ -1,6 +1,7 @@
 """Files of pictures, which anybody may have made: the values of a file as a modality has them."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,28 @@ def read_pictures(files: Sequence[Path], modality: Modality) -> Array:
     if not as_stored and any(picture.dtype != np.uint8 for picture in pictures):
         pictures = [p.astype(np.float32) / 255 if p.dtype == np.uint8 else p for p in pictures]
     return np.stack(pictures)
+
+
+def read_shape(files: Sequence[Path]) -> tuple[int, int, int]:
+    """Return (C, H, W) of pictures in files that are to be one part: RGB where one has colours, RGBA where all have an
+    alpha channel; DataError names the first that has another size than most.
+    """
+    sizes, modes = [], []
+    for file in files:
+        with opened_picture(file, "expected a readable picture; save it again, or remove it") as picture:
+            turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+            sizes.append(picture.size[::-1] if turned else picture.size)
+            modes.append(picture.mode)
+    usual, n = Counter(sizes).most_common(1)[0]
+    if n < len(sizes):
+        odd = next(i for i, size in enumerate(sizes) if size != usual)
+        raise DataError(
+            f"{files[odd]}: got {sizes[odd][0]}x{sizes[odd][1]} pixels, expected {usual[0]}x{usual[1]} (width x "
+            f"height) as {n} of {len(sizes)} in this folder have; resize {len(sizes) - n} of them, or remove them"
+        )
+    coloured = any(mode not in ("1", "L", "LA", "F", "I") and not mode.startswith("I;16") for mode in modes)
+    channels = (3 if coloured else 1) + all(mode in ("LA", "PA", "RGBA") for mode in modes)
+    return channels, usual[1], usual[0]
 
 
 def _read(file: Path, modality: Modality, as_stored: bool) -> Array:

@@ -1,4 +1,4 @@
-"""Location-scale families of one dimension, applied elementwise, normal and Laplace; and likelihoods made of them."""
+"""Families of latents: location and scale in one dimension, applied elementwise, normal and Laplace."""
 
 import math
 from collections.abc import Callable
@@ -56,21 +56,3 @@ def _laplace_kl(loc: Tensor, scale: Tensor, loc_p: Tensor, scale_p: Tensor) -> T
 NORMAL = Family(_normal_log_prob, _normal_rsample, _normal_kl, 0.5)
 LAPLACE = Family(_laplace_log_prob, _laplace_rsample, _laplace_kl, 1.0)
 FAMILIES = Table("family", {"normal": NORMAL, "laplace": LAPLACE})
-
-
-class Likelihood(NamedTuple):
-    """p(x_m | z): a family around the decoder mean with constant `scale` (never learned: revised data would let it
-    shrink without bound), and `weight` lambda_m in sums over modalities.
-    """
-
-    family: Family
-    scale: float
-    weight: float = 1.0
-
-    def log_prob(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return weight * log p(x | mean), summed over the item: [B, ...] -> [B] in nats."""
-        return self.weight * self.log_density(x, mean)
-
-    def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return log p(x | mean) itself, summed over the item: [B, ...] -> [B] in nats."""
-        return self.family.log_prob(x, mean, mean.new_tensor(self.scale)).flatten(1).sum(1)

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from multiebm.core.batch import mask_views
 from multiebm.core.errors import DataError
 from multiebm.core.names import Views
 from multiebm.core.progress import task
@@ -73,8 +72,7 @@ def completions(m: Measurement, items: Tensor, observed: tuple[str, ...], how: C
     for batch, rng in m.given("test", items, observed, how.name):
         views = m.model.decode(m.model.infer_latents(batch, rng, how.latent_steps))
         if how.data_chain:
-            held = mask_views(batch.views, batch.present, instead=views)
-            views = m.model.refine_data(held, rng, clamp=batch.present)[0]
+            views = m.model.refine_data(batch.filled(views), rng, clamp=batch.there())[0]
         yield m.shown(views, f"{how.name} given {'+'.join(observed)}")
 
 

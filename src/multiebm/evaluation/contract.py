@@ -31,6 +31,16 @@ def misread(states: Tensor, share: float) -> Tensor:
     return torch.where(states[:, -1:] < cut, turned, states)
 
 
+class _Noiseless:
+    """What is assumed of parts that a decoder gives as they are: a density of width 1, and draws without noise."""
+
+    def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
+        return -0.5 * (x - mean).square().sum(1)
+
+    def sample(self, mean: Tensor, rng: Randomness) -> Tensor:
+        return mean
+
+
 class _Mirror:
     """A model whose code is the item, of data whose parts are equal; `wrong`: the share of codes and of parts "b" that
     show another class. Its data chain leaves samples as they are, and its private latents are noise.
@@ -41,7 +51,9 @@ class _Mirror:
     def __init__(self, dataset: MultimodalDataset, wrong: float) -> None:
         self.modalities, self.wrong = dataset.modalities, wrong
         self.states = dataset.batch("test", torch.arange(len(dataset.test))).views["a"]
-        self.inference, self.generator = self, SimpleNamespace(prior=StandardPrior("normal", SIZE))
+        parts = dict.fromkeys("ab", _Noiseless())
+        self.inference = self
+        self.generator = SimpleNamespace(prior=StandardPrior("normal", SIZE), likelihoods=parts)
 
     def train(self, mode: bool = True) -> None:
         pass  # it has nothing to switch
@@ -54,11 +66,16 @@ class _Mirror:
         noise = randn(rng, (len(seen), 2), seen)
         return {"shared": misread(seen, self.wrong), "a": noise, "b": noise}
 
-    def decode(self, latents: dict[str, Tensor]) -> Views:
+    def decode(self, latents: dict[str, Tensor], wanted: Tensor | None = None) -> Views:
         return {"a": latents["shared"], "b": misread(latents["shared"], self.wrong)}
 
-    def refine_data(self, views: Views, rng: Randomness, clamp: Tensor | None = None) -> tuple[Views, None]:
+    def refine_data(self, views: Views, rng: Randomness, clamp: Tensor | Views | None = None) -> tuple[Views, None]:
         return views, None
+
+    def match_states(self, batch: Batch) -> Tensor:
+        return -(batch.views["a"] - misread(batch.views["b"], self.wrong)).square().sum(1)
+
+    score_states = match_states
 
     def given(self, batch: Batch) -> SimpleNamespace:
         """Return the posterior N(code, 1/4) of every item."""

@@ -17,8 +17,10 @@ import torch
 from multiebm.core.table import Table
 from multiebm.data.dataset import MultimodalDataset
 from multiebm.evaluation import result as names
+from multiebm.evaluation.belonging import belonging, two_sample
 from multiebm.evaluation.codes import classification, divergence, units
 from multiebm.evaluation.completion import completed, subsets_of_size
+from multiebm.evaluation.filling import filling
 from multiebm.evaluation.judges import no_judges, unread
 from multiebm.evaluation.measurement import NOT_ASKED, FeatureReader, JudgesLike, Measurement, Metric, labelled_items
 from multiebm.evaluation.result import EBM, GEN, REAL, SOURCES, Evaluation, EvaluationSettings, Result
@@ -57,6 +59,8 @@ NEEDS: dict[str, Callable[[Measurement], str]] = {  # why a measurement lacks it
 
 _SHARE, _OVER_0 = (0.0, 1.0), (0.0, inf)
 _DRAWN, _JUDGED, _COMPLETION = (GEN, EBM), ("judges",), ("judges", "labels", "parts")
+_PARTS = ("parts",)
+_BESIDE = {"mean": "the mean of training", "regression": "regression", "neighbours": "10 nearest neighbours"}
 _AGREE = "all modalities of a sample show the same class; real items, as the judges read them, are the ceiling"
 _EVENLY = "1: all classes equally often; a collapsed model can be coherent"
 _FCD, _FID = (f"Frechet distance on {whose} features, lower is better" for whose in ("the judges'", "Inception"))
@@ -65,6 +69,18 @@ _REFINED = "refined by the posterior of the given parts"
 _CLAMPED = "the completed item refined by the energy, given parts held fixed"
 _KL = "divergence of codes from the prior, nats an item"
 _LEAKS = "high: the class leaks into what one modality has alone"
+_RMSE = "root mean square, in standard deviations of training, of the mean of 20 completions from all other parts"
+_SSIM = "structural similarity of a picture that was filled in"
+_LOG_LOSS = "minus the log of the probability of the true class, nats, by column"
+_HITS = "share of columns whose likeliest class is the true one"
+_DEVIANCE = "Poisson deviance of counts from what is predicted, by column; about 1 where they are Poisson around it"
+_OF_ANOTHER = "the same number of the same rows, of {}"
+_OVER = "share of the error of {} that the model saves; below 0 it makes more"
+_INSIDE = "share of held-out values within the central {}% of completions with noise"
+_R2 = "1: all of a part's variation is filled in; 0: no better than its mean"
+_NATS = "log density of a held-out part given the others, nats an item, by 20 completions"
+_FOREIGN = "share of pairs in which a true row {} than one whose part is another row's; 0.5 is chance"
+_TOLD = "how often a classifier tells held-out rows from samples with noise (means: without); 0.5 is chance"
 METRICS: Table[Metric] = Table(
     "metric",
     {
@@ -76,6 +92,28 @@ METRICS: Table[Metric] = Table(
         names.COND: Metric(completed, "amortised", "one draw of the inference model", 1, _SHARE, _COMPLETION),
         names.REFINED: Metric(completed, "latent chain", _REFINED, 1, _SHARE, _COMPLETION),
         names.CLAMPED: Metric(completed, "data chain", _CLAMPED, 1, _SHARE, (*_COMPLETION, "energy")),
+        "fill/rmse": Metric(filling, "RMSE, filled in", _RMSE, 0, _OVER_0, _PARTS),
+        "fill/ssim": Metric(filling, "SSIM, filled in", _SSIM, 1, (-1, 1), _PARTS),
+        "fill/log_loss": Metric(filling, "log loss, filled in", _LOG_LOSS, None, _OVER_0, _PARTS),
+        "fill/accuracy": Metric(filling, "accuracy, filled in", _HITS, 1, _SHARE, _PARTS),
+        "fill/deviance": Metric(filling, "deviance, filled in", _DEVIANCE, 0, _OVER_0, _PARTS),
+        **{
+            f"fill/{key}": Metric(filling, f"error of {what}", _OF_ANOTHER.format(what), None, _OVER_0, _PARTS)
+            for key, what in _BESIDE.items()
+        },
+        **{
+            f"fill/over_{key}": Metric(filling, f"saved over {what}", _OVER.format(what), None, (-inf, 1), _PARTS)
+            for key, what in _BESIDE.items()
+            if key != "mean"
+        },
+        "fill/r2": Metric(filling, "R2, filled in", _R2, 1, (-inf, 1), _PARTS),
+        "fill/log_likelihood": Metric(filling, "nats, filled in", _NATS, None, (-inf, inf), _PARTS),
+        "fill/coverage50": Metric(filling, "within 50%", _INSIDE.format(50), 0.5, _SHARE, _PARTS),
+        "fill/coverage90": Metric(filling, "within 90%", _INSIDE.format(90), 0.9, _SHARE, _PARTS),
+        names.GIVEN: Metric(filling, "error given one part", "as filled in, from a single part", 0, _OVER_0, _PARTS),
+        names.MATCH: Metric(belonging, "match", _FOREIGN.format("matches better"), 1, _SHARE, _PARTS),
+        names.SCORE: Metric(belonging, "score", _FOREIGN.format("scores higher"), 1, _SHARE, _PARTS),
+        names.TWO_SAMPLE: Metric(two_sample, "told from real rows", _TOLD, 0.5, _SHARE),
         names.KL: Metric(divergence, _KL, "near 0, codes tell nothing", span=(-inf, inf)),
         names.ACTIVE: Metric(units, "latents in use", "coordinates of codes that vary over items", span=_OVER_0),
         names.UNITS: Metric(units, "latents", "coordinates of codes", span=_OVER_0),

@@ -23,6 +23,8 @@ REAL, GEN, EBM = SOURCES = ("real", "gen", "ebm")
 COHERENCE, ENTROPY, VARIETY, FCD, FID = "joint_coherence", "label_entropy", "variety", "fcd", "fid"
 COND, REFINED, CLAMPED = "cond", "cond_refined", "cond_ebm"  # completed by the posterior, latent chain, data chain
 KL, ACTIVE, UNITS = "latent/kl", "latent/active_units", "latent/units"
+FILL, GIVEN = "fill", "fill/given"  # held-out parts filled in from all others, and from a single one
+MATCH, SCORE, TWO_SAMPLE = "belong/match", "belong/score", "two_sample"
 PROBE, LEAKAGE, ACCURACY = "latent_classification", "private_leakage", "judge/accuracy"
 
 FORMAT = 2  # of evaluation.json
@@ -174,6 +176,11 @@ class Evaluation:
     def provisional(self) -> bool:
         """Whether too few samples were drawn for a Frechet distance to be compared with others."""
         return self.settings.samples < PROVISIONAL_BELOW
+
+    @property
+    def has_distances(self) -> bool:
+        """Whether there is a Frechet distance among the results."""
+        return any(name.split("/")[-1] in (FCD, FID) for name in self.results)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, with the flags `trustworthy`, `provisional` and `collapsed` for readers of the file."""

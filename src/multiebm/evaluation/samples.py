@@ -51,11 +51,12 @@ def samples(m: Measurement) -> dict[str, Read]:
 
 
 def of(m: Measurement, source: str, what: str) -> dict[str, Tensor]:
-    """Return what is kept of samples [N, ...] by modality: of real parts, those that are present."""
+    """Return what is kept of samples [N, ...] by modality: of real parts, those that are present and lack no cell."""
     found = {name: own for (kept, name), own in m.once(samples)[source].items() if kept == what}
     if source != REAL or what == LABEL:
         return found
-    return {name: own[m.dataset.test.of(name)[1][: len(own)]] for name, own in found.items()}
+    there = {name: own[m.dataset.test.of(name)[1][: len(own)]] for name, own in found.items()}
+    return {name: own[~own.flatten(1).isnan().any(1)] for name, own in there.items()}
 
 
 def coherence(m: Measurement, name: str) -> dict[str, Result]:

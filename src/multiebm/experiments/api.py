@@ -1,21 +1,27 @@
 """The Python interface: build, train and measure by the name of a preset, a YAML file or an Experiment."""
 
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
-from multiebm.data import MultimodalDataset
+from multiebm.core.bars import showing
+from multiebm.core.errors import ConfigError
+from multiebm.data import MultimodalDataset, read_data
 from multiebm.evaluation.result import Evaluation, EvaluationSettings
-from multiebm.experiments.build import build_dataset, build_model, resolved
-from multiebm.experiments.live import live_view, showing
+from multiebm.experiments.build import build_dataset, build_model, naming_kept, resolved
+from multiebm.experiments.live import live_view
 from multiebm.experiments.load import Source, load_experiment
 from multiebm.experiments.measure import measure_model
 from multiebm.experiments.run import run_experiment
 from multiebm.experiments.schema import Experiment
+from multiebm.experiments.sources import names_settings
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.precision import set_precision
+from multiebm.training.hooks import Callback
 
 
 def build(source: Source, dataset: MultimodalDataset | None = None, seed: int | None = None) -> MultimodalModel:
@@ -31,8 +37,8 @@ def build(source: Source, dataset: MultimodalDataset | None = None, seed: int | 
 
 
 def train(
-    source: Source,
-    out: str | Path,
+    source: Source | Any,
+    out: str | Path | None = None,
     overrides: Sequence[str] = (),
     dataset: MultimodalDataset | None = None,
     resume: bool = False,
@@ -41,20 +47,52 @@ def train(
     progress: bool = True,
     force: bool = False,
     tensorboard: bool = False,
+    method: Source = "arrays",
+    callbacks: Sequence[Callback] = (),
+    init_from: str | Path | None = None,
 ) -> MultimodalModel:
     """Train in the run folder `out` and return the model, with averaged weights, as saved in `out/model`.
 
-    `overrides` are such as "training.batch_size=32"; `dataset` replaces the configuration's. After Ctrl-C everything is
-    saved before KeyboardInterrupt is raised. `resume` continues bit-exactly, and the same seed gives the same model, on
-    the same kind of device with the same number of threads (OMP_NUM_THREADS). `progress` shows how far training is, on
-    standard error: bars in terminals and notebooks, lines elsewhere. `force` takes over the lock of a folder that a
-    process on another host has left. `tensorboard` also writes events for TensorBoard into `out/tensorboard`.
+    `source` is a preset, a YAML file or an Experiment, or data: whatever `read_data` reads, or what it returned. Data
+    are trained on by the preset `method`, and `out` is a new folder run-1, run-2, ... unless it is given.
+    `overrides` are such as "training.batch_size=32"; `dataset` replaces the configuration's. A run keeps data that were
+    handed over in Python (up to LARGEST_KEPT bytes), so that the command line can evaluate and report it.
+    After Ctrl-C everything is saved before KeyboardInterrupt is raised. `resume` continues bit-exactly, and the same
+    seed gives the same model, on the same kind of device with the same number of threads (OMP_NUM_THREADS). `progress`
+    shows how far training is, on standard error: bars in terminals and notebooks, lines elsewhere. `force` takes over
+    the lock of a folder that a process on another host has left. `tensorboard` also writes events for TensorBoard into
+    `out/tensorboard`. `callbacks` are functions of the metrics by name and the number of a step, called after each;
+    if one returns True or raises StopTraining, training ends there in order, as when its time is spent. `init_from`, a
+    run or saved model of the same modalities and networks, has the weights with which it begins; values are
+    standardised by the new data.
     """
+    if isinstance(source, MultimodalDataset) or not (isinstance(source, Experiment) or names_settings(source)):
+        if dataset is not None:
+            raise ConfigError("dataset: got one beside data, expected data once; leave dataset= out")
+        dataset = source if isinstance(source, MultimodalDataset) else read_data(source)
+        source = method
+    if out is None:
+        out = next(path for i in count(1) if not (path := Path(f"run-{i}")).exists())
     experiment = load_experiment(source, overrides)
+    if dataset is not None:
+        experiment = naming_kept(experiment, dataset, out)
+        if progress:
+            Console(stderr=True).print(f"data: {dataset.describe()}\nrun: {out}", soft_wrap=True, highlight=False)
     named = None if isinstance(source, Experiment) else str(source)
     with live_view(experiment, Console(stderr=True), progress) as live:
         result = run_experiment(
-            experiment, out, dataset, resume, overwrite, live, device, named, force=force, tensorboard=tensorboard
+            experiment,
+            out,
+            dataset,
+            resume,
+            overwrite,
+            live,
+            device,
+            named,
+            force=force,
+            tensorboard=tensorboard,
+            callbacks=callbacks,
+            init_from=init_from,
         )
     if result.fit.reason == "interrupted":
         raise KeyboardInterrupt(result.fit.message())

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,10 +10,13 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from multiebm.core.errors import ConfigError
+from multiebm.core.keys import DATA
 from multiebm.core.names import name_problem
 from multiebm.core.random import make_generator
+from multiebm.core.table import nearest
 from multiebm.data import BatchStream, MultimodalDataset, Split, load_dataset
-from multiebm.experiments.schema import DataSection, Experiment, ModelSection
+from multiebm.distributions.likelihoods import Observation
+from multiebm.experiments.schema import DataSection, Experiment, ModelSection, PartSection
 from multiebm.modalities import Modality
 from multiebm.models.aggregation import Aggregation, PriorExpert
 from multiebm.models.energy import EnergyNetwork
@@ -26,6 +30,7 @@ from multiebm.training.state import TrainState
 from multiebm.training.steps import make_optimisers
 
 CORRELATION = 0.5  # of experts fused as dependent (CoDE-VAE)
+LARGEST_KEPT = 1 << 30  # bytes of arrays from Python that a run folder keeps
 JOINT_FEATURES = 128  # of a part, of those a joint encoder puts side by side
 
 
@@ -37,10 +42,17 @@ def build_model(section: ModelSection, modalities: dict[str, Modality], seed: in
     known = list(modalities)
     if problems := [f"modality: {problem}" for name in known if (problem := name_problem(name))]:
         raise ConfigError(problems)
-    if unknown := [name for name in section.likelihood.weights if name not in modalities]:
-        expected = f"got no such modality, expected some of {', '.join(known)}"
-        raise ConfigError([f"model.likelihood.weights.{name}: {expected}" for name in unknown])
-    s, i, like, e, n = section, section.inference, section.likelihood, section.energy, len(modalities)
+    for key, named in (("likelihood.weights", section.likelihood.weights), ("parts", section.parts)):
+        problems += [
+            f"model.{key}.{name}: got no such modality, expected some of {', '.join(known)}.{nearest(name, known)}"
+            for name in named
+            if name not in modalities
+        ]
+    for name, m in modalities.items():
+        problems += _likelihood_problems(f"model.parts.{name}", section.parts.get(name, PartSection()), m)
+    if problems:
+        raise ConfigError(problems)
+    s, i, e, n = section, section.inference, section.energy, len(modalities)
     networks = {name: getattr(s.networks, m.kind) for name, m in modalities.items()}
     encoders: dict[str, Encoder] = {}
     decoders: dict[str, nn.Module] = {}
@@ -48,9 +60,7 @@ def build_model(section: ModelSection, modalities: dict[str, Modality], seed: in
         for name, m in modalities.items():
             encoders[name] = Encoder(m, s.shared, s.private, networks[name], s.scale_map, i.separate_trunks)
             decoders[name] = Mixed(m.decoder(s.shared + s.private, networks[name]))
-        likelihoods = {
-            k: m.likelihood(like.family, like.scale, like.weights.get(k, 1.0)) for k, m in modalities.items()
-        }
+        likelihoods = {name: _likelihood(s, m) for name, m in modalities.items()}
         ridge = ridge_for(s.latent_chain.step_size)
         prior = s.prior.build(s.shared, s.family, ridge)
         private = (s.private, s.family, s.private_components)
@@ -69,6 +79,31 @@ def build_model(section: ModelSection, modalities: dict[str, Modality], seed: in
         model = MultimodalModel(modalities, inference, generator, energy, s.data_chain, s.latent_chain)
         model.blueprint = section.model_dump()
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _likelihood_problems(at: str, part: PartSection, m: Modality) -> list[str]:
+    known = m.likelihoods
+    if part.likelihood is not None and part.likelihood not in known:
+        near = nearest(part.likelihood, list(known))
+        got = f"{at}.likelihood: got {part.likelihood!r}, which {m.kind} does not know"
+        return [f"{got}, expected {', '.join(known)}.{near} Choose one of them"]
+    if part.scale is None:
+        return []
+    # without a likelihood of its own the part has that of model.likelihood, of which only the scale is in question
+    scales = [known[part.likelihood]] if part.likelihood else list(known.values())
+    if all(scale == "none" for scale in scales):
+        return [
+            f"{at}.scale: got {part.scale}, expected none: a {part.likelihood or m.kind} has no scale; leave it out"
+        ]
+    if part.scale == "learned" and "learned" not in scales:
+        return [f"{at}.scale: got learned, which {m.kind} does not know, expected a number above 0; set one"]
+    return []
+
+
+def _likelihood(s: ModelSection, m: Modality) -> Observation:
+    like, part = s.likelihood, s.parts.get(m.name, PartSection())
+    family = part.likelihood or (like.family if like.family in m.likelihoods else next(iter(m.likelihoods)))
+    return m.likelihood(family, part.scale or like.scale, part.weight or like.weights.get(m.name, 1.0))
 
 
 class _Drawing(TorchFunctionMode):
@@ -111,9 +146,24 @@ def resolved(experiment: Experiment, device: str | torch.device, begun: Experime
     return experiment.changed("training", {"precision": precision})
 
 
-def build_dataset(section: DataSection) -> MultimodalDataset:
-    """Return the complete data set of a configuration; `missing` is applied to what a run trains on, not here."""
-    return load_dataset(section.name, section.settings)
+def build_dataset(section: DataSection, run: Path | None = None) -> MultimodalDataset:
+    """Return the complete data set of a configuration; `missing` is applied to what a run trains on, not here.
+
+    `run`: the folder of a run of that configuration, which may hold the data.
+    """
+    settings = section.settings
+    if run is not None and Path(str(settings.get("path"))).name == DATA and (run / DATA).is_file():
+        settings = settings | {"path": str(run / DATA)}
+    return load_dataset(section.name, settings)
+
+
+def naming_kept(experiment: Experiment, dataset: MultimodalDataset, out: str | Path) -> Experiment:
+    """Return the experiment whose data are those that its run in `out` keeps of a data set from Python, if it will."""
+    if (kept := dataset.kept) is None or sum(array.nbytes for array in kept.arrays.values()) > LARGEST_KEPT:
+        return experiment
+    settings = kept.settings | {"path": str(Path(out).absolute() / DATA)}
+    section = experiment.data.model_copy(update={"name": "arrays", "settings": settings})
+    return experiment.model_copy(update={"data": section})
 
 
 def training_data(

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from multiebm.core.errors import ConfigError, DivergenceError
 from multiebm.core.files import write_json
-from multiebm.core.keys import CONFIG, MODEL, RUN
+from multiebm.core.keys import CONFIG, DATA, MODEL, RUN
 from multiebm.core.lock import locked
 from multiebm.core.random import make_generator
 from multiebm.data import BatchStream, MultimodalDataset
@@ -108,12 +109,14 @@ def fit_prior_of_run(
     with locked(out):
         check_folder(out, experiment, resume=False, overwrite=False)
         model = from_pretrained(run, device)
-        dataset = build_dataset(before.data)
+        dataset = build_dataset(before.data, run)
         check_same_data(read_run(run), dataset, run)
         dataset = training_data(dataset, before.data.missing, experiment.seed)
         how = how._replace(widen_base=experiment.training.phase("settle").widen_base)
         fitted = fit_prior(model, dataset, experiment.model.prior, how, experiment.seed, tell)
         open_folder(out, experiment, resume=False)
+        if (run / DATA).is_file():
+            shutil.copyfile(run / DATA, out / DATA)
         fit = {"of": str(run), "steps": how.steps, "rate": how.rate, "trained_with": asdict(before.model.prior)}
         write_json(out / RUN, read_run(run) | {"parameters": parameter_counts(fitted), "prior_fit": fit})
         save_pretrained(fitted, out / MODEL)

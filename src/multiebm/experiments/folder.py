@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from multiebm.core.errors import ConfigError, OutputError
 from multiebm.core.files import ASIDE, read_json, reading, remove, replace_file, writing
-from multiebm.core.keys import BOARD, CHECKPOINTS, CONFIG, EVALUATION, METRICS, MODEL, REPORT, RUN
+from multiebm.core.keys import BOARD, CHECKPOINTS, CONFIG, DATA, EVALUATION, METRICS, MODEL, REPORT, RUN
 from multiebm.core.lock import LOCK
 from multiebm.core.store import said
 from multiebm.data import MultimodalDataset
@@ -25,7 +25,7 @@ from multiebm.models.saving import check_model_folder
 from multiebm.training.hooks import check_log
 from multiebm.training.steps import counted
 
-_FILES = (CONFIG, RUN, METRICS, EVALUATION, REPORT)
+_FILES = (CONFIG, RUN, METRICS, EVALUATION, REPORT, DATA)
 _FOLDERS = {  # and what a run writes into them
     CHECKPOINTS: re.compile(r"step-\d+"),
     MODEL: re.compile(r"model\.json|weights-\w+\.safetensors"),
@@ -77,6 +77,7 @@ def check_folder(folder: Path, experiment: Experiment, resume: bool, overwrite: 
         *_, last = ["", *(phase.kind for phase in counted(experiment.training.phases))]
         # the length of a run is that of its last phase
         allowed = [f"training.{name}" for name in (*_MAY_CHANGE, f"phases.{last}.steps")]
+        allowed.append("data.settings.path")  # a file may have moved; that it holds the same data is checked
         if changed := [change for change in differences(before, experiment) if change.key not in allowed]:
             listed = "\n  ".join(say(change) for change in changed)
             raise ConfigError(

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +13,11 @@ import torch
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.files import write_json
 from multiebm.core.interrupts import interruptible
-from multiebm.core.keys import BOARD, CHECKPOINTS, CONFIG, ELAPSED, METRICS, MODEL, RUN
+from multiebm.core.keys import BOARD, CHECKPOINTS, CONFIG, DATA, ELAPSED, METRICS, MODEL, RUN
 from multiebm.core.lock import locked
 from multiebm.core.progress import task
 from multiebm.data import BatchStream, MultimodalDataset
+from multiebm.data.npz import write_npz
 from multiebm.experiments.build import (
     build_dataset,
     build_model,
@@ -28,13 +29,22 @@ from multiebm.experiments.build import (
 )
 from multiebm.experiments.folder import check_folder, check_same_data, describe_run, open_folder, read_config, read_run
 from multiebm.experiments.measure import BEST, validation
-from multiebm.experiments.saved import save_pretrained
+from multiebm.experiments.saved import save_pretrained, start_from
 from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.experiments.sources import preset_names
 from multiebm.models.model import MultimodalModel
 from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.guard import Guard
-from multiebm.training.hooks import Announce, CheckpointEvery, Hook, MetricsLog, TensorBoard, Validate
+from multiebm.training.hooks import (
+    Announce,
+    Callback,
+    Callbacks,
+    CheckpointEvery,
+    Hook,
+    MetricsLog,
+    TensorBoard,
+    Validate,
+)
 from multiebm.training.loop import Fit, fit
 from multiebm.training.phases.settle import MOST, settling_within, take_average
 from multiebm.training.state import TrainState
@@ -65,11 +75,14 @@ def run_experiment(
     until: int | None = None,
     force: bool = False,
     tensorboard: bool = False,
+    callbacks: Sequence[Callback] = (),
+    init_from: str | Path | None = None,
 ) -> RunResult:
     """Train in the folder `out`; `dataset` replaces the one the experiment names. `live` is told of every step;
     `preset` is noted in run.json. A run that reaches the step `until` stops there: `fit.reason` is "stopped", no prior
     settles and no model is saved. `force` takes over a lock of a process that may have ended on another host.
-    `tensorboard` also writes events for TensorBoard.
+    `tensorboard` also writes events for TensorBoard. `callbacks` may end it: `fit.reason` is then "callback". A run
+    that begins has the weights of the model in `init_from`.
 
     Ctrl-C and SIGTERM end it in order: `fit.reason` is then "interrupted" and `resume` continues; before the first step
     KeyboardInterrupt is raised. Raises ConfigError, DataError or OutputError before anything is written, and
@@ -94,8 +107,10 @@ def run_experiment(
                     folder,
                     preset,
                 )
-            dataset = build_dataset(experiment.data) if dataset is None else dataset
+            dataset = build_dataset(experiment.data, folder) if dataset is None else dataset
             state = fresh_state(experiment, dataset, target)
+            if init_from is not None and not resume:
+                start_from(state.model, init_from)
             if run:
                 check_same_data(run, dataset, folder)
             hooks = _hooks(experiment, folder, dataset, target)
@@ -105,14 +120,18 @@ def run_experiment(
                 CheckpointStore(folder / CHECKPOINTS).resume(state)
                 _say_another_machine(run, folder, target)
         open_folder(folder, experiment, resume)
-        run = run or {"preset": preset} | describe_run(dataset, state.model, experiment)
+        if dataset.kept and experiment.data.settings.get("path") == str(folder.absolute() / DATA):
+            write_npz(folder / DATA, dataset.kept.arrays)
+        begins = {"preset": preset} if init_from is None else {"preset": preset, "init_from": str(init_from)}
+        run = run or begins | describe_run(dataset, state.model, experiment)
         session = {"command": sys.argv, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from_step": state.step}
         run.setdefault("sessions", []).append(session)
         write_json(folder / RUN, run)
         # who listens is told of the steps, unless a view shows them
         steps = nullcontext(print) if live else task("training", total_steps(experiment.training.phases))
         with _said("at once; continue from the last checkpoint with --resume"), steps as advance:
-            fitted = _train(experiment, state, [*hooks, live or Announce(advance)], run, folder, until)
+            hooks += [live or Announce(advance), Callbacks(callbacks)]
+            fitted = _train(experiment, state, hooks, run, folder, until)
         return RunResult(state.model, folder, fitted)
 
 

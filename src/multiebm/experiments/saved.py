@@ -10,15 +10,17 @@ import torch
 from pydantic import ValidationError
 from torch.overrides import TorchFunctionMode
 
-from multiebm.core.errors import CheckpointError, MultiebmError
+from multiebm.core.errors import CheckpointError, ConfigError, MultiebmError
 from multiebm.core.keys import CHECKPOINTS, MODEL
-from multiebm.core.store import said
+from multiebm.core.store import describe, misfits, said
 from multiebm.experiments.build import build_model, find_device
 from multiebm.experiments.schema import ModelSection
+from multiebm.modalities import Modality, to_json
 from multiebm.models.model import MultimodalModel
 from multiebm.models.saving import HEADER, load_weights, read_description
 from multiebm.nn.precision import set_precision
 
+FITTED = ("loc", "scale", "total")  # what a modality has of its data, and another of the same kind need not have
 _MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye, torch.Tensor.expand}
 
 
@@ -59,7 +61,37 @@ def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> M
             ) from error
         load_weights(model, description)
         set_precision(model, description.precision)
+        model.kept = description.kept
         return model.to(target).eval()
+
+
+def start_from(model: MultimodalModel, folder: str | Path) -> None:
+    """Give `model` the weights saved in `folder`; how it standardises values stays its own.
+
+    ConfigError where modalities or shapes are others, with every difference; CheckpointError where files are damaged.
+    """
+    description = read_description(find_model(folder))
+    own, saved = ({n: _but_fitted(m) for n, m in of.items()} for of in (model.modalities, description.modalities))
+    if list(own) != list(saved):
+        raise ConfigError(
+            f"init_from {folder}: got a model of {', '.join(saved)}, expected one of {', '.join(own)}, in that order; "
+            "name the parts as it does"
+        )
+    problems = [
+        f"modality {name!r}: got {saved[name]}, expected {own[name]}" for name in own if own[name] != saved[name]
+    ]
+    expected = {name: describe(tensor) for name, tensor in model.state_dict().items()}
+    if problems := problems or misfits(description.tensors, expected):
+        listed = "\n  ".join(problems)
+        raise ConfigError(
+            f"init_from {folder}: its model does not fit these data and settings:\n  {listed}\nTrain with the settings "
+            "of its run (the run folder in place of the preset), on parts of the same kinds and columns."
+        )
+    load_weights(model, description)
+
+
+def _but_fitted(m: Modality) -> dict[str, Any]:
+    return {key: value for key, value in to_json(m).items() if key not in FITTED}
 
 
 def find_model(folder: str | Path) -> Path:

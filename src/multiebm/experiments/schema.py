@@ -86,6 +86,16 @@ class LikelihoodSection(_Section):
     weights: dict[str, PositiveFloat] = Field(default_factory=dict, description="lambda_m by modality; 1 if not named")
 
 
+class PartSection(_Section):
+    """p(x_m | z, w_m) of one part, where it is not as in `likelihood`; which a kind knows `docs/data.md` says."""
+
+    likelihood: str | None = Field(None, description="its likelihood, one that its kind knows")
+    scale: PositiveFloat | Literal["learned"] | None = Field(
+        None, description="constant scale in state units, or learned: one for each column, or for a picture"
+    )
+    weight: PositiveFloat | None = Field(None, description="its lambda_m")
+
+
 class EnergySection(_Section):
     """The energy over all modalities, and what keeps it within the reach of its chain."""
 
@@ -120,6 +130,7 @@ class ModelSection(_Section):
     inference: InferenceSection = InferenceSection()
     networks: Annotated[BaseModel, _As(_NETWORKS)] = _NETWORKS()
     likelihood: LikelihoodSection = LikelihoodSection()
+    parts: dict[str, PartSection] = Field(default_factory=dict, description="likelihoods of single parts, by name")
     energy: EnergySection | None = EnergySection()
     data_chain: Annotated[DataChain, Field(discriminator="kind")] = Displaced()
     latent_chain: LatentChain = LatentChain()

@@ -10,6 +10,7 @@ from multiebm.experiments.baselines import baselines, lay_row
 from multiebm.experiments.values import merge, parse_file
 
 PRESETS = Path(__file__).with_name("presets")
+DATA_ENDINGS = (".npz", ".npy", ".csv", ".tsv", ".parquet", ".feather")  # of files that are data, not settings
 COMMON = "-vae"  # ends the preset with what all baselines on some data share
 PUBLISHED = "polymnist"  # data for which rows have published settings
 MAX_BASES = 3  # presets that build on presets that build on presets: more nobody can read
@@ -55,6 +56,16 @@ def read_source(source: str | Path, depth: int = 0) -> dict[str, Any]:
     if baseline is not None:
         under = lay_row(under, baselines()[baseline])
     return merge(under, raw, str(path))
+
+
+def names_settings(source: Any) -> bool:
+    """Return whether `source` names settings (a preset, a YAML file, a run folder), and not data."""
+    if not isinstance(source, str | Path):
+        return False
+    path = Path(source)
+    if source in preset_names() or (path / CONFIG).is_file():
+        return True
+    return not path.is_dir() and path.suffix.lower() not in DATA_ENDINGS
 
 
 def find_config(source: str | Path) -> Path:

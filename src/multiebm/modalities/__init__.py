@@ -11,13 +11,28 @@ from multiebm.core.names import name_problem
 from multiebm.core.store import said
 from multiebm.core.table import Table
 from multiebm.modalities.base import Modality
+from multiebm.modalities.category import Category
+from multiebm.modalities.counts import Counts
 from multiebm.modalities.picture import Picture, PictureNetworks
 from multiebm.modalities.vector import Vector, VectorNetworks
 
-__all__ = ["MODALITIES", "Modality", "Picture", "PictureNetworks", "Vector", "VectorNetworks", "from_json", "to_json"]
+__all__ = [
+    "MODALITIES",
+    "Category",
+    "Counts",
+    "Modality",
+    "Picture",
+    "PictureNetworks",
+    "Vector",
+    "VectorNetworks",
+    "from_json",
+    "to_json",
+]
 
-MODALITIES: Table[type[Modality]] = Table(
-    "modality.kind", {"picture": Picture, "vector": Vector}, group="multiebm.modalities"
+MODALITIES: Table[type[Modality]] = Table(  # the first of them that takes values without a declaration has them
+    "modality.kind",
+    {"picture": Picture, "category": Category, "counts": Counts, "vector": Vector},
+    group="multiebm.modalities",
 )
 
 

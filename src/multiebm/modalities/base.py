@@ -10,31 +10,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from math import prod
 from numbers import Real
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from multiebm.core.errors import DataError
-from multiebm.core.handed import SHOWN, Handed, Mask
+from multiebm.core.handed import SHOWN, Array, Handed, Mask, in_order
 from multiebm.core.table import nearest
-from multiebm.distributions.families import FAMILIES, Likelihood
+from multiebm.distributions.likelihoods import LIKELIHOODS, LearnedScale, Likelihood, Observation
 
 Given = tuple[Tensor, Tensor]  # raw values [N, ...] of one split, and which are present, bool [N]
 
 Shows = Literal["pictures", "points", "text"]  # what `show` gives
+Columns = npt.NDArray[np.float64]
+Scale = Literal["none", "fixed", "learned"]  # what a likelihood has: none, a number, a number or a learned one
 RAW_LIMIT = 1e37  # near the largest float32, which is what networks compute in
-
-
-class Observation(Protocol):
-    """p(x | mean) of one item's state, and its weight in sums over modalities."""
-
-    def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return log p(x | mean), summed over the item: [B, ...] -> [B] in nats."""
-
-    def log_prob(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return the weight times `log_density`: [B, ...] -> [B] in nats."""
+PENALTIES = np.logspace(-2, 4, 13)  # of ridge regression, of which cross-validation chooses
 
 
 class Modality(ABC):
@@ -49,6 +43,16 @@ class Modality(ABC):
     name: str
     shape: tuple[int, ...]
     range: tuple[float, float] | None = None  # of raw values, black to white, where it was declared
+    numbers: ClassVar[bool] = True  # values handed over are numbers; else they may be anything, texts say
+    columns: tuple[str, ...] = ()  # names of the numbers of a raw item, where training had them
+    missing: Literal["nan"] | None = None  # what says that a value is missing, beside masks
+    likelihoods: ClassVar[Mapping[str, Scale]] = {"normal": "fixed", "laplace": "fixed"}  # the first is the default
+    by_cell: ClassVar[bool] = False  # where values may be missing, single cells may be: NaN in raw values and states
+
+    @property
+    def lacks_cells(self) -> bool:
+        """Whether items may lack some of its cells and have the others."""
+        return self.by_cell and self.missing is not None
 
     @property
     def raw_shape(self) -> tuple[int, ...]:
@@ -66,6 +70,29 @@ class Modality(ABC):
         return self.size
 
     # values
+
+    @classmethod
+    def infer(cls, part: Handed) -> dict[str, Any] | None:
+        """Return the declaration, beside its kind, under which values [N, ...] that were handed over without one are
+        of this kind; None: they are not.
+        """
+        return None
+
+    def describe(self) -> str:
+        """Return what an item has of it, in words: "12 numbers"."""
+        return f"{self.kind} of shape {' x '.join(map(str, self.raw_shape))}"
+
+    def hide(self, part: Handed) -> Handed:
+        """Return values handed over [N, ...] with those masked that are missing."""
+        if self.missing is None or part.values.dtype.kind != "f":
+            return part
+        return part._replace(masked=part.hidden | np.isnan(part.values))
+
+    def keep(self, part: Handed) -> Array:
+        """Return values handed over [N, ...], hidden by `hide`, as an array that a file of arrays holds; it is read as
+        they are where NaN is declared missing.
+        """
+        return np.where(part.hidden, np.nan, part.values) if part.hidden.any() else part.values
 
     @classmethod
     @abstractmethod
@@ -139,9 +166,15 @@ class Modality(ABC):
 
     # density and chain
 
-    def likelihood(self, family: str, scale: float, weight: float) -> Observation:
-        """Return p(x | mean) of states, with a constant scale and its weight in sums over modalities."""
-        return Likelihood(FAMILIES[family], scale, weight)
+    def likelihood(self, family: str, scale: float | Literal["learned"], weight: float) -> Observation:
+        """Return p(x | mean) of states, one of `likelihoods`, with its weight in sums over modalities.
+
+        A learned scale is one for every cell where cells may be missing one by one, else one for all.
+        """
+        noise, gaps = LIKELIHOODS[family], self.lacks_cells
+        if scale == "learned":
+            return LearnedScale(noise, self.shape if self.by_cell else (1,), weight, gaps)
+        return Likelihood(noise, scale, weight, gaps)
 
     def relax(self, state: Tensor) -> Tensor:
         """Return what a chain in data space moves in place of `state`: [B, ...] that the energy reads as well."""
@@ -155,6 +188,39 @@ class Modality(ABC):
         """Return a state [B, *shape] as its user would see it: that of its raw values."""
         return state
 
+    # how a part that was filled in is judged
+
+    regression: ClassVar[str] = "ridge regression"  # what `regress` fits
+    intervals: ClassVar[bool] = True  # cells are numbers, of which draws make intervals
+
+    def judged(self, state: Tensor) -> Tensor:
+        """Return states [B, *shape] as the numbers in which predictions are averaged and judged, [B, ...]."""
+        return self.seen(state)
+
+    def expected(self, mean: Tensor) -> Tensor:
+        """Return what `judged` is on average given the decoder mean, [B, ...]; its mean over draws is a prediction."""
+        return self.judged(mean)
+
+    def errors(self, true: Tensor, predicted: Tensor, spread: Tensor) -> dict[str, Tensor]:
+        """Return what predictions [N, ...] of judged numbers are measured by, [N, K] each, NaN where nothing is there.
+
+        The first one is compared with that of regression: less is better. "rmse" are squares, whose mean's root counts.
+        `spread` [...] is the deviation over training items; a cell that is constant there does not count.
+        """
+        off = (predicted - true) / torch.where(spread > 0, spread, torch.nan)
+        return {"rmse": off.square().flatten(1)}
+
+    def regress(self, x: Columns, y: Columns, new: Columns) -> Columns:
+        """Fit judged numbers y [N, K], NaN where one is missing, to x [N, F]; return what new x [M, F] say, [M, K]."""
+        from sklearn.linear_model import RidgeCV  # late: scikit-learn takes a second to import
+
+        gaps, found = np.isnan(y), np.zeros((len(new), y.shape[1]))
+        for own in [slice(None)] if not gaps.any() else [slice(k, k + 1) for k in range(y.shape[1])]:
+            rows = ~gaps[:, own].any(1)
+            if rows.sum() > 1:
+                found[:, own] = RidgeCV(PENALTIES).fit(x[rows], y[rows, own]).predict(new).reshape(len(new), -1)
+        return found
+
 
 def unknown_keys(where: str, declared: Mapping[str, Any], known: Sequence[str]) -> list[str]:
     """Return a line for every key of a declaration that its kind does not know."""
@@ -165,12 +231,36 @@ def unknown_keys(where: str, declared: Mapping[str, Any], known: Sequence[str]) 
     ]
 
 
-def refuse(bad: Mask, where: str) -> None:
-    """Raise DataError if any value [N, ...] is `bad`, as one that is not finite."""
+def missing_problems(where: str, declared: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with `missing` in a declaration."""
+    if declared.get("missing") in (None, "nan"):
+        return []
+    return [f"{where}.missing: got {declared['missing']!r}, expected nan: NaN means missing; correct or remove it"]
+
+
+def in_columns(part: Handed, columns: tuple[str, ...], n: int, where: str) -> Handed:
+    """Return values handed over as [N, n], those of a data frame in the order of these `columns`; one column may be
+    [N]. DataError where they have another shape.
+    """
+    part = in_order(part, columns, where)
+    if part.values.ndim == 1 and n == 1:
+        part = part._replace(values=part.values[:, None], masked=None if part.masked is None else part.masked[:, None])
+    if (got := part.values.shape)[1:] != (n,):
+        message = f"{where}: got shape {got}, expected (rows, {n})"
+        if got == (n,):
+            raise DataError(f"{message}; of one item pass x[None]")
+        fix = f"pass the {n} columns of training" if len(got) == 2 else "reshape it"
+        raise DataError(f"{message}; {fix}")
+    return part
+
+
+def refuse(bad: Mask, where: str, nan: bool = False) -> None:
+    """Raise DataError if any value [N, ...] is `bad`, as one that is not finite; `nan`: some are NaN."""
     if len(rows := np.flatnonzero(bad.reshape(len(bad), -1).any(1))):
         raise DataError(
             f"{where}: got NaN or infinite values in {len(rows)} rows, first {rows[:SHOWN].tolist()}, expected finite "
             f"numbers below {RAW_LIMIT:g}; repair them, or mark those entries absent in `present`"
+            f"{', or say that NaN means missing, missing: nan (--missing nan)' if nan else ''}"
         )
 
 

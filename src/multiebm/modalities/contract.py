@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from multiebm.core.errors import DataError
-from multiebm.core.handed import read_array
+from multiebm.core.handed import Handed, read_array, unpack
 from multiebm.core.random import make_generator
-from multiebm.distributions.families import FAMILIES
 from multiebm.modalities import MODALITIES, Modality, from_json, to_json
 
 WIDTH, OUT = 8, 5
@@ -21,24 +20,29 @@ _SPREADS = 12  # scales on both sides of the mean, beyond which a likelihood has
 class ModalityContract:
     """Set `kind`, the row of `MODALITIES` (entry point group `multiebm.modalities`); a declaration of it; values
     [N, ...] as users hand them over, N at least 4; and values that it must refuse. For a kind whose states are not all
-    of R^D, or have more than one coordinate in `values`, override `grid`.
+    of R^D, or have more than one coordinate in `values`, override `grid`. `scores` are likelihoods that are none.
     """
 
     kind: str
     declared: ClassVar[Mapping[str, Any]] = {}
     values: ClassVar[Any]
     wrong: ClassVar[Sequence[Any]] = ()
+    scores: ClassVar[Sequence[str]] = ()
 
     def modality(self) -> Modality:
         """Return the modality of `values`, all of them training rows."""
-        part = read_array(self.values, "m")
+        part = self.handed(self.values)
         declared = MODALITIES[self.kind].declare("m", {"kind": self.kind, **self.declared}, part, "m")
         every = declared.read(part, np.ones(len(part.values), bool), "m"), torch.ones(len(part.values)).bool()
         return declared.fit(every, [every], "m")
 
+    def handed(self, values: Any) -> Handed:
+        """Return values [N, ...] as they are read before the kind sees them."""
+        return (read_array if MODALITIES[self.kind].numbers else unpack)(values, "m")
+
     def raw(self) -> Tensor:
         """Return `values` as raw values [N, *raw_shape]."""
-        part = read_array(self.values, "m")
+        part = self.handed(self.values)
         return self.modality().read(part, np.ones(len(part.values), bool), "m")
 
     def grid(self, mean: Tensor, scale: float) -> tuple[Tensor, float]:
@@ -75,7 +79,7 @@ class ModalityContract:
         for wrong in self.wrong:
             said = ""
             try:
-                part = read_array(wrong, "m")
+                part = self.handed(wrong)
                 there = np.ones(len(part.values), bool)
                 m.check(m.read(part, there, "m"), torch.from_numpy(there), "m")
             except DataError as error:
@@ -85,7 +89,7 @@ class ModalityContract:
         hidden = np.array(self.values, dtype=np.float64 if np.asarray(self.values).dtype.kind == "f" else None)
         there = np.arange(len(hidden)) > 0
         hidden[0] = np.nan if hidden.dtype.kind == "f" else 0
-        raw = m.read(read_array(hidden, "m"), there, "m")
+        raw = m.read(self.handed(hidden), there, "m")
         m.check(raw, torch.from_numpy(there), "m")
         assert torch.equal(m.to_state(raw)[1:], m.to_state(self.raw())[1:])
 
@@ -138,16 +142,59 @@ class ModalityContract:
         torch.testing.assert_close(m.to_state(m.to_raw(mean)), m.seen(mean), rtol=1e-4, atol=1e-5)
 
     def test_the_likelihood_is_a_density_times_its_weight(self) -> None:
-        """It adds up to 1 over a grid, for every family and scale; `log_prob` is `weight` times `log_density`."""
+        """It adds up to 1 over a grid, each with every scale; `log_prob` is `weight` times `log_density`."""
         m = self.modality()
         mean = m.to_state(self.raw())[:1]
-        for family in FAMILIES:
+        for family in [name for name in m.likelihoods if name not in self.scores]:
             for scale in (0.1, 0.5):
                 states, volume = self.grid(mean[0], scale)
                 like = m.likelihood(family, scale, 2.0)
                 density = like.log_density(states, mean.double().expand_as(states))
-                assert abs(float(density.exp().sum()) * volume - 1) < 1e-3, (family, scale)
+                assert abs(density.detach().exp().sum().item() * volume - 1) < 1e-3, (family, scale)
                 torch.testing.assert_close(like.log_prob(states, mean.double().expand_as(states)), 2 * density)
+
+    def test_a_draw_of_every_likelihood_is_a_state_and_follows_its_mean(self) -> None:
+        """Two draws differ with the generator alone; a density has a gradient in the mean and in what it learns."""
+        m, state = self.modality(), self.modality().to_state(self.raw())
+        mean = m.decoder(OUT, m.networks())(torch.randn(len(state), OUT, generator=make_generator(0)))
+        for family, has in m.likelihoods.items():
+            like = m.likelihood(family, "learned" if has == "learned" else 0.3, 1.0)
+            drawn, again = (like.sample(mean.detach(), make_generator(1)) for _ in range(2))
+            assert torch.equal(drawn, again), family
+            assert (drawn.dtype, drawn.shape) == (torch.float32, mean.shape), family
+            torch.testing.assert_close(m.settle(drawn), drawn, rtol=1e-4, atol=1e-5)
+            learned = list(like.parameters()) if isinstance(like, torch.nn.Module) else []
+            found = torch.autograd.grad(like.log_density(state, mean).sum(), [mean, *learned], retain_graph=True)
+            assert all(gradient.isfinite().all() and (gradient != 0).any() for gradient in found), family
+
+    def test_draws_of_a_likelihood_have_its_density(self) -> None:
+        """Their mean log density is that of the density itself, over the grid; false alarm < 1e-4."""
+        m, n = self.modality(), 4000
+        mean = m.to_state(self.raw())[:1]
+        states, volume = self.grid(mean[0], 0.5)
+        for family in [name for name in m.likelihoods if name not in self.scores]:
+            like = m.likelihood(family, 0.5, 2.0)
+            with torch.no_grad():
+                of_grid = like.log_density(states, mean.double().expand_as(states))
+                means = mean.expand(n, *m.shape)
+                drawn = like.log_density(like.sample(means, make_generator(0)), means)
+            expected = float((of_grid.exp() * of_grid).nan_to_num().sum()) * volume
+            assert abs(float(drawn.mean()) - expected) < 4 * float(drawn.std()) / n**0.5 + 1e-3, family
+
+    def test_what_is_predicted_right_has_the_least_error_and_regression_predicts(self) -> None:
+        """The first of `errors` of the truth itself is at most that of the mean; `regress` gives finite numbers."""
+        m, judged = self.modality(), self.modality().judged(self.modality().to_state(self.raw()))
+        at, spread = judged.mean(0), judged.std(0, correction=0)
+        errors = m.errors(judged, judged, spread)
+        mean = m.errors(judged, at.expand_as(judged), spread)
+        assert errors.keys() == mean.keys()
+        assert all(of.shape[0] == len(judged) and of.dim() == 2 for of in errors.values())
+        first = next(iter(errors))
+        assert errors[first].nanmean() <= mean[first].nanmean()
+        x, y = np.linspace(-1, 1, 2 * len(judged)).reshape(len(judged), 2), judged.flatten(1).double().numpy()
+        found = m.regress(x, y, x[:3])
+        assert found.shape == (3, y.shape[1])
+        assert np.isfinite(found).all()
 
     def test_a_chain_ends_in_a_state(self) -> None:
         """Real states stay where they are; moved ones become what they stay."""

@@ -16,13 +16,25 @@ from torch import Tensor, nn
 
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import Handed, Mask
-from multiebm.modalities.base import RAW_LIMIT, Given, Modality, Shows, is_number, refuse, unknown_keys
+from multiebm.distributions.likelihoods import Bernoulli, Observation
+from multiebm.modalities.base import (
+    RAW_LIMIT,
+    Given,
+    Modality,
+    Scale,
+    Shows,
+    is_number,
+    missing_problems,
+    refuse,
+    unknown_keys,
+)
 from multiebm.nn.blocks import PictureTrunk
-from multiebm.nn.pictures import conv_decoder, conv_encoder, picture_body, resnet_decoder, resnet_encoder, shifted
+from multiebm.nn.pictures import conv_decoder, conv_encoder, picture_body, resnet_decoder, resnet_encoder, shifted, ssim
 
 logger = logging.getLogger("multiebm")
 
-AXES = {"chw": "C, H, W", "hwc": "H, W, C"}  # by layout
+AXES = {"chw": "C, H, W", "hwc": "H, W, C", "hw": "H, W"}  # by layout
+CHANNELS = 16  # at most, where pictures are told by their shape
 TOLERANCE = 1e-6  # share of a range by which rounding may leave it; such values are clamped
 _LEVELS = 1000  # that float32, in which pictures are kept, must tell apart in their range
 
@@ -51,11 +63,13 @@ class Picture(Modality):
     kind: ClassVar[str] = "picture"
     shows: ClassVar[Shows] = "pictures"
     networks: ClassVar[type] = PictureNetworks
+    likelihoods: ClassVar[Mapping[str, Scale]] = {"normal": "learned", "laplace": "learned", "bernoulli": "none"}
 
     name: str
     shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     range: tuple[float, float] | None = None
-    layout: Literal["chw", "hwc"] = field(default="chw", repr=False)  # the same data in another layout are no others
+    layout: Literal["chw", "hwc", "hw"] = field(default="chw", repr=False)  # the same data, however they are laid out
+    missing: Literal["nan"] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.range is not None and (problem := range_problem(self.range)):
@@ -67,14 +81,44 @@ class Picture(Modality):
         return self.shape[1] * self.shape[2]
 
     @classmethod
+    def infer(cls, part: Handed) -> dict[str, Any] | None:
+        """Take bytes, bool, 16-bit numbers, and floats in [0, 1], in three axes (N, H, W) or in four with channels.
+
+        The axis of channels is the shorter one of the first and the last, and at most CHANNELS long.
+        """
+        values, shape = part.values, part.values.shape
+        kind, bits = values.dtype.kind, 8 * values.dtype.itemsize
+        if kind not in "buf" or (kind == "u" and bits > 16) or 0 in shape or len(shape) not in (3, 4):
+            return None
+        if kind == "f" and (len(shape) == 3 or not (np.nanmin(values) >= 0 and np.nanmax(values) <= 1)):
+            return None
+        found: dict[str, Any] = {"layout": "hw"}
+        if len(shape) == 4:
+            if min(shape[1], shape[3]) > CHANNELS or shape[1] == shape[3]:
+                return None
+            found = {"layout": "chw" if shape[1] < shape[3] else "hwc"}
+        if bits == 16 and kind == "u":  # cameras have 10, 12, 14 or 16 bits
+            found["range"] = [0, 2 ** max(8, 2 * math.ceil(math.log2(int(values.max()) + 1) / 2)) - 1]
+        return found
+
+    def describe(self) -> str:
+        """Return, say, "32x48 RGB pictures" (height x width)."""
+        channels, height, width = self.shape
+        colours = {1: "grey", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels}-channel")
+        span = "" if self.range is None else f", {self.range[0]:g} to {self.range[1]:g}"
+        return f"{height}x{width} {colours} pictures{span}"
+
+    @classmethod
     def declaration_problems(cls, where: str, declared: Mapping[str, Any]) -> list[str]:
-        """Return what is wrong with {layout: chw or hwc, range: [low, high] (optional)}."""
-        problems = []
-        if declared.get("layout") not in AXES:
-            problems.append(f"{where}.layout: got {declared.get('layout')!r}, expected chw or hwc; it is never guessed")
+        """Return what is wrong with {layout: chw, hwc or hw, range: [low, high], missing: nan}, all optional."""
+        problems = missing_problems(where, declared)
+        if declared.get("layout", "hw") not in AXES:
+            problems.append(
+                f"{where}.layout: got {declared['layout']!r}, expected chw, hwc or hw (no axis of channels)"
+            )
         if "range" in declared and (problem := range_problem(declared["range"])):
             problems.append(f"{where}.range: {problem}")
-        return problems + unknown_keys(where, declared, ["kind", "layout", "range"])
+        return problems + unknown_keys(where, declared, ["kind", "layout", "range", "missing"])
 
     @classmethod
     def declare(cls, name: str, declared: Mapping[str, Any], part: Handed, where: str) -> Self:
@@ -83,7 +127,21 @@ class Picture(Modality):
         What is far more likely pictures of the other layout is refused: as that, grey or RGB with sides above 4, and as
         declared, strips of 1 or 3 pixels in many channels. Where either may be, the declaration counts, and a warning.
         """
-        shape, layout = part.values.shape, declared["layout"]
+        declared = {**(cls.infer(part) or {}), **declared}
+        shape, layout = part.values.shape, declared.get("layout")
+        if layout is None:
+            raise DataError(
+                f"{where}: got shape {shape} of {part.values.dtype}, expected pictures whose layout can be told, bytes "
+                "or floats in [0, 1], with channels on the shorter of the first and the last axis; declare layout: "
+                "chw, hwc or hw, and range: [black, white] for other numbers"
+            )
+        if layout == "hw":
+            if len(shape) != 3 or 0 in shape:
+                raise DataError(
+                    f"{where}: got shape {shape}, expected 3 axes, (N, H, W), as declared by layout hw; declare "
+                    "layout: chw or hwc if there are channels"
+                )
+            shape, layout = (shape[0], 1, *shape[1:]), "chw"
         if len(shape) != 4:
             channel = "array[:, None]" if layout == "chw" else "array[..., None]"
             extra = f"for grey pictures add a channel axis, {channel}" if len(shape) == 3 else "reshape it"
@@ -102,7 +160,8 @@ class Picture(Modality):
             logger.warning("%s if it is", text)
         span = declared.get("range")
         span = None if span is None else (float(span[0]), float(span[1]))
-        return cls(name, shape[1:] if layout == "chw" else (shape[3], *shape[1:3]), span, layout)
+        size = shape[1:] if layout == "chw" else (shape[3], *shape[1:3])
+        return cls(name, size, span, declared["layout"], declared.get("missing"))
 
     def read(self, part: Handed, present: Mask, where: str) -> Tensor:
         """Return pictures handed over, channels first or in the declared layout, as [N, C, H, W]: uint8 of bytes and
@@ -111,7 +170,9 @@ class Picture(Modality):
         What leaves the range by rounding is clamped; floats that are not `present` become black.
         """
         values, last, span = part.values, (*self.shape[1:], self.shape[0]), self.range
-        if self.layout == "hwc" and values.shape[1:] == last:  # what a model gave has channels first already
+        if self.layout == "hw" and values.shape[1:] == self.shape[1:]:
+            values = values[:, None]
+        elif self.layout == "hwc" and values.shape[1:] == last:  # what a model gave has channels first already
             values = np.moveaxis(values, -1, 1)
         if values.shape[1:] != self.shape:
             raise DataError(f"{where}: {self._shape_message(values.shape)}")
@@ -125,7 +186,7 @@ class Picture(Modality):
         if kind == "f":
             bad = np.zeros(values.shape, bool)
             bad[present] = ~np.isfinite(rows)
-            refuse(bad, where)
+            refuse(bad, where, bool(np.isnan(rows).any()))
         least, most = (float(rows.min()), float(rows.max())) if rows.size else (low, low)
         if span is None and kind != "f":
             raise DataError(
@@ -240,9 +301,18 @@ class Picture(Modality):
         """Move the pictures [B, C, H, W] of a batch by up to a pixel each way."""
         return shifted(state, rng)
 
+    def likelihood(self, family: str, scale: float | Literal["learned"], weight: float) -> Observation:
+        """Return p(x | mean) of states; `bernoulli` takes greys for shares of white."""
+        return Bernoulli(weight) if family == "bernoulli" else super().likelihood(family, scale, weight)
+
     def seen(self, state: Tensor) -> Tensor:
         """Clamp [B, C, H, W] to [-1, 1]."""
         return state.clamp(-1, 1)
+
+    def errors(self, true: Tensor, predicted: Tensor, spread: Tensor) -> dict[str, Tensor]:
+        """Return squares [N, C * H * W] in units of one deviation, that of all pixels, and the similarity [N, 1]."""
+        one = spread.square().mean().sqrt().expand_as(spread)  # else pixels that hardly vary would count most
+        return super().errors(true, predicted, one) | {"ssim": ssim(true, predicted, 2.0)[:, None]}
 
 
 def range_problem(span: Any) -> str | None:

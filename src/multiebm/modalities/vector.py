@@ -1,8 +1,12 @@
-"""Vectors: raw float64 in units of their own; states float32, standardised by the present training entries."""
+"""Vectors: raw float64 in units of their own; states float32, standardised by the present training entries.
+
+Where NaN means missing, single cells may be: they are NaN in raw values and states. Encoders are told which there are,
+and the likelihood sums over the others, which is the exact marginal of a density that is a product over cells.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Self
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -10,9 +14,19 @@ from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from multiebm.core.errors import ConfigError, DataError
-from multiebm.core.handed import SHOWN, Handed, Mask, in_order
-from multiebm.modalities.base import RAW_LIMIT, Given, Modality, Shows, refuse, unknown_keys
-from multiebm.nn.blocks import VectorTrunk, mlp
+from multiebm.core.handed import SHOWN, Handed, Mask
+from multiebm.modalities.base import (
+    RAW_LIMIT,
+    Given,
+    Modality,
+    Scale,
+    Shows,
+    in_columns,
+    missing_problems,
+    refuse,
+    unknown_keys,
+)
+from multiebm.nn.blocks import VectorTrunk, WithGaps, WithoutGaps, mlp
 
 STATE_LIMIT = 1e9  # standard deviations from the training mean; networks square them, and float32 ends at 3e38
 _CONSTANT = 1e-14  # of the largest magnitude: less spread than that is rounding, a few last digits of float64
@@ -37,12 +51,15 @@ class Vector(Modality):
     kind: ClassVar[str] = "vector"
     shows: ClassVar[Shows] = "points"
     networks: ClassVar[type] = VectorNetworks
+    by_cell: ClassVar[bool] = True
+    likelihoods: ClassVar[Mapping[str, Scale]] = dict.fromkeys(("normal", "laplace", "student_t"), "learned")
 
     name: str
     shape: tuple[PositiveInt]
     loc: tuple[FiniteFloat, ...] = ()
     scale: tuple[Annotated[PositiveFloat, FiniteFloat], ...] = ()
     columns: tuple[str, ...] = ()
+    missing: Literal["nan"] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for key in ("loc", "scale", "columns"):
@@ -54,36 +71,47 @@ class Vector(Modality):
             )
 
     @classmethod
+    def infer(cls, part: Handed) -> dict[str, Any] | None:
+        """Take numbers [N] or [N, D], and arrays of objects that are numbers, which no kind before it took."""
+        if part.values.ndim not in (1, 2) or part.values.dtype.kind not in "biufO":
+            return None
+        if part.values.dtype == object and any(isinstance(cell, str | bytes) for cell in part.values.flat):
+            return None
+        return {}
+
+    def describe(self) -> str:
+        """Return, say, "12 numbers"."""
+        return f"{self.shape[0]} number{'s' if self.shape[0] > 1 else ''}"
+
+    @classmethod
     def declaration_problems(cls, where: str, declared: Mapping[str, Any]) -> list[str]:
-        """Refuse every key but the kind."""
-        return unknown_keys(where, declared, ["kind"])
+        """Return what is wrong with {missing: nan, columns: [names]}, both optional."""
+        return missing_problems(where, declared) + unknown_keys(where, declared, ["kind", "missing", "columns"])
 
     @classmethod
     def declare(cls, name: str, declared: Mapping[str, Any], part: Handed, where: str) -> Self:
         """Return the modality of vectors [N, D], not yet standardised."""
-        shape = part.values.shape
+        shape = part.values.shape if part.values.ndim != 1 else (len(part.values), 1)
         if len(shape) != 2 or shape[1] == 0:
-            extra = (
-                "for one number a row use array[:, None], of a series series.to_frame()"
-                if len(shape) == 1
-                else "flatten it, array.reshape(len(array), -1)"
+            raise DataError(
+                f"{where}: got shape {shape}, expected a vector's (N, D) with D at least 1, or (N,) for one number a "
+                "row; flatten it, array.reshape(len(array), -1)"
             )
-            raise DataError(f"{where}: got shape {shape}, expected a vector's (N, D) with D at least 1; {extra}")
-        return cls(name, shape[1:], columns=part.columns)
+        partly = part.hidden.any(-1) & ~part.hidden.all(-1)  # a mask says as well as NaN what is missing
+        columns = part.columns or tuple(declared.get("columns", ()))
+        return cls(name, shape[1:], columns=columns, missing="nan" if partly.any() else declared.get("missing"))
 
     def read(self, part: Handed, present: Mask, where: str) -> Tensor:
         """Return numbers [N, D], columns of a data frame by name, as float64; rows that are not `present` are 0."""
-        values = in_order(part, self.columns, where).values
-        if (got := values.shape)[1:] != self.shape:
-            message = f"{where}: got shape {got}, expected (rows, {self.shape[0]})"
-            if got == self.shape:
-                raise DataError(f"{message}; of one item pass x[None]")
-            fix = f"pass the {self.shape[0]} columns of training" if len(got) == 2 else "reshape it"
-            raise DataError(f"{message}; {fix}")
+        part = in_columns(part, self.columns, *self.shape, where)
+        values = part.values
         kept = np.zeros(values.shape, np.float64)
         kept[present] = values[present]
+        gone = part.hidden & present[:, None]
+        kept[gone] = 0
         with np.errstate(invalid="ignore"):
-            refuse(~(np.abs(kept) <= RAW_LIMIT), where)
+            refuse(~(np.abs(kept) <= RAW_LIMIT), where, bool(np.isnan(kept).any()))
+        kept[gone] = np.nan
         return torch.from_numpy(kept)
 
     def fit(self, train: Given, every: Sequence[Given], where: str) -> Self:
@@ -92,14 +120,23 @@ class Vector(Modality):
         seen = raw[present]
         if len(seen) == 0:
             return replace(self, loc=(0.0,) * self.shape[0], scale=(1.0,) * self.shape[0])
-        loc, spread, largest = seen.mean(0), seen.std(0, correction=0), seen.abs().amax(0)
-        constant = (seen.amin(0) == seen.amax(0)) | (spread <= _CONSTANT * largest)
-        loc, spread = torch.where(constant, seen[0], loc), torch.where(constant, 1.0, spread)  # only centred
+        if gaps := bool(seen.isnan().any()):
+            whole = seen.isnan().all(0)  # a column without any value: as one of zeros
+            seen = torch.where(whole, 0.0, seen)
+            mean = seen.nanmean(0)
+            loc, least, largest = mean, seen.nan_to_num(nan=torch.inf).amin(0), seen.nan_to_num(nan=-torch.inf).amax(0)
+            spread, size = (seen - mean).square().nanmean(0).sqrt(), seen.nan_to_num(nan=0).abs().amax(0)
+        else:
+            loc, spread, size = seen.mean(0), seen.std(0, correction=0), seen.abs().amax(0)
+            least, largest = seen.amin(0), seen.amax(0)
+        constant = (least == largest) | (spread <= _CONSTANT * size)
+        first = least if gaps else seen[0]
+        loc, spread = torch.where(constant, first, loc), torch.where(constant, 1.0, spread)  # only centred
         return replace(self, loc=tuple(loc.tolist()), scale=tuple(spread.tolist()))
 
     def check(self, raw: Tensor, present: Tensor, where: str) -> None:
         """Refuse vectors [N, D] whose standardised values lie where arithmetic ends."""
-        size = self.to_state(raw).abs_().masked_fill_(~present[:, None], 0)  # [N, D], standard deviations
+        size = self.to_state(raw).abs_().masked_fill_(~present[:, None] | raw.isnan(), 0)  # [N, D], standard deviations
         far = (~(size <= STATE_LIMIT).all(1)).nonzero()[:, 0].tolist()
         if far:
             row, column = far[0], int(size[far[0]].nan_to_num(nan=float("inf")).argmax())
@@ -131,8 +168,10 @@ class Vector(Modality):
         return raw[:, :2]
 
     def encoder(self, n_out: int, networks: VectorNetworks) -> nn.Module:
-        """Return an MLP [B, D] -> [B, n_out]."""
-        return mlp([*self.shape, networks.width, networks.width, n_out], nn.ReLU())
+        """Return an MLP [B, D] -> [B, n_out]; where cells may be missing, it is told which there are."""
+        if self.missing is None:
+            return mlp([*self.shape, networks.width, networks.width, n_out], nn.ReLU())
+        return nn.Sequential(WithGaps(), mlp([2 * self.shape[0], networks.width, networks.width, n_out], nn.ReLU()))
 
     def decoder(self, n_in: int, networks: VectorNetworks) -> nn.Module:
         """Return an MLP [B, n_in] -> [B, D]."""
@@ -143,7 +182,8 @@ class Vector(Modality):
         return VectorTrunk(sum(m.shape[0] for m in together), width)
 
     def judge_trunk(self, width: int, n_features: int) -> nn.Module:
-        """Return two layers, [B, D] -> [B, n_features]."""
+        """Return two layers, [B, D] -> [B, n_features]; to a judge a missing cell is one at the mean."""
+        first = [WithoutGaps()] if self.missing else []
         return nn.Sequential(
-            nn.Linear(*self.shape, n_features), nn.ReLU(), nn.Linear(n_features, n_features), nn.ReLU()
+            *first, nn.Linear(*self.shape, n_features), nn.ReLU(), nn.Linear(n_features, n_features), nn.ReLU()
         )

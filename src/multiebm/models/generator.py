@@ -9,7 +9,7 @@ from multiebm.core.names import Views, keyed, module_key, name_of_key
 from multiebm.core.random import Randomness
 from multiebm.core.tree import rows_of, rows_present, spread
 from multiebm.distributions.families import FAMILIES
-from multiebm.modalities.base import Observation
+from multiebm.distributions.likelihoods import Observation
 from multiebm.models.inference import SHARED, Latents
 from multiebm.priors.mixture import MixturePrior
 from multiebm.priors.prior import RIDGE, Prior
@@ -46,6 +46,8 @@ class Generator(nn.Module):
         self.family = FAMILIES[family]
         scales = {name: nn.Parameter(torch.zeros(private)) for name in names}
         self.auxiliary_log_scale = nn.ParameterDict(keyed(scales))
+        learned = {name: like for name, like in likelihoods.items() if isinstance(like, nn.Module)}
+        self.learned_likelihoods = nn.ModuleDict(keyed(learned))  # the same ones: what they learn is the generator's
 
     def priors(self) -> dict[str, Prior]:
         """Return the priors by the latent they are over: that of z, and those of w_m."""

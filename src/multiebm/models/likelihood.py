@@ -1,15 +1,17 @@
 """Importance-weighted estimates of log p(X_S) by the model's own posterior (Burda et al. 2016, arXiv 1509.00519)."""
 
+from collections.abc import Sequence
 from math import log
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from multiebm.core.batch import Batch
+from multiebm.core.batch import Batch, mask_views
 from multiebm.core.names import module_key
 from multiebm.core.progress import task
 from multiebm.core.random import ItemGenerators
+from multiebm.mcmc.annealing import LogNormalizer
 from multiebm.modalities import Modality
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Posterior
@@ -17,6 +19,13 @@ from multiebm.models.use import PLACES
 
 DRAWS = 1000  # of an item at a time; a constant, or an item's noise would depend on how many items there are
 LATENTS = 8192  # drawn at a time
+
+
+class LogLikelihood(NamedTuple):
+    """Estimates of log p [B] in nats and their standard errors [B]; `error` is NaN of a single draw."""
+
+    value: Tensor
+    error: Tensor
 
 
 class Model(Protocol):
@@ -27,7 +36,7 @@ class Model(Protocol):
     modalities: dict[str, Modality]
 
 
-def importance_log_likelihood(model: Model, batch: Batch, samples: int, draws: ItemGenerators) -> Tensor:
+def importance_log_likelihood(model: Model, batch: Batch, samples: int, draws: ItemGenerators) -> LogLikelihood:
     """Return log 1/N sum_n p(x_S, z_n, W_n) / q(z_n, W_n | x_S) [B] in nats; S = `present` [B, M], N = `samples`.
 
     In expectation below log p(x_S), and above the ELBO; log Z of a prior that is not normalised is the caller's.
@@ -42,12 +51,50 @@ def importance_log_likelihood(model: Model, batch: Batch, samples: int, draws: I
             for rows in some:
                 own, items = draws.select(rows.cpu()), (posterior.select(rows), batch.select(rows))
                 total = torch.full((len(rows),), -torch.inf, device=rows.device, dtype=torch.float32)  # log of a sum
+                squares = total  # the same of squared weights
                 for first in range(0, samples, DRAWS):
                     copies = min(DRAWS, samples - first)
-                    total = total.logaddexp(_log_weights(model, *items, own, copies).logsumexp(0))
+                    weights = _log_weights(model, *items, own, copies)
+                    total = total.logaddexp(weights.logsumexp(0))
+                    squares = squares.logaddexp((2 * weights).logsumexp(0))
                     advance(len(rows) * copies)
-                found.append(total)
-    return torch.cat(found) - log(samples)
+                # of the mean weight w: variance / w^2 = (N sum w_n^2 / (sum w_n)^2 - 1) / (N - 1)
+                variance = (samples * (squares - 2 * total).exp() - 1).clamp_min(0)
+                error = (variance / (samples - 1)).sqrt() if samples > 1 else torch.full_like(total, torch.nan)
+                found.append(torch.stack([total - log(samples), error]))
+    return LogLikelihood(*torch.cat(found, 1))
+
+
+def conditional_log_likelihood(
+    model: Model,
+    batch: Batch,
+    known: Tensor | None,
+    samples: int,
+    draws: Sequence[ItemGenerators],
+    log_z: LogNormalizer,
+) -> LogLikelihood:
+    """Return log p(x_S) [B], or log p(the rest of x_S | the parts where `known`, bool [M]) if that is not None.
+
+    The second is a difference of two estimates, of draws of their own, in which log Z cancels unless nothing is known.
+    0 where nothing is present or nothing is left.
+    """
+
+    def log_prob(of: Batch, own: ItemGenerators) -> LogLikelihood:
+        value, error = importance_log_likelihood(model, of, samples, own)
+        some = of.present.any(1)
+        return LogLikelihood(torch.where(some, value - log_z.value, 0.0), torch.where(some, error, 0.0))
+
+    total, error = log_prob(batch, draws[0])
+    here = batch.present & (known if known is not None else torch.zeros_like(batch.present[0]))
+    cancels = here.any(1) | ~batch.present.any(1)
+    error = error.square() + torch.where(cancels, 0.0, log_z.error**2)
+    if known is None:
+        return LogLikelihood(total, error.sqrt())
+    less, its_error = log_prob(Batch(mask_views(batch.views, here), here), draws[1])
+    left = (here != batch.present).any(1)
+    return LogLikelihood(
+        torch.where(left, total - less, 0.0), torch.where(left, (error + its_error.square()).sqrt(), 0.0)
+    )
 
 
 def _log_weights(model: Model, posterior: Posterior, batch: Batch, draws: ItemGenerators, copies: int) -> Tensor:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from torch import Tensor, nn
 
 from multiebm.core.errors import CheckpointError, ConfigError, DivergenceError, ModalityError, OutputError
 from multiebm.core.files import ASIDE, reading, replace_file, writing
 from multiebm.core.store import Header, Store, StoredFile, describe, misfits
+from multiebm.mcmc.annealing import LogNormalizer
 from multiebm.modalities import Modality, from_json, to_json
 from multiebm.models.use import in_use
 from multiebm.nn.precision import precision_of
@@ -29,8 +30,17 @@ class _Weights(StoredFile):
     name: Annotated[str, Field(pattern=rf"^{_NAME}$")]
 
 
+class _LogZ(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    of: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # the prior whose it is
+    value: FiniteFloat
+    error: FiniteFloat
+    effective: FiniteFloat
+
+
 class _ModelHeader(Header):
     model: dict[str, Any]
+    log_normalizer: _LogZ | None = None
     precision: Literal["fp32", "bf16"]
     modalities: Annotated[list[dict[str, Any]], Field(min_length=1)]
     files: Annotated[list[_Weights], Field(min_length=1, max_length=1)]  # type: ignore[assignment]
@@ -48,7 +58,7 @@ _STORE = Store(
 
 class Description(NamedTuple):
     """What a folder says of its model. `blueprint` is what the builder of the model was given, as plain values;
-    `tensors` are types and shapes of those in its file of weights.
+    `tensors` are types and shapes of those in its file of weights; `kept`: log Z of its prior, where it was known.
     """
 
     blueprint: dict[str, Any]
@@ -57,6 +67,7 @@ class Description(NamedTuple):
     folder: Path
     weights: StoredFile
     tensors: dict[str, str]
+    kept: tuple[str, LogNormalizer] | None = None
 
 
 def check_model_folder(folder: Path) -> None:
@@ -76,7 +87,13 @@ def check_model_folder(folder: Path) -> None:
         )
 
 
-def write_model(model: nn.Module, modalities: dict[str, Modality], blueprint: dict[str, Any], folder: Path) -> None:
+def write_model(
+    model: nn.Module,
+    modalities: dict[str, Modality],
+    blueprint: dict[str, Any],
+    folder: Path,
+    kept: tuple[str, LogNormalizer] | None = None,
+) -> None:
     """Write `model` so that reading it gives these very tensors; a kill at any moment leaves a whole model.
 
     OutputError when the folder holds other things, or cannot be written (what it held before is then intact);
@@ -92,7 +109,9 @@ def write_model(model: nn.Module, modalities: dict[str, Modality], blueprint: di
             "saved: go back to a checkpoint from before, or train again with a lower learning rate"
         )
     about = [to_json(m) for m in modalities.values()]
-    values = {"model": blueprint, "precision": precision_of(model), "modalities": about}
+    values: dict[str, Any] = {"model": blueprint, "precision": precision_of(model), "modalities": about}
+    if kept is not None:
+        values["log_normalizer"] = {"of": kept[0]} | kept[1]._asdict()
     packed = _STORE.pack(HEADER, values, "weights-{}.safetensors", state)
     if (size := len(packed[HEADER])) > _STORE.largest:
         raise OutputError(f"{folder}: got a description of {size} bytes, expected {_STORE.largest} at most")
@@ -126,8 +145,10 @@ def read_description(folder: Path) -> Description:
                 raise ValueError(f"modalities.{i}: {error}") from error
             if modalities.setdefault(made.name, made) is not made:
                 raise ValueError("got two modalities of one name, expected a name each")
-    weights = header.files[0]
-    return Description(header.model, modalities, header.precision, folder, weights, _STORE.described(folder, weights))
+    weights, z = header.files[0], header.log_normalizer
+    kept = None if z is None else (z.of, LogNormalizer(z.value, z.error, z.effective))
+    tensors = _STORE.described(folder, weights)
+    return Description(header.model, modalities, header.precision, folder, weights, tensors, kept)
 
 
 def load_weights(model: nn.Module, description: Description) -> None:

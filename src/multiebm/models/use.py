@@ -3,7 +3,7 @@ expected and the fix; items are computed a bounded number at a time, and the mod
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import ConfigError, ModalityError, whole_number
 from multiebm.core.handed import read_arrays, read_presence
 from multiebm.core.names import Views
+from multiebm.core.random import SEEDS, check_seed
 from multiebm.core.table import nearest
 from multiebm.core.tree import TreeT, in_chunks, per_item
 from multiebm.modalities import Modality
@@ -48,13 +49,18 @@ class Given(NamedTuple):
         batch = Batch(mask_views(views, present), present)
         return batch.to(device) if device is not None else batch
 
+    def complete(self) -> Tensor:
+        """Return the items that lack no part and no cell of one, bool [B]."""
+        return Batch(self.parts, self.present).complete()
+
     def observed(self, modalities: dict[str, Modality], views: Views) -> Views:
         """Return raw `views` [B, ...] with what was handed over in its place, exactly as it was."""
         kept = dict(views)
         for i, (name, m) in enumerate(modalities.items()):
             if name in self.parts and name in views:
-                there = per_item(self.present[:, i], views[name]).to(views[name].device)
-                kept[name] = torch.where(there, m.as_given(self.parts[name]).to(views[name].device), views[name])
+                given = m.as_given(self.parts[name]).to(views[name].device)
+                there = per_item(self.present[:, i], views[name]).to(given.device) & ~given.isnan()
+                kept[name] = torch.where(there, given, views[name])
         return kept
 
 
@@ -63,9 +69,9 @@ def check_parts(modalities: dict[str, Modality], parts: Any, present: Any = None
 
     `present` [B, M] (columns in the order of `modalities`, or by name) hides single entries; what is hidden may be NaN.
     """
-    known = list(modalities)
-    handed = read_arrays(parts, known, "parts", present)
-    there = read_presence(handed, present, known, "parts")
+    handed = read_arrays(parts, {name: m.numbers for name, m in modalities.items()}, "parts", present)
+    handed = {name: modalities[name].hide(part) for name, part in handed.items()}
+    there = read_presence(handed, present, {name: m.lacks_cells for name, m in modalities.items()}, "parts")
     views = {}
     for i, (name, m) in enumerate(modalities.items()):
         if name in handed:
@@ -120,6 +126,25 @@ def check_data_steps(steps: Any, has_energy: bool, learned: bool) -> int | None:
             "from the data; use data_steps=0, or train with training.phases.cooperative.steps above 0"
         )
     return steps
+
+
+def check_noise(noise: bool, data_steps: int | None) -> None:
+    """Raise ConfigError for observation noise beside steps of a data chain, whose energy is a density of noisy data."""
+    if noise and data_steps != 0:
+        raise ConfigError(
+            f"noise: got true with data_steps={data_steps}, expected one of them: the energy is a density of data, "
+            "noise included; use data_steps=0, or noise=False"
+        )
+
+
+def check_seeds(seed: Any, items: int) -> int | list[int]:
+    """Return a seed of all items as an int, or seeds [B] of one for each as ints; ConfigError for other numbers."""
+    if not isinstance(seed, Sequence | np.ndarray | Tensor) or isinstance(seed, str) or not np.ndim(seed):
+        return check_seed(seed)
+    if len(seed) != items:
+        some = f"a whole number from 0 to {SEEDS - 1}, or one for each of {items} items"
+        raise ConfigError(f"seed: got {len(seed)} of them, expected {some}")
+    return [check_seed(one) for one in seed]
 
 
 def check_temperature(temperature: Any) -> float | None:

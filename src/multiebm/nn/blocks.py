@@ -114,3 +114,19 @@ class VectorTrunk(nn.Module):
     def forward(self, *vectors: Tensor) -> Tensor:
         """Map vectors [B, D_m] to features [B, width]."""
         return F.relu(self.net(torch.cat(vectors, 1)))
+
+
+class WithGaps(nn.Module):
+    """Put beside values [B, D] which of them are missing: [B, 2 D]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return missing values, NaN, as 0, and 1 for each of them."""
+        return torch.cat([x.nan_to_num(0.0), x.isnan().to(x.dtype)], 1)
+
+
+class WithoutGaps(nn.Module):
+    """Put missing values, NaN, at 0: [B, D] -> [B, D]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, D] without NaN."""
+        return x.nan_to_num(0.0)

@@ -163,3 +163,26 @@ def shifted(pictures: Tensor, rng: torch.Generator) -> Tensor:
     down, right = (torch.randint(0, 3, (2,), generator=rng) * torch.tensor(edge)).tolist()
     padded = pad(pictures, (edge[1], edge[1], edge[0], edge[0]), mode="reflect")
     return padded[..., down : down + height, right : right + width]
+
+
+def ssim(x: Tensor, y: Tensor, span: float) -> Tensor:
+    """Return the structural similarity of pictures [N, C, H, W] whose values span `span`: [N], 1 for equal ones.
+
+    Wang et al. (2004), https://doi.org/10.1109/TIP.2003.819861: windows of 11 x 11 with weights of a Gaussian of 1.5
+    pixels, smaller in smaller pictures; the mean over channels and all places where a window fits.
+    """
+    x, y = x.double(), y.double()  # a variance is a small difference of two means
+    side = min(11, *x.shape[2:])
+    at = torch.arange(side, dtype=x.dtype, device=x.device) - (side - 1) / 2
+    weights = (-0.5 * (at / 1.5).square()).exp()
+    window = torch.outer(weights, weights) / weights.sum().square()
+
+    def mean(of: Tensor) -> Tensor:
+        return nn.functional.conv2d(of.flatten(0, 1)[:, None], window[None, None])  # [N * C, 1, h, w]
+
+    low, steady = (0.01 * span) ** 2, (0.03 * span) ** 2
+    mean_x, mean_y = mean(x), mean(y)
+    both, covariance = mean_x.square() + mean_y.square(), mean(x * y) - mean_x * mean_y
+    variances = mean(x.square() + y.square()) - both
+    found = (2 * mean_x * mean_y + low) * (2 * covariance + steady) / ((both + low) * (variances + steady))
+    return found.view(len(x), -1).mean(1).float()

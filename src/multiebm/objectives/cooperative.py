@@ -58,8 +58,12 @@ def inference_loss(log_q: Tensor, weight: float, log_q_synthetic: Tensor | None,
 
 
 def squared_residuals(views: Views, means: Views, present: Tensor) -> Tensor:
-    """Return the summed squared residual of views [B, ...], mean over items that have it (`present` [B, M]): [M]."""
-    per_item = torch.stack([(views[n] - mean).square().flatten(1).sum(1) for n, mean in means.items()], 1)
+    """Return the summed squared residual of views [B, ...], mean over items that have it (`present` [B, M]): [M].
+
+    A cell that is missing, NaN, adds nothing.
+    """
+    squares = {n: (views[n] - mean).square().nan_to_num(nan=0.0) for n, mean in means.items()}
+    per_item = torch.stack([square.flatten(1).sum(1) for square in squares.values()], 1)
     weight = present.to(per_item.dtype)
     return torch.where(present, per_item, 0.0).sum(0) / weight.sum(0).clamp_min(1)
 

@@ -70,7 +70,7 @@ def real_energy(scene: Scene) -> float | None:
     if scene.dataset is None:
         return None
     real = scene.test_batch(ITEMS)
-    complete = real.present.all(1)
+    complete = real.complete()
     if not complete.any():
         return None
     with torch.no_grad(), frozen(scene.model):

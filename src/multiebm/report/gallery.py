@@ -113,11 +113,11 @@ def _cross_table(
     names, rows = list(scene.modalities)[:MOST], list[list[str | Cell]]()
     for source, batch in batches.items():
         alone = batch.present & torch.tensor([name == source for name in batch.views], device=batch.present.device)
-        given = mask_views(batch.views, alone)
+        given = Batch(mask_views(batch.views, alone), alone)
         rng = scene.rng(f"cross/{source}", len(alone))
-        made = scene.model.decode(scene.model.infer_latents(Batch(given, alone), rng))
+        made = scene.model.decode(scene.model.infer_latents(given, rng))
         if refine:
-            made, _ = scene.model.refine_data(mask_views(given, alone, instead=made), rng, clamp=alone)
+            made, _ = scene.model.refine_data(given.filled(made), rng, clamp=given.there())
         real, made = scene.real(batch), scene.raw(made)
         first = one_view(scene, source, real[source], real[source], batch.labels, f"given: {source}")
         row: list[str | Cell] = [source, Cell(first)]

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from multiebm.core.bars import showing
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.files import try_output, write_output
 from multiebm.core.progress import track
@@ -13,7 +14,6 @@ from multiebm.evaluation.metrics import evaluation_mode
 from multiebm.experiments.build import build_dataset
 from multiebm.experiments.compare import Cell, entry, summary
 from multiebm.experiments.folder import REPORT, check_same_data
-from multiebm.experiments.live import showing
 from multiebm.experiments.measure import judges_of
 from multiebm.experiments.saved import from_pretrained
 from multiebm.report.chains import chains_section
@@ -65,7 +65,7 @@ def write_report(
     model = from_pretrained(folder)
     missing = ""
     try:
-        data = build_dataset(record.experiment.data) if dataset is None else dataset
+        data = build_dataset(record.experiment.data, folder) if dataset is None else dataset
         if record.origin:
             check_same_data(record.origin, data, folder)
     except (ConfigError, DataError) as error:

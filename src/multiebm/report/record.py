@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 from multiebm.core.errors import OutputError
 from multiebm.core.keys import CONFIG
 from multiebm.evaluation.result import Evaluation, Result, load_evaluation
+from multiebm.evaluation.verdict import CONFIDENCE
 from multiebm.experiments.folder import EVALUATION, METRICS, read_run
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.training.hooks import read_log
 
-CONFIDENCE = 1.96  # standard errors on either side of a value, for an interval of 95 %
 _PAIR = re.compile(r"([^/]+)/(?:size1/(.+)->(.+)|self/(.+))")
 
 

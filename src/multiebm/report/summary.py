@@ -8,20 +8,25 @@ from collections.abc import Iterable, Mapping
 from math import hypot
 from typing import Any
 
+from multiebm.evaluation import verdict as unlabelled
 from multiebm.evaluation.metrics import METRICS
-from multiebm.evaluation.result import ACCURACY, CLAMPED, COND, REFINED, TRUSTED_ACCURACY, Evaluation, Result
+from multiebm.evaluation.result import ACCURACY, CLAMPED, COND, FILL, REFINED, TRUSTED_ACCURACY, Evaluation, Result
+from multiebm.evaluation.verdict import CONFIDENCE, Sentence
 from multiebm.experiments.folder import parameter_counts
 from multiebm.experiments.load import differences, load_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.experiments.sources import preset_names
 from multiebm.report.content import Block, Cell, Part, Section, Table, Text
-from multiebm.report.record import CONFIDENCE, RunRecord, pair_tables, with_interval
+from multiebm.report.filled import filled_blocks, given_blocks
+from multiebm.report.record import RunRecord, pair_tables, with_interval
 from multiebm.report.scene import Scene
 
 _KINDS = {"gen/": "Gen", "ebm/": "EBM", "real/": "Real"}
 _WAYS = {f"{way}/": METRICS[way].title for way in (COND, REFINED, CLAMPED)}
 _JOINT = [name for name in METRICS if METRICS[name].sources]
-_OTHERS = [name for name in METRICS if name not in _JOINT and f"{name}/" not in _WAYS]
+_OTHERS = [
+    name for name in METRICS if name not in _JOINT and f"{name}/" not in _WAYS and not name.startswith(f"{FILL}/")
+]
 _NEAR = 6  # different keys up to which a preset is named
 _BACKGROUND = 0.55  # opacity of a heat cell at 1: dark and light text both stay legible on it
 NO_EVALUATION = (
@@ -33,12 +38,12 @@ _ENDS = {
     None: "How training ended was not noted",
     "finished": "Training ended as planned",
     "budget": "Training ended when its time budget was spent",
+    "callback": "Training ended when a callback asked for it",
     "interrupted": "Training was interrupted and has not ended",
     "stopped": "Training was stopped before its end",
     "failed": "Training failed",
 }
 _SAMPLES = {"gen": "a Gen sample (prior and generator)", "ebm": "an EBM sample (Gen after the data chain)"}
-Sentence = tuple[bool, str]  # whether it is good news
 
 
 def headline_section(scene: Scene) -> Section:
@@ -46,16 +51,16 @@ def headline_section(scene: Scene) -> Section:
     evaluation = scene.record.evaluation
     parts: list[Part] = [Block("Verdict", [Text(words, "good" if good else "bad") for good, words in verdict(scene)])]
     judged = evaluation if evaluation is not None else scene.judges
-    if judged is not None:
+    if judged is not None and (judged.accuracy or evaluation is None or not unlabelled.parts_of(evaluation)):
         trusted, words = trust_statement(judged.accuracy)
         parts.append(Text(words, "trust" if trusted else "warning"))
     if evaluation is not None:
         note = "± is the half-width of a 95% interval for the finite number of samples; it does not cover other seeds."
         if (temperature := scene.model.generator.temperature) < 1:
             note += f" Samples are drawn at temperature {temperature:g} of the prior over the shared latent."
-        if evaluation.provisional:
+        if evaluation.provisional and evaluation.has_distances:
             note += f" FCD from {evaluation.settings.samples:,} samples is biased upwards: compare equal numbers only."
-        parts += [Block("", headline_cards(evaluation), kind="cards"), Text(note, "note")]
+        parts += [*filled_blocks(evaluation), Block("", headline_cards(evaluation), kind="cards"), Text(note, "note")]
     return Section("headline", "", "", [*parts, Table("facts", [], run_facts(scene))])
 
 
@@ -119,7 +124,8 @@ def metrics_section(scene: Scene) -> Section:
         for way, pairs in pair_tables(evaluation).items()
     ]
     rows = [[n, f"{r.value:.4g}", f"± {CONFIDENCE * r.standard_error:.2g}", f"{r.n:,}"] for n, r in results.items()]
-    parts: list[Part] = [Block("", blocks, kind="two"), Block("", heat, kind="three")]
+    parts: list[Part] = [*filled_blocks(evaluation), *given_blocks(evaluation)]
+    parts += [Block("", blocks, kind="two"), Block("", heat, kind="three")]
     numbers = Table("numbers", ["name", "value", "95%", "n"], rows)
     parts.append(Block(f"All {len(rows)} numbers by name", [numbers], kind="folded"))
     if left := list(evaluation.skipped.items()):
@@ -200,15 +206,18 @@ def _meanings(names: Iterable[str]) -> str:
 
 
 def verdict(scene: Scene) -> list[Sentence]:
-    """Return what is to be said first: how the run ended, agreement, energy and code, or how to measure these."""
+    """Return what is to be said first: how the run ended, how parts are filled in, agreement, energy and code, and what
+    to try next; or how to measure these. Without labels agreement is not spoken of.
+    """
     evaluation = scene.record.evaluation
     if evaluation is None:
         return [ending(scene.record), (False, NO_EVALUATION)]
-    found = [ending(scene.record), agreement(evaluation)]
-    if not scene.no_energy:
-        found.append(use_of_energy(evaluation))
-    used = use_of_code(evaluation)
-    return found if used is None else [*found, used]
+    found, own = [ending(scene.record)], unlabelled.verdict(evaluation, scene.record.lines)
+    if evaluation.accuracy is not None or not own:
+        found += [agreement(evaluation), *([] if scene.no_energy else [use_of_energy(evaluation)])]
+    if (used := use_of_code(evaluation)) is not None:
+        found.append(used)
+    return [*found[:1], *own[:-1], *found[1:], *own[-1:]]
 
 
 def ending(record: RunRecord) -> Sentence:
@@ -218,7 +227,7 @@ def ending(record: RunRecord) -> Sentence:
     rolled = f"; the guard rolled it back {backs} time{'s' if backs > 1 else ''}" if backs else ""
     planned = sum(steps for _, steps in record.phases)
     words = f"{_ENDS.get(reason, f'Training ended: {reason}')}: {record.step:,} of {planned:,} steps"
-    return reason in ("finished", "budget"), f"{words}{took}{rolled}."
+    return reason in ("finished", "budget", "callback"), f"{words}{took}{rolled}."
 
 
 def agreement(evaluation: Evaluation) -> Sentence:

@@ -105,7 +105,7 @@ def complete_items(
     are left out. docs/methods/missing.md.
     """
     model, rng = state.model, state.rng
-    complete = batch.present.all(1)
+    complete = batch.complete()
     if complete.all():
         return batch.views
     whole = {name: view[complete] for name, view in batch.views.items()}
@@ -123,7 +123,7 @@ def complete_items(
             rows = ranks.argsort()[highest.scatter_reduce(0, codes.item, ranks, "amax")[rows]]
         latents = {key: value[rows] for key, value in codes.latents.items()}
     filled = model.fill(some, model.with_private_of_absent(latents, some, rng))
-    refined, _ = model.refine_data(filled, rng, clamp=some.present)
+    refined, _ = model.refine_data(filled, rng, clamp=some.there())
     return {name: torch.cat([whole[name], refined[name]]) for name in whole}
 
 

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -150,6 +150,28 @@ class Validate(Hook):
         """Measure when due."""
         if state.step % self.every == 0:
             metrics.update(self.measure(state))
+
+
+Callback = Callable[[dict[str, float], int], bool | None]
+
+
+class StopTraining(Exception):  # noqa: N818
+    """Raised by a callback to end training in order, as returning True does."""
+
+
+class Callbacks(Hook):
+    """Call the user's functions with the metrics of every step and its number; `asked`: one of them wants no more."""
+
+    def __init__(self, callbacks: Iterable[Callback]) -> None:
+        self.callbacks, self.asked = list(callbacks), False
+
+    def on_step(self, state: TrainState, metrics: dict[str, float]) -> None:
+        """Call each, in order, with a copy of its own."""
+        for callback in self.callbacks:
+            try:
+                self.asked |= callback(dict(metrics), state.step) is True
+            except StopTraining:
+                self.asked = True
 
 
 class Announce(Hook):

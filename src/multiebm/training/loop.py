@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 
 from multiebm.core.interrupts import SIGNALS
 from multiebm.core.keys import ELAPSED
-from multiebm.training.hooks import CheckpointEvery, Hook
+from multiebm.training.hooks import Callbacks, CheckpointEvery, Hook
 from multiebm.training.state import Step, TrainState
 
-Reason = Literal["finished", "budget", "interrupted", "stopped"]
+Reason = Literal["finished", "budget", "interrupted", "stopped", "callback"]
 
 
 class Fit(NamedTuple):
@@ -26,7 +26,9 @@ class Fit(NamedTuple):
 
     def message(self) -> str:
         """Return one sentence for the user."""
-        said = {"budget": "time budget spent", "finished": "finished"}.get(self.reason, self.reason)
+        said = {"budget": "time budget spent", "callback": "stopped by a callback", "finished": "finished"}.get(
+            self.reason, self.reason
+        )
         where = f"saved in {self.checkpoint}" if self.checkpoint else "no checkpoint was saved"
         more = "; continue with --resume" if self.checkpoint and self.reason in ("interrupted", "stopped") else ""
         return f"{said} after step {self.step}: {where}{more}"
@@ -44,7 +46,7 @@ def fit(
 
     `seconds` counts steps and batches, not hooks, and earlier parts of a resumed run are included. SIGINT and SIGTERM
     end the loop after the step under way, hooks finish (and save), and the reason is "interrupted"; a second signal
-    raises KeyboardInterrupt. `should_stop` is asked before every step.
+    raises KeyboardInterrupt. `should_stop` is asked before every step; a hook `Callbacks` ends it as a budget does.
     """
     ordered = sorted(hooks, key=lambda hook: isinstance(hook, CheckpointEvery))
     elapsed = state.numbers.get(ELAPSED, 0.0)
@@ -57,6 +59,8 @@ def fit(
                 return "interrupted"
             if seconds is not None and elapsed >= seconds:
                 return "budget"
+            if any(isinstance(hook, Callbacks) and hook.asked for hook in ordered):
+                return "callback"
             return "stopped" if should_stop is not None and should_stop() else None
 
         while (reason := why_to_end()) is None:

@@ -9,11 +9,14 @@ from math import log, pi
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
+from scipy.stats import vonmises
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from multiebm.core.errors import DataError
 from multiebm.core.handed import Handed, Mask
+from multiebm.core.random import Randomness, rand
+from multiebm.distributions.likelihoods import LEAST_DRAW
 from multiebm.modalities import Modality
 from multiebm.modalities.base import Shows, refuse, unknown_keys
 from multiebm.nn.blocks import VectorTrunk, mlp
@@ -42,6 +45,12 @@ class VonMises(NamedTuple):
     def log_prob(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return the weight times `log_density`."""
         return self.weight * self.log_density(x, mean)
+
+    def sample(self, mean: Tensor, rng: Randomness) -> Tensor:
+        """Draw directions around `mean`, [B, 2] -> [B, 2]."""
+        at = rand(rng, (len(mean), 1), mean).clamp_min(LEAST_DRAW).double().cpu().numpy()
+        angle = torch.from_numpy(vonmises.ppf(at, self.scale**-2)).to(mean) + torch.atan2(mean[:, 1:], mean[:, :1])
+        return torch.cat([angle.cos(), angle.sin()], 1)
 
 
 class Direction(nn.Module):

@@ -1,0 +1,200 @@
+"""What data come in beside arrays: tables, folders of pictures, annotated matrices; each becomes a dict by part.
+
+Foreign objects are known by their attributes: nothing is imported for them.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multiebm.core.errors import ConfigError, DataError
+from multiebm.core.handed import WAS, unpack
+from multiebm.core.names import MASK
+from multiebm.core.table import nearest
+from multiebm.data.npz import check_bytes, expanded, read_npz
+from multiebm.data.picture_files import ENDINGS, read_pictures, read_shape
+from multiebm.modalities import Picture
+
+logger = logging.getLogger("multiebm")
+
+TABLES = (".csv", ".tsv", ".parquet", ".feather")
+Columns = Mapping[str, str | Sequence[str]]  # part -> its columns, by name or pattern
+
+
+def read_source(data: Any, parts: Columns | None = None, labels: str | None = None) -> dict[str, Any]:
+    """Return what `data` holds as a dict of arrays [N, ...] by part, with `labels` and `present_<part>` where it says.
+
+    `data` is a dict of arrays, a data frame (`parts`: which columns form which part; `labels`: the column of classes),
+    AnnData (`X` by name "X", and each of `obsm`), MuData (a part a modality, rows matched by name), an xarray Dataset
+    (a part a variable), or a path (`read_path`).
+    """
+    if isinstance(data, str | Path):
+        return read_path(data, parts, labels)
+    if isinstance(data, Mapping):
+        return _without_parts(dict(data), parts)
+    if isinstance(modalities := getattr(data, "mod", None), Mapping):
+        return _matched({str(name): one for name, one in modalities.items()})
+    if hasattr(data, "obsm") and hasattr(data, "X"):
+        found = {"X": _named_columns(data.X, data.var_names)} | {str(key): value for key, value in data.obsm.items()}
+        return found | ({"labels": data.obs[labels].to_numpy()} if labels else {})
+    if hasattr(data, "data_vars"):
+        return _without_parts({str(name): array.to_numpy() for name, array in data.data_vars.items()}, parts)
+    if hasattr(data, "columns") and hasattr(data, "to_numpy"):
+        return _columns_of(data, parts, labels, "table")
+    raise DataError(
+        f"data: got {type(data).__name__}, expected a dict of arrays by part, a data frame, AnnData, MuData, "
+        "an xarray Dataset, or a path; make it a dict: {'name': values}"
+    )
+
+
+def read_path(path: str | Path, parts: Columns | None = None, labels: str | None = None) -> dict[str, Any]:
+    """Return what the file or folder at `path` holds as a dict of arrays [N, ...], as `read_source` does.
+
+    It is an .npz, a table (TABLES), or a folder with a folder of pictures for each part. DataError for anything else.
+    """
+    file = expanded(path)
+    if file.is_dir():
+        return _without_parts(read_folder(file), parts)
+    if file.suffix.lower() in TABLES:
+        return _columns_of(_read_table(file), parts, labels, str(file))
+    if file.suffix.lower() in (".npz", ".npy", ""):
+        return _without_parts(dict(read_npz(file)), parts)
+    known = ", ".join((".npz", *TABLES))
+    raise DataError(f"{file}: got a file {file.suffix!r}, expected {known}, or a folder of pictures; convert it")
+
+
+def _without_parts(content: dict[str, Any], parts: Columns | None) -> dict[str, Any]:
+    if parts:
+        raise ConfigError(
+            f"parts: got columns of {', '.join(parts)}, expected none: the data is no table and has its parts already; "
+            "leave them out"
+        )
+    return content
+
+
+def _read_table(file: Path) -> Any:
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise DataError(f"{file}: got a table, which pandas reads, and it is not here; pip install pandas") from error
+    if not file.is_file():
+        raise DataError(f"{file}: got no such file, expected a table; correct the path")
+    check_bytes(file, file.stat().st_size)
+    try:
+        if file.suffix.lower() in (".csv", ".tsv"):
+            return pd.read_csv(file, sep="\t" if file.suffix.lower() == ".tsv" else ",")
+        return pd.read_parquet(file) if file.suffix.lower() == ".parquet" else pd.read_feather(file)
+    except ImportError as error:
+        raise DataError(
+            f"{file}: got {file.suffix}, which pyarrow reads, and it is not here; pip install pyarrow"
+        ) from error
+    except (OSError, ValueError) as error:  # pandas' own are of the latter
+        raise DataError(f"{file}: got a table that cannot be read ({error}); repair it") from error
+
+
+def _columns_of(frame: Any, parts: Columns | None, labels: str | None, what: str) -> dict[str, Any]:
+    """Return the parts of a table, data frames of their columns; each column may be in one part."""
+    known = [str(column) for column in frame.columns]
+    listed = f"{', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
+    if not parts:
+        two = f"{known[0]},{known[min(1, len(known) - 1)]}"
+        raise ConfigError(
+            f"{what}: got a table of {len(known)} columns ({listed}) and not which of them form which part; say it: "
+            f"--part NAME={two} for each part, in Python parts={{'name': [columns]}}"
+        )
+    taken: dict[str, str] = {} if labels is None else {labels: "labels"}
+    found: dict[str, Any] = {}
+    for part, wanted in {**parts, **({} if labels is None else {"labels": labels})}.items():
+        columns: list[str] = []
+        for name in [wanted] if isinstance(wanted, str) else wanted:
+            matching = [name] if name in known else [column for column in known if fnmatchcase(column, name)]
+            if not matching:
+                raise ConfigError(
+                    f"{what}, part {part!r}: got no column {name!r}, expected some of {listed}.{nearest(name, known)} "
+                    "Correct it"
+                )
+            columns += matching
+        for column in columns:
+            if taken.setdefault(column, part) != part:
+                raise ConfigError(
+                    f"{what}: got column {column!r} in the parts {taken[column]!r} and {part!r}, expected it in one; "
+                    "remove it from the other"
+                )
+        at = [known.index(column) for column in dict.fromkeys(columns)]
+        found[part] = frame.iloc[:, at[0]] if part == "labels" else frame.iloc[:, at]
+    if unused := [column for column in known if column not in taken]:
+        shown = f"{', '.join(unused[:8])}{', ...' if len(unused) > 8 else ''}"
+        logger.warning("%s: %d columns are in no part and are left aside: %s", what, len(unused), shown)
+    return found
+
+
+def _named_columns(matrix: Any, names: Any) -> Any:
+    """Return a matrix [N, D] as a data frame with these names of columns, where pandas is there."""
+    import pandas as pd  # of whoever made the names
+
+    part = unpack(matrix, "matrix")
+    frame = pd.DataFrame(part.values, columns=[str(name) for name in names])
+    frame.attrs[WAS] = part.was
+    return frame
+
+
+def _matched(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return annotated matrices by part with rows matched by name: absent in a part that has no row of the name."""
+    names = list(dict.fromkeys(str(row) for one in parts.values() for row in one.obs_names))
+    place = {name: i for i, name in enumerate(names)}
+    found: dict[str, Any] = {}
+    for part, one in parts.items():
+        frame = _named_columns(one.X, one.var_names)
+        rows = np.array([place[str(row)] for row in one.obs_names])
+        values = np.zeros((len(names), frame.shape[1]), frame.to_numpy().dtype)
+        values[rows] = frame.to_numpy()
+        found[part] = type(frame)(values, columns=frame.columns)
+        found[part].attrs = frame.attrs
+        if len(rows) < len(names):
+            found[MASK + part] = np.isin(np.arange(len(names)), rows)
+    return found
+
+
+def read_folder(folder: Path) -> dict[str, Any]:
+    """Return pictures [N, H, W, C] by part of a folder with a folder of pictures for each, matched by file name.
+
+    A part is absent where it has no picture of a name. All pictures of a part have one size: DataError names the first
+    that has another. Colour and transparency are those of most of its pictures.
+    """
+    named: dict[str, dict[str, Path]] = {}
+    for part in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+        files = sorted(file for file in part.iterdir() if not file.name.startswith("."))
+        pictures = {file.stem: file for file in files if file.suffix.lower() in ENDINGS}
+        if len(pictures) < sum(file.suffix.lower() in ENDINGS for file in files):
+            names = [file.stem for file in files if file.suffix.lower() in ENDINGS]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(f"{part}: got two pictures called {twice!r}, expected one; remove one of them")
+        if others := [file.name for file in files if file.suffix.lower() not in ENDINGS]:
+            logger.warning("%s: %d files are no pictures and are not read, first %s", part, len(others), others[0])
+        if pictures:
+            named[part.name] = pictures
+    if not named:
+        raise DataError(
+            f"{folder}: got no folders of pictures, expected one for each part ({', '.join(ENDINGS)}), with the same "
+            "file names where they are one item"
+        )
+    names = sorted({name for pictures in named.values() for name in pictures})
+    found: dict[str, Any] = {}
+    for name_of_part, pictures in named.items():
+        files = [pictures[name] for name in names if name in pictures]
+        channels, height, width = shape = read_shape(files)
+        check_bytes(folder / name_of_part, 4 * len(names) * channels * height * width)
+        values = read_pictures(files, Picture(name_of_part, shape))
+        there = np.array([name in pictures for name in names])
+        whole = np.zeros((len(names), height, width, channels), values.dtype)
+        whole[there] = values.transpose(0, 2, 3, 1)
+        found[name_of_part] = whole
+        if not there.all():
+            found[MASK + name_of_part] = there
+    if not any(len(pictures) == len(names) for pictures in named.values()):
+        logger.warning("%s: no part has a picture of all %d names: %s", folder, len(names), ", ".join(named))
+    return found

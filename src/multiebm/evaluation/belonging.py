@@ -1,0 +1,118 @@
+"""Can a model tell what belongs together, and can its samples be told from real rows? No labels are needed."""
+
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from multiebm.core.batch import Batch, mask_views
+from multiebm.core.progress import track
+from multiebm.evaluation.filling import MOST, affordable
+from multiebm.evaluation.measurement import NOT_ASKED, Measurement, chosen_items
+from multiebm.evaluation.regressions import training
+from multiebm.evaluation.result import MATCH, TWO_SAMPLE, Result
+from multiebm.models.model import SCORE_SAMPLES
+
+FOLDS = 5  # of cross-validation
+TREES = 30  # of the classifier
+FEATURES = 64  # principal components that it reads at most
+
+
+def auroc(true: Tensor, other: Tensor) -> Result:
+    """Return the share of pairs in which a true row [N] has a higher value than another [N], ties count a half.
+
+    Row i of both shares an item: the error is that of the mean of its two placements (DeLong et al. 1988,
+    https://doi.org/10.2307/2531595).
+    """
+    higher = (true[:, None] > other).double() + 0.5 * (true[:, None] == other).double()  # [N, N]
+    placed = higher.mean(1) + higher.mean(0)
+    return Result(float(higher.mean()), float(placed.std(correction=0)) / sqrt(len(true)), len(true))
+
+
+def belonging(m: Measurement, name: str) -> dict[str, Result]:
+    """Return how well the model tells test items from such whose part is another item's, by part, "name/part", and
+    `name`, the mean: an AUROC of `match`, or of `score` where an energy has learned or there is none.
+    """
+    if not m.settings.items:
+        m.skipped[name] = NOT_ASKED
+        return {}
+    if name != MATCH and m.model.energy is not None and not m.model.energy_learned:
+        m.skipped[name] = m.no_chain
+        return {}
+    judge = m.model.match_states if name == MATCH else m.model.score_states
+    every = torch.arange(len(m.dataset.test))
+    there = m.dataset.batch("test", every)
+    each = 0  # an energy or encoders look once; a likelihood decodes every part of every item SCORE_SAMPLES times
+    if name != MATCH and m.model.energy is None:
+        parts = m.dataset.modalities.values()
+        each = SCORE_SAMPLES * (1 + len(parts)) * sum(part.places for part in parts)
+    results = {}
+    for i, part in enumerate(m.dataset.modalities):
+        fits = there.complete() if name != MATCH else there.present[:, i] & (there.present.sum(1) > 1)
+        items = affordable(m, every[fits], each)
+        if len(items) < 2:
+            m.skipped[f"{name}/{part}"] = "fewer than two test items have it beside another part"
+            continue
+        batch = there.select(items[torch.randperm(len(items), generator=m.rng(name))])
+        foreign = batch._replace(views=batch.views | {part: batch.views[part].roll(1, 0)})
+        values = [
+            torch.cat([judge(of.select(rows).to(m.model.device)).cpu() for rows in _chunks(m, len(items))])
+            for of in (batch, foreign)
+        ]
+        results[f"{name}/{part}"] = auroc(*values)
+    if not results:
+        return {}
+    found = list(results.values())
+    value, error = (sum(result[i] for result in found) / len(found) for i in range(2))
+    return {name: Result(value, error, max(result.n for result in found))} | results
+
+
+def _chunks(m: Measurement, n: int) -> tuple[Tensor, ...]:
+    return torch.arange(n).split(m.batch_size)
+
+
+def two_sample(m: Measurement, name: str) -> dict[str, Result]:
+    """Return how often a classifier tells test items from samples: of the model, noise of its likelihoods included, and
+    "name/means", of samples as users get them, decoder means. 0.5: they cannot be told apart.
+    """
+    items = chosen_items(m.dataset.test.present.any(1).nonzero()[:, 0], min(m.settings.samples, MOST))
+    if len(items) < 2 * FOLDS:
+        m.skipped[name] = f"{len(items)} test items, and it needs {2 * FOLDS}"
+        return {}
+    real = m.dataset.batch("test", items)
+    drawn: dict[str, list[dict[str, Tensor]]] = {name: [], f"{name}/means": []}
+    for rows, rng in track(m.chunks(torch.arange(len(items)), name), "samples", -(-len(items) // m.batch_size)):
+        means = m.model.decode(m.model.sample_latents(len(rows), rng, m.settings.temperature))
+        noisy = {part: m.model.generator.likelihoods[part].sample(mean, rng) for part, mean in means.items()}
+        for views, kept in zip((noisy, means), drawn.values(), strict=True):
+            kept.append({part: view.cpu() for part, view in m.shown(views, "samples").items()})
+    results = {}
+    for key, batches in drawn.items():
+        views = {part: torch.cat([of[part] for of in batches]) for part in batches[0]}
+        there = real.there()  # what an item lacks, its sample lacks too, or gaps would tell them apart
+        views = {part: torch.where(there[part], view, torch.nan) for part, view in views.items()}
+        results[key] = told_apart(m, real, Batch(mask_views(views, real.present), real.present))
+    return results
+
+
+def told_apart(m: Measurement, real: Batch, samples: Batch) -> Result:
+    """Return the cross-validated accuracy of a classifier of N items and N samples: 1 / 2 where they are alike."""
+    from sklearn.decomposition import PCA  # late: scikit-learn takes a second to import
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    t, names = m.once(training), list(m.dataset.modalities)
+    x, n = np.concatenate([t.columns(of, names) for of in (real, samples)]), len(real.present)
+    if x.shape[1] > FEATURES:
+        pca = PCA(min(FEATURES, n), svd_solver="randomized", random_state=0)
+        x = pca.fit(t.columns(t.batch, names)).transform(x)
+    label = np.repeat([0, 1], n)
+    order = torch.randperm(n, generator=m.rng(TWO_SAMPLE)).numpy()
+    fold = np.tile(order % FOLDS, 2)  # item i and sample i stand in one fold: equal ones give 1 / 2 exactly
+    hits = 0
+    for k in range(FOLDS):
+        made: Any = HistGradientBoostingClassifier(max_iter=TREES, early_stopping=False, random_state=0)
+        hits += (made.fit(x[fold != k], label[fold != k]).predict(x[fold == k]) == label[fold == k]).sum()
+    p = float(hits) / (2 * n)
+    return Result(p, sqrt(p * (1 - p) / (2 * n)), 2 * n)

@@ -1,0 +1,197 @@
+"""Are parts that were held out filled in well? Beside the mean, regression and neighbours, on the same rows, no labels.
+
+A part is predicted by the mean over DRAWS completions. How far off that is, its kind says (`Modality.errors`).
+"""
+
+from collections.abc import Sequence
+from math import log, sqrt
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from multiebm.core.batch import Batch
+from multiebm.core.progress import task
+from multiebm.evaluation.measurement import NOT_ASKED, Measurement, chosen_items
+from multiebm.evaluation.regressions import AVERAGE, predictions
+from multiebm.evaluation.result import FILL, GIVEN, Result
+
+DRAWS = 20  # completions of an item; their mean is the prediction
+PLACES = DRAWS - 1  # one more than so many draws leave that many intervals, in which a value lies equally often
+INSIDE = {"coverage50": (5, 14), "coverage90": (1, 18)}  # first and last of the 20 intervals, 0 to 19, that count
+OVER = "over_"  # before the name of what a model is compared with
+ALIKE = (OVER, "r2", "coverage")  # numbers that mean the same of all kinds
+MOST = 1000  # items
+WORK = 2**23  # pixels of pictures and coordinates of vectors that are decoded for one sort of numbers
+FEWEST = 16  # items, whatever they cost
+
+
+class Filled(NamedTuple):
+    """A part of N items, filled in: `errors` [N, K] by name, those of `beside` by what predicts, which are the first
+    of these, `log_likelihood` [N] in nats, and `inside` [N, K], the share of a value in a central interval.
+    """
+
+    errors: dict[str, Tensor]
+    beside: dict[str, Tensor]
+    log_likelihood: Tensor
+    inside: dict[str, Tensor]
+
+    @property
+    def judge(self) -> str:
+        """The name of the error that is compared."""
+        return next(iter(self.errors))
+
+
+def affordable(m: Measurement, items: Tensor, each: int) -> Tensor:
+    """Return the items [N] that are looked at where one takes `each` places to decode: not more than settings say."""
+    return chosen_items(items, min(m.settings.items, MOST, max(FEWEST, WORK // max(each, 1))))
+
+
+def rows_with(m: Measurement, part: str, observed: Sequence[str]) -> Tensor:
+    """Return the test items [N] that have a part and any of those observed."""
+    return (m.dataset.test.of(part)[1] & torch.stack([m.dataset.test.of(o)[1] for o in observed]).any(0)).nonzero()[
+        :, 0
+    ]
+
+
+def filled(m: Measurement) -> dict[tuple[str, tuple[str, ...]], Filled]:
+    """Return every part filled in from all others together and from every single one, by part and what is observed."""
+    names = list(m.dataset.modalities)
+    asked = []
+    for part in names:
+        others = tuple(name for name in names if name != part)
+        asked += [(part, given) for given in dict.fromkeys((others, *((name,) for name in others)))]
+    each = DRAWS * sum(m.dataset.modalities[part].places for part, _ in asked)
+    found = {}
+    with task("filling in", len(asked)) as advance:
+        for part, observed in asked:
+            items = affordable(m, rows_with(m, part, observed), each)
+            if len(items):
+                found[part, observed] = fill(m, part, observed, items)
+            else:
+                m.skipped[f"{FILL} {part} given {'+'.join(observed)}"] = "no test item has these"
+            advance(1)
+    return found
+
+
+def fill(m: Measurement, part: str, observed: tuple[str, ...], items: Tensor) -> Filled:
+    """Fill in one part of test `items` [N] that have it, from what is observed of them."""
+    modality, column = m.dataset.modalities[part], list(m.dataset.modalities).index(part)
+    likelihood = m.model.generator.likelihoods[part]
+    whole = m.dataset.batch("test", items)
+    # a missing cell stays NaN, and what is not observed hides behind the mask
+    wanted = torch.zeros_like(whole.present)
+    wanted[:, column] = True
+    kept, first = list[dict[str, Tensor]](), 0
+    for batch, rng in m.given("test", items, observed, f"{FILL}/{part}"):
+        rows = slice(first, first + len(batch.present))
+        state, own = whole.views[part][rows].to(m.model.device), wanted[rows].to(m.model.device)
+        true, first = modality.judged(state), rows.stop
+        means = [m.model.decode(m.model.infer_latents(batch, rng), own)[part] for _ in range(DRAWS)]
+        m.shown({part: torch.cat(means)}, f"{part} given {'+'.join(observed)}")
+        found = {
+            "predicted": torch.stack([modality.expected(mean) for mean in means]).mean(0),
+            "nats": torch.stack([likelihood.log_density(state, mean) for mean in means]).logsumexp(0) - log(DRAWS),
+        }
+        if modality.intervals:
+            drawn = torch.stack([modality.judged(likelihood.sample(mean, rng)) for mean in means[:PLACES]])
+            found |= {name: share_inside(true, drawn, *INSIDE[name]) for name in INSIDE}
+        kept.append({name: value.cpu() for name, value in found.items()})
+    own_part = {name: torch.cat([of[name] for of in kept]) for name in kept[0]}
+    # from single parts the model alone is looked at, unless that is all there are
+    compared = len(observed) == len(m.dataset.modalities) - 1
+    beside, spread = predictions(m, part, observed, _hidden(whole, observed), compared)
+    true = modality.judged(whole.views[part])
+    errors = modality.errors(true, own_part["predicted"], spread)
+    judge = next(iter(errors))
+    others = {name: modality.errors(true, of, spread)[judge] for name, of in beside.items()}
+    inside = {name: own_part[name].flatten(1) for name in INSIDE if name in own_part}
+    return Filled(errors, others, own_part["nats"], inside)
+
+
+def _hidden(batch: Batch, observed: Sequence[str]) -> Batch:
+    """Return a batch of which `observed` parts alone are there."""
+    return batch._replace(present=batch.present & torch.tensor([name in observed for name in batch.views]))
+
+
+def share_inside(true: Tensor, drawn: Tensor, low: int, high: int) -> Tensor:
+    """Return the share of values [B, ...] within quantiles `low` to `high` of draws [D, B, ...]; NaN: missing.
+
+    The place of a value among D draws of the same distribution is uniform over D + 1 places, so the share is exactly
+    (high - low + 1) / (D + 1). A value that ties with draws, as a count does, lies in all of their places alike.
+    """
+    below, above = (drawn < true).sum(0), (drawn <= true).sum(0)
+    share = (above.clamp_max(high) - below.clamp_min(low) + 1).clamp_min(0) / (above - below + 1)
+    return torch.where(true.isnan(), torch.nan, share)
+
+
+def average(values: Tensor, root: bool = False) -> Result | None:
+    """Return the mean of values [N, K] over what there is, NaN is not, or its root; None where nothing is.
+
+    Rows are independent, the entries of a row are not: the delta method, of total by item and number of its entries.
+    """
+    count = (~values.isnan()).sum(1).double()
+    total, cells = values.double().nan_to_num(nan=0.0).sum(1), float(count.sum())
+    if not cells:
+        return None
+    mean = float(total.sum()) / cells
+    error, n = float((total - mean * count).square().sum().sqrt()) / cells, int((count > 0).sum())
+    if not root:
+        return Result(mean, error, n)
+    return Result(sqrt(mean), error / (2 * sqrt(mean)) if mean > 0 else 0.0, n)
+
+
+def share_saved(own: Tensor, other: Tensor, root: bool = False) -> Result | None:
+    """Return by what share errors [N, K] of the one are smaller than those of the other on the same items; None where
+    the other has none. With its error by the delta method, of a ratio of sums over items.
+    """
+    a, b = (of.double().nan_to_num(nan=0.0).sum(1) for of in (own, other))
+    n, whole = int((~own.isnan()).any(1).sum()), float(b.sum())
+    if not whole > 0:
+        return None
+    ratio = float(a.sum()) / whole
+    error = float((a - ratio * b).square().sum().sqrt()) / whole
+    if not root:
+        return Result(1 - ratio, error, n)
+    return Result(1 - sqrt(ratio), error / (2 * sqrt(ratio)) if ratio > 0 else 0.0, n)
+
+
+def filling(m: Measurement, name: str) -> dict[str, Result]:
+    """Return a number by part, "name/part", filled in from all others (of GIVEN from each, "name/part/other"), and
+    `name`, the mean over parts where all are judged alike.
+    """
+    if not m.settings.items:
+        m.skipped[name] = NOT_ASKED
+        return {}
+    results, judges = dict[str, Result](), set[str]()
+    for (part, observed), own in m.once(filled).items():
+        if len(observed) != (1 if name == GIVEN else len(m.dataset.modalities) - 1):
+            continue
+        if (result := _number(own, name.removeprefix(f"{FILL}/"))) is not None:
+            results[f"{name}/{part}/{observed[0]}" if name == GIVEN else f"{name}/{part}"] = result
+            judges.add(own.judge)
+    each = list(results.values())
+    if name == GIVEN or not each or (len(judges) > 1 and not name.removeprefix(f"{FILL}/").startswith(ALIKE)):
+        return results
+    n = len(each)  # the error of the mean is at most the mean error: parts are of the same items
+    value, error = (sum(result[i] for result in each) / n for i in range(2))
+    return {name: Result(value, error, max(result.n for result in each))} | results
+
+
+def _number(own: Filled, which: str) -> Result | None:
+    """Return one number of a part that was filled in; None where its kind has none such."""
+    errors, root = own.errors[own.judge], own.judge == "rmse"
+    if which in own.errors:
+        return average(own.errors[which], which == "rmse")
+    if which in own.beside:
+        return average(own.beside[which], root)
+    if which in own.inside:
+        return average(own.inside[which])
+    if which.startswith(OVER):
+        other = own.beside.get(which.removeprefix(OVER))
+        return None if other is None else share_saved(errors, other, root)
+    if which == "r2":
+        return share_saved(errors, own.beside[AVERAGE])
+    if which == "log_likelihood":
+        return average(own.log_likelihood[:, None])
+    return average(errors, root) if f"{FILL}/{which}" == GIVEN else None

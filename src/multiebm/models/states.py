@@ -1,0 +1,175 @@
+"""What training, evaluation and reports are made of: inference, generator and (optionally) an energy over all
+modalities, with their two chains, on states (pictures in [-1, 1]).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from multiebm.core.batch import Batch, mask_views
+from multiebm.core.errors import ConfigError
+from multiebm.core.names import Views
+from multiebm.core.random import ItemGenerators, Randomness
+from multiebm.core.tree import per_item, plain
+from multiebm.mcmc.langevin import displaced_langevin, langevin
+from multiebm.mcmc.run import ChainInfo, run_chain
+from multiebm.modalities import Modality
+from multiebm.models.chains import DataChain, Displaced, LatentChain
+from multiebm.models.energy import EnergyNetwork
+from multiebm.models.generator import Generator
+from multiebm.models.inference import SHARED, InferenceModel, Latents
+from multiebm.nn.spectral import frozen
+
+
+class StateModel(nn.Module):
+    """Energy pi(X), generator p(X, z, W), inference q(z, W | X) over named modalities (arXiv 2605.00644), on states."""
+
+    def __init__(
+        self,
+        modalities: dict[str, Modality],
+        inference: InferenceModel,
+        generator: Generator,
+        energy: EnergyNetwork | None,
+        data_chain: DataChain,
+        latent_chain: LatentChain,
+    ) -> None:
+        super().__init__()
+        self.modalities = modalities
+        self.inference, self.generator, self.energy = inference, generator, energy
+        self.data_chain, self.latent_chain = data_chain, latent_chain
+        self.blueprint: dict[str, Any] = {}  # plain values its builder made it from; save_pretrained writes them
+        self.displacement: Tensor  # rms length of a displaced step, per coordinate; training steers it
+        self.energy_steps: Tensor  # updates of the energy; until the first it is random
+        self.register_buffer("displacement", torch.tensor(0.004, dtype=torch.float32))
+        self.register_buffer("energy_steps", torch.tensor(0))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.parameters()).device
+
+    @property
+    def energy_learned(self) -> bool:
+        """Whether there is an energy and training has moved it at all; an energy without a step says nothing."""
+        return self.energy is not None and int(self.energy_steps) > 0
+
+    def log_density_unnorm(self, views: Views) -> Tensor:
+        """Return -E(X) of views [B, ...]: [B], the log of eq. (1) up to the constant log Z, at temperature 1.
+
+        Differentiable in the views. Computed in evaluation mode: nothing of the model changes or gets a gradient.
+        """
+        with frozen(energy := self._an_energy()):
+            return -energy(views)
+
+    def _an_energy(self) -> EnergyNetwork:
+        if self.energy is None:
+            raise ConfigError("model.energy: got a model without an energy, expected one; train with model.energy set")
+        return self.energy
+
+    def refine_data(
+        self,
+        views: Views,
+        rng: Randomness,
+        steps: int | None = None,
+        clamp: Tensor | Views | None = None,
+        record: bool = False,
+    ) -> tuple[Views, ChainInfo]:
+        """Run `steps` of the data chain (None: as in training) on views [B, ...]: Langevin, eq. (3), or displaced.
+
+        Displaced steps have one length along the normalised gradient: scaling the energy changes nothing, and the chain
+        seeks modes; it does not sample exp(-E / T). What is observed, where `clamp` (of parts bool [B, M],
+        of cells [B, ...]), is held fixed: Langevin steps then target the conditional pi(x_absent | x_observed),
+        displaced ones seek its modes.
+        """
+        energy, chain = self._an_energy(), self.data_chain
+        held = {name: plain(view.detach()) for name, view in views.items()}
+        cells: Views = {}
+        if isinstance(clamp, Tensor):
+            cells = {n: per_item(plain(clamp)[:, i], v).expand_as(v) for i, (n, v) in enumerate(held.items())}
+        elif clamp is not None:
+            cells = {name: plain(where) for name, where in clamp.items()}
+
+        def hold(moved: Views) -> Views:
+            return {n: torch.where(cells[n], held[n], v) for n, v in moved.items()} if cells else moved
+
+        def settled(moved: Views) -> Views:
+            return hold({name: self.modalities[name].settle(view) for name, view in moved.items()})
+
+        def logdensity(moved: Views) -> Tensor:
+            return -energy(hold(moved))
+
+        if isinstance(chain, Displaced):
+            length = self.displacement
+            if cells:  # rescaled by item, so that the free coordinates alone move by it
+                free = torch.stack([(~where).flatten(1).sum(1) for where in cells.values()]).sum(0)
+                length = length * (free.float() / sum(m.size for m in self.modalities.values())).sqrt()
+            kernel = displaced_langevin(logdensity, length, chain.noise_scale)
+        else:
+            kernel = langevin(logdensity, chain.step_size, chain.noise_scale)
+        start = {name: self.modalities[name].relax(view) for name, view in held.items()}
+        with frozen(self):
+            end, info = run_chain(kernel, start, chain.steps if steps is None else steps, rng, record)
+        positions = None if info.positions is None else [settled(p) for p in info.positions]
+        return settled(end), info._replace(positions=positions)
+
+    def refine_latents(
+        self, latents: Latents, batch: Batch, rng: Randomness, steps: int | None = None, record: bool = False
+    ) -> tuple[Latents, ChainInfo]:
+        """Run the latent chain towards the subset posterior of the present parts, eqs. (8), (17).
+
+        Latents {"shared": [B, D], modality: [B, P]}. Private ones of absent parts get no evidence and stay as they are.
+        """
+        chain, joint = self.latent_chain, self.generator.log_joint
+        kernel = langevin(lambda at: joint(batch.views, at, batch.present), chain.step_size, diagnose=True)
+        with frozen(self):
+            end, info = run_chain(kernel, latents, chain.steps if steps is None else steps, rng, record)
+        start = {name: latents[name].detach() for name in self.modalities if name in latents}
+        return end | mask_views({name: end[name] for name in start}, batch.present, start), info
+
+    def sample_latents(self, n: int, rng: Randomness, temperature: float | None = None) -> Latents:
+        """Draw latents from the prior: {"shared": [n, D], modality: [n, P]}."""
+        with torch.no_grad():
+            return self.generator.sample_latents(n, rng, temperature)
+
+    def decode(self, latents: Latents, wanted: Tensor | None = None) -> Views:
+        """Return decoder means [B, *shape] of all modalities (no observation noise); `latents` [B, D] and [B, P].
+
+        With `wanted` (bool [B, M]) only those are decoded, and the others are 0.
+        """
+        with torch.no_grad():
+            return self.generator(latents, wanted)
+
+    def fill(self, batch: Batch, latents: Latents) -> Views:
+        """Return the views [B, ...] with the means of `latents` ([B, D], [B, P]) where a part, or a cell, is absent."""
+        there = batch.there()
+        whole = torch.stack([cells.flatten(1).all(1) for cells in there.values()], 1)
+        means = self.decode(latents, ~whole)
+        return batch.filled(means)
+
+    def with_noise(self, means: Views, rng: Randomness) -> Views:
+        """Return draws [B, ...] of what is observed around the `means` of all modalities: p(x_m | z, w_m)."""
+        return {name: self.generator.likelihoods[name].sample(mean, rng) for name, mean in means.items()}
+
+    def with_private_of_absent(self, latents: Latents, batch: Batch, rng: Randomness) -> Latents:
+        """Return the latents with the private ones [B, P] of absent parts drawn from their prior."""
+        prior = self.generator.sample_private(len(batch.present), rng)
+        return latents | mask_views({name: latents[name] for name in prior}, batch.present, prior)
+
+    def infer_latents(self, batch: Batch, rng: Randomness, latent_steps: int = 0) -> Latents:
+        """Draw latents given the present parts: from q(z | x_S), then `latent_steps` of the latent chain.
+
+        {"shared": [B, D], modality: [B, P]}, eqs. (5) and (17). Private latents of absent parts come from their prior;
+        an item with nothing present gets the prior altogether, at the model's temperature.
+        """
+        with torch.no_grad():
+            latents = self.with_private_of_absent(self.inference.given(batch).sample(rng)[0], batch, rng)
+            nothing = ~batch.present.any(1)
+            if nothing.any():
+                # only the items concerned draw, or their presence would move the noise of the others
+                own = rng.select(nothing) if isinstance(rng, ItemGenerators) else rng
+                n, temperature = int(nothing.sum()), self.generator.temperature
+                latents[SHARED][nothing] = self.generator.prior.sample(n, own, temperature)
+        if latent_steps:
+            latents, _ = self.refine_latents(latents, batch, rng, latent_steps)
+        return latents
