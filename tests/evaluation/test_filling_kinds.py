@@ -83,9 +83,7 @@ def mixed():
 
 def test_every_kind_is_measured_by_its_own_numbers(mixed):
     data, m = mixed
-    found = measured(
-        m, [name for name in ("fill/rmse", "fill/log_loss", "fill/accuracy", "fill/deviance", "fill/mean")]
-    )
+    found = measured(m, ["fill/rmse", "fill/log_loss", "fill/accuracy", "fill/deviance", "fill/mean"])
     results = found.results
     assert {name for name in results if name.count("/") == 2} == {
         *("fill/rmse/number", "fill/log_loss/sign", "fill/accuracy/sign", "fill/deviance/count"),

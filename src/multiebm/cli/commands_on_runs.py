@@ -11,13 +11,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from multiebm.cli.options import INTERRUPTED, Device, Overrides, Run
+from multiebm.cli.options import (
+    INTERRUPTED,
+    Device,
+    InitFrom,
+    Kinds,
+    Labels,
+    Method,
+    Missing,
+    Overrides,
+    PartColumns,
+    Run,
+    Source,
+)
 from multiebm.core.keys import EVALUATION, METRICS, REPORT
 
 if TYPE_CHECKING:
     from multiebm.data import MultimodalDataset
     from multiebm.experiments.schema import Experiment
 
+OWN_DATA = "arrays"  # the preset for the user's own data
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -78,34 +91,19 @@ def show(
 
 def train(
     context: typer.Context,
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA|PRESET",
-            help="Your data: a table (.csv, .tsv, .parquet), an .npz, a folder with a folder of pictures for each "
-            "part; or a preset (see `multiebm presets`), a YAML file, or a run folder.",
-        ),
-    ],
+    source: Source,
     out: Annotated[Path, typer.Option(help="Run folder: configuration, log, checkpoints, model.", show_default=False)],
     overrides: Overrides = None,
-    part: Annotated[
-        list[str] | None,
-        typer.Option(help="Columns of a table that form a part, NAME=COLUMN,COLUMN; once for each part."),
-    ] = None,
-    kind: Annotated[
-        list[str] | None, typer.Option(help="A part's kind, NAME=KIND, where it is not as inferred.")
-    ] = None,
-    missing: Annotated[str | None, typer.Option(help="nan: NaN, or an empty cell of a table, means missing.")] = None,
-    labels: Annotated[str | None, typer.Option(help="The column of a table that holds classes, to measure by.")] = None,
-    method: Annotated[str, typer.Option(help="The preset for your data; arrays-ROW: another method.")] = "arrays",
+    part: PartColumns = None,
+    kind: Kinds = None,
+    missing: Missing = None,
+    labels: Labels = None,
+    method: Method = OWN_DATA,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, bit-exactly.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the folder first.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Take over the folder's lock of another, ended host.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard too.")] = False,
-    init_from: Annotated[
-        Path | None,
-        typer.Option(help="A run or saved model of the same parts and networks: the weights to begin with."),
-    ] = None,
+    init_from: InitFrom = None,
     device: Device = "auto",
 ) -> None:
     """Train a model; Ctrl-C saves, and --resume continues."""
@@ -113,18 +111,9 @@ def train(
     from multiebm.experiments.sources import names_settings
 
     own = not names_settings(source)
-    preset, settings = (method if own else source), overrides or []
-    parts = {name: columns.split(",") for name, columns in _pairs("--part", part).items()}
-    options = {"parts": parts, "kinds": _pairs("--kind", kind), "missing": missing, "labels": labels}
-    given: dict[str, Any] = {name: value for name, value in options.items() if value}
-    if own:
-        given |= {"path": source, "modalities": None}
-        settings = [*(f"data.settings.{name}={json.dumps(value)}" for name, value in given.items()), *settings]
-    elif given or method != "arrays":
-        raise typer.BadParameter(
-            f"got {source}, which names settings, with options for data; expected data with them, or no such options"
-        )
-    experiment = load_experiment(preset, settings)  # before torch: mistakes are told at once
+    of_data = _data_settings(source, own, part, kind, missing, labels, method)
+    preset = method if own else source
+    experiment = load_experiment(preset, [*of_data, *(overrides or [])])  # before torch: mistakes are told at once
     from multiebm.experiments.build import build_dataset
     from multiebm.experiments.live import live_view
     from multiebm.experiments.run import run_experiment
@@ -132,38 +121,47 @@ def train(
     dataset = build_dataset(experiment.data) if own else None
     if dataset is not None:
         typer.echo(f"data: {dataset.describe()}", err=True)
-
     with live_view(experiment, progress=not context.obj) as live:
         result = run_experiment(
-            experiment,
-            out,
-            dataset,
-            resume=resume,
-            overwrite=overwrite,
-            live=live,
-            device=device,
-            preset=preset,
+            *(experiment, out, dataset, resume, overwrite, live, device, preset),
             force=force,
             tensorboard=tensorboard,
             init_from=init_from,
         )
     typer.echo(result.fit.message())
     if result.fit.reason == "interrupted":
-        where = ["--out", str(out), *([] if device == "auto" else ["--device", device])]
-        where += ["--tensorboard"] if tensorboard else []
-        where += ["--init-from", str(init_from)] if init_from else []
-        asked = [
-            *(text for name in part or [] for text in ("--part", name)),
-            *(text for name in kind or [] for text in ("--kind", name)),
-            *(["--missing", missing] if missing else []),
-            *(["--labels", labels] if labels else []),
-            *(["--method", method] if method != "arrays" else []),
-        ]
-        again = shlex.join(["multiebm", "train", source, *(overrides or []), *asked, *where, "--resume"])
-        typer.echo(f"to go on: {again}")
+        said = [("--part", text) for text in part or []] + [("--kind", text) for text in kind or []]
+        said += [("--missing", missing), ("--labels", labels), ("--method", method if method != OWN_DATA else None)]
+        said += [("--out", str(out)), ("--device", device if device != "auto" else None)]
+        said += [("--init-from", str(init_from) if init_from else None)]
+        again = [word for option, value in said if value for word in (option, value)]
+        again += ["--tensorboard"] if tensorboard else []
+        typer.echo(f"to go on: {shlex.join(['multiebm', 'train', source, *(overrides or []), *again, '--resume'])}")
         raise typer.Exit(INTERRUPTED)
     ending = "png" if any(m.shows == "pictures" for m in result.model.modalities.values()) else "npz"
     typer.echo(f"model: {result.folder / 'model'}; look at it: multiebm sample {out} --out samples.{ending}")
+
+
+def _data_settings(
+    source: str,
+    own: bool,
+    part: list[str] | None,
+    kind: list[str] | None,
+    missing: str | None,
+    labels: str | None,
+    method: str,
+) -> list[str]:
+    """Return what the options for the user's own data say as KEY=VALUE; none for a source of settings."""
+    parts = {name: columns.split(",") for name, columns in _pairs("--part", part).items()}
+    options = {"parts": parts, "kinds": _pairs("--kind", kind), "missing": missing, "labels": labels}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value}
+    if own:
+        given |= {"path": source, "modalities": None}
+    elif given or method != OWN_DATA:
+        raise typer.BadParameter(
+            f"got {source}, which names settings, with options for data; expected data with them, or no such options"
+        )
+    return [f"data.settings.{name}={json.dumps(value)}" for name, value in given.items()]
 
 
 def _pairs(option: str, given: list[str] | None) -> dict[str, str]:

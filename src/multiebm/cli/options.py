@@ -40,5 +40,26 @@ DataSteps = Annotated[
     int | None, typer.Option(help="Steps of the data chain; given parts are held fixed. 0 without --refine.", min=0)
 ]
 LatentSteps = Annotated[int, typer.Option(help="Steps of the latent chain on what is observed.", min=0)]
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA|PRESET",
+        help="Your data: a table (.csv, .tsv, .parquet), an .npz, a folder with a folder of pictures for each part; or "
+        "a preset (see `multiebm presets`), a YAML file, or a run folder.",
+    ),
+]
+PartColumns = Annotated[
+    list[str] | None,
+    typer.Option("--part", help="Columns of a table that form a part, NAME=COLUMN,COLUMN; once for each part."),
+]
+Kinds = Annotated[
+    list[str] | None, typer.Option("--kind", help="A part's kind, NAME=KIND, where it is not as inferred.")
+]
+Missing = Annotated[str | None, typer.Option(help="nan: NaN, or an empty cell of a table, means missing.")]
+Labels = Annotated[str | None, typer.Option(help="The column of a table that holds classes, to measure by.")]
+Method = Annotated[str, typer.Option(help="The preset for your data; arrays-ROW: another method.")]
+InitFrom = Annotated[
+    Path | None, typer.Option(help="A run or saved model of the same parts and networks: the weights to begin with.")
+]
 Noise = Annotated[bool, typer.Option("--noise", help="Add the observation noise that the model assumes around means.")]
 OldSteps = Annotated[int | None, typer.Option("--refine-steps", hidden=True, callback=_say_new_names)]

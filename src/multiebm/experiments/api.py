@@ -81,14 +81,7 @@ def train(
     named = None if isinstance(source, Experiment) else str(source)
     with live_view(experiment, Console(stderr=True), progress) as live:
         result = run_experiment(
-            experiment,
-            out,
-            dataset,
-            resume,
-            overwrite,
-            live,
-            device,
-            named,
+            *(experiment, out, dataset, resume, overwrite, live, device, named),
             force=force,
             tensorboard=tensorboard,
             callbacks=callbacks,

@@ -99,23 +99,15 @@ def run_experiment(
         with _said("before training began; give the same command again"):
             resume = check_folder(folder, experiment, resume, overwrite)
             run = read_run(folder) if resume else {}
-            if preset and not resume and preset not in preset_names() and (Path(preset) / CONFIG).is_file():
-                logger.warning(
-                    "configuration of %s taken, training starts anew in %s; to go on with that run use --out %s "
-                    "--resume",
-                    preset,
-                    folder,
-                    preset,
-                )
+            if not resume:
+                _say_anew(preset, folder)
             dataset = build_dataset(experiment.data, folder) if dataset is None else dataset
             state = fresh_state(experiment, dataset, target)
             if init_from is not None and not resume:
                 start_from(state.model, init_from)
             if run:
                 check_same_data(run, dataset, folder)
-            hooks = _hooks(experiment, folder, dataset, target)
-            if tensorboard:
-                hooks.append(TensorBoard(folder / BOARD, experiment.training.log_every))
+            hooks = _hooks(experiment, folder, dataset, target, tensorboard)
             if resume:
                 CheckpointStore(folder / CHECKPOINTS).resume(state)
                 _say_another_machine(run, folder, target)
@@ -220,6 +212,17 @@ def _said(how_to_go_on: str) -> Iterator[None]:
         raise KeyboardInterrupt(f"interrupted {how_to_go_on}") from stop
 
 
+def _say_anew(preset: str | None, folder: Path) -> None:
+    """Say it where a run takes the settings of another run's folder: training does not go on there."""
+    if preset and preset not in preset_names() and (Path(preset) / CONFIG).is_file():
+        logger.warning(
+            "configuration of %s taken, training starts anew in %s; to go on with that run use --out %s --resume",
+            preset,
+            folder,
+            preset,
+        )
+
+
 def _say_another_machine(run: dict[str, Any], folder: Path, device: torch.device) -> None:
     """Say it where a run goes on with other threads or on another kind of device: sums are then rounded otherwise."""
     before = run.get("hardware", {})
@@ -253,11 +256,15 @@ def fresh_state(
     return build_state(experiment, model, stream)
 
 
-def _hooks(experiment: Experiment, folder: Path, dataset: MultimodalDataset, device: torch.device) -> list[Hook]:
+def _hooks(
+    experiment: Experiment, folder: Path, dataset: MultimodalDataset, device: torch.device, tensorboard: bool
+) -> list[Hook]:
     """Return what happens between steps, views and checkpoints apart; validation first, so that the logs show it."""
     t = experiment.training
     hooks: list[Hook] = [MetricsLog(folder / METRICS, t.log_every)]
     if t.validate_every:
         train = training_data(dataset, experiment.data.missing, experiment.seed, device)
         hooks.insert(0, Validate(t.validate_every, validation(dataset, train, str(device), experiment)))
+    if tensorboard:
+        hooks.append(TensorBoard(folder / BOARD, t.log_every))
     return hooks

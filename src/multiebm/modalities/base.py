@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from multiebm.core.errors import DataError
+from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import SHOWN, Array, Handed, Mask, in_order
 from multiebm.core.table import nearest
 from multiebm.distributions.likelihoods import LIKELIHOODS, LearnedScale, Likelihood, Observation
@@ -220,6 +220,15 @@ class Modality(ABC):
             if rows.sum() > 1:
                 found[:, own] = RidgeCV(PENALTIES).fit(x[rows], y[rows, own]).predict(new).reshape(len(new), -1)
         return found
+
+
+def check_per_column(modality: Modality, *keys: str) -> None:
+    """Raise ConfigError unless each of these fields of a modality has a value for every column, or none at all."""
+    for key in keys:
+        if (n := len(getattr(modality, key))) not in (0, *modality.shape):
+            raise ConfigError(
+                f"modality {modality.name!r}, {key}: got {n} of them, expected {modality.shape[0]}, or none"
+            )
 
 
 def unknown_keys(where: str, declared: Mapping[str, Any], known: Sequence[str]) -> list[str]:

@@ -16,11 +16,21 @@ import torch
 from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from multiebm.core.errors import ConfigError, DataError
+from multiebm.core.errors import DataError
 from multiebm.core.handed import Handed, Mask
 from multiebm.core.random import Randomness, rand
 from multiebm.distributions.likelihoods import LEAST_DRAW, PACE, Observation
-from multiebm.modalities.base import Columns, Given, Modality, Scale, Shows, in_columns, missing_problems, unknown_keys
+from multiebm.modalities.base import (
+    Columns,
+    Given,
+    Modality,
+    Scale,
+    Shows,
+    check_per_column,
+    in_columns,
+    missing_problems,
+    unknown_keys,
+)
 from multiebm.modalities.vector import VectorNetworks
 from multiebm.nn.blocks import VectorTrunk, WithGaps, WithoutGaps, mlp
 
@@ -136,9 +146,7 @@ class Counts(Modality):
     missing: Literal["nan"] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for key in ("loc", "scale", "columns"):
-            if (n := len(getattr(self, key))) not in (0, *self.shape):
-                raise ConfigError(f"modality {self.name!r}, {key}: got {n} of them, expected {self.shape[0]}, or none")
+        check_per_column(self, "loc", "scale", "columns")
 
     @property
     def lacks_cells(self) -> bool:

@@ -21,6 +21,7 @@ from multiebm.modalities.base import (
     Modality,
     Scale,
     Shows,
+    check_per_column,
     in_columns,
     missing_problems,
     refuse,
@@ -62,9 +63,7 @@ class Vector(Modality):
     missing: Literal["nan"] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for key in ("loc", "scale", "columns"):
-            if (n := len(getattr(self, key))) not in (0, *self.shape):
-                raise ConfigError(f"modality {self.name!r}, {key}: got {n} of them, expected {self.shape[0]}, or none")
+        check_per_column(self, "loc", "scale", "columns")
         if len(self.loc) != len(self.scale):
             raise ConfigError(
                 f"modality {self.name!r}: got {len(self.loc)} loc and {len(self.scale)} scale, expected as many of both"
