@@ -130,7 +130,8 @@ def train(
         )
     typer.echo(result.fit.message())
     if result.fit.reason == "interrupted":
-        said = [("--part", text) for text in part or []] + [("--kind", text) for text in kind or []]
+        said: list[tuple[str, str | None]] = [("--part", text) for text in part or []]
+        said += [("--kind", text) for text in kind or []]
         said += [("--missing", missing), ("--labels", labels), ("--method", method if method != OWN_DATA else None)]
         said += [("--out", str(out)), ("--device", device if device != "auto" else None)]
         said += [("--init-from", str(init_from) if init_from else None)]

@@ -80,11 +80,8 @@ def run_experiment(
 ) -> RunResult:
     """Train in the folder `out`; `dataset` replaces the one the experiment names. `live` is told of every step;
     `preset` is noted in run.json. A run that reaches the step `until` stops there: `fit.reason` is "stopped", no prior
-    settles and no model is saved. `force` takes over a lock of a process that may have ended on another host.
-    `tensorboard` also writes events for TensorBoard. `callbacks` may end it: `fit.reason` is then "callback". A run
-    that begins has the weights of the model in `init_from`.
-
-    Ctrl-C and SIGTERM end it in order: `fit.reason` is then "interrupted" and `resume` continues; before the first step
+    settles and no model is saved. `force`, `tensorboard`, `callbacks` and `init_from` are as in `api.train`; where a
+    callback ends it `fit.reason` is "callback". Ctrl-C and SIGTERM end it in order: `fit.reason` is then "interrupted" and `resume` continues; before the first step
     KeyboardInterrupt is raised. Raises ConfigError, DataError or OutputError before anything is written, and
     DivergenceError.
     """
@@ -114,8 +111,8 @@ def run_experiment(
         open_folder(folder, experiment, resume)
         if dataset.kept and experiment.data.settings.get("path") == str(folder.absolute() / DATA):
             write_npz(folder / DATA, dataset.kept.arrays)
-        begins = {"preset": preset} if init_from is None else {"preset": preset, "init_from": str(init_from)}
-        run = run or begins | describe_run(dataset, state.model, experiment)
+        begun_from = {} if init_from is None else {"init_from": str(init_from)}
+        run = run or {"preset": preset} | begun_from | describe_run(dataset, state.model, experiment)
         session = {"command": sys.argv, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from_step": state.step}
         run.setdefault("sessions", []).append(session)
         write_json(folder / RUN, run)
