@@ -81,9 +81,9 @@ def run_experiment(
     """Train in the folder `out`; `dataset` replaces the one the experiment names. `live` is told of every step;
     `preset` is noted in run.json. A run that reaches the step `until` stops there: `fit.reason` is "stopped", no prior
     settles and no model is saved. `force`, `tensorboard`, `callbacks` and `init_from` are as in `api.train`; where a
-    callback ends it `fit.reason` is "callback". Ctrl-C and SIGTERM end it in order: `fit.reason` is then "interrupted" and `resume` continues; before the first step
-    KeyboardInterrupt is raised. Raises ConfigError, DataError or OutputError before anything is written, and
-    DivergenceError.
+    callback ends it `fit.reason` is "callback". Ctrl-C and SIGTERM end it in order: the reason is "interrupted" and
+    `resume` continues; before the first step KeyboardInterrupt is raised. Raises ConfigError, DataError or OutputError
+    before anything is written, and DivergenceError.
     """
     if problems := contradictions(experiment):
         raise ConfigError(problems)
