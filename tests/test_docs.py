@@ -218,13 +218,13 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
     draws = np.random.default_rng(0)
     found: dict = {
         "photos": draws.integers(0, 256, (160, 16, 16, 3), dtype=np.uint8),
-        "readings": draws.normal(size=(160, 3)).astype(np.float32),
-        "mask": draws.random((160, 2)) < 0.9,
+        "readings": np.where(draws.random((160, 3)) < 0.9, draws.normal(size=(160, 3)), np.nan),
+        "has_photo": draws.random(160) < 0.9,
     }
     lengths = {"bound": 3, "energy": 1, "cooperative": 1, "settle": 2}
     short = [f"training.phases.{kind}.steps={steps}" for kind, steps in lengths.items()]
-    assert "dataset=dataset)" in code
-    exec(code.replace("dataset=dataset)", f"dataset=dataset, overrides={short}, progress=False)"), found)
+    assert '"my-run")' in code
+    exec(code.replace('"my-run")', f'"my-run", {short}, progress=False)'), found)
     assert found["photos_of_sensors"]["photo"].shape == (3, 3, 16, 16)
     assert (tmp_path / "my-run" / "model").is_dir()
 
