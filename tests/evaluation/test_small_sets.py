@@ -91,7 +91,8 @@ def test_parts_never_seen_together_are_named_once():
     present[20:, 1] = False
     partial = replace(dataset, test=Split(dataset.test.views, present, dataset.test.labels))
     evaluation = evaluate(Oracle(partial), partial, ExactJudges(dataset), SMALL)
-    assert [name for name in evaluation.skipped if "given" in name] == ["cond given a+b", "cond_refined given a+b"]
+    named = [name for name in evaluation.skipped if "given" in name]
+    assert named == ["cond given a+b", "cond_refined given a+b", "fill a given b", "fill b given a"]
     assert evaluation.skipped["real/joint_coherence"] == "no test item has all parts that judges read"
     assert evaluation.results["cond/size1/a->b"].n == 20
     assert "cond/size2/a+b->c" not in evaluation.results

@@ -127,7 +127,7 @@ def test_sigterm_while_data_loads_says_that_nothing_was_written(processes: list[
     slow = f"""
 import sys, time
 import multiebm.experiments.run as run
-def build(section):
+def build(section, run):
     print("loading", flush=True)
     time.sleep(600)
 run.build_dataset = build
