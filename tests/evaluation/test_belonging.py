@@ -5,11 +5,12 @@ from math import sqrt
 from types import SimpleNamespace
 
 import pytest
+import sklearn.metrics
 import torch
 
 from multiebm.core.random import randn
 from multiebm.data.dataset import MultimodalDataset, Split
-from multiebm.evaluation.belonging import auroc
+from multiebm.evaluation.belonging import auroc, told_apart
 from multiebm.evaluation.measurement import Measurement
 from multiebm.evaluation.metrics import measured
 from multiebm.evaluation.result import EvaluationSettings
@@ -26,6 +27,14 @@ def test_areas_by_hand():
     assert auroc(torch.zeros(5), torch.zeros(5)) == (0.5, 0.0, 5)  # ties count a half
     assert auroc(torch.arange(5.0) + 10, torch.arange(5.0)) == (1.0, 0.0, 5)
     assert auroc(torch.arange(5.0), torch.arange(5.0) + 10) == (0.0, 0.0, 5)
+
+
+def test_areas_are_those_of_scikit_learn_ties_included():
+    draws = torch.Generator().manual_seed(0)
+    true, other = (torch.randint(0, 8, (60,), generator=draws) + shift for shift in (1, 0))
+    expected = sklearn.metrics.roc_auc_score([1] * 60 + [0] * 60, torch.cat([true, other]).numpy())
+    assert auroc(true, other).value == pytest.approx(expected, abs=1e-12)
+    assert 0.5 < expected < 0.9
 
 
 def test_the_area_of_equal_distributions_is_a_half_within_its_error_and_the_error_is_right():
@@ -101,7 +110,8 @@ def test_only_complete_items_are_scored_and_items_with_two_parts_are_matched():
     nobody = replace(whole, test=Split(whole.test.views, torch.tensor([[True, False]]).expand(N, 2)))
     none = results(model_of(near, near), nobody, "belong/match", "belong/score")
     assert not none.results
-    assert "fewer than two test items" in none.skipped["belong/score/a"]
+    assert none.skipped["belong/match/a"] == "fewer than two test items have it beside another part"
+    assert none.skipped["belong/score/a"] == ("fewer than two test items lack no part and no cell, and it needs such")
 
 
 def test_an_energy_that_has_not_learned_scores_nothing():
@@ -123,6 +133,18 @@ def test_samples_of_the_same_distribution_cannot_be_told_and_those_of_another_ca
     apart = model_of()
     apart.decode = lambda z, wanted=None: {"a": z, "b": -z}
     assert results(apart, data(), "two_sample").results["two_sample"].value > 0.85
+
+
+def test_halves_of_the_same_rows_cannot_be_told_and_shifted_ones_can():
+    """400 rows in all: chance is 0.5 within sqrt(0.25 / 400) = 0.025, four times."""
+    whole = data()
+    m = Measurement(model_of(), whole, None)
+    rows = whole.batch("test", torch.arange(N))
+    first, second = rows.select(torch.arange(0, N, 2)), rows.select(torch.arange(1, N, 2))
+    assert abs(told_apart(m, first, second).value - 0.5) < 4 * 0.025
+    shifted = second._replace(views={name: view + 5 for name, view in second.views.items()})
+    assert told_apart(m, first, shifted).value > 0.95
+    assert told_apart(m, first, first).value == 0.5  # the same rows, in the same folds
 
 
 def test_gaps_of_real_rows_do_not_give_samples_away():

@@ -85,7 +85,7 @@ def test_without_labels_only_what_is_defined_is_measured_each_gap_with_its_reaso
     evaluation = evaluate(Wobbly(dataset), dataset, None, SMALL)
     of_models = {"variety", "kl", "active_units", "units"}
     beside = {"rmse", "mean", "regression", "neighbours", "over_regression", "over_neighbours", "r2", "log_likelihood"}
-    of_parts = {"coverage50", "coverage90", "given", "match", "score"} | beside
+    of_parts = {"coverage50", "coverage90", "learned", "match", "score"} | beside
     assert {name.split("/")[1] for name in evaluation.results if "/" in name} == {"means", *of_models, *of_parts}
     assert [name for name in evaluation.results if "/" not in name] == ["two_sample"]
     assert evaluation.trustworthy is None

@@ -1,10 +1,11 @@
-"""Held-out parts filled in: errors against numbers by hand, and a model whose posterior is exact."""
+"""Held-out parts filled in: errors against numbers by hand and scikit-learn's, and regressions beside them."""
 
 from math import sqrt
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
 
 from multiebm.core.random import randn
@@ -86,126 +87,6 @@ def test_similarity_is_one_of_equal_pictures_and_follows_its_definition():
     assert ssim(x, y, 1.0)[0].item() == pytest.approx(np.mean(values), rel=1e-4)
 
 
-class Exact:
-    """The Gaussian posterior of a linear model without private latents, of what is present."""
-
-    def __init__(self, model, scale: float) -> None:
-        self.decoders, self.scale = model.generator.decoders, scale
-
-    def given(self, batch):
-        d = next(iter(self.decoders.values())).matrix.shape[1]
-        loc, chol = [], []
-        for row, present in enumerate(batch.present.tolist()):
-            precision, at = torch.eye(d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
-            for (name, view), there in zip(batch.views.items(), present, strict=True):
-                if there:
-                    a, c = self.decoders[name].matrix.double(), self.decoders[name].offset.double()
-                    precision = precision + a.T @ a / self.scale**2
-                    at = at + a.T @ (view[row].double() - c) / self.scale**2
-            covariance = precision.inverse()
-            loc.append(covariance @ at)
-            chol.append(torch.linalg.cholesky(covariance))
-        found = SimpleNamespace(loc=torch.stack(loc), chol=torch.stack(chol))
-
-        def sample(rng):
-            noise = randn(rng, tuple(found.loc.shape), found.loc.float()).double()
-            return {"shared": (found.loc + (found.chol @ noise[..., None])[..., 0]).float()}, None
-
-        return SimpleNamespace(sample=sample)
-
-
-SIZES, SCALE, TRAIN, TEST = {"a": 4, "b": 3, "c": 2}, 0.5, 4000, 400
-
-
-@pytest.fixture(scope="module")
-def exact():
-    """A linear-Gaussian model with its exact posterior, data of it, and what is measured."""
-    model = linear_model(SIZES, shared=2, scale=SCALE, energy=None, modalities=vectors(**SIZES))
-    rng = torch.Generator().manual_seed(3)
-    z = torch.randn(TRAIN + TEST, 2, generator=rng)
-    with torch.no_grad():
-        views = {
-            name: model.generator.decoders[name](z) + SCALE * torch.randn(len(z), size, generator=rng)
-            for name, size in SIZES.items()
-        }
-    train, test = (
-        Split({name: view[rows] for name, view in views.items()}, torch.ones(n, 3).bool())
-        for rows, n in ((slice(TRAIN), TRAIN), (slice(TRAIN, None), TEST))
-    )
-    data = MultimodalDataset("linear", model.modalities, train, test, None, "", "linear")
-    m = Measurement(model, data, None, EvaluationSettings(100, TEST))
-    given, sample = model.inference.given, Exact(model, SCALE)
-    model.inference.given = sample.given  # type: ignore[method-assign]
-    found = measured(m, FILL).results
-    model.inference.given = given  # type: ignore[method-assign]
-    return model, m, found
-
-
-def test_draws_of_an_exact_posterior_reach_regression(exact):
-    """Ridge on 4,000 rows is the conditional mean but for 1e-3 of the error. A mean of 20 draws adds a twentieth of the
-    posterior's variance of the mean, which is less than the noise's: the root is at most sqrt(1 + 1 / 20) = 1.025 as
-    large. False alarm beyond four errors: 1e-4.
-    """
-    _, _, found = exact
-    for part in SIZES:
-        saved = found[f"fill/over_regression/{part}"]
-        assert -0.025 - 0.002 - 4 * saved.standard_error < saved.value < 4 * saved.standard_error + 0.002, part
-        assert found[f"fill/over_neighbours/{part}"].value > 0
-        assert found[f"fill/mean/{part}"].value == pytest.approx(1, abs=4 * found[f"fill/mean/{part}"].standard_error)
-        r2 = 1 - (found[f"fill/rmse/{part}"].value / found[f"fill/mean/{part}"].value) ** 2
-        assert found[f"fill/r2/{part}"].value == pytest.approx(r2, abs=1e-6)
-    assert found["fill/rmse"].value == pytest.approx(sum(found[f"fill/rmse/{part}"].value for part in SIZES) / 3)
-
-
-def test_intervals_of_an_exact_posterior_hold_what_they_say(exact):
-    """A value's place among 19 draws is uniform over 20, so 18 of 20 are exactly 90 %, and 10 are 50 %. 400 rows of
-    three parts with 9 cells: were the cells of a row one and the same, the error were sqrt(0.09 / 400) = 0.015, and two
-    of these are 0.03.
-    """
-    _, _, found = exact
-    assert 0.87 < found["fill/coverage90"].value < 0.93
-    assert 0.45 < found["fill/coverage50"].value < 0.55  # sqrt(0.25 / 400) = 0.025
-    for part in SIZES:
-        result = found[f"fill/coverage90/{part}"]
-        assert abs(result.value - 0.9) < 4 * result.standard_error
-
-
-def test_the_nats_of_an_exact_posterior_are_those_of_the_conditional(exact):
-    """log 1/20 sum p(x | z_d) is below log p(x | others) on average (Jensen), and above the mean of log p(x | z)."""
-    model, _, found = exact
-    total = sum(SIZES.values())
-    a = torch.cat([model.generator.decoders[name].matrix.detach().double() for name in SIZES])
-    whole = a @ a.T + SCALE**2 * torch.eye(total, dtype=torch.float64)
-    at = 0
-    for part, size in SIZES.items():
-        own = torch.arange(at, at + size)
-        rest = torch.tensor([i for i in range(total) if i not in own])
-        at += size
-        cross = whole[own][:, rest]
-        left = whole[own][:, own] - cross @ whole[rest][:, rest].inverse() @ cross.T
-        nats = -0.5 * (torch.logdet(2 * torch.pi * left) + size).item()  # the mean of log p(x | others)
-        result = found[f"fill/log_likelihood/{part}"]
-        assert nats - 0.5 - 4 * result.standard_error < result.value < nats + 4 * result.standard_error
-
-
-def test_from_one_part_alone_less_is_known_than_from_both(exact):
-    _, _, found = exact
-    for part in SIZES:
-        for other in SIZES.keys() - {part}:
-            assert found[f"fill/given/{part}/{other}"].value > found[f"fill/rmse/{part}"].value - 0.02
-
-
-def test_too_narrow_noise_is_caught(exact):
-    model, m, found = exact
-    noise = dict(model.generator.likelihoods)
-    model.generator.likelihoods = {name: like._replace(scale=SCALE / 5) for name, like in noise.items()}
-    given = model.inference.given
-    model.inference.given = Exact(model, SCALE / 5).given  # type: ignore[method-assign]
-    narrow = measured(Measurement(model, m.dataset, None, m.settings), ["fill/coverage90"]).results
-    model.inference.given, model.generator.likelihoods = given, noise  # type: ignore[method-assign]
-    assert narrow["fill/coverage90"].value < 0.5 < found["fill/coverage90"].value
-
-
 def gaps(n: int = 60) -> MultimodalDataset:
     """Two parts, y = 2 x; a tenth of the cells of y, and every fifth row's x, are missing."""
     draws = np.random.default_rng(0)
@@ -277,8 +158,35 @@ def test_a_prediction_is_the_mean_over_draws():
     assert found.value < 1.2 < sqrt(2)
 
 
-def test_no_items_leave_it_out(exact):
-    model, m, _ = exact
-    none = measured(Measurement(model, m.dataset, None, EvaluationSettings(100, 0)), [*FILL, "belong/match"])
+def test_no_items_leave_it_out():
+    data = gaps()
+    model = linear_model({"x": 1, "y": 2}, shared=2, energy=None, modalities=data.modalities)
+    none = measured(Measurement(model, data, None, EvaluationSettings(100, 0)), [*FILL, "belong/match"])
     assert not none.results
     assert none.skipped["fill/rmse"] == none.skipped["belong/match"] == "left out by the settings"
+
+
+def test_a_part_that_does_not_vary_is_said_to_and_the_others_are_measured():
+    data = from_arrays(
+        {"a": np.ones((40, 2)), "b": np.random.default_rng(0).normal(size=(40, 1))},
+        {name: {"kind": "vector"} for name in "ab"},
+    )
+    model = linear_model({"a": 2, "b": 1}, shared=2, energy=None, modalities=data.modalities)
+    found = measured(Measurement(model, data, None, EvaluationSettings(100, 100)), FILL)
+    assert "fill/r2/b" in found.results
+    assert not [name for name in found.results if name.startswith("fill/rmse/a")]
+    assert found.skipped["fill a given b"] == "it does not vary, so there is nothing to tell"
+
+
+def test_errors_of_numbers_are_those_of_scikit_learn():
+    """R2 is pooled over columns that are scaled by their deviation: scikit-learn's, weighted by variance."""
+    draws = np.random.default_rng(0)
+    y = draws.normal(size=(50, 3)) * [1, 5, 0.1]
+    predicted, spread = y + 0.5 * draws.normal(size=y.shape), y.std(0)
+    m, tensors = Vector("m", (3,)), [torch.from_numpy(of) for of in (y, predicted, spread)]
+    own = m.errors(*tensors)["rmse"]
+    at_mean = m.errors(tensors[0], tensors[0].mean(0).expand(50, 3), tensors[2])["rmse"]
+    scaled = y / spread, predicted / spread
+    assert average(own, root=True).value == pytest.approx(sqrt(sklearn.metrics.mean_squared_error(*scaled)), rel=1e-6)
+    r2 = sklearn.metrics.r2_score(*scaled, multioutput="variance_weighted")
+    assert share_saved(own, at_mean).value == pytest.approx(r2, rel=1e-6)

@@ -4,11 +4,12 @@ from math import log
 
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
 
 from multiebm.data import from_arrays
 from multiebm.data.arrays import Rows
-from multiebm.evaluation.filling import filled
+from multiebm.evaluation.filling import average, filled, share_saved
 from multiebm.evaluation.measurement import Measurement
 from multiebm.evaluation.metrics import measured
 from multiebm.evaluation.result import EvaluationSettings
@@ -85,10 +86,11 @@ def test_every_kind_is_measured_by_its_own_numbers(mixed):
     data, m = mixed
     found = measured(m, ["fill/rmse", "fill/log_loss", "fill/accuracy", "fill/deviance", "fill/mean"])
     results = found.results
-    assert {name for name in results if name.count("/") == 2} == {
-        *("fill/rmse/number", "fill/log_loss/sign", "fill/accuracy/sign", "fill/deviance/count"),
-        *(f"fill/mean/{part}" for part in data.modalities),
-    }
+    own = ("fill/rmse/number", "fill/log_loss/sign", "fill/accuracy/sign", "fill/deviance/count")
+    whole = {*own, *(f"fill/mean/{part}" for part in data.modalities)}
+    alone = {f"{name}/{other}" for name in whole for other in data.modalities if other != name.split("/")[2]}
+    means = {f"fill/{key}" for key in ("rmse", "log_loss", "accuracy", "deviance")}  # of the one part that has it
+    assert set(results) == whole | alone | means
     assert "fill/mean" not in results  # a mean of unlike errors says nothing
     shares = data.train.views["sign"].mean(0).double()
     at_mean = -float((data.test.views["sign"].double() * ((1 - SMOOTHED) * shares + SMOOTHED / 2).log()).sum(1).mean())
@@ -108,3 +110,29 @@ def test_regressions_of_their_kinds_come_near_what_can_be_known(mixed):
     assert float(count.beside["mean"].nanmean()) > 2
     assert not sign.inside  # classes have no intervals
     assert count.inside["coverage90"].shape == (200, 1)
+
+
+def test_errors_of_categories_and_counts_are_those_of_scikit_learn():
+    """Their R2 is the share of deviance that is explained, scikit-learn's D2, where the mean is that of these rows."""
+    draws = np.random.default_rng(0)
+    p = draws.dirichlet(np.ones(3), size=200)
+    label = np.array([draws.choice(3, p=row) for row in p])
+    m, truth = Category("m", (("a", "b", "c"),)), torch.nn.functional.one_hot(torch.from_numpy(label), 3).double()
+    found = m.errors(truth, torch.from_numpy(p), torch.ones(3))
+    smoothed = (1 - SMOOTHED) * p + SMOOTHED / 3
+    assert average(found["log_loss"]).value == pytest.approx(sklearn.metrics.log_loss(label, smoothed), rel=1e-6)
+    hits = sklearn.metrics.accuracy_score(label, p.argmax(1))
+    assert average(found["accuracy"]).value == pytest.approx(hits)
+    shares = truth.mean(0).expand(200, 3)
+    d2 = sklearn.metrics.d2_log_loss_score(label, smoothed)
+    at_mean = m.errors(truth, (shares - SMOOTHED / 3) / (1 - SMOOTHED), torch.ones(3))["log_loss"]
+    assert share_saved(found["log_loss"], at_mean).value == pytest.approx(d2, rel=1e-6)
+
+    rate = draws.gamma(2.0, 2.0, size=(200, 1)) + 0.1
+    count = draws.poisson(rate).astype(float)
+    m, tensors = Counts("m", (1,)), [torch.from_numpy(of) for of in (count, rate, np.ones(1))]
+    own = m.errors(*tensors)["deviance"]
+    assert average(own).value == pytest.approx(sklearn.metrics.mean_poisson_deviance(count[:, 0], rate[:, 0]), rel=1e-6)
+    at_mean = m.errors(tensors[0], tensors[0].mean(0).expand(200, 1), tensors[2])["deviance"]
+    d2 = sklearn.metrics.d2_tweedie_score(count[:, 0], rate[:, 0], power=1)
+    assert share_saved(own, at_mean).value == pytest.approx(d2, rel=1e-6)

@@ -3,7 +3,7 @@
 import pytest
 
 from multiebm.evaluation.result import Evaluation, Result
-from multiebm.evaluation.verdict import advice, fallen_at_end, interval_fit, still_learning, verdict
+from multiebm.evaluation.verdict import advice, fallen_at_end, interval_fit, still_learning, use_of_code, verdict
 
 GOOD = {
     "fill/rmse/s": 0.5,
@@ -20,14 +20,20 @@ GOOD = {
 }
 
 
-def made(error: float = 0.01, **changes: float | None) -> Evaluation:
+def made(error: float = 0.01, n: int = 400, skipped: dict[str, str] | None = None, **changes: float | None):
     values = GOOD | {key.replace("__", "/"): value for key, value in changes.items()}
-    results = {name: Result(value, error, 400) for name, value in values.items() if value is not None}
-    return Evaluation(results, {}, None, "mine", 0, 1.0)
+    results = {name: Result(value, error, n) for name, value in values.items() if value is not None}
+    return Evaluation(results, skipped or {}, None, "mine", 0, 1.0)
 
 
 def said(evaluation: Evaluation, lines=()) -> list[tuple[bool, str]]:
     return verdict(evaluation, lines)
+
+
+def about(start: str, evaluation: Evaluation, lines=()) -> tuple[bool, str]:
+    """The one sentence of a verdict that begins so."""
+    (found,) = [sentence for sentence in verdict(evaluation, lines) if sentence[1].startswith(start)]
+    return found
 
 
 def losses(*values: float | None):
@@ -40,10 +46,11 @@ DONE = losses(*(100 * 0.7**i for i in range(40)))
 
 def test_good_results_are_good_news_and_nothing_is_to_be_mended():
     assert said(made(), DONE) == [
+        (True, "Compared with regression on the same held-out rows, the model is better for s by 17%."),
         (
             True,
-            "'s' is filled in with 17% less error than regression and 29% less error than nearest neighbours (error "
-            "0.50, regression 0.60, nearest neighbours 0.70, always the mean 1.00).",
+            "Filling in s from the others: error 0.50 standard deviations, 17% better than ridge regression (0.60) and "
+            "29% better than nearest neighbours (0.70); always guessing the mean: 1.00.",
         ),
         (True, "Intervals can be trusted: those of 90% hold 90% of the held-out values."),
         (
@@ -61,39 +68,138 @@ def test_nothing_is_said_where_nothing_was_measured():
     assert verdict(Evaluation({}, {}, None, "mine", 0, 1.0)) == []
 
 
+def test_what_others_say_comes_before_training_and_advice():
+    ended = (False, "Training failed: 3 of 5 steps.")
+    found = verdict(made(), DONE, [ended])
+    assert found.index(ended) == len(found) - 3
+    assert verdict(Evaluation({}, {}, None, "mine", 0, 1.0), DONE, [ended]) == [ended]
+
+
 def test_a_part_filled_in_worse_than_by_regression_is_bad_news():
-    good, words = said(made(fill__over_regression__s=-0.25, fill__over_neighbours__s=0.01))[0]
+    worse = made(fill__over_regression__s=-0.25, fill__over_neighbours__s=0.01)
+    good, words = about("Filling in s", worse)
     assert not good
-    assert words.startswith("'s' is filled in with 25% more error than regression and as much error as nearest ")
+    assert "25% worse than ridge regression (0.60) and as good as nearest neighbours (0.70)" in words
+    assert said(worse)[0] == (
+        False,
+        "Compared with regression on the same held-out rows, the model is worse for s by 25%.",
+    )
     within = made(0.2, fill__over_regression__s=-0.25)  # 1.96 times 0.2 is more than that
-    assert said(within)[0][1].startswith("'s' is filled in with as much error as regression")
-    assert said(within)[0][0]
+    assert about("Filling in s", within)[0]
+    assert "as good as ridge regression" in about("Filling in s", within)[1]
+    assert said(within)[0][1].endswith("the model is as good for s.")
+    assert "3.5 times that of ridge regression" in about("Filling in s", made(fill__over_regression__s=-2.5))[1]
+
+
+def test_several_parts_are_told_apart_in_one_sentence():
+    more = {f"fill/{key}/{part}": value for key, value in (("r2", 0.5), ("regression", 0.6)) for part in "tu"}
+    more |= {"fill/over_regression/t": -0.3, "fill/over_regression/u": 0.001}
+    found = made(**more)
+    assert said(found)[0] == (
+        False,
+        "Compared with regression on the same held-out rows, the model is better for s by 17%; as good for u; worse "
+        "for t by 30%.",
+    )
+    assert about("Filling in s from t and u:", found)
+    assert about("Filling in t from s and u:", found)
+
+
+def test_numbers_of_single_given_parts_are_no_parts():
+    assert [words for _, words in said(made(**{"fill/r2/s/t": 0.1})) if "Filling in" in words] == [
+        about("Filling in s", made())[1]
+    ]
 
 
 def test_a_part_at_its_mean_is_said_to_be_and_an_ignored_one_too():
-    good, words = said(made(fill__r2__s=0.02, fill__regression__s=0.99))[0]
+    good, words = about("Filling in s", made(fill__r2__s=0.02, fill__regression__s=0.99))
     assert not good
-    assert words.endswith("That is no better than always guessing the mean.")
-    good, words = said(made(fill__r2__s=0.02))[0]
+    assert words.endswith("That is no better than the mean.")
+    good, words = about("Filling in s", made(fill__r2__s=0.02))
     assert not good
     assert words.endswith("The model does not use the other parts for it.")
+    assert not said(made(fill__r2__s=0.02))[0][0]
     assert "lower training.phases.bound.beta" in said(made(fill__r2__s=0.02))[-1][1]
 
 
-def test_other_kinds_name_their_own_error():
-    categories = made(fill__rmse__s=None, fill__log_loss__s=0.4, fill__coverage90__s=None)
-    words = said(categories)[0][1]
-    assert "17% less log loss than regression" in words
-    assert "(log loss 0.40, regression 0.60" in words
+def test_other_kinds_name_their_own_error_and_regression():
+    more = {"fill/log_loss/s": 0.4, "fill/accuracy/s": 0.83}
+    categories = made(fill__rmse__s=None, fill__coverage90__s=None, **more)
+    words = about("Filling in s", categories)[1]
+    assert "log loss 0.40 (83% right), 17% better than logistic regression (0.60)" in words
     assert not any("Intervals" in told for _, told in said(categories))
-    assert "deviance 0.90" in said(made(fill__rmse__s=None, fill__deviance__s=0.9))[0][1]
+    counts = about("Filling in s", made(fill__rmse__s=None, fill__deviance__s=0.9))[1]
+    assert "deviance 0.90, 17% better than regression (0.60)" in counts
+
+
+def test_a_few_rows_say_nothing_however_clear_they_look():
+    """Of one row the error is 0, and everything looks clear."""
+    for n, rows in ((1, "1 held-out row:"), (3, "3 held-out rows:")):
+        found = made(0.0, n, fill__over_regression__s=-0.9, fill__coverage90__s=1.0, belong__match=1.0)
+        assert said(found)[0] == (False, f"Too few held-out rows to tell whether it works: {n}, and 10 are the least.")
+        good, words = about("Filling in s", found)
+        assert not good
+        assert words.endswith(f"always guessing the mean: 1.00. {rows} too few to tell.")
+        assert "worse" not in words
+        assert about("Too few held-out rows to tell whether match", found)[1].endswith(f"{n}.")
+        assert about("Intervals", found)[0]
+        assert said(found)[-1][1].startswith(f"Try next: hold out more rows ({n} are too few")
+
+
+def test_a_single_part_says_that_there_is_nothing_to_fill_in_and_speaks_of_samples():
+    alone = Evaluation(
+        {"two_sample": Result(0.9, 0.01, 400)},
+        {"fill/rmse": "one modality only, nothing to complete"},
+        None,
+        "mine",
+        0,
+        1.0,
+    )
+    found = verdict(alone, FALLING)
+    assert found[0] == (
+        False,
+        "How well parts are filled in was not measured: one modality only, nothing to complete.",
+    )
+    assert [words.split(":")[0] for _, words in found[1:]] == [
+        "Samples can easily be told from real rows",
+        "Training was too short",
+        "Try next",
+    ]
+
+
+def test_parts_of_which_nothing_can_be_told_are_named_once_with_the_reason():
+    reasons = {"fill t given s": "no test item has these", "fill t given s+u": "no test item has these", "fid": "x"}
+    found = [words for _, words in said(made(skipped=reasons)) if "cannot be told" in words]
+    assert found == ["How well t is filled in cannot be told: no test item has these."]
+    assert not [words for _, words in said(made(skipped={"fill s given t": "y"})) if "cannot be told" in words]
+
+
+def test_a_part_without_regression_says_why():
+    names = ("over_regression", "over_neighbours", "regression", "neighbours")
+    found = made(**dict.fromkeys(f"fill__{name}__s" for name in names))
+    assert said(found)[0][1].startswith("There is no regression to compare with")
+    assert about("Filling in s", found)[1] == (
+        "Filling in s from the others: error 0.50 standard deviations; always guessing the mean: 1.00."
+    )
+
+
+def test_rows_learned_by_heart_are_bad_news_where_held_out_ones_are_no_better_than_by_regression():
+    heart = {"fill__learned__s": 0.2, "fill__over_regression__s": -0.3}
+    good, words = about("The model has learned", made(**heart))
+    assert not good
+    assert words == (
+        "The model has learned training rows by heart: its error is s 0.20 there and 0.50 on held-out rows."
+    )
+    assert said(made(**heart), FALLING)[-1][1].startswith("Try next: train on more rows, or for fewer steps")
+    for harmless in ({"fill__learned__s": 0.4}, {"fill__over_regression__s": 0.1}, {"n": 5}):
+        assert not [words for _, words in said(made(**(heart | harmless))) if "by heart" in words]
 
 
 @pytest.mark.parametrize(("inside", "fit"), [(0.9, ""), (0.86, ""), (0.84, "narrow"), (0.94, ""), (0.97, "wide")])
 def test_intervals_are_trusted_within_five_points(inside: float, fit: str):
     assert interval_fit(Result(inside, 0.01, 400)) == fit
     assert interval_fit(Result(inside, 0.1, 10)) == ""  # so few items say nothing
-    good, words = said(made(fill__coverage90__s=inside))[1]
+    assert interval_fit(Result(1.0, 0.0, 10)) == ""  # ten values inside by luck: 0.9^10 = 0.35
+    good, words = about("Intervals", made(fill__coverage90__s=inside))
     assert good == (not fit)
     if fit:
         assert words == f"Intervals cannot be trusted: too {fit} for 's' (those of 90% hold {inside:.0%})."
@@ -116,11 +222,11 @@ def test_intervals_of_several_parts_are_told_together():
     ],
 )
 def test_match_tells_or_does_not(area: float, good: bool, words: str):
-    found = said(made(belong__match=area))[2]
+    found = about("Match", made(belong__match=area))
     assert found[0] == good
     assert found[1].startswith(words)
     assert found[1].endswith("and 50% is chance.")
-    assert "(score: 48%)" in said(made(belong__score=0.48))[2][1]
+    assert "(score: 48%)" in about("Match", made(belong__score=0.48))[1]
 
 
 @pytest.mark.parametrize(
@@ -128,14 +234,16 @@ def test_match_tells_or_does_not(area: float, good: bool, words: str):
     [(0.55, True, "can hardly be told"), (0.7, False, "can often be told"), (0.95, False, "can easily be told")],
 )
 def test_samples_are_told_or_not(right: float, good: bool, words: str):
-    found = said(made(two_sample=right))[3]
+    found = about("Samples", made(two_sample=right))
     assert found[0] == good
     assert words in found[1]
-    assert ("model.temperature=1" in said(made(two_sample=right))[-1][1]) == (not good)
+    assert ("a larger model.shared" in said(made(two_sample=right))[-1][1]) == (not good)
+    even = said(made(two_sample=right, gen__variety__s=0.6))[-1][1]
+    assert ("model.temperature=1" in even) == (not good)
 
 
 def test_samples_that_are_all_alike_are_said_to_be():
-    good, words = said(made(gen__variety__s=0.04))[3]
+    good, words = about("Samples", made(gen__variety__s=0.04))
     assert not good
     assert words == "Samples are nearly all alike: they vary far less than real rows (s 4% as much)."
 
@@ -168,8 +276,17 @@ def test_at_most_two_things_are_to_be_tried_the_most_promising_first():
     assert words.startswith("Try next: train longer")
     assert words.count("; then") == 1
     alone = advice(made(fill__over_regression__s=-0.3), ["s"], DONE)[1]
-    assert "train another method (multiebm compare mopoe mmvaeplus), or longer" in alone
+    assert "train another method (multiebm compare mopoe mmvaeplus --data DATA), or longer" in alone
 
 
 def test_a_collapsed_code_is_to_be_mended():
     assert "lower training.phases.bound.beta" in said(made(**{"latent__kl": 0.001}))[-1][1]
+
+
+def test_the_code_tells_items_apart_or_has_collapsed():
+    found = use_of_code(made(latent__kl=12.34, latent__active_units=9, latent__units=16))
+    assert found == (True, "The shared code tells items apart: 12.3 nats an item, 9 of 16 latents are in use.")
+    assert use_of_code(made()) is None
+    good, words = about("The shared code", made(latent__kl=0.001))
+    assert not good
+    assert "has collapsed" in words

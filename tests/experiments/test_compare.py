@@ -3,9 +3,12 @@
 import csv
 import json
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from multiebm.cli.commands_on_runs import seconds_of
+from multiebm.cli.main import app
 from multiebm.core.errors import ConfigError, DataError, DivergenceError
 from multiebm.evaluation.result import Evaluation, Result
 from multiebm.experiments import compare as module
@@ -207,6 +210,63 @@ def test_tables_hold_mean_and_spread_by_row_and_every_cell(tmp_path):
         ("mvae", "11", "60.0"),
         ("mopoe", "12", "40.0"),
     ]
+
+
+def own_cells() -> list[Cell]:
+    """Of data without labels: a vector and a category, filled in, and beside them what the rows alone say."""
+    beside = {"fill/regression/lab": 0.5, "fill/neighbours/lab": 0.6, "fill/mean/lab": 1.0}
+    beside |= {"fill/regression/ward": 0.4, "fill/mean/ward": 0.7, "fill/mean/lab/ward": 9.0}
+    own = {"fill/rmse/lab": 0.4, "fill/log_loss/ward": 0.5, "fill/accuracy/ward": 0.8, "fill/rmse/lab/ward": 0.9}
+    own |= {"fill/r2": 0.7, "belong/match": 0.9}
+    better = {"fill/rmse/lab": 0.3, "fill/log_loss/ward": 0.45, "fill/r2": 0.8}
+    return [Cell("mvae", 0, 10, 4.0, own | beside), Cell("mopoe", 0, 12, 4.0, own | better | beside)]
+
+
+def test_without_labels_parts_filled_in_stand_beside_regression_and_neighbours(tmp_path):
+    write_tables(own_cells(), tmp_path)
+    assert (tmp_path / "table.md").read_text().splitlines() == [
+        "| row | steps | lab, error | ward, log loss | R2 of parts filled in | match |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| mvae | 10 | 0.400 | 0.500 | 0.700 | 0.900 |",
+        "| mopoe | 12 | 0.300 | 0.450 | 0.800 | 0.900 |",
+        "| regression | — | 0.500 | 0.400 | — | — |",
+        "| 10 neighbours | — | 0.600 | — | — | — |",
+        "| the mean | — | 1.000 | 0.700 | — | — |",
+    ]
+    page = write_comparison(own_cells(), tmp_path, "mine").read_text()
+    assert page.index("mopoe") < page.index("10 neighbours")
+    assert "0.450" in page
+    with (tmp_path / "table.csv").open() as stream:
+        assert [line["fill/rmse/lab"] for line in csv.DictReader(stream)] == ["0.4", "0.3"]
+
+
+def test_with_labels_the_means_alone_are_added(tmp_path):
+    labelled = [cell._replace(measured=cell.measured | {"gen/joint_coherence": 0.5}) for cell in own_cells()]
+    write_tables(labelled, tmp_path)
+    assert (tmp_path / "table.md").read_text().splitlines()[0] == (
+        "| row | steps | joint coherence | R2 of parts filled in | match |"
+    )
+    assert "regression" not in (tmp_path / "table.md").read_text()
+
+
+def test_own_data_are_compared_from_the_command_line(tmp_path, monkeypatch):
+    """A table of which one column is twice another: trained for an instant, measured, and beside regression."""
+    monkeypatch.setattr(module, "planned", lambda experiment, device: experiment)
+    monkeypatch.setattr(module, "run_planned", run_as_it_is)
+    x = np.random.default_rng(0).normal(size=120)
+    lines = [f"{a},{2 * a},{-a},{'high' if a > 0 else 'low'}" for a in x]
+    (tmp_path / "mine.csv").write_text("\n".join(["a,b,c,level", *lines]))
+    settings = ["training.phases.bound.steps=2", "model.shared=3", "evaluation.items=20", "evaluation.samples=20"]
+    command = ["compare", "mvae", "mopoe", "--data", str(tmp_path / "mine.csv"), "--budget", "1s"]
+    command += ["--part", "one=a", "--part", "two=b,c", "--part", "level=level", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*command, *(word for text in settings for word in ("--set", text))])
+    assert result.exit_code == 0, result.output
+    table = [line.split(" | ") for line in (tmp_path / "out" / "table.md").read_text().splitlines()]
+    assert table[0][2:5] == ["one, error", "two, error", "level, log loss"]
+    rows = {line[0].lstrip("| "): line[2:5] for line in table[2:]}
+    assert list(rows) == ["mvae", "mopoe", "regression", "10 neighbours", "the mean"]
+    assert max(float(value) for value in rows["regression"][:2]) < 0.1  # a line
+    assert min(float(value) for value in rows["the mean"][:2]) > 0.5
 
 
 def test_the_page_holds_table_and_scatter_and_fetches_nothing(tmp_path):

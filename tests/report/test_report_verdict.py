@@ -6,6 +6,7 @@ import pytest
 from report_standin import inside, make_evaluation, make_record, make_scene
 
 from multiebm.evaluation.result import Result
+from multiebm.evaluation.verdict import use_of_code
 from multiebm.report.page import render
 from multiebm.report.record import RollBack
 from multiebm.report.summary import (
@@ -13,7 +14,6 @@ from multiebm.report.summary import (
     agreement,
     ending,
     headline_cards,
-    use_of_code,
     use_of_energy,
     verdict,
 )

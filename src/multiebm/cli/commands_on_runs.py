@@ -204,22 +204,32 @@ def compare(
     ],
     out: Annotated[Path, typer.Option(help="Folder of cells, runs and tables; what it holds is not made again.")],
     data: Annotated[
-        str, typer.Option(help="A preset that names the data: polydigits, polymnist16, polymnist, toy2d, arrays.")
+        str,
+        typer.Option(
+            help="Your data, a file or folder, or a preset: polydigits, polymnist16, polymnist, toy2d, arrays."
+        ),
     ] = "polydigits",
     budget: Annotated[str, typer.Option(help="Time to train each, such as 240s, 15m or 1h.")] = "4m",
     seeds: Annotated[int, typer.Option(help="Seeds 0 to N - 1.", min=1)] = 1,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting to change in every row.")
     ] = None,
+    part: PartColumns = None,
+    kind: Kinds = None,
+    missing: Missing = None,
+    labels: Labels = None,
     device: Device = "auto",
 ) -> None:
     """Train and measure methods under one budget, one at a time; writes a table as Markdown, CSV, LaTeX and HTML."""
     seconds = seconds_of(budget)
     import multiebm
     from multiebm.experiments.compare import compare as run
+    from multiebm.experiments.sources import names_settings
 
+    own = not names_settings(data)
+    changes = [*_data_settings(data, own, part, kind, missing, labels, OWN_DATA), *(settings or [])]
     try:
-        cells = run(rows, data, seconds, seeds, out, settings or [], typer.echo, device)
+        cells = run(rows, OWN_DATA if own else data, seconds, seeds, out, changes, typer.echo, device)
     except KeyboardInterrupt as interrupted:
         typer.echo("interrupted; the same command goes on where it was")
         raise typer.Exit(INTERRUPTED) from interrupted

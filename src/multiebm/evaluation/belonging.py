@@ -9,7 +9,7 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.progress import track
-from multiebm.evaluation.filling import MOST, affordable
+from multiebm.evaluation.filling import FEWEST, MOST, WORK, affordable
 from multiebm.evaluation.measurement import NOT_ASKED, Measurement, chosen_items
 from multiebm.evaluation.regressions import training
 from multiebm.evaluation.result import MATCH, TWO_SAMPLE, Result
@@ -53,7 +53,8 @@ def belonging(m: Measurement, name: str) -> dict[str, Result]:
         fits = there.complete() if name != MATCH else there.present[:, i] & (there.present.sum(1) > 1)
         items = affordable(m, every[fits], each)
         if len(items) < 2:
-            m.skipped[f"{name}/{part}"] = "fewer than two test items have it beside another part"
+            lack = "have it beside another part" if name == MATCH else "lack no part and no cell, and it needs such"
+            m.skipped[f"{name}/{part}"] = f"fewer than two test items {lack}"
             continue
         batch = there.select(items[torch.randperm(len(items), generator=m.rng(name))])
         foreign = batch._replace(views=batch.views | {part: batch.views[part].roll(1, 0)})
@@ -77,7 +78,9 @@ def two_sample(m: Measurement, name: str) -> dict[str, Result]:
     """Return how often a classifier tells test items from samples: of the model, noise of its likelihoods included, and
     "name/means", of samples as users get them, decoder means. 0.5: they cannot be told apart.
     """
-    items = chosen_items(m.dataset.test.present.any(1).nonzero()[:, 0], min(m.settings.samples, MOST))
+    places = sum(part.places for part in m.dataset.modalities.values())
+    most = min(m.settings.samples, MOST, max(FEWEST, WORK // places))
+    items = chosen_items(m.dataset.test.present.any(1).nonzero()[:, 0], most)
     if len(items) < 2 * FOLDS:
         m.skipped[name] = f"{len(items)} test items, and it needs {2 * FOLDS}"
         return {}

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch
 from multiebm.core.progress import task
+from multiebm.data.dataset import SplitName
 from multiebm.evaluation.measurement import NOT_ASKED, Measurement, chosen_items
 from multiebm.evaluation.regressions import AVERAGE, predictions
-from multiebm.evaluation.result import FILL, GIVEN, Result
+from multiebm.evaluation.result import FILL, Result
 
 DRAWS = 20  # completions of an item; their mean is the prediction
 PLACES = DRAWS - 1  # one more than so many draws leave that many intervals, in which a value lies equally often
@@ -28,13 +29,15 @@ FEWEST = 16  # items, whatever they cost
 
 class Filled(NamedTuple):
     """A part of N items, filled in: `errors` [N, K] by name, those of `beside` by what predicts, which are the first
-    of these, `log_likelihood` [N] in nats, and `inside` [N, K], the share of a value in a central interval.
+    of these, `log_likelihood` [N] in nats, and `inside` [N, K], the share of a value in a central interval. `learned`
+    are the first errors on rows of training, [L, K]; none where a single one of several parts is given.
     """
 
     errors: dict[str, Tensor]
     beside: dict[str, Tensor]
     log_likelihood: Tensor
     inside: dict[str, Tensor]
+    learned: Tensor
 
     @property
     def judge(self) -> str:
@@ -47,11 +50,10 @@ def affordable(m: Measurement, items: Tensor, each: int) -> Tensor:
     return chosen_items(items, min(m.settings.items, MOST, max(FEWEST, WORK // max(each, 1))))
 
 
-def rows_with(m: Measurement, part: str, observed: Sequence[str]) -> Tensor:
-    """Return the test items [N] that have a part and any of those observed."""
-    return (m.dataset.test.of(part)[1] & torch.stack([m.dataset.test.of(o)[1] for o in observed]).any(0)).nonzero()[
-        :, 0
-    ]
+def rows_with(m: Measurement, split: SplitName, part: str, observed: Sequence[str]) -> Tensor:
+    """Return the items [N] of a split that have a part and any of those observed."""
+    rows = m.dataset.split(split)
+    return (rows.of(part)[1] & torch.stack([rows.of(other)[1] for other in observed]).any(0)).nonzero()[:, 0]
 
 
 def filled(m: Measurement) -> dict[tuple[str, tuple[str, ...]], Filled]:
@@ -61,29 +63,52 @@ def filled(m: Measurement) -> dict[tuple[str, tuple[str, ...]], Filled]:
     for part in names:
         others = tuple(name for name in names if name != part)
         asked += [(part, given) for given in dict.fromkeys((others, *((name,) for name in others)))]
-    each = DRAWS * sum(m.dataset.modalities[part].places for part, _ in asked)
+    each = DRAWS * sum(m.dataset.modalities[part].places for part in [*names, *(part for part, _ in asked)])
     found = {}
     with task("filling in", len(asked)) as advance:
         for part, observed in asked:
-            items = affordable(m, rows_with(m, part, observed), each)
+            items = affordable(m, rows_with(m, "test", part, observed), each)
             if len(items):
-                found[part, observed] = fill(m, part, observed, items)
+                found[part, observed] = fill(m, part, observed, items, each)
             else:
                 m.skipped[f"{FILL} {part} given {'+'.join(observed)}"] = "no test item has these"
             advance(1)
     return found
 
 
-def fill(m: Measurement, part: str, observed: tuple[str, ...], items: Tensor) -> Filled:
-    """Fill in one part of test `items` [N] that have it, from what is observed of them."""
+def fill(m: Measurement, part: str, observed: tuple[str, ...], items: Tensor, each: int) -> Filled:
+    """Fill in one part of test `items` [N] that have it, from what is observed of them, and of as many training items
+    where all other parts are.
+    """
+    modality, whole = m.dataset.modalities[part], m.dataset.batch("test", items)
+    own = completions(m, "test", part, observed, items)
+    beside, spread = predictions(m, part, observed, _hidden(whole, observed))
+    true = modality.judged(whole.views[part])
+    errors = modality.errors(true, own["predicted"], spread)
+    judge = next(iter(errors))
+    others = {name: modality.errors(true, of, spread)[judge] for name, of in beside.items()}
+    inside, learned = {name: own[name].flatten(1) for name in INSIDE if name in own}, errors[judge][:0]
+    known = affordable(m, rows_with(m, "train", part, observed), each)
+    if len(known) and len(observed) == len(m.dataset.modalities) - 1:
+        again = completions(m, "train", part, observed, known)["predicted"]
+        true = modality.judged(m.dataset.batch("train", known).views[part])
+        learned = modality.errors(true, again, spread)[judge]
+    return Filled(errors, others, own["nats"], inside, learned)
+
+
+def completions(
+    m: Measurement, split: SplitName, part: str, observed: tuple[str, ...], items: Tensor
+) -> dict[str, Tensor]:
+    """Return of one part of `items` [N] what is `predicted` [N, ...], its log density, `nats` [N], and of test items of
+    kinds that have intervals the share [N, ...] of each value within them, by name.
+    """
     modality, column = m.dataset.modalities[part], list(m.dataset.modalities).index(part)
-    likelihood = m.model.generator.likelihoods[part]
-    whole = m.dataset.batch("test", items)
+    likelihood, whole = m.model.generator.likelihoods[part], m.dataset.batch(split, items)
     # a missing cell stays NaN, and what is not observed hides behind the mask
     wanted = torch.zeros_like(whole.present)
     wanted[:, column] = True
-    kept, first = list[dict[str, Tensor]](), 0
-    for batch, rng in m.given("test", items, observed, f"{FILL}/{part}"):
+    kept, first, use = list[dict[str, Tensor]](), 0, f"{FILL}/{part}" if split == "test" else f"{FILL}/{part}/{split}"
+    for batch, rng in m.given(split, items, observed, use):
         rows = slice(first, first + len(batch.present))
         state, own = whole.views[part][rows].to(m.model.device), wanted[rows].to(m.model.device)
         true, first = modality.judged(state), rows.stop
@@ -93,20 +118,11 @@ def fill(m: Measurement, part: str, observed: tuple[str, ...], items: Tensor) ->
             "predicted": torch.stack([modality.expected(mean) for mean in means]).mean(0),
             "nats": torch.stack([likelihood.log_density(state, mean) for mean in means]).logsumexp(0) - log(DRAWS),
         }
-        if modality.intervals:
+        if modality.intervals and split == "test":
             drawn = torch.stack([modality.judged(likelihood.sample(mean, rng)) for mean in means[:PLACES]])
             found |= {name: share_inside(true, drawn, *INSIDE[name]) for name in INSIDE}
         kept.append({name: value.cpu() for name, value in found.items()})
-    own_part = {name: torch.cat([of[name] for of in kept]) for name in kept[0]}
-    # from single parts the model alone is looked at, unless that is all there are
-    compared = len(observed) == len(m.dataset.modalities) - 1
-    beside, spread = predictions(m, part, observed, _hidden(whole, observed), compared)
-    true = modality.judged(whole.views[part])
-    errors = modality.errors(true, own_part["predicted"], spread)
-    judge = next(iter(errors))
-    others = {name: modality.errors(true, of, spread)[judge] for name, of in beside.items()}
-    inside = {name: own_part[name].flatten(1) for name in INSIDE if name in own_part}
-    return Filled(errors, others, own_part["nats"], inside)
+    return {name: torch.cat([of[name] for of in kept]) for name in kept[0]}
 
 
 def _hidden(batch: Batch, observed: Sequence[str]) -> Batch:
@@ -157,25 +173,28 @@ def share_saved(own: Tensor, other: Tensor, root: bool = False) -> Result | None
 
 
 def filling(m: Measurement, name: str) -> dict[str, Result]:
-    """Return a number by part, "name/part", filled in from all others (of GIVEN from each, "name/part/other"), and
-    `name`, the mean over parts where all are judged alike.
+    """Return a number by part that is filled in from all others, "name/part", and from each of these alone where they
+    are several, "name/part/other"; and `name`, the mean of the former where all parts are judged alike.
     """
     if not m.settings.items:
         m.skipped[name] = NOT_ASKED
         return {}
-    results, judges = dict[str, Result](), set[str]()
+    which, judges, whole, alone = name.removeprefix(f"{FILL}/"), set[str](), dict[str, Result](), dict[str, Result]()
     for (part, observed), own in m.once(filled).items():
-        if len(observed) != (1 if name == GIVEN else len(m.dataset.modalities) - 1):
-            continue
-        if (result := _number(own, name.removeprefix(f"{FILL}/"))) is not None:
-            results[f"{name}/{part}/{observed[0]}" if name == GIVEN else f"{name}/{part}"] = result
+        if (result := _number(own, which)) is None:
+            if which == "r2":
+                m.skipped[f"{FILL} {part} given {'+'.join(observed)}"] = "it does not vary, so there is nothing to tell"
+        elif len(observed) == len(m.dataset.modalities) - 1:
+            whole[f"{name}/{part}"] = result
             judges.add(own.judge)
-    each = list(results.values())
-    if name == GIVEN or not each or (len(judges) > 1 and not name.removeprefix(f"{FILL}/").startswith(ALIKE)):
-        return results
+        else:
+            alone[f"{name}/{part}/{observed[0]}"] = result
+    each = list(whole.values())
+    if not each or (len(judges) > 1 and not which.startswith(ALIKE)):
+        return whole | alone
     n = len(each)  # the error of the mean is at most the mean error: parts are of the same items
     value, error = (sum(result[i] for result in each) / n for i in range(2))
-    return {name: Result(value, error, max(result.n for result in each))} | results
+    return {name: Result(value, error, max(result.n for result in each))} | whole | alone
 
 
 def _number(own: Filled, which: str) -> Result | None:
@@ -183,6 +202,8 @@ def _number(own: Filled, which: str) -> Result | None:
     errors, root = own.errors[own.judge], own.judge == "rmse"
     if which in own.errors:
         return average(own.errors[which], which == "rmse")
+    if which == "learned":
+        return average(own.learned, root)
     if which in own.beside:
         return average(own.beside[which], root)
     if which in own.inside:
@@ -192,6 +213,4 @@ def _number(own: Filled, which: str) -> Result | None:
         return None if other is None else share_saved(errors, other, root)
     if which == "r2":
         return share_saved(errors, own.beside[AVERAGE])
-    if which == "log_likelihood":
-        return average(own.log_likelihood[:, None])
-    return average(errors, root) if f"{FILL}/{which}" == GIVEN else None
+    return average(own.log_likelihood[:, None]) if which == "log_likelihood" else None

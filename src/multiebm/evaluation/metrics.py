@@ -74,6 +74,7 @@ _SSIM = "structural similarity of a picture that was filled in"
 _LOG_LOSS = "minus the log of the probability of the true class, nats, by column"
 _HITS = "share of columns whose likeliest class is the true one"
 _DEVIANCE = "Poisson deviance of counts from what is predicted, by column; about 1 where they are Poisson around it"
+_LEARNED = "the same number of rows that the model learned from; far smaller: it knows them by heart"
 _OF_ANOTHER = "the same number of the same rows, of {}"
 _OVER = "share of the error of {} that the model saves; below 0 it makes more"
 _INSIDE = "share of held-out values within the central {}% of completions with noise"
@@ -97,6 +98,7 @@ METRICS: Table[Metric] = Table(
         "fill/log_loss": Metric(filling, "log loss, filled in", _LOG_LOSS, None, _OVER_0, _PARTS),
         "fill/accuracy": Metric(filling, "accuracy, filled in", _HITS, 1, _SHARE, _PARTS),
         "fill/deviance": Metric(filling, "deviance, filled in", _DEVIANCE, 0, _OVER_0, _PARTS),
+        "fill/learned": Metric(filling, "error on training rows", _LEARNED, None, _OVER_0, _PARTS),
         **{
             f"fill/{key}": Metric(filling, f"error of {what}", _OF_ANOTHER.format(what), None, _OVER_0, _PARTS)
             for key, what in _BESIDE.items()
@@ -110,7 +112,6 @@ METRICS: Table[Metric] = Table(
         "fill/log_likelihood": Metric(filling, "nats, filled in", _NATS, None, (-inf, inf), _PARTS),
         "fill/coverage50": Metric(filling, "within 50%", _INSIDE.format(50), 0.5, _SHARE, _PARTS),
         "fill/coverage90": Metric(filling, "within 90%", _INSIDE.format(90), 0.9, _SHARE, _PARTS),
-        names.GIVEN: Metric(filling, "error given one part", "as filled in, from a single part", 0, _OVER_0, _PARTS),
         names.MATCH: Metric(belonging, "match", _FOREIGN.format("matches better"), 1, _SHARE, _PARTS),
         names.SCORE: Metric(belonging, "score", _FOREIGN.format("scores higher"), 1, _SHARE, _PARTS),
         names.TWO_SAMPLE: Metric(two_sample, "told from real rows", _TOLD, 0.5, _SHARE),

@@ -12,6 +12,7 @@ from multiebm.evaluation.measurement import Measurement, chosen_items
 from multiebm.modalities.base import Columns
 
 TRAIN_ROWS = 5000  # that regressions are fitted to, at most
+CELLS, LEAST_ROWS = 2**25, 500  # numbers that these have at most, but for so many rows
 COMPONENTS = 256  # principal ones, to which all other parts together are reduced where they have more columns each
 AVERAGE, REGRESSION, NEIGHBOURS = ("mean", "regression", "neighbours")
 NEAREST = 10  # neighbours whose mean is a prediction
@@ -43,7 +44,8 @@ class Training(NamedTuple):
 
 def training(m: Measurement) -> Training:
     """Return the training rows that regressions are fitted to."""
-    batch = m.dataset.batch("train", chosen_items(torch.arange(len(m.dataset.train)), TRAIN_ROWS))
+    rows = min(TRAIN_ROWS, max(LEAST_ROWS, CELLS // sum(part.size for part in m.dataset.modalities.values())))
+    batch = m.dataset.batch("train", chosen_items(torch.arange(len(m.dataset.train)), rows))
     scalings, each = {}, COMPONENTS // max(1, len(m.dataset.modalities) - 1)
     for name in m.dataset.modalities:
         own = flat(batch, name)
@@ -70,12 +72,9 @@ def moments(columns: Tensor) -> tuple[Tensor, Tensor]:
     return at, (columns - at).square().nanmean(0).sqrt().nan_to_num(nan=0.0)
 
 
-def predictions(
-    m: Measurement, part: str, observed: Sequence[str], test: Batch, compared: bool = True
-) -> tuple[dict[str, Tensor], Tensor]:
+def predictions(m: Measurement, part: str, observed: Sequence[str], test: Batch) -> tuple[dict[str, Tensor], Tensor]:
     """Return what the mean, regression and neighbours predict of a part of `test` items [N, ...] from what is observed,
-    in the numbers that its kind judges by, and their deviation in training [...]. Missing inputs are at their mean. The
-    mean alone predicts unless they are `compared`.
+    in the numbers that its kind judges by, and their deviation in training [...]. Missing inputs are at their mean.
     """
     t, modality = m.once(training), m.dataset.modalities[part]
     names = list(m.dataset.modalities)
@@ -87,7 +86,7 @@ def predictions(
     at, spread = moments(y)
     shape, n = judged.shape[1:], len(test.present)
     found = {AVERAGE: at.expand(n, -1)}
-    if compared and len(rows) > 1:
+    if len(rows) > 1:
         from sklearn.neighbors import KNeighborsRegressor
 
         x, new = t.columns(there, observed), t.columns(test, observed)

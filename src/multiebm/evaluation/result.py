@@ -23,7 +23,7 @@ REAL, GEN, EBM = SOURCES = ("real", "gen", "ebm")
 COHERENCE, ENTROPY, VARIETY, FCD, FID = "joint_coherence", "label_entropy", "variety", "fcd", "fid"
 COND, REFINED, CLAMPED = "cond", "cond_refined", "cond_ebm"  # completed by the posterior, latent chain, data chain
 KL, ACTIVE, UNITS = "latent/kl", "latent/active_units", "latent/units"
-FILL, GIVEN = "fill", "fill/given"  # held-out parts filled in from all others, and from a single one
+FILL = "fill"  # held-out parts filled in from all others, and from each of them alone
 MATCH, SCORE, TWO_SAMPLE = "belong/match", "belong/score", "two_sample"
 PROBE, LEAKAGE, ACCURACY = "latent_classification", "private_leakage", "judge/accuracy"
 

@@ -51,12 +51,14 @@ def samples(m: Measurement) -> dict[str, Read]:
 
 
 def of(m: Measurement, source: str, what: str) -> dict[str, Tensor]:
-    """Return what is kept of samples [N, ...] by modality: of real parts, those that are present and lack no cell."""
+    """Return what is kept of samples [N, ...] by modality: of real parts, those that are present; features of such as
+    lack no cell.
+    """
     found = {name: own for (kept, name), own in m.once(samples)[source].items() if kept == what}
     if source != REAL or what == LABEL:
         return found
     there = {name: own[m.dataset.test.of(name)[1][: len(own)]] for name, own in found.items()}
-    return {name: own[~own.flatten(1).isnan().any(1)] for name, own in there.items()}
+    return {name: own if what == PART else own[~own.flatten(1).isnan().any(1)] for name, own in there.items()}
 
 
 def coherence(m: Measurement, name: str) -> dict[str, Result]:
@@ -141,5 +143,12 @@ def variety_results(real: Views, generated: Views, name: str, rng: torch.Generat
 
 
 def total_variance(parts: Tensor) -> Tensor:
-    """Return the variance over items, mean over coordinates, of parts [N, ...]: a scalar."""
-    return parts.flatten(1).var(0).mean()
+    """Return the variance over items, mean over coordinates, of parts [N, ...]: a scalar. NaN is a missing cell; a
+    coordinate that fewer than two items have does not count, and 0 is returned where none is left.
+    """
+    flat = parts.flatten(1)
+    if not flat.isnan().any():
+        return flat.var(0).mean()
+    n = (~flat.isnan()).sum(0)
+    squares = (flat - flat.nanmean(0)).square().nansum(0)
+    return (squares / (n - 1))[n > 1].sum() / (n > 1).sum().clamp_min(1)

@@ -1,79 +1,187 @@
 """Does it work? What was measured, in sentences that a newcomer can say back, and what to try next."""
 
 from collections.abc import Mapping, Sequence
+from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 
 from multiebm.evaluation.regressions import AVERAGE, NEIGHBOURS, REGRESSION
-from multiebm.evaluation.result import MATCH, SCORE, TWO_SAMPLE, Evaluation, Result
+from multiebm.evaluation.result import (
+    ACTIVE,
+    FILL,
+    GEN,
+    KL,
+    MATCH,
+    SCORE,
+    TWO_SAMPLE,
+    UNITS,
+    VARIETY,
+    Evaluation,
+    Result,
+)
 
 CONFIDENCE = 1.96  # standard errors on either side of a value, for an interval of 95 %
 Sentence = tuple[bool, str]  # whether it is good news
 Lines = Sequence[Mapping[str, float | None]]  # of a run's log of training, as in metrics.jsonl
 
+FEW = 10  # rows below which nothing is concluded: their standard errors say little
 LOSS = "loss/elbo"  # of the log: that of the phase bound
 LEAST_LINES = 12  # of the log, below which nothing is said of its end
 STILL_FALLING = 0.02  # of all that the loss has fallen, in its last quarter
+BY_HEART = 1.5  # times the error on training rows that one on held-out rows has where the model has learned them
 TRUSTED = (0.85, 0.95)  # shares within intervals of 90 % that are near enough
-ALIKE = 0.25  # of the variance of real parts, below which samples are nearly all alike
+ALIKE, EVEN = 0.25, 0.8  # of the variance of real parts, below which samples are nearly all alike, and too even
 IGNORED, WORTH = 0.05, 0.1  # R2 of a part that the model leaves at its mean, and share that regression saves there
 TELLS, FAINTLY = 0.75, 0.55  # AUROC of what belongs together
 LOOKS_REAL, LOOKS_WRONG = 0.6, 0.8  # accuracy of a classifier of samples
-_RIVALS = {REGRESSION: "regression", NEIGHBOURS: "nearest neighbours"}
-MEASURES = {"log_loss": "log loss", "deviance": "deviance", "rmse": "error"}
 
 
-def verdict(evaluation: Evaluation, lines: Lines = ()) -> list[Sentence]:
-    """Return what is to be said of a model without labels, and of its training by its log; the last is what to try."""
-    if not (parts := parts_of(evaluation)):
-        return []
-    said = [filled_in(evaluation, part) for part in parts]
-    others = (intervals(evaluation, parts), belonging(evaluation), samples(evaluation), still_learning(lines))
-    said += [sentence for sentence in others if sentence is not None]
-    return [*said, advice(evaluation, parts, lines)]
+class Measure(NamedTuple):
+    """An error by which a kind of part is judged, in words: its name, its unit, and the regression beside it."""
+
+    title: str
+    unit: str = ""
+    regression: str = "regression"
+
+
+MEASURES = {
+    "log_loss": Measure("log loss", regression="logistic regression"),
+    "deviance": Measure("deviance"),
+    "rmse": Measure("error", " standard deviations", "ridge regression"),
+}
+
+
+def verdict(evaluation: Evaluation, lines: Lines = (), others: Sequence[Sentence] = ()) -> list[Sentence]:
+    """Return what is to be said of a model without labels, of its training by its log, after what `others` say, and
+    last what to try.
+    """
+    parts, said, measured = parts_of(evaluation), list[Sentence](), is_measured(evaluation)
+    if measured:
+        said += [*compared(evaluation, parts), *(filled_in(evaluation, part) for part in parts)]
+        said += untold(evaluation, parts)
+    found = [intervals(evaluation, parts), belonging(evaluation), samples(evaluation), use_of_code(evaluation)]
+    found += [*others, *([still_learning(lines), by_heart(evaluation, parts)] if measured else [])]
+    said += [sentence for sentence in found if sentence is not None]
+    return [*said, advice(evaluation, parts, lines)] if measured else said
+
+
+def is_measured(evaluation: Evaluation) -> bool:
+    """Return whether there is anything to say without labels."""
+    return bool(parts_of(evaluation)) or TWO_SAMPLE in evaluation.results
 
 
 def parts_of(evaluation: Evaluation) -> list[str]:
-    """Return the parts that were filled in."""
-    return [name.removeprefix("fill/r2/") for name in evaluation.results if name.startswith("fill/r2/")]
+    """Return the parts that were filled in from all others."""
+    told = [name.removeprefix(f"{FILL}/r2/") for name in evaluation.results if name.startswith(f"{FILL}/r2/")]
+    return [name for name in told if "/" not in name]
 
 
-def measure_of(evaluation: Evaluation, part: str) -> tuple[str, str]:
+def measure_of(evaluation: Evaluation, part: str) -> tuple[str, Measure]:
     """Return by which error a part is judged, and that in words."""
-    key = next((key for key in MEASURES if f"fill/{key}/{part}" in evaluation.results), "")
-    return key, MEASURES.get(key, "error")
+    key = next((key for key in MEASURES if f"{FILL}/{key}/{part}" in evaluation.results), "")
+    return key, MEASURES.get(key, Measure("error"))
+
+
+def is_clear(result: Result) -> bool:
+    """Return whether a value differs from 0 by more than its error."""
+    return result.n >= FEW and abs(result.value) > CONFIDENCE * result.standard_error
+
+
+def saved_over(evaluation: Evaluation, part: str, rival: str = REGRESSION) -> Result | None:
+    """Return the share of the error of what else predicts a part that the model saves."""
+    return evaluation.results.get(f"{FILL}/over_{rival}/{part}")
+
+
+def is_worse(evaluation: Evaluation, part: str, rival: str = REGRESSION) -> bool:
+    """Return whether a part is filled in worse than by a rival, by more than the error."""
+    saved = saved_over(evaluation, part, rival)
+    return saved is not None and saved.value < 0 and is_clear(saved)
+
+
+def beside(saved: Result) -> str:
+    """Return "30% worse than", "12% better than" or "as good as", by the share of an error that is saved."""
+    if not is_clear(saved):
+        return "as good as"
+    if saved.value < -1:
+        return f"{1 - saved.value:.1f} times that of"
+    return f"{abs(saved.value):.0%} {'better' if saved.value > 0 else 'worse'} than"
+
+
+def compared(evaluation: Evaluation, parts: Sequence[str]) -> list[Sentence]:
+    """Say in one sentence where the model is better than regression, and by how much; or why that is not said."""
+    if not parts:
+        reasons = (why for name, why in evaluation.skipped.items() if name.startswith((f"{FILL}/", f"{FILL} ")))
+        why = next(reasons, "no reason is given")
+        return [(False, f"How well parts are filled in was not measured: {why}.")]
+    saved = {part: found for part in parts if (found := saved_over(evaluation, part))}
+    if not saved:
+        return [(False, "There is no regression to compare with: it needs two training rows that have all parts.")]
+    if (n := max(found.n for found in saved.values())) < FEW:
+        return [(False, f"Too few held-out rows to tell whether it works: {n}, and {FEW} are the least.")]
+    groups: dict[str, list[str]] = {"better": [], "as good": [], "worse": []}
+    for part, found in saved.items():
+        how = ("better" if found.value > 0 else "worse") if is_clear(found) else "as good"
+        groups[how].append(part if how == "as good" else f"{part} by {abs(found.value):.0%}")
+    told = [f"{how} for {', '.join(of)}" for how, of in groups.items() if of]
+    good = not groups["worse"] and not any(is_at_mean(evaluation, part) for part in parts)
+    words = f"Compared with regression on the same held-out rows, the model is {'; '.join(told)}."
+    return [(good, words)]
+
+
+def is_at_mean(evaluation: Evaluation, part: str) -> bool:
+    """Return whether a part is filled in no better than by its mean."""
+    return evaluation.results[f"{FILL}/r2/{part}"].value <= IGNORED
 
 
 def filled_in(evaluation: Evaluation, part: str) -> Sentence:
     """Say how well a part is filled in from all others, beside regression and neighbours on the same rows."""
     results = evaluation.results
     key, measure = measure_of(evaluation, part)
-    beaten, words = list[bool](), list[str]()
-    for rival, named in _RIVALS.items():
-        if (saved := results.get(f"fill/over_{rival}/{part}")) is not None:
-            beaten.append(not clearly_below(saved))
-            clear = abs(saved.value) > CONFIDENCE * saved.standard_error
-            how = f"{abs(saved.value):.0%} {'less' if saved.value > 0 else 'more'} {measure} than"
-            words.append(f"{how if clear else f'as much {measure} as'} {named}")
-    numbers = {
-        measure: f"fill/{key}/{part}",
-        **{named: f"fill/{rival}/{part}" for rival, named in _RIVALS.items()},
-        "always the mean": f"fill/{AVERAGE}/{part}",
-    }
-    listed = ", ".join(f"{named} {results[name].value:.2f}" for named, name in numbers.items() if name in results)
-    useless = results[f"fill/r2/{part}"].value <= IGNORED
-    ignored = " The model does not use the other parts for it." if ignores(evaluation, part) else ""
-    no_better = " That is no better than always guessing the mean." if useless and not ignored else ""
-    how = f"{part!r} is filled in{' with ' if words else ''}{' and '.join(words)} ({listed})."
-    return all(beaten) and not useless, how + no_better + ignored
+    rivals, words = {REGRESSION: measure.regression, NEIGHBOURS: "nearest neighbours"}, list[str]()
+    r2 = results[f"{FILL}/r2/{part}"]
+    for rival, named in rivals.items():
+        if (saved := saved_over(evaluation, part, rival)) is not None:
+            how = "" if r2.n < FEW else f"{beside(saved)} "
+            words.append(f"{how}{named} ({results[f'{FILL}/{rival}/{part}'].value:.2f})")
+    others = [name for name in parts_of(evaluation) if name != part]
+    told = f"Filling in {part} from {_listed(others) or 'the others'}: {measure.title}"
+    if (own := results.get(f"{FILL}/{key}/{part}")) is not None:
+        told += f" {own.value:.2f}{measure.unit}"
+    if (hits := results.get(f"{FILL}/accuracy/{part}")) is not None:
+        told += f" ({hits.value:.0%} right)"
+    told += f", {' and '.join(words)}" if words and r2.n >= FEW else f"; {', '.join(words)}" if words else ""
+    if (mean := results.get(f"{FILL}/{AVERAGE}/{part}")) is not None:
+        told += f"; always guessing the mean: {mean.value:.2f}"
+    if r2.n < FEW:
+        return False, f"{told}. {r2.n} held-out row{'s' if r2.n > 1 else ''}: too few to tell."
+    if ignores(evaluation, part):
+        return False, f"{told}. The model does not use the other parts for it."
+    if is_at_mean(evaluation, part):
+        return False, f"{told}. That is no better than the mean."
+    return not any(is_worse(evaluation, part, rival) for rival in rivals), f"{told}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def ignores(evaluation: Evaluation, part: str) -> bool:
     """Return whether a part is left at its mean though regression fills it in from the others."""
-    mean, regression = (evaluation.results.get(f"fill/{name}/{part}") for name in (AVERAGE, REGRESSION))
-    if mean is None or regression is None or evaluation.results[f"fill/r2/{part}"].value > IGNORED:
+    mean, regression = (evaluation.results.get(f"{FILL}/{name}/{part}") for name in (AVERAGE, REGRESSION))
+    if mean is None or regression is None or not is_at_mean(evaluation, part):
         return False
     return regression.value < (1 - WORTH) * mean.value
+
+
+def untold(evaluation: Evaluation, parts: Sequence[str]) -> list[Sentence]:
+    """Say of which parts nothing can be told, and why."""
+    why: dict[str, str] = {}
+    for name, reason in evaluation.skipped.items():
+        if name.startswith(f"{FILL} ") and (part := name.removeprefix(f"{FILL} ").split(" given ")[0]) not in parts:
+            why.setdefault(part, reason)
+    return [(False, f"How well {part} is filled in cannot be told: {reason}.") for part, reason in why.items()]
 
 
 def intervals(evaluation: Evaluation, parts: Sequence[str]) -> Sentence | None:
@@ -92,8 +200,11 @@ def intervals(evaluation: Evaluation, parts: Sequence[str]) -> Sentence | None:
 
 
 def interval_fit(inside: Result) -> str:
-    """Return "narrow" or "wide" of intervals that hold far fewer or more than 90 %, else nothing."""
-    clear = CONFIDENCE * inside.standard_error
+    """Return "narrow" or "wide" of intervals that hold far fewer or more than 90 %, else nothing.
+
+    The error is at least that of one value a row: a few rows may all be inside by luck.
+    """
+    clear = CONFIDENCE * max(inside.standard_error, sqrt(0.9 * 0.1 / inside.n))
     if inside.value < TRUSTED[0] and inside.value + clear < 0.9:
         return "narrow"
     return "wide" if inside.value > TRUSTED[1] and inside.value - clear > 0.9 else ""
@@ -103,6 +214,8 @@ def belonging(evaluation: Evaluation) -> Sentence | None:
     """Say whether `match` tells what belongs together; None where it was not measured."""
     if (found := evaluation.results.get(MATCH)) is None:
         return None
+    if found.n < FEW:
+        return False, f"Too few held-out rows to tell whether match knows what belongs together: {found.n}."
     often = f"true rows match better than rows with a foreign part {found.value:.0%} of the time, and 50% is chance"
     if (score := evaluation.results.get(SCORE)) is not None:
         often += f" (score: {score.value:.0%})"
@@ -113,10 +226,15 @@ def belonging(evaluation: Evaluation) -> Sentence | None:
     return False, f"Match does not tell what belongs together: {often}."
 
 
+def variety(evaluation: Evaluation) -> dict[str, float]:
+    """Return the variance of samples as a share of that of real parts, by part."""
+    start = f"{GEN}/{VARIETY}/"
+    return {name.removeprefix(start): r.value for name, r in evaluation.results.items() if name.startswith(start)}
+
+
 def samples(evaluation: Evaluation) -> Sentence | None:
     """Say whether samples vary as real rows do, and can be told from them; None where that was not measured."""
-    variety = {name.removeprefix("gen/variety/"): r for name, r in evaluation.results.items() if "gen/variety/" in name}
-    if alike := [f"{part} {r.value:.0%}" for part, r in variety.items() if r.value < ALIKE]:
+    if alike := [f"{part} {share:.0%}" for part, share in variety(evaluation).items() if share < ALIKE]:
         return False, f"Samples are nearly all alike: they vary far less than real rows ({', '.join(alike)} as much)."
     if (told := evaluation.results.get(TWO_SAMPLE)) is None:
         return None
@@ -125,6 +243,17 @@ def samples(evaluation: Evaluation) -> Sentence | None:
         return True, f"Samples can hardly be told from real rows: {often}."
     how = "easily" if told.value > LOOKS_WRONG else "often"
     return False, f"Samples can {how} be told from real rows: {often}."
+
+
+def use_of_code(evaluation: Evaluation) -> Sentence | None:
+    """Say how much the shared code tells of an item; None where it was not looked at."""
+    if evaluation.collapse is not None:
+        return False, evaluation.collapse
+    kl, active, units = map(evaluation.results.get, (KL, ACTIVE, UNITS))
+    if kl is None:
+        return None
+    used = "" if active is None or units is None else f", {active.value:.0f} of {units.value:.0f} latents are in use"
+    return True, f"The shared code tells items apart: {kl.value:.1f} nats an item{used}."
 
 
 def still_learning(lines: Lines) -> Sentence | None:
@@ -152,18 +281,40 @@ def fallen_at_end(lines: Lines) -> float | None:
     return -slope * len(end) / whole if whole > 0 and -slope > 3 * noise else 0.0
 
 
-def clearly_below(result: Result) -> bool:
-    """Return whether a value is below 0 by more than its error."""
-    return result.value < -CONFIDENCE * result.standard_error
+def learned_by_heart(evaluation: Evaluation, parts: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Return the errors on training and on held-out rows of parts that the model knows by heart: far smaller there,
+    and on held-out rows no better than regression.
+    """
+    found = {}
+    for part in parts:
+        there, here = (
+            evaluation.results.get(f"{FILL}/{key}/{part}") for key in ("learned", measure_of(evaluation, part)[0])
+        )
+        saved = saved_over(evaluation, part)
+        better = saved is not None and saved.value > 0 and is_clear(saved)
+        if there and here and min(there.n, here.n) >= FEW and not better and here.value > BY_HEART * there.value:
+            found[part] = (there.value, here.value)
+    return found
+
+
+def by_heart(evaluation: Evaluation, parts: Sequence[str]) -> Sentence | None:
+    """Say which parts of training rows the model knows by heart; None where it does not."""
+    found = learned_by_heart(evaluation, parts)
+    told = [f"{part} {there:.2f} there and {here:.2f} on held-out rows" for part, (there, here) in found.items()]
+    return (False, f"The model has learned training rows by heart: its error is {'; '.join(told)}.") if told else None
 
 
 def advice(evaluation: Evaluation, parts: Sequence[str], lines: Lines) -> Sentence:
     """Say what to try next, the most promising first, at most two."""
     results, tries = evaluation.results, list[str]()
-    worse = [part for part in parts if clearly_below(results.get(f"fill/over_{REGRESSION}/{part}", Result(0, 0, 0)))]
-    numbers = [part for part in parts if f"fill/rmse/{part}" in results]  # noise of other kinds has no scale
-    fits = {part: interval_fit(found) for part in numbers if (found := results.get(f"fill/coverage90/{part}"))}
-    if (fallen_at_end(lines) or 0.0) > STILL_FALLING:
+    worse = [part for part in parts if is_worse(evaluation, part)]
+    numbers = [part for part in parts if f"{FILL}/rmse/{part}" in results]  # noise of other kinds has no scale
+    fits = {part: interval_fit(found) for part in numbers if (found := results.get(f"{FILL}/coverage90/{part}"))}
+    if (held := max((results[f"{FILL}/r2/{part}"].n for part in parts), default=FEW)) < FEW:
+        return False, f"Try next: hold out more rows ({held} are too few to tell anything), {FEW} at least."
+    if learned_by_heart(evaluation, parts):
+        tries.append("train on more rows, or for fewer steps (training.phases.bound.steps)")
+    elif (fallen_at_end(lines) or 0.0) > STILL_FALLING:
         tries.append("train longer (twice the steps of the phase bound, training.phases.bound.steps)")
     if evaluation.collapse is not None or any(ignores(evaluation, part) for part in parts):
         tries.append("lower training.phases.bound.beta, so that codes tell more of an item")
@@ -171,9 +322,11 @@ def advice(evaluation: Evaluation, parts: Sequence[str], lines: Lines) -> Senten
         how = "learned, or wider than" if fits[wrong[0]] == "narrow" else "learned, or narrower than"
         tries.append(f"let the noise of {wrong[0]} be {how} now (model.parts.{wrong[0]}.scale=learned)")
     if worse and not tries:
-        tries.append("train another method (multiebm compare mopoe mmvaeplus), or longer")
+        tries.append("train another method (multiebm compare mopoe mmvaeplus --data DATA), or longer")
     if (told := samples(evaluation)) is not None and not told[0]:
-        tries.append("draw samples from the whole prior (model.temperature=1)")
+        even = min(variety(evaluation).values(), default=1.0) < EVEN
+        temperature = "draw samples from the whole prior (model.temperature=1)"
+        tries.append(temperature if even else "give samples more to say (a larger model.shared and model.private)")
     if not tries:
         return True, "Nothing stands out to be mended; more rows are the next thing to try."
     return False, f"Try next: {'; then '.join(tries[:2])}."

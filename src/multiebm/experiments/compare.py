@@ -14,6 +14,8 @@ from multiebm.core.errors import ConfigError, DataError, DivergenceError
 from multiebm.core.files import read_json, try_output, write_json, write_output
 from multiebm.core.keys import CONFIG
 from multiebm.core.lock import locked
+from multiebm.evaluation.regressions import AVERAGE, NEAREST, NEIGHBOURS, REGRESSION
+from multiebm.evaluation.verdict import MEASURES
 from multiebm.experiments.baselines import baselines
 from multiebm.experiments.build import build_dataset, find_device, resolved
 from multiebm.experiments.folder import check_folder, read_config, read_run
@@ -47,7 +49,13 @@ COLUMNS = (
     Column("gen/label_entropy", "label entropy", 3, True),
     Column("gen/variety", "variety", 3, True),
     Column("latent_classification", "latent classification", 3, True),
+    Column("fill/r2", "R2 of parts filled in", 3, True),
+    Column("fill/over_regression", "error saved over regression", 3, True),
+    Column("fill/coverage90", "within 90%", 3, True),
+    Column("belong/match", "match", 3, True),
+    Column("two_sample", "told from real rows", 3, False),
 )
+RIVALS = {REGRESSION: "regression", NEIGHBOURS: f"{NEAREST} neighbours", AVERAGE: "the mean"}  # rows beside methods
 
 
 class Cell(NamedTuple):
@@ -219,12 +227,29 @@ def _begun(run: Path, experiment: Experiment) -> Experiment:
 
 
 def summary(cells: Sequence[Cell]) -> tuple[list[Column], dict[str, list[list[float]]]]:
-    """Return the columns that any cell has, and by row the values of every seed in each of them."""
-    found = [column for column in COLUMNS if any(column.metric in cell.values() for cell in cells)]
+    """Return the columns that any cell has, and by row the values of every seed in each of them.
+
+    Without labels each part has a column, how far off it is filled in, and below the methods there are rows of what
+    regression, neighbours and the mean of training make of the same held-out rows.
+    """
+    known = {name: value for cell in cells for name, value in cell.values().items()}
+    found = [column for column in COLUMNS if column.metric in known]
+    parts: dict[str, tuple[str, str]] = {}  # by column: part, error
+    if not any(name.endswith("/joint_coherence") for name in known):
+        for name in known:
+            key, _, part = name.removeprefix("fill/").partition("/")
+            if name.startswith("fill/") and key in MEASURES and part and "/" not in part:
+                parts[name] = part, MEASURES[key].title
+    errors = [Column(name, f"{part}, {title}", 3, False) for name, (part, title) in parts.items()]
+    found = [*found[:1], *errors, *found[1:]]
     rows: dict[str, list[list[float]]] = {}
     for row in dict.fromkeys(cell.row for cell in cells):
         values = [cell.values() for cell in cells if cell.row == row]
         rows[row] = [[of[column.metric] for of in values if column.metric in of] for column in found]
+    for rival, title in RIVALS.items():
+        beside = {name: f"fill/{rival}/{part}" for name, (part, _) in parts.items()}
+        if any(name in known for name in beside.values()):
+            rows[title] = [[known[name] for name in [beside.get(c.metric, "")] if name in known] for c in found]
     return found, rows
 
 

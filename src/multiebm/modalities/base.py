@@ -190,7 +190,6 @@ class Modality(ABC):
 
     # how a part that was filled in is judged
 
-    regression: ClassVar[str] = "ridge regression"  # what `regress` fits
     intervals: ClassVar[bool] = True  # cells are numbers, of which draws make intervals
 
     def judged(self, state: Tensor) -> Tensor:

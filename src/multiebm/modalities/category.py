@@ -275,7 +275,6 @@ class Category(Modality):
         """Return the nearest probabilities to [B, K], column by column (Duchi et al. 2008)."""
         return torch.cat([_to_simplex(block) for block in moved.split(self.sizes, 1)], 1)
 
-    regression: ClassVar[str] = "logistic regression"
     intervals: ClassVar[bool] = False
 
     def errors(self, true: Tensor, predicted: Tensor, spread: Tensor) -> dict[str, Tensor]:

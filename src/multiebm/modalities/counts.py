@@ -274,8 +274,6 @@ class Counts(Modality):
         """Return [B, D] with no count below 0."""
         return self.settle(state)
 
-    regression: ClassVar[str] = "Poisson regression"
-
     def judged(self, state: Tensor) -> Tensor:
         """Return states [B, D] as whole counts."""
         return self.to_raw(state).round()

@@ -17,7 +17,7 @@ from multiebm.experiments.load import differences, load_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.experiments.sources import preset_names
 from multiebm.report.content import Block, Cell, Part, Section, Table, Text
-from multiebm.report.filled import filled_blocks, given_blocks
+from multiebm.report.filled import filled_blocks, more_blocks
 from multiebm.report.record import RunRecord, pair_tables, with_interval
 from multiebm.report.scene import Scene
 
@@ -51,7 +51,7 @@ def headline_section(scene: Scene) -> Section:
     evaluation = scene.record.evaluation
     parts: list[Part] = [Block("Verdict", [Text(words, "good" if good else "bad") for good, words in verdict(scene)])]
     judged = evaluation if evaluation is not None else scene.judges
-    if judged is not None and (judged.accuracy or evaluation is None or not unlabelled.parts_of(evaluation)):
+    if judged is not None and (judged.accuracy or evaluation is None or not unlabelled.is_measured(evaluation)):
         trusted, words = trust_statement(judged.accuracy)
         parts.append(Text(words, "trust" if trusted else "warning"))
     if evaluation is not None:
@@ -124,7 +124,7 @@ def metrics_section(scene: Scene) -> Section:
         for way, pairs in pair_tables(evaluation).items()
     ]
     rows = [[n, f"{r.value:.4g}", f"± {CONFIDENCE * r.standard_error:.2g}", f"{r.n:,}"] for n, r in results.items()]
-    parts: list[Part] = [*filled_blocks(evaluation), *given_blocks(evaluation)]
+    parts: list[Part] = [*more_blocks(evaluation)]
     parts += [Block("", blocks, kind="two"), Block("", heat, kind="three")]
     numbers = Table("numbers", ["name", "value", "95%", "n"], rows)
     parts.append(Block(f"All {len(rows)} numbers by name", [numbers], kind="folded"))
@@ -206,18 +206,16 @@ def _meanings(names: Iterable[str]) -> str:
 
 
 def verdict(scene: Scene) -> list[Sentence]:
-    """Return what is to be said first: how the run ended, how parts are filled in, agreement, energy and code, and what
-    to try next; or how to measure these. Without labels agreement is not spoken of.
+    """Return what is to be said first: how parts are filled in, samples, code, where there are labels agreement and
+    energy, how the run ended, and what to try next; or how to measure these.
     """
     evaluation = scene.record.evaluation
     if evaluation is None:
         return [ending(scene.record), (False, NO_EVALUATION)]
-    found, own = [ending(scene.record)], unlabelled.verdict(evaluation, scene.record.lines)
-    if evaluation.accuracy is not None or not own:
-        found += [agreement(evaluation), *([] if scene.no_energy else [use_of_energy(evaluation)])]
-    if (used := use_of_code(evaluation)) is not None:
-        found.append(used)
-    return [*found[:1], *own[:-1], *found[1:], *own[-1:]]
+    others = list[Sentence]()
+    if evaluation.accuracy is not None or not unlabelled.is_measured(evaluation):
+        others += [agreement(evaluation), *([] if scene.no_energy else [use_of_energy(evaluation)])]
+    return unlabelled.verdict(evaluation, scene.record.lines, [*others, ending(scene.record)])
 
 
 def ending(record: RunRecord) -> Sentence:
@@ -269,17 +267,6 @@ def use_of_energy(evaluation: Evaluation) -> Sentence:
 def _clear(a: Result, b: Result) -> float:
     """Return the difference from which two values differ by more than their errors."""
     return CONFIDENCE * hypot(a.standard_error, b.standard_error)
-
-
-def use_of_code(evaluation: Evaluation) -> Sentence | None:
-    """Say how much the shared code tells of an item; None where it was not looked at."""
-    if evaluation.collapse is not None:
-        return False, evaluation.collapse
-    kl, active, units = (evaluation.results.get(f"latent/{name}") for name in ("kl", "active_units", "units"))
-    if kl is None:
-        return None
-    used = "" if active is None or units is None else f", {active.value:.0f} of {units.value:.0f} latents are in use"
-    return True, f"The shared code tells items apart: {kl.value:.1f} nats an item{used}."
 
 
 def trust_statement(accuracy: dict[str, float] | None) -> Sentence:
