@@ -238,3 +238,14 @@ def test_every_command_of_the_readme_is_one():
     code = re.findall(r"`([^`\n]+)`|^((?:multiebm|make) .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
     named = {name for both in code for text in both for name in re.findall(r"multiebm ([a-z][a-z-]+)", text)}
     assert {"train", "impute", "report"} <= named <= known
+
+
+def test_what_a_message_says_to_install_is_declared():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    said = [
+        name for file in (ROOT / "src").rglob("*.py") for name in re.findall(r"multiebm\[(\w+)\]", file.read_text())
+    ]
+    assert {"tables", "metrics", "tensorboard"} <= set(said) <= set(extras)
+    assert not [
+        file for file in (ROOT / "src").rglob("*.py") if re.search(r"pip install (?!\W*multiebm)", file.read_text())
+    ]

@@ -349,7 +349,9 @@ def test_every_problem_of_the_declarations_is_reported_at_once():
         == "arrays.modalities.table.kind: got 'tabular', expected picture or category or counts or vector; declare it"
     )
     assert reserved.startswith("arrays.modalities.labels: got a reserved name, expected none of labels, present")
-    assert key.startswith("arrays.modalities.sound: got unknown key 'layuot', expected kind, missing, columns.")
+    assert key.startswith(
+        "arrays.modalities.sound: got unknown key 'layuot', expected kind, missing, columns, standardise."
+    )
     with pytest.raises(ConfigError, match="arrays.modalities: got none, expected at least one; declare name"):
         from_arrays({}, {})
 

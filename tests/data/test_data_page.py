@@ -194,6 +194,15 @@ def _():
         assert (modality.loc, modality.scale) == ((constant,), (1.0,))
 
 
+@row("outliers")
+def _():
+    v = np.r_[np.linspace(-1, 1, 999), 1e6][:, None]
+    declared, test = (VECTOR, VECTOR | {"standardise": "robust"}), Rows({"v": v})
+    plain, robust = (from_arrays({"v": v}, {"v": of}, test=test).modalities["v"] for of in declared)
+    assert plain.scale[0] > 1e4
+    assert robust.scale[0] == pytest.approx(1 / 1.349, rel=0.02)
+
+
 @row("not a dict of arrays")
 def _():
     with pytest.raises(DataError, match="parts: got ndarray, expected a dict of arrays by modality"):

@@ -63,6 +63,31 @@ def test_what_a_callback_raises_else_is_raised_and_only_true_ends_training(tmp_p
         multiebm.train(tiny(), tmp_path / "again", progress=False, callbacks=[broken])
 
 
+class Patience:
+    """Ends training when a loss has not fallen for so many steps; NumPy's truth is truth."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience, self.losses = patience, []
+
+    def on_step(self, metrics, step):
+        self.losses.append(step if step < 4 else 3)
+        return np.bool_(len(self.losses) > self.patience and len(set(self.losses[-self.patience :])) == 1)
+
+
+def test_an_object_is_told_by_its_method(tmp_path):
+    watcher = Patience(3)
+    multiebm.train(tiny(), tmp_path / "run", progress=False, callbacks=[watcher])
+    assert watcher.losses == [1, 2, 3, 3, 3]
+    session = json.loads((tmp_path / "run" / "run.json").read_text())["sessions"][-1]
+    assert (session["reason"], session["to_step"]) == ("callback", 5)
+
+
+def test_what_cannot_be_called_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match=r"callbacks: got 3, expected functions f\(metrics, step\), or objects with"):
+        multiebm.train(tiny(), tmp_path / "run", progress=False, callbacks=[3])
+    assert not (tmp_path / "run").exists()
+
+
 def table(shift: float, width: int = 3, rows: int = 40):
     draws = np.random.default_rng(int(shift)).normal(shift, 1 + shift, (rows, width))
     return multiebm.from_arrays({"x": draws, "y": draws[:, :2] ** 2}, {n: {"kind": "vector"} for n in "xy"})

@@ -168,6 +168,28 @@ def test_an_unknown_row_or_data_is_refused_before_anything_is_made(tmp_path, mea
     assert not (tmp_path / "a").exists()
 
 
+def test_rows_that_do_not_fit_the_settings_or_the_data_are_all_named_before_anything_is_trained(tmp_path, measured):
+    """JMVAE reads all parts at once; the divergence of MVAE is in closed form, of a normal prior alone."""
+    with pytest.raises(ConfigError) as error:
+        run(tmp_path / "a", ("mvae", "mmvae", "mvtcae"), overrides=["model.prior={kind: mixture, components: 2}"])
+    first, *others = error.value.problems
+    assert first == "rows that do not go with these settings; leave them out, or change them:"
+    assert [line.split(": got analytic")[0] for line in others] == [
+        f"{row}: training.phases.bound.divergence" for row in ("mvae", "mvtcae")
+    ]
+    present = np.random.default_rng(0).random((40, 2)) < 0.7
+    np.savez(tmp_path / "gaps.npz", x=np.random.rand(40, 2), y=np.random.rand(40, 3), present=present)
+    own = [*SMALL, f"data.settings.path={tmp_path / 'gaps.npz'}"]
+    with pytest.raises(DataError, match="rows that cannot be trained on this data; leave them out:\njmvae: ") as error:
+        compare(["mvae", "jmvae"], "arrays", 60.0, 1, tmp_path / "b", own)
+    assert "mvae: got" not in str(error.value).replace("jmvae", "")
+    assert "expected complete items" in str(error.value)
+    with pytest.raises(DataError, match="mvae: model.parts.x.likelihood: got 'poisson', which vector does not know"):
+        compare(["mvae"], "arrays", 60.0, 1, tmp_path / "c", [*own, "model.parts={x: {likelihood: poisson}}"])
+    assert not list(tmp_path.glob("*/runs/*"))
+    assert not measured
+
+
 def test_a_cell_of_other_settings_is_not_passed_off(tmp_path, measured):
     run(tmp_path, ("mvae",), 1)
     with pytest.raises(DataError, match=r"got a cell of other settings \(asked -> stored: model.shared: 4 -> 3\)"):

@@ -15,6 +15,7 @@ from multiebm.data import Rows, from_arrays
 from multiebm.data.arrays import load_arrays
 from multiebm.modalities import Category, from_json, to_json
 from multiebm.modalities.category import Categorical
+from multiebm.nn.precision import Mixed, set_precision
 from small_models import make_batch, small_model
 
 FRAME = pd.DataFrame(
@@ -170,6 +171,16 @@ def test_probabilities_of_a_model_may_be_handed_over_again():
     torch.testing.assert_close(make_batch(m, {"c": shares}).views["c"], shares)
     with pytest.raises(DataError, match="add up to 1 in each column"):
         make_batch(m, {"c": shares * 1.1})
+
+
+def test_a_decoder_that_computes_in_bfloat16_gives_probabilities_too():
+    m = modality(FRAME)
+    decoder = Mixed(m.decoder(2, m.networks()))
+    set_precision(decoder, "bf16")
+    with torch.no_grad():
+        shares = decoder(torch.randn(50, 2, generator=make_generator(0)))
+    for block in shares.split(m.sizes, 1):
+        torch.testing.assert_close(block.sum(1), torch.ones(50), rtol=0, atol=1e-6)
 
 
 def test_the_density_of_counts_of_classes_is_scipys_multinomial():

@@ -1,6 +1,6 @@
 """`multiebm sample`, `impute`, `encode`, `likelihood`, `score` and `match`: a trained model at work on files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,20 +18,22 @@ from multiebm.cli.options import (
     Refine,
     Seed,
     Table,
-    Views,
+    ViewsFile,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from multiebm.core.names import Views
+    from multiebm.modalities import Modality
     from multiebm.models.model import MultimodalModel
 
-PICTURES, TABLES = (".png", ".npz"), (".csv", ".jsonl")
+VIEWS, CODES, TABLES = (".png", ".npz", ".csv"), (".npz", ".csv"), (".csv", ".jsonl")
 
 
 def sample(
     run: Model,
-    out: Views,
+    out: ViewsFile,
     n: Annotated[int, typer.Option("-n", "--number", help="Number of joint samples.", min=1)] = 16,
     refine: Refine = False,
     data_steps: DataSteps = None,
@@ -44,18 +46,16 @@ def sample(
     old_steps: OldSteps = None,
 ) -> None:
     """Draw joint samples of all modalities."""
-    from multiebm.cli.outputs import check_pictures, write_views
-
     model, _, _ = _open(run, device, out)
-    check_pictures(out, model.modalities)
+    _check_form(out, model.modalities)
     views = model.sample(n, _steps(refine, data_steps), seed, temperature, noise)
-    typer.echo(f"{n} samples, {write_views(out, views, model.modalities)}")
+    typer.echo(f"{n} samples, {_write(out, model, views)}")
 
 
 def impute(
     run: Model,
     parts: Parts,
-    out: Views,
+    out: ViewsFile,
     want: Annotated[str | None, typer.Option(help="Modalities to return, as m1,m2; all by default.")] = None,
     latent_steps: LatentSteps = 0,
     refine: Refine = False,
@@ -63,50 +63,46 @@ def impute(
     seed: Seed = 0,
     draws: Annotated[
         int | None,
-        typer.Option(help="Complete so many times: means, and in an .npz NAME_std and NAME_draws too.", min=2),
+        typer.Option(
+            help="Complete so many times: means, in a .csv COLUMN_std too, in an .npz _std and _draws.", min=2
+        ),
     ] = None,
     noise: Noise = False,
     device: Device = "auto",
     old_steps: OldSteps = None,
 ) -> None:
     """Complete items of which some modalities are given."""
-    from multiebm.cli.outputs import check_pictures, write_views
     from multiebm.models.use import check_names
 
-    model, views, present = _open(run, device, out, PICTURES, parts)
+    model, views, present = _open(run, device, out, VIEWS, parts)
     wanted = check_names(model.modalities, _names(want), "want")
-    check_pictures(out, {name: model.modalities[name] for name in wanted})
-    steps = _steps(refine, data_steps)
+    _check_form(out, {name: model.modalities[name] for name in wanted})
+    steps, more = _steps(refine, data_steps), {}
     if draws is None:
         completed = model.impute(views, wanted, latent_steps, steps, seed, present, noise=noise)
     else:
         found = model.impute(views, wanted, latent_steps, steps, seed, present, draws=draws, noise=noise)
-        completed = found.mean
-        if out.suffix.lower() == ".npz":
-            several = {"std": found.std, "draws": found.draws}
-            completed = completed | {f"{name}_{what}": of[name] for what, of in several.items() for name in wanted}
-    typer.echo(f"{len(completed[wanted[0]])} items, {write_views(out, completed, model.modalities)}")
+        completed, more = found.mean, {"std": found.std, "draws": found.draws}
+    typer.echo(f"{len(completed[wanted[0]])} items, {_write(out, model, completed, more)}")
 
 
 def encode(
     run: Model,
     parts: Parts,
-    out: Annotated[Path, typer.Option(help="An .npz; its array codes has a row an item.")],
+    out: Annotated[Path, typer.Option(help="An .npz, its array codes with a row an item, or a .csv.")],
     private: Annotated[
         bool, typer.Option("--private", help="Arrays shared and one for each part: what it has for itself.")
     ] = False,
     device: Device = "auto",
 ) -> None:
     """Encode items to the mean of q(z | parts), whichever modalities are given."""
-    from multiebm.cli.outputs import write_views
-
-    model, views, present = _open(run, device, out, (".npz",), parts)
+    model, views, present = _open(run, device, out, CODES, parts)
     if private:
         every = model.encode(views, present, private=True)
-        typer.echo(f"{len(every['shared'])} codes, {write_views(out, every, {})}")
+        typer.echo(f"{len(every['shared'])} codes, {_write(out, model, every)}")
         return
     codes = model.encode(views, present)
-    write_views(out, {"codes": codes}, {})
+    _write(out, model, {"shared" if out.suffix.lower() == ".csv" else "codes": codes})
     typer.echo(f"{len(codes)} codes of {codes.shape[1]} latents: {out}")
 
 
@@ -167,7 +163,7 @@ def _rate(method: str, run: Path, parts: Path, out: Path | None, device: str) ->
 
 
 def _open(
-    run: Path, device: str, out: Path | None, endings: Sequence[str] = PICTURES, parts: Path | None = None
+    run: Path, device: str, out: Path | None, endings: Sequence[str] = VIEWS, parts: Path | None = None
 ) -> "tuple[MultimodalModel, dict[str, Any], Tensor | None]":
     """Return the model, raw parts of items and their mask [N, M]; what would stop writing `out` is raised first."""
     from multiebm.cli.outputs import check_target
@@ -177,6 +173,30 @@ def _open(
     check_target(out, endings)
     model = from_pretrained(run, device)
     return model, *(({}, None) if parts is None else read_parts(parts, model.modalities))
+
+
+def _check_form(out: Path, modalities: "dict[str, Modality]") -> None:
+    """Raise ConfigError where the file `out` cannot hold these modalities."""
+    from multiebm.cli.outputs import check_frame, check_pictures
+
+    check_pictures(out, modalities)
+    check_frame(out, modalities)
+
+
+def _write(out: Path, model: "MultimodalModel", values: "Views", more: "Mapping[str, Views] | None" = None) -> str:
+    """Write values [B, ...] by name, and what there is `more` of the same names; return what is where, for the user.
+
+    An .npz has `NAME_std` and so on too, a .csv the deviations of its columns.
+    """
+    from multiebm.cli.outputs import write_frame, write_views
+
+    ending, more = out.suffix.lower(), more or {}
+    if ending == ".csv":
+        frame = model.frame(values)
+        write_frame(out, frame.join(model.frame(more["std"]).add_suffix("_std")) if more else frame)
+        return f"{', '.join(values)}: {out}"
+    others = {f"{name}_{what}": of[name] for what, of in more.items() for name in values} if ending == ".npz" else {}
+    return write_views(out, values | others, model.modalities)
 
 
 def _steps(refine: bool, data_steps: int | None) -> int | None:

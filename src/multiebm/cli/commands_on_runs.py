@@ -2,17 +2,17 @@
 run, with which settings, whose idea it was, and what a run is worth.
 """
 
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from multiebm.cli.options import (
     INTERRUPTED,
+    OWN_DATA,
     Device,
     InitFrom,
     Kinds,
@@ -23,14 +23,14 @@ from multiebm.cli.options import (
     PartColumns,
     Run,
     Source,
+    data_settings,
 )
-from multiebm.core.keys import EVALUATION, METRICS, REPORT
+from multiebm.core.keys import CONFIG, EVALUATION, METRICS, REPORT
 
 if TYPE_CHECKING:
     from multiebm.data import MultimodalDataset
     from multiebm.experiments.schema import Experiment
 
-OWN_DATA = "arrays"  # the preset for the user's own data
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -92,7 +92,13 @@ def show(
 def train(
     context: typer.Context,
     source: Source,
-    out: Annotated[Path, typer.Option(help="Run folder: configuration, log, checkpoints, model.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run folder: configuration, log, checkpoints, model; RUN itself in `train RUN --resume`.",
+            show_default=False,
+        ),
+    ] = None,
     overrides: Overrides = None,
     part: PartColumns = None,
     kind: Kinds = None,
@@ -110,8 +116,12 @@ def train(
     from multiebm.experiments.load import load_experiment
     from multiebm.experiments.sources import names_settings
 
+    if out is None and resume and (Path(source) / CONFIG).is_file():
+        out = Path(source)
+    if out is None:
+        raise typer.BadParameter("Missing option '--out', expected the folder of the run that is written")
     own = not names_settings(source)
-    of_data = _data_settings(source, own, part, kind, missing, labels, method)
+    of_data = data_settings(source, own, part, kind, missing, labels, method)
     preset = method if own else source
     experiment = load_experiment(preset, [*of_data, *(overrides or [])])  # before torch: mistakes are told at once
     from multiebm.experiments.build import build_dataset
@@ -127,53 +137,16 @@ def train(
             force=force,
             tensorboard=tensorboard,
             init_from=init_from,
+            named=[text.partition("=")[0].strip() for text in overrides or []],
         )
     typer.echo(result.fit.message())
     if result.fit.reason == "interrupted":
-        said: list[tuple[str, str | None]] = [("--part", text) for text in part or []]
-        said += [("--kind", text) for text in kind or []]
-        said += [("--missing", missing), ("--labels", labels), ("--method", method if method != OWN_DATA else None)]
-        said += [("--out", str(out)), ("--device", device if device != "auto" else None)]
-        said += [("--init-from", str(init_from) if init_from else None)]
-        again = [word for option, value in said if value for word in (option, value)]
+        again = ["--device", device] if device != "auto" else []
         again += ["--tensorboard"] if tensorboard else []
-        typer.echo(f"to go on: {shlex.join(['multiebm', 'train', source, *(overrides or []), *again, '--resume'])}")
+        typer.echo(f"to go on: {shlex.join(['multiebm', 'train', str(out), *again, '--resume'])}")
         raise typer.Exit(INTERRUPTED)
     ending = "png" if any(m.shows == "pictures" for m in result.model.modalities.values()) else "npz"
     typer.echo(f"model: {result.folder / 'model'}; look at it: multiebm sample {out} --out samples.{ending}")
-
-
-def _data_settings(
-    source: str,
-    own: bool,
-    part: list[str] | None,
-    kind: list[str] | None,
-    missing: str | None,
-    labels: str | None,
-    method: str,
-) -> list[str]:
-    """Return what the options for the user's own data say as KEY=VALUE; none for a source of settings."""
-    parts = {name: columns.split(",") for name, columns in _pairs("--part", part).items()}
-    options = {"parts": parts, "kinds": _pairs("--kind", kind), "missing": missing, "labels": labels}
-    given: dict[str, Any] = {name: value for name, value in options.items() if value}
-    if own:
-        given |= {"path": source, "modalities": None}
-    elif given or method != OWN_DATA:
-        raise typer.BadParameter(
-            f"got {source}, which names settings, with options for data; expected data with them, or no such options"
-        )
-    return [f"data.settings.{name}={json.dumps(value)}" for name, value in given.items()]
-
-
-def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
-    """Return NAME=VALUE of an option that may be given several times, by name."""
-    found: dict[str, str] = {}
-    for text in given or []:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value) or name in found:
-            raise typer.BadParameter(f"{option}: got {text!r}, expected NAME=VALUE, each name once")
-        found[name] = value
-    return found
 
 
 def fit_prior(
@@ -227,7 +200,7 @@ def compare(
     from multiebm.experiments.sources import names_settings
 
     own = not names_settings(data)
-    changes = [*_data_settings(data, own, part, kind, missing, labels, OWN_DATA), *(settings or [])]
+    changes = [*data_settings(data, own, part, kind, missing, labels, OWN_DATA), *(settings or [])]
     try:
         cells = run(rows, OWN_DATA if own else data, seconds, seeds, out, changes, typer.echo, device)
     except KeyboardInterrupt as interrupted:
@@ -304,7 +277,6 @@ def _opened(run: Path, out: Path, changes: Sequence[str] = ()) -> "tuple[Experim
     """
     from multiebm.core.errors import ConfigError
     from multiebm.core.files import try_output
-    from multiebm.core.keys import CONFIG
     from multiebm.data import DATASETS, settings_problems
     from multiebm.experiments.build import build_dataset
     from multiebm.experiments.folder import check_same_data, read_run

@@ -1,10 +1,12 @@
 """What several commands ask for, said once."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+OWN_DATA = "arrays"  # the preset for the user's own data
 INTERRUPTED = 130  # the exit code of a program ended by Ctrl-C
 
 
@@ -24,14 +26,17 @@ Parts = Annotated[
     Path,
     typer.Option(
         help="An .npz with one array per modality (pictures [N, C, H, W] or [N, H, W, C]) and perhaps present [N, M], "
-        "or a folder of <modality>.png or <modality>/*.png (or jpg, bmp, tif, webp), one item by one name."
+        "a table (.csv, .tsv, .parquet) with columns as in training, empty where a part is missing, or a folder of "
+        "<modality>.png or <modality>/*.png (or jpg, bmp, tif, webp), one item by one name."
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings to change, such as training.batch_size=32.", show_default=False),
 ]
-Views = Annotated[Path, typer.Option(help="A .png of the pictures, or an .npz of every wanted modality.")]
+ViewsFile = Annotated[
+    Path, typer.Option(help="A .png of the pictures, an .npz of every wanted modality, or a .csv of their columns.")
+]
 Table = Annotated[Path | None, typer.Option(help="A .csv or .jsonl file; CSV on the screen by default.")]
 Seed = Annotated[int, typer.Option(help="Seed; item i depends on it and on i alone.", min=0, max=2**32 - 1)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<i>.")]
@@ -53,7 +58,12 @@ PartColumns = Annotated[
     typer.Option("--part", help="Columns of a table that form a part, NAME=COLUMN,COLUMN; once for each part."),
 ]
 Kinds = Annotated[
-    list[str] | None, typer.Option("--kind", help="A part's kind, NAME=KIND, where it is not as inferred.")
+    list[str] | None,
+    typer.Option(
+        "--kind",
+        help="A part's kind, NAME=KIND, where it is not as inferred; what else is declared of it after commas: "
+        "NAME=vector,standardise=robust.",
+    ),
 ]
 Missing = Annotated[str | None, typer.Option(help="nan: NaN, or an empty cell of a table, means missing.")]
 Labels = Annotated[str | None, typer.Option(help="The column of a table that holds classes, to measure by.")]
@@ -63,3 +73,45 @@ InitFrom = Annotated[
 ]
 Noise = Annotated[bool, typer.Option("--noise", help="Add the observation noise that the model assumes around means.")]
 OldSteps = Annotated[int | None, typer.Option("--refine-steps", hidden=True, callback=_say_new_names)]
+
+
+def data_settings(
+    source: str,
+    own: bool,
+    part: list[str] | None,
+    kind: list[str] | None,
+    missing: str | None,
+    labels: str | None,
+    method: str,
+) -> list[str]:
+    """Return what the options for the user's own data say as KEY=VALUE; none for a source of settings."""
+    parts = {name: columns.split(",") for name, columns in _pairs("--part", part).items()}
+    kinds = {name: _declared(name, said) for name, said in _pairs("--kind", kind).items()}
+    options = {"parts": parts, "kinds": kinds, "missing": missing, "labels": labels}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value}
+    if own:
+        given |= {"path": source, "modalities": None}
+    elif given or method != OWN_DATA:
+        raise typer.BadParameter(
+            f"got {source}, which names settings, with options for data; expected data with them, or no such options"
+        )
+    return [f"data.settings.{name}={json.dumps(value)}" for name, value in given.items()]
+
+
+def _declared(name: str, said: str) -> Any:
+    """Return the kind of a part, or with what stands after it, "vector,standardise=robust", its declaration."""
+    from multiebm.experiments.values import parse
+
+    kind, more, rest = said.partition(",")
+    return {"kind": kind, **parse(f"{{{rest.replace('=', ': ')}}}", f"--kind {name}={said}")} if more else kind
+
+
+def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
+    """Return NAME=VALUE of an option that may be given several times, by name."""
+    found: dict[str, str] = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value) or name in found:
+            raise typer.BadParameter(f"{option}: got {text!r}, expected NAME=VALUE, each name once")
+        found[name] = value
+    return found

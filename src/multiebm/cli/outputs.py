@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from multiebm.data.npz import write_npz
 from multiebm.evaluation.result import TRUSTED_ACCURACY, Evaluation
 from multiebm.evaluation.verdict import Lines, verdict
 from multiebm.modalities import Modality
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 GAP = 2  # white pixels between pictures
 WAY_OUT = "choose another place with --out"
@@ -60,6 +64,18 @@ def write_views(out: Path, views: Views, modalities: dict[str, Modality]) -> str
     others = [name for name in views if modalities[name].shows != "pictures"]
     said = f"{', '.join(name for name in views if name not in others)}: {out}"
     return f"{said} (a .png holds pictures alone: for {', '.join(others)} write an .npz)" if others else said
+
+
+def check_frame(out: Path, modalities: dict[str, Modality]) -> None:
+    """Raise ConfigError where a .csv is asked for and one of these modalities is no row of numbers."""
+    odd = [name for name, m in modalities.items() if len(m.raw_shape) != 1]
+    if out.suffix.lower() == ".csv" and odd:
+        raise ConfigError(f"--out: got a .csv for {odd[0]}, which is no row of numbers; write an .npz, or leave it out")
+
+
+def write_frame(out: Path, frame: "DataFrame") -> None:
+    """Write a data frame as CSV: the names of its columns, and every digit of its numbers."""
+    write_output(out, frame.to_csv(index=False, lineterminator="\n").encode(), WAY_OUT)
 
 
 def write_scores(out: Path | None, scores: Sequence[float], title: str = "score") -> None:

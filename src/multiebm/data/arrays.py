@@ -21,8 +21,8 @@ from multiebm.data.sources import Columns, read_path, read_source
 from multiebm.modalities import MODALITIES, Modality
 
 # name -> {"kind": "picture", "layout": "chw" | "hwc" | "hw", "range": [low, high] (optional)}, {"kind": "vector"},
-# {"kind": "category"} or {"kind": "counts", "library": true (optional)}; "missing": "nan" (optional) in all; a kind by
-# its name alone, or None: inferred from the values
+# "standardise": "robust" (optional), {"kind": "category"} or {"kind": "counts", "library": true (optional)}; "missing":
+# "nan" (optional) in all; a kind by its name alone, or none: inferred from the values
 Declared = Mapping[str, str | Mapping[str, Any] | None]
 UNKNOWN = -1  # the code of a label that is not known
 Class = int | str
@@ -125,7 +125,7 @@ def load_arrays(
     modalities: dict[str, str | dict[str, Any]] | None = None,
     path: str | Path | None = None,
     arrays: Mapping[str, Any] | None = None,
-    kinds: dict[str, str] | None = None,
+    kinds: dict[str, str | dict[str, Any]] | None = None,
     parts: dict[str, str | list[str]] | None = None,
     missing: Literal["nan"] | None = None,
     labels: str | None = None,
@@ -137,8 +137,8 @@ def load_arrays(
     Keys of a dict or an .npz: one per modality, and optionally `labels` [N] and `present` bool [N, M], or one
     `present_<modality>` [N] each. The same keys with the prefix `test_` are the test split; without them it is drawn as
     in `from_arrays`. `parts` says which columns of a table form which part, `labels` which column has the classes.
-    `modalities` declares each part; else kinds are inferred but for those that `kinds` names. `missing` = nan: NaN
-    means missing in all of them.
+    `modalities` declares each part; else kinds are inferred but for those that `kinds` names, which may be declarations
+    too, of all kinds the same keys: {x: {standardise: robust}}. `missing` = nan: NaN means missing in all of them.
     """
     if (path is None) == (arrays is None):
         given = "neither" if path is None else "both"
@@ -171,7 +171,7 @@ def load_arrays(
 def read_data(
     data: Any,
     parts: Columns | None = None,
-    kinds: dict[str, str] | None = None,
+    kinds: dict[str, str | dict[str, Any]] | None = None,
     missing: Literal["nan"] | None = None,
     labels: Any = None,
     test_fraction: float = 0.2,
@@ -214,6 +214,7 @@ def declarations(
         if "kind" not in declared and name in views:
             declared["kind"] = _inferred(views[name], f"{what}, modality {name!r}")
         found[name] = declared | ({"missing": missing} if missing and "missing" not in declared else {})
+    check_declarations(found)
     return found
 
 
@@ -241,9 +242,9 @@ def check_declarations(modalities: Any) -> None:
         of = {"kind": declared} if isinstance(declared, str) else {} if declared is None else declared
         if not isinstance(of, Mapping):
             problems.append(f"{where}: got {declared!r}, expected a declaration such as {{kind: vector}}; correct it")
-        elif of and (kind := of.get("kind")) not in list(MODALITIES):
+        elif (kind := of.get("kind")) not in [None, *MODALITIES]:
             problems.append(f"{where}.kind: got {kind!r}, expected {' or '.join(MODALITIES)}; declare it")
-        elif of:
+        elif kind:
             problems += MODALITIES[of["kind"]].declaration_problems(where, of)
     if problems:
         raise ConfigError(problems)
@@ -251,7 +252,8 @@ def check_declarations(modalities: Any) -> None:
 
 def _checked(rows: Rows, modalities: Mapping[str, Mapping[str, Any]], kinds: dict[str, Modality], what: str) -> Split:
     """Return one split of checked arrays [N, ...] without labels, copied. Modalities new to `kinds` are put there."""
-    numbers = {name: MODALITIES[declared["kind"]].numbers for name, declared in modalities.items()}
+    # of what has not been handed over no kind is known
+    numbers = {name: "kind" in of and MODALITIES[of["kind"]].numbers for name, of in modalities.items()}
     given = read_arrays(rows.views, numbers, what, rows.present, rows.labels)
     if missing := [name for name in modalities if name not in given]:
         raise ModalityError(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import DataError
-from multiebm.core.handed import Array
+from multiebm.core.handed import SHOWN, Array
 from multiebm.core.names import Views
 from multiebm.core.random import make_generator
 from multiebm.modalities import Modality
@@ -79,7 +79,10 @@ class MultimodalDataset:
     kept: Kept | None = None
 
     def describe(self) -> str:
-        """Return it in words: "photo: 32x32 RGB pictures; sensors: 12 numbers; 80 rows to train, 20 to test"."""
+        """Return it in words: "photo: 32x32 RGB pictures; sensors: 12 numbers; 80 rows to train, 20 to test".
+
+        A second line names the columns that are constant in training, where there are some.
+        """
         parts = "; ".join(f"{name}: {m.describe()}" for name, m in self.modalities.items())
         missing = 1 - torch.cat([self.train.present, self.test.present]).float().mean().item()
         gaps = f"; {missing:.1%} of parts missing" if missing else ""
@@ -87,7 +90,14 @@ class MultimodalDataset:
             if m.lacks_cells:
                 there = torch.cat([split.views[name][split.of(name)[1]] for split in (self.train, self.test)])
                 gaps += f"; {there.isnan().float().mean():.1%} of the cells of {name} missing"
-        return f"{parts}; {len(self.train)} rows to train, {len(self.test)} to test{gaps}"
+        same: list[str] = []
+        for name, m in self.modalities.items():
+            view, there = self.train.of(name)
+            columns = m.constant(view[there])
+            more = f", ... ({len(columns)} in all)" if len(columns) > SHOWN else ""
+            same += [f"{name}: {', '.join(columns[:SHOWN])}{more}"] if columns else []
+        told = f"\nconstant in training, so nothing is learned of them: columns of {'; '.join(same)}" if same else ""
+        return f"{parts}; {len(self.train)} rows to train, {len(self.test)} to test{gaps}{told}"
 
     def split(self, split: SplitName) -> Split:
         """Return the split called "train" or "test"; DataError for any other name."""

@@ -1,4 +1,4 @@
-"""Parts to use a model on, read from files: an .npz archive, or a folder of pictures by modality."""
+"""Parts to use a model on, read from files: an .npz archive, a table, or a folder of pictures by modality."""
 
 import logging
 import os
@@ -18,6 +18,7 @@ from multiebm.core.table import nearest
 from multiebm.data.arrays import rows_of
 from multiebm.data.npz import check_bytes, expanded, read_npz
 from multiebm.data.picture_files import ENDINGS, read_pictures
+from multiebm.data.sources import TABLES, read_table
 from multiebm.modalities import Modality
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
     """Return the raw views [B, ...] of a file or folder by modality and, if it has one, the presence mask bool [B, M].
 
     An .npz holds an array per modality (channels of pictures first or last), and perhaps `present` [B, M] or
-    `present_<modality>` [B]; its `labels` and, beside rows without that prefix, its `test_...` are left aside. A folder
+    `present_<modality>` [B]; its `labels` and, beside rows without that prefix, its `test_...` are left aside. A table
+    holds the columns that training had, or that `MultimodalModel.frame` gives. A folder
     holds `<modality>.png`, or pictures `<modality>/*.png` (or another of ENDINGS) in the order of their names without
     ending, the same names for every modality. DataError for anything else.
     """
@@ -39,8 +41,13 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
             return _read_folder(path, modalities), None
         except OSError as error:
             raise DataError(f"{path}: got a folder that cannot be read ({error}); make it readable") from error
+    if path.suffix.lower() in TABLES:
+        return _read_columns(path, modalities)
     if path.suffix.lower() != ".npz":
-        raise DataError(f"--parts: got {path}, expected an .npz file, or a folder of PNG pictures by modality")
+        raise DataError(
+            f"--parts: got {path}, expected an .npz file, or a folder of PNG pictures by modality, or a table "
+            f"({', '.join(TABLES)}); convert it"
+        )
     content, what, names = read_npz(path), str(path), list(modalities)
     held_out = [key for key in content if key.startswith(TEST)]
     rows = rows_of({key: array for key, array in content.items() if key not in held_out}, what)
@@ -58,6 +65,38 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
     if rows.present is None:
         return views, None
     return views, torch.from_numpy(read_present(rows.present, names, len(next(iter(views.values()))), what))
+
+
+def _read_columns(file: Path, modalities: Mapping[str, Modality]) -> tuple[dict[str, Any], Tensor]:
+    """Return the columns of each part that a table has; a row whose cells of a part are all empty has not that part."""
+    frame = read_table(file)
+    frame.columns = [str(column) for column in frame.columns]
+    found, there, used = {}, {}, set()
+    for name, m in modalities.items():
+        plain = m.handed_columns or tuple(f"{name}_{i}" for i in range(m.size))
+        # as training had them, as two parts of one name are told apart, as probabilities of classes
+        forms = [plain, tuple(f"{name}_{column}" for column in plain), m.columns or plain]
+        chosen = next((form for form in forms if set(form) <= set(frame.columns)), None)
+        if chosen is None and (some := [column for column in plain if column in frame.columns]):
+            lacks = next(column for column in plain if column not in frame.columns)
+            raise DataError(
+                f"{file}: got {some[0]!r} of part {name!r} and no column {lacks!r}, expected all {len(plain)} of it, "
+                f"or none.{nearest(lacks, list(frame.columns))} Supply it, empty where nothing is known"
+            )
+        if chosen is not None:
+            columns = frame[list(chosen)]
+            there[name] = columns.notna().any(axis=1).to_numpy()
+            found[name] = columns if chosen == plain == m.handed_columns else columns.to_numpy()
+            used |= set(chosen)
+    if not found:
+        listed = "; ".join(
+            f"{name}: {', '.join(m.handed_columns[:5]) or f'{name}_0'}" for name, m in modalities.items()
+        )
+        raise DataError(f"{file}: got no columns of a part, expected those of training ({listed}); rename them")
+    if unused := [column for column in frame.columns if column not in used]:
+        logger.warning("%s: %d columns are of no part and are not read, first %s", file, len(unused), unused[0])
+    n, every = len(frame), list(modalities)
+    return found, torch.from_numpy(np.stack([there.get(name, np.zeros(n, bool)) for name in every], 1))
 
 
 def _read_folder(folder: Path, modalities: Mapping[str, Modality]) -> dict[str, Array]:

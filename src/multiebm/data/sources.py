@@ -21,6 +21,7 @@ from multiebm.modalities import Picture
 
 logger = logging.getLogger("multiebm")
 
+_EXTRA = 'pip install "multiebm[tables]"'
 TABLES = (".csv", ".tsv", ".parquet", ".feather")
 Columns = Mapping[str, str | Sequence[str]]  # part -> its columns, by name or pattern
 
@@ -60,7 +61,7 @@ def read_path(path: str | Path, parts: Columns | None = None, labels: str | None
     if file.is_dir():
         return _without_parts(read_folder(file), parts)
     if file.suffix.lower() in TABLES:
-        return _columns_of(_read_table(file), parts, labels, str(file))
+        return _columns_of(read_table(file), parts, labels, str(file))
     if file.suffix.lower() in (".npz", ".npy", ""):
         return _without_parts(dict(read_npz(file)), parts)
     known = ", ".join((".npz", *TABLES))
@@ -76,11 +77,12 @@ def _without_parts(content: dict[str, Any], parts: Columns | None) -> dict[str, 
     return content
 
 
-def _read_table(file: Path) -> Any:
+def read_table(file: Path) -> Any:
+    """Return the data frame of a table (TABLES); DataError where it cannot be read, or what reads it is not here."""
     try:
         import pandas as pd
     except ImportError as error:
-        raise DataError(f"{file}: got a table, which pandas reads, and it is not here; pip install pandas") from error
+        raise DataError(f"{file}: got a table, which pandas reads, and it is not here; {_EXTRA}") from error
     if not file.is_file():
         raise DataError(f"{file}: got no such file, expected a table; correct the path")
     check_bytes(file, file.stat().st_size)
@@ -89,9 +91,7 @@ def _read_table(file: Path) -> Any:
             return pd.read_csv(file, sep="\t" if file.suffix.lower() == ".tsv" else ",")
         return pd.read_parquet(file) if file.suffix.lower() == ".parquet" else pd.read_feather(file)
     except ImportError as error:
-        raise DataError(
-            f"{file}: got {file.suffix}, which pyarrow reads, and it is not here; pip install pyarrow"
-        ) from error
+        raise DataError(f"{file}: got {file.suffix}, which pyarrow reads, and it is not here; {_EXTRA}") from error
     except (OSError, ValueError) as error:  # pandas' own are of the latter
         raise DataError(f"{file}: got a table that cannot be read ({error}); repair it") from error
 

@@ -93,6 +93,6 @@ def load_inception(weights: Path, device: str = "cpu") -> InceptionFeatures:
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"fid: {error.name or error} is not installed, expected torchmetrics with its image extra; run "
-            f"pip install 'torchmetrics[image]', {_SHORT}"
+            f'pip install "multiebm[metrics]", {_SHORT}'
         ) from error
     return InceptionFeatures(metric.inception.to(device))

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from multiebm.core.bars import showing
 from multiebm.core.errors import ConfigError
+from multiebm.core.keys import CONFIG
 from multiebm.data import MultimodalDataset, read_data
 from multiebm.evaluation.result import Evaluation, EvaluationSettings
 from multiebm.experiments.build import build_dataset, build_model, naming_kept, resolved
@@ -57,20 +58,23 @@ def train(
     are trained on by the preset `method`, and `out` is a new folder run-1, run-2, ... unless it is given.
     `overrides` are such as "training.batch_size=32"; `dataset` replaces the configuration's. A run keeps data that were
     handed over in Python (up to LARGEST_KEPT bytes), so that the command line can evaluate and report it.
-    After Ctrl-C everything is saved before KeyboardInterrupt is raised. `resume` continues bit-exactly, and the same
-    seed gives the same model, on the same kind of device with the same number of threads (OMP_NUM_THREADS). `progress`
-    shows how far training is, on standard error: bars in terminals and notebooks, lines elsewhere. `force` takes over
-    the lock of a folder that a process on another host has left. `tensorboard` also writes events for TensorBoard into
-    `out/tensorboard`. `callbacks` are functions of the metrics by name and the number of a step, called after each;
-    if one returns True or raises StopTraining, training ends there in order, as when its time is spent. `init_from`, a
-    run or saved model of the same modalities and networks, has the weights with which it begins; values are
-    standardised by the new data.
+    After Ctrl-C everything is saved before KeyboardInterrupt is raised. `resume` continues bit-exactly, in the run
+    folder `source` unless `out` is given; learning rates among `overrides` hold from there on, which run.json and
+    metrics.jsonl note. The same seed gives the same model, on the same kind of device with the same number of threads
+    (OMP_NUM_THREADS). `progress` shows how far training is, on standard error: bars in terminals and notebooks, lines
+    elsewhere. `force` takes over the lock of a folder that a process on another host has left. `tensorboard` also
+    writes events for TensorBoard into `out/tensorboard`. `callbacks` are functions of the metrics by name and the
+    number of a step, or objects with such a method `on_step`, called after each; if one returns True or raises
+    StopTraining, training ends there in order, as when its time is spent. `init_from`, a run or saved model of the same
+    modalities and networks, has the weights with which it begins; values are standardised by the new data.
     """
     if isinstance(source, MultimodalDataset) or not (isinstance(source, Experiment) or names_settings(source)):
         if dataset is not None:
             raise ConfigError("dataset: got one beside data, expected data once; leave dataset= out")
         dataset = source if isinstance(source, MultimodalDataset) else read_data(source)
         source = method
+    if out is None and resume and isinstance(source, str | Path) and (Path(source) / CONFIG).is_file():
+        out = source
     if out is None:
         out = next(path for i in count(1) if not (path := Path(f"run-{i}")).exists())
     experiment = load_experiment(source, overrides)
@@ -86,6 +90,7 @@ def train(
             tensorboard=tensorboard,
             callbacks=callbacks,
             init_from=init_from,
+            named=[text.partition("=")[0].strip() for text in overrides],
         )
     if result.fit.reason == "interrupted":
         raise KeyboardInterrupt(result.fit.message())

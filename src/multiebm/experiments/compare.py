@@ -3,7 +3,7 @@
 import csv
 import io
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,18 +97,13 @@ def compare(
     their end within the budget and no phase is cut. What `out` holds is not made again, and a run that was killed goes
     on from its last checkpoint as it was planned then; one that diverged is a cell that says so.
 
-    Before anything is trained ConfigError names unknown rows; DataError the rows that the data does not suit, and cells
-    or runs in `out` that are damaged or have other settings; OutputError an `out` that is in use or cannot be written.
+    Before anything is trained ConfigError names unknown rows and those that the settings do not suit; DataError the
+    rows that the data does not suit, and cells or runs in `out` that are damaged or have other settings; OutputError an
+    `out` that is in use or cannot be written.
     """
     sources = {row: source_of(row, data) for row in rows}
     folder, target, cells = Path(out), find_device(device), []
-    plans = {
-        (row, seed): resolved(
-            load_experiment(source, [*overrides, f"training.seconds={budget}", f"seed={seed}"]), target
-        )
-        for seed in range(seeds)
-        for row, source in sources.items()
-    }
+    plans = _plans(sources, [*overrides, f"training.seconds={budget}"], seeds, target)
     paths = {key: folder / "cells" / "{}-{}.json".format(*key) for key in plans}
     with locked(folder):
         stored = {key: read_cell(paths[key], experiment) for key, experiment in plans.items()}
@@ -125,6 +120,22 @@ def compare(
             cells.append(cell)
             write_tables(cells, folder)
     return cells
+
+
+def _plans(
+    sources: Mapping[str, str], overrides: Sequence[str], seeds: int, device: torch.device
+) -> dict[tuple[str, int], Experiment]:
+    """Return the experiment of each row and seed; ConfigError names all rows with which the overrides do not go."""
+    plans, problems = {}, []
+    for seed in range(seeds):
+        for row, source in sources.items():
+            try:
+                plans[row, seed] = resolved(load_experiment(source, [*overrides, f"seed={seed}"]), device)
+            except ConfigError as error:
+                problems += [f"{row}: {problem}" for problem in error.problems] if not seed else []
+    if problems:
+        raise ConfigError(["rows that do not go with these settings; leave them out, or change them:", *problems])
+    return plans
 
 
 def _check(plans: dict[tuple[str, int], Experiment], paths: dict[tuple[str, int], Path]) -> None:

@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import re
+from collections.abc import Collection
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ _LEFT = re.compile(  # what a kill leaves of a write, now and in releases before
 _LIBRARIES = ("multiebm", "torch", "numpy", "scikit-learn", "pydantic", "safetensors")
 # settings of training that leave the steps made so far as they are
 _MAY_CHANGE = ("seconds", "checkpoint_every", "log_every", "validate_every")
+_RATES = tuple(f"training.optimiser.{part}" for part in ("generator", "inference", "energy", "prior"))
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +58,15 @@ class _RunFile(BaseModel):  # what of run.json is read again; there is more in i
     sessions: list[_Session] = []
 
 
-def check_folder(folder: Path, experiment: Experiment, resume: bool, overwrite: bool) -> bool:
+def check_folder(
+    folder: Path, experiment: Experiment, resume: bool, overwrite: bool, named: Collection[str] = ()
+) -> bool:
     """Raise what would stop a run in `folder`, before anything is loaded, built or deleted; whether one goes on there.
 
     OutputError where it is not empty (and neither `resume` nor `overwrite`), was not written by a run, or holds what a
-    run cannot write over; ConfigError where a run to resume had another configuration. There is nothing to resume
-    where nothing is but what a kill left before the first file: then a run begins, with a warning.
+    run cannot write over; ConfigError where a run to resume had another configuration, learning rates apart that are
+    `named`. There is nothing to resume where nothing is but what a kill left before the first file: then a run begins,
+    with a warning.
     """
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     if all(name == LOCK or _LEFT.fullmatch(name) for name in names):
@@ -78,12 +83,14 @@ def check_folder(folder: Path, experiment: Experiment, resume: bool, overwrite: 
         # the length of a run is that of its last phase
         allowed = [f"training.{name}" for name in (*_MAY_CHANGE, f"phases.{last}.steps")]
         allowed.append("data.settings.path")  # a file may have moved; that it holds the same data is checked
+        allowed += [key for key in _RATES if key in named]
         if changed := [change for change in differences(before, experiment) if change.key not in allowed]:
             listed = "\n  ".join(say(change) for change in changed)
             raise ConfigError(
                 f"{folder}: cannot resume with another configuration:\n  {listed}\n"
-                f"Resume with that of the run, {folder / CONFIG} (its length and how often it saves and logs may "
-                "change), or start anew in another folder."
+                f"Resume with that of the run, multiebm train {folder} --resume (its length, how often it saves and "
+                "logs, and rates given by name, training.optimiser.generator=1e-4, may change), or start anew in "
+                "another folder."
             )
         check_log(folder / METRICS)
         check_model_folder(folder / MODEL)
@@ -100,6 +107,11 @@ def check_folder(folder: Path, experiment: Experiment, resume: bool, overwrite: 
     if problems := _in_the_way(folder, overwrite):
         raise OutputError("\n".join(problems))
     return resume
+
+
+def rates_changed(before: Experiment, now: Experiment) -> dict[str, list[float]]:
+    """Return the learning rates that differ, by key: those of before and now."""
+    return {change.key: list(change[1:]) for change in differences(before, now) if change.key in _RATES}
 
 
 def _in_the_way(folder: Path, overwrite: bool) -> list[str]:

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,15 @@ from multiebm.experiments.build import (
     settling_of,
     training_data,
 )
-from multiebm.experiments.folder import check_folder, check_same_data, describe_run, open_folder, read_config, read_run
+from multiebm.experiments.folder import (
+    check_folder,
+    check_same_data,
+    describe_run,
+    open_folder,
+    rates_changed,
+    read_config,
+    read_run,
+)
 from multiebm.experiments.measure import BEST, validation
 from multiebm.experiments.saved import save_pretrained, start_from
 from multiebm.experiments.schema import Experiment, contradictions
@@ -77,25 +85,25 @@ def run_experiment(
     tensorboard: bool = False,
     callbacks: Sequence[Callback] = (),
     init_from: str | Path | None = None,
+    named: Collection[str] = (),
 ) -> RunResult:
     """Train in the folder `out`; `dataset` replaces the one the experiment names. `live` is told of every step;
     `preset` is noted in run.json. A run that reaches the step `until` stops there: `fit.reason` is "stopped", no prior
     settles and no model is saved. `force`, `tensorboard`, `callbacks` and `init_from` are as in `api.train`; where a
-    callback ends it `fit.reason` is "callback". Ctrl-C and SIGTERM end it in order: the reason is "interrupted" and
-    `resume` continues; before the first step KeyboardInterrupt is raised. Raises ConfigError, DataError or OutputError
-    before anything is written, and DivergenceError.
+    callback ends it `fit.reason` is "callback". `named` are keys of settings that were given one by one: a learning
+    rate among them may be another than the run to resume had. Ctrl-C and SIGTERM end it in order: the reason is
+    "interrupted" and `resume` continues; before the first step KeyboardInterrupt is raised. Raises ConfigError,
+    DataError or OutputError before anything is written, and DivergenceError.
     """
-    if problems := contradictions(experiment):
-        raise ConfigError(problems)
-    if resume and overwrite:
-        raise ConfigError("resume, overwrite: got both, expected one; resume continues a run, overwrite deletes it")
-    folder, target = Path(out), find_device(device)
+    _check(experiment, resume, overwrite)
+    folder, target, told = Path(out), find_device(device), Callbacks(callbacks)
     begun = read_config(folder) if resume and (folder / CONFIG).is_file() else None
     experiment = resolved(experiment, target, begun)
     with interruptible(), locked(folder, force):
         with _said("before training began; give the same command again"):
-            resume = check_folder(folder, experiment, resume, overwrite)
+            resume = check_folder(folder, experiment, resume, overwrite, named)
             run = read_run(folder) if resume else {}
+            rates = rates_changed(begun, experiment) if begun and resume else {}
             if not resume:
                 _say_anew(preset, folder)
             dataset = build_dataset(experiment.data, folder) if dataset is None else dataset
@@ -104,24 +112,32 @@ def run_experiment(
                 start_from(state.model, init_from)
             if run:
                 check_same_data(run, dataset, folder)
-            hooks = _hooks(experiment, folder, dataset, target, tensorboard)
+            hooks = _hooks(experiment, folder, dataset, target, tensorboard, rates)
             if resume:
                 CheckpointStore(folder / CHECKPOINTS).resume(state)
                 _say_another_machine(run, folder, target)
+                _say_rates(rates, folder, state.step)
         open_folder(folder, experiment, resume)
         if dataset.kept and experiment.data.settings.get("path") == str(folder.absolute() / DATA):
             write_npz(folder / DATA, dataset.kept.arrays)
         begun_from = {} if init_from is None else {"init_from": str(init_from)}
         run = run or {"preset": preset} | begun_from | describe_run(dataset, state.model, experiment)
         session = {"command": sys.argv, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from_step": state.step}
-        run.setdefault("sessions", []).append(session)
+        run.setdefault("sessions", []).append(session | ({"rates": rates} if rates else {}))
         write_json(folder / RUN, run)
         # who listens is told of the steps, unless a view shows them
         steps = nullcontext(print) if live else task("training", total_steps(experiment.training.phases))
         with _said("at once; continue from the last checkpoint with --resume"), steps as advance:
-            hooks += [live or Announce(advance), Callbacks(callbacks)]
+            hooks += [live or Announce(advance), told]
             fitted = _train(experiment, state, hooks, run, folder, until)
         return RunResult(state.model, folder, fitted)
+
+
+def _check(experiment: Experiment, resume: bool, overwrite: bool) -> None:
+    if problems := contradictions(experiment):
+        raise ConfigError(problems)
+    if resume and overwrite:
+        raise ConfigError("resume, overwrite: got both, expected one; resume continues a run, overwrite deletes it")
 
 
 def _train(
@@ -236,6 +252,12 @@ def _say_another_machine(run: dict[str, Any], folder: Path, device: torch.device
         )
 
 
+def _say_rates(rates: dict[str, list[float]], folder: Path, step: int) -> None:
+    """Say it where a run goes on at other learning rates."""
+    for key, (old, new) in rates.items():
+        logger.warning("%s: %s is %g from step %d on, where it was %g", folder, key, new, step, old)
+
+
 def fresh_state(
     experiment: Experiment, dataset: MultimodalDataset, device: torch.device
 ) -> TrainState[MultimodalModel]:
@@ -254,11 +276,16 @@ def fresh_state(
 
 
 def _hooks(
-    experiment: Experiment, folder: Path, dataset: MultimodalDataset, device: torch.device, tensorboard: bool
+    experiment: Experiment,
+    folder: Path,
+    dataset: MultimodalDataset,
+    device: torch.device,
+    tensorboard: bool,
+    rates: dict[str, list[float]],
 ) -> list[Hook]:
     """Return what happens between steps, views and checkpoints apart; validation first, so that the logs show it."""
     t = experiment.training
-    hooks: list[Hook] = [MetricsLog(folder / METRICS, t.log_every)]
+    hooks: list[Hook] = [MetricsLog(folder / METRICS, t.log_every, rates)]
     if t.validate_every:
         train = training_data(dataset, experiment.data.missing, experiment.seed, device)
         hooks.insert(0, Validate(t.validate_every, validation(dataset, train, str(device), experiment)))

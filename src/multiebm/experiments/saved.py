@@ -20,7 +20,12 @@ from multiebm.models.model import MultimodalModel
 from multiebm.models.saving import HEADER, load_weights, read_description
 from multiebm.nn.precision import set_precision
 
-FITTED = ("loc", "scale", "total")  # what a modality has of its data, and another of the same kind need not have
+FITTED = (
+    "loc",
+    "scale",
+    "total",
+    "standardise",
+)  # what a modality has of its data, and another of the same kind need not have
 _MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye, torch.Tensor.expand}
 
 

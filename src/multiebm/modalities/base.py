@@ -55,6 +55,11 @@ class Modality(ABC):
         return self.by_cell and self.missing is not None
 
     @property
+    def handed_columns(self) -> tuple[str, ...]:
+        """The names of the columns as they are handed over; `columns` are those that come back."""
+        return self.columns
+
+    @property
     def raw_shape(self) -> tuple[int, ...]:
         """The shape of one raw item."""
         return self.shape
@@ -81,6 +86,14 @@ class Modality(ABC):
     def describe(self) -> str:
         """Return what an item has of it, in words: "12 numbers"."""
         return f"{self.kind} of shape {' x '.join(map(str, self.raw_shape))}"
+
+    def constant(self, raw: Tensor) -> list[str]:
+        """Return the columns of raw values [N, D] that have one value or none, by name or place; of others none."""
+        if raw.dim() != 2 or not len(raw):
+            return []
+        least, largest = raw.nan_to_num(nan=torch.inf).amin(0), raw.nan_to_num(nan=-torch.inf).amax(0)
+        alike = (least >= largest).nonzero()[:, 0].tolist()
+        return [repr(self.columns[i]) if self.columns else str(i) for i in alike]
 
     def hide(self, part: Handed) -> Handed:
         """Return values handed over [N, ...] with those masked that are missing."""

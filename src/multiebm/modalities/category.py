@@ -64,8 +64,8 @@ class Shares(nn.Module):
         self.sizes = sizes
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a softmax over each column's classes, [B, K]."""
-        return torch.cat([block.softmax(1) for block in x.split(self.sizes, 1)], 1)
+        """Return a softmax over each column's classes, [B, K]; in float32, as bfloat16 would not add up to 1."""
+        return torch.cat([block.softmax(1) for block in x.float().split(self.sizes, 1)], 1)
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,15 @@ class Category(Modality):
     @property
     def columns(self) -> tuple[str, ...]:  # type: ignore[override]
         """The names of the coordinates: the column, "=" and the class."""
-        return tuple(f"{self._named(i)}={text}" for i, classes in enumerate(self.classes) for text in classes)
+        return tuple(
+            f"{of}={text}" for of, classes in zip(self.handed_columns, self.classes, strict=True) for text in classes
+        )
 
-    def _named(self, column: int) -> str:
-        if self.variables:
-            return self.variables[column]
-        return self.name if len(self.classes) == 1 else f"{self.name} {column + 1}"
+    @property
+    def handed_columns(self) -> tuple[str, ...]:
+        """The names of the columns of classes: those of training, else the part's own, with a number if several."""
+        n = len(self.classes)
+        return self.variables or ((self.name,) if n == 1 else tuple(f"{self.name} {i + 1}" for i in range(n)))
 
     @classmethod
     def infer(cls, part: Handed) -> dict[str, Any] | None:
@@ -199,7 +202,7 @@ class Category(Modality):
                 if part.hidden[row, i]:
                     raw[row, first : first + len(classes)] = np.nan
                     continue
-                at = f" of column {self._named(i)!r}" if n > 1 else ""
+                at = f" of column {self.handed_columns[i]!r}" if n > 1 else ""
                 text = _text(part.values[row, i], f"{where}, row {row}{at}")
                 if text not in code:
                     listed = f"{', '.join(classes[:LISTED])}{', ...' if len(classes) > LISTED else ''}"

@@ -199,7 +199,10 @@ class Counts(Modality):
         if bad.any():
             row, column = np.argwhere(bad)[0].tolist()
             named = repr(self.columns[column]) if self.columns else column
-            fix = "hand over counts as they were counted, not normalised or logarithms, or declare kind: vector"
+            fix = (
+                "hand over counts as they were counted, not normalised or logarithms, or declare kind: vector; samples "
+                "and completions are whole counts with noise=True (--noise), and expected counts without it"
+            )
             if np.isnan(kept[row, column]):
                 fix = "declare missing: nan if NaN is what says that a value is missing"
             raise DataError(

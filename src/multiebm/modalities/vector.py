@@ -6,7 +6,7 @@ and the likelihood sums over the others, which is the exact marginal of a densit
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -29,7 +29,9 @@ from multiebm.modalities.base import (
 )
 from multiebm.nn.blocks import VectorTrunk, WithGaps, WithoutGaps, mlp
 
+QUARTILES = 1.3489795003921634  # between those of N(0, 1): their distance over it is a deviation
 STATE_LIMIT = 1e9  # standard deviations from the training mean; networks square them, and float32 ends at 3e38
+Standardise = Literal["deviation", "robust"]  # by mean and deviation, or by median and quartiles
 _CONSTANT = 1e-14  # of the largest magnitude: less spread than that is rounding, a few last digits of float64
 
 
@@ -61,6 +63,7 @@ class Vector(Modality):
     scale: tuple[Annotated[PositiveFloat, FiniteFloat], ...] = ()
     columns: tuple[str, ...] = ()
     missing: Literal["nan"] | None = field(default=None, repr=False)
+    standardise: Standardise = field(default="deviation", repr=False)
 
     def __post_init__(self) -> None:
         check_per_column(self, "loc", "scale", "columns")
@@ -80,12 +83,19 @@ class Vector(Modality):
 
     def describe(self) -> str:
         """Return, say, "12 numbers"."""
-        return f"{self.shape[0]} number{'s' if self.shape[0] > 1 else ''}"
+        how = ", standardised by median and quartiles" if self.standardise == "robust" else ""
+        return f"{self.shape[0]} number{'s' if self.shape[0] > 1 else ''}{how}"
 
     @classmethod
     def declaration_problems(cls, where: str, declared: Mapping[str, Any]) -> list[str]:
-        """Return what is wrong with {missing: nan, columns: [names]}, both optional."""
-        return missing_problems(where, declared) + unknown_keys(where, declared, ["kind", "missing", "columns"])
+        """Return what is wrong with {missing: nan, standardise: robust, columns: [names]}, all optional."""
+        problems, how = missing_problems(where, declared), declared.get("standardise", "deviation")
+        if how not in (known := get_args(Standardise)):
+            problems.append(
+                f"{where}.standardise: got {how!r}, expected {known[0]} (mean and deviation) or {known[1]} (median and "
+                "quartiles, which outliers do not move); correct or remove it"
+            )
+        return problems + unknown_keys(where, declared, ["kind", "missing", "columns", "standardise"])
 
     @classmethod
     def declare(cls, name: str, declared: Mapping[str, Any], part: Handed, where: str) -> Self:
@@ -98,7 +108,9 @@ class Vector(Modality):
             )
         partly = part.hidden.any(-1) & ~part.hidden.all(-1)  # a mask says as well as NaN what is missing
         columns = part.columns or tuple(declared.get("columns", ()))
-        return cls(name, shape[1:], columns=columns, missing="nan" if partly.any() else declared.get("missing"))
+        missing: Any = "nan" if partly.any() else declared.get("missing")
+        how = declared.get("standardise", "deviation")
+        return cls(name, shape[1:], columns=columns, missing=missing, standardise=how)
 
     def read(self, part: Handed, present: Mask, where: str) -> Tensor:
         """Return numbers [N, D], columns of a data frame by name, as float64; rows that are not `present` are 0."""
@@ -114,7 +126,10 @@ class Vector(Modality):
         return torch.from_numpy(kept)
 
     def fit(self, train: Given, every: Sequence[Given], where: str) -> Self:
-        """Return the modality standardised by the mean and deviation of the present training rows [N, D]."""
+        """Return the modality standardised by the present training rows [N, D]: their mean and deviation, or `robust`.
+
+        That is the median and the distance of the quartiles as that of a normal density, the deviation where it is 0.
+        """
         raw, present = train
         seen = raw[present]
         if len(seen) == 0:
@@ -128,6 +143,9 @@ class Vector(Modality):
         else:
             loc, spread, size = seen.mean(0), seen.std(0, correction=0), seen.abs().amax(0)
             least, largest = seen.amin(0), seen.amax(0)
+        if self.standardise == "robust":
+            low, loc, high = _quartiles(seen)
+            spread = torch.where(high > low, (high - low) / QUARTILES, spread)
         constant = (least == largest) | (spread <= _CONSTANT * size)
         first = least if gaps else seen[0]
         loc, spread = torch.where(constant, first, loc), torch.where(constant, 1.0, spread)  # only centred
@@ -186,3 +204,8 @@ class Vector(Modality):
         return nn.Sequential(
             *first, nn.Linear(*self.shape, n_features), nn.ReLU(), nn.Linear(n_features, n_features), nn.ReLU()
         )
+
+
+def _quartiles(rows: Tensor) -> Tensor:
+    """Return the quartiles of the columns of rows [N, D] that are not NaN, [3, D]."""
+    return torch.from_numpy(np.nanquantile(rows.numpy(), [0.25, 0.5, 0.75], axis=0))

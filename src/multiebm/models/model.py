@@ -182,7 +182,7 @@ class MultimodalModel(StateModel):
         try:
             import pandas as pd
         except ImportError as error:
-            raise ConfigError("frame: got no pandas, expected it to be installed; pip install pandas") from error
+            raise ConfigError('frame: got no pandas, expected it here; pip install "multiebm[tables]"') from error
         by_name = {SHARED: values} if isinstance(values, Tensor) else values
         found: list[tuple[str, str, Any]] = []
         for name, rows in by_name.items():

@@ -9,10 +9,12 @@ import logging
 import math
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from multiebm.core.errors import ConfigError, OutputError
 from multiebm.core.files import parse_json, reading, replace_file
@@ -46,19 +48,23 @@ class MetricsLog(Hook):
     """One JSON line per `every` steps: `step`, `seconds`, and each metric's mean since the line before.
 
     The file always describes the steps that led to the present state: on resume and after a roll-back, later lines
-    are removed; a roll-back leaves a line `{"step", "event": "rollback", "from_step", "retries"}`. The running sums
-    lie in `state.numbers`, so a checkpoint between two lines, or the end after the last, loses nothing. A mean that is
+    are removed; a roll-back leaves a line `{"step", "event": "rollback", "from_step", "retries"}`, and other `rates`
+    with which a run goes on, [old, new] by key, leave `{"step", "event": "rates", "from_step", "rates"}`. The sums lie
+    in `state.numbers`, so a checkpoint between two lines, or the end after the last, loses nothing. A mean that is
     not finite is null. Lines that are damaged or missing when a run goes on are warned of. OutputError where the file
     is a link or no file.
     """
 
-    def __init__(self, path: str | Path, every: int = 10) -> None:
-        self.path, self.every, self._started = Path(path), every, False
+    def __init__(self, path: str | Path, every: int = 10, rates: Mapping[str, Sequence[float]] | None = None) -> None:
+        self.path, self.every, self.rates, self._started = Path(path), every, rates, False
 
     def on_step(self, state: TrainState, metrics: dict[str, float]) -> None:
         """Count the metrics of this step; append a line when one is due."""
         if not self._started or ROLLED_BACK in metrics:
             self._rewind(state)
+        if not self._started and self.rates:
+            event = {"step": state.step - 1, "event": "rates", "from_step": state.step - 1}
+            self._append(event | {"rates": dict(self.rates)})
         self._started = True
         if ROLLED_BACK in metrics:
             event = {"step": state.step - 1, "event": "rollback", "from_step": int(metrics[ROLLED_BACK])}
@@ -152,7 +158,15 @@ class Validate(Hook):
             metrics.update(self.measure(state))
 
 
-Callback = Callable[[dict[str, float], int], bool | None]
+class Watcher(Protocol):
+    """An object that is told of every step; True from it ends training."""
+
+    def on_step(self, metrics: dict[str, float], step: int) -> bool | None:
+        """See the metrics by name of the step of this number."""
+        ...
+
+
+Callback = Callable[[dict[str, float], int], bool | None] | Watcher
 
 
 class StopTraining(Exception):  # noqa: N818
@@ -160,16 +174,25 @@ class StopTraining(Exception):  # noqa: N818
 
 
 class Callbacks(Hook):
-    """Call the user's functions with the metrics of every step and its number; `asked`: one of them wants no more."""
+    """Call the user's functions, or methods `on_step`, with the metrics of every step and its number; `asked`: one of
+    them wants no more. ConfigError for what is neither.
+    """
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
-        self.callbacks, self.asked = list(callbacks), False
+        self.callbacks: list[Any] = [getattr(callback, "on_step", callback) for callback in callbacks]
+        self.asked = False
+        if wrong := [callback for callback in self.callbacks if not callable(callback)]:
+            raise ConfigError(
+                f"callbacks: got {wrong[0]!r:.80}, expected functions f(metrics, step), or objects with a method "
+                "on_step(metrics, step); pass those in a list"
+            )
 
     def on_step(self, state: TrainState, metrics: dict[str, float]) -> None:
         """Call each, in order, with a copy of its own."""
         for callback in self.callbacks:
             try:
-                self.asked |= callback(dict(metrics), state.step) is True
+                answer = callback(dict(metrics), state.step)
+                self.asked |= isinstance(answer, bool | np.bool_) and bool(answer)
             except StopTraining:
                 self.asked = True
 
@@ -195,7 +218,7 @@ class TensorBoard(Hook):
         except ImportError as error:
             raise ConfigError(
                 f"tensorboard: got true for {folder}, but the package is not installed ({error}); "
-                "install it with `pip install multiebm[tensorboard]` or leave --tensorboard out"
+                'install it with `pip install "multiebm[tensorboard]"` or leave --tensorboard out'
             ) from error
         self.every = every
         self._writer = SummaryWriter(str(folder))

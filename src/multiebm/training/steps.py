@@ -10,7 +10,7 @@ from pydantic import Field
 from multiebm.core.batch import Batch
 from multiebm.models.model import MultimodalModel
 from multiebm.priors.energy import BETAS
-from multiebm.training.guard import NETWORK_RATE, RATE
+from multiebm.training.guard import NETWORK_RATE, PRIOR_RATE, RATE
 from multiebm.training.phases.phase import Phase
 from multiebm.training.state import TrainState, move_average
 
@@ -106,7 +106,10 @@ class TrainingStep:
 
 
 def set_rates(state: TrainState[MultimodalModel], o: OptimiserSettings, phase: Phase, done: int) -> None:
-    """Set the rates of generator, inference and energy: the phase's factor, the guard's, decay by epoch."""
+    """Set the rates: the phase's factor on generator and inference model, the guard's, decay by epoch (no prior's).
+
+    All of them at each step, so that a run that goes on at another rate does so from its first step.
+    """
     decay = 1.0 if o.decay == 1 else o.decay ** state.stream.state_dict()["epoch"]
     guarded = decay * state.numbers.get(RATE, 1.0)
     has_energy = "energy" in state.optimisers
@@ -119,3 +122,6 @@ def set_rates(state: TrainState[MultimodalModel], o: OptimiserSettings, phase: P
     if has_energy:
         for group in state.optimisers["energy"].param_groups:
             group["lr"] = o.energy * guarded
+    if "prior" in state.optimisers:
+        for group in state.optimisers["prior"].param_groups:
+            group["lr"] = o.prior * state.numbers.get(PRIOR_RATE, 1.0)

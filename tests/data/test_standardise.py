@@ -1,0 +1,108 @@
+"""How vectors are standardised where it is declared, and which columns are said to be constant."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import multiebm
+from multiebm.cli.main import main
+from multiebm.core.errors import ConfigError
+from multiebm.data import Rows, from_arrays, load_dataset
+from multiebm.modalities import Vector, from_json, to_json
+
+N = 200
+NORMAL = 1.3489795003921634  # between the quartiles of N(0, 1)
+
+
+def rows() -> np.ndarray:
+    """A normal column, a skew one, one that is mostly 0, a constant one."""
+    draws = np.random.default_rng(0)
+    mostly = np.where(np.arange(N) % 10 == 0, draws.normal(0, 5, N), 0.0)
+    return np.c_[draws.normal(3, 2, N), draws.exponential(10, N), mostly, np.full(N, 7.0)]
+
+
+def robust(values, **more) -> Vector:
+    declared = {"x": {"kind": "vector", "standardise": "robust"} | more}
+    return from_arrays({"x": values}, declared, test=Rows({"x": values[:2]})).modalities["x"]
+
+
+def test_robust_means_median_and_quartiles_and_the_deviation_where_they_are_one():
+    values = rows()
+    part = robust(values)
+    low, middle, high = np.percentile(values, [25, 50, 75], axis=0)
+    np.testing.assert_allclose(part.loc, middle)
+    np.testing.assert_allclose(part.scale[:2], (high - low)[:2] / NORMAL)
+    assert (part.scale[2], part.scale[3]) == (pytest.approx(values[:, 2].std()), 1.0)
+    assert part.scale[0] == pytest.approx(values[:, 0].std(), rel=0.15)  # of a normal column both mean the same
+
+
+def test_an_outlier_does_not_squash_the_others():
+    values = rows()
+    values[17, 0] = 1e6
+    part = robust(values)
+    state = part.to_state(torch.from_numpy(values))[:, 0]
+    others = torch.cat([state[:17], state[18:]])
+    assert 0.8 < others.std() < 1.2
+    plain = from_arrays({"x": values}, test=Rows({"x": values[:2]})).modalities["x"]
+    assert plain.to_state(torch.from_numpy(values))[:17, 0].std() < 1e-3
+    back = part.to_raw(part.to_state(torch.from_numpy(values)))
+    np.testing.assert_allclose(back, values, rtol=1e-7, atol=1e-5)  # float32 states of deviations
+    assert back[17, 0] == pytest.approx(1e6, rel=1e-7)
+
+
+def test_missing_cells_do_not_count():
+    values = rows()
+    gaps = values.copy()
+    gaps[::3, 0] = np.nan
+    gaps[:, 1] = np.nan
+    part = robust(gaps, missing="nan")
+    low, middle, high = np.nanpercentile(gaps[:, 0], [25, 50, 75])
+    assert (part.loc[0], part.scale[0]) == pytest.approx((middle, (high - low) / NORMAL))
+    assert (part.loc[1], part.scale[1]) == (0.0, 1.0)
+
+
+def test_it_is_kept_with_the_model_and_in_what_a_run_keeps():
+    part = robust(rows())
+    assert from_json(to_json(part)) == part
+    assert part.describe() == "4 numbers, standardised by median and quartiles"
+    data = from_arrays({"x": rows()}, {"x": {"kind": "vector", "standardise": "robust"}})
+    assert data.kept.settings["modalities"]["x"]["standardise"] == "robust"
+    with pytest.raises(ConfigError, match=r"x.standardise: got 'mad', expected deviation .* or robust"):
+        from_arrays({"x": rows()}, {"x": {"kind": "vector", "standardise": "mad"}})
+
+
+def test_a_declaration_need_not_say_the_kind_and_others_are_inferred(tmp_path):
+    frame = pd.DataFrame(rows(), columns=["a", "b", "c", "same"]).assign(colour=["red", "blue"] * (N // 2))
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    parts = {"x": ["a", "b", "c", "same"], "look": "colour"}
+    data = multiebm.read_data(frame, parts, kinds={"x": {"standardise": "robust"}})
+    assert [m.kind for m in data.modalities.values()] == ["vector", "category"]
+    assert data.modalities["x"].loc == tuple(np.median(data.train.views["x"].numpy(), 0))
+    settings = {"path": str(tmp_path / "table.csv"), "parts": parts, "kinds": {"x": {"standardise": "robust"}}}
+    assert load_dataset("arrays", settings).modalities == data.modalities
+
+
+def test_constant_columns_are_named_before_training(tmp_path, capsys, monkeypatch):
+    frame = pd.DataFrame(rows(), columns=["a", "b", "c", "same"])
+    frame["empty"] = np.nan
+    more = np.c_[np.ones((N, 7)), np.arange(N)]
+    said = multiebm.from_arrays({"x": frame, "y": more}, {"x": {"missing": "nan"}, "y": None}).describe()
+    assert said.splitlines()[1] == (
+        "constant in training, so nothing is learned of them: columns of x: 'same', 'empty'; y: 0, 1, 2, 3, 4, ... "
+        "(7 in all)"
+    )
+    assert "constant" not in from_arrays({"x": frame[["a", "b"]]}).describe()
+    frame.drop(columns="empty").to_csv(tmp_path / "table.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("multiebm.experiments.run.run_experiment", lambda *args, **more: (_ for _ in ()).throw(Ended))
+    with pytest.raises(Ended):
+        main(["train", "table.csv", "--part", "x=a,same", "--kind", "x=vector,standardise=robust", "--out", "run"])
+    assert capsys.readouterr().err.splitlines()[:2] == [
+        "data: x: 2 numbers, standardised by median and quartiles; 160 rows to train, 40 to test",
+        "constant in training, so nothing is learned of them: columns of x: 'same'",
+    ]
+
+
+class Ended(Exception):  # noqa: N818
+    pass
