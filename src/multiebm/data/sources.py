@@ -18,6 +18,7 @@ from multiebm.core.table import nearest
 from multiebm.data.npz import check_bytes, expanded, read_npz
 from multiebm.data.picture_files import ENDINGS, read_pictures, read_shape
 from multiebm.modalities import Picture
+from multiebm.modalities.picture import check_size
 
 logger = logging.getLogger("multiebm")
 
@@ -187,6 +188,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
     for name_of_part, pictures in named.items():
         files = [pictures[name] for name in names if name in pictures]
         channels, height, width = shape = read_shape(files)
+        check_size(shape, f"{folder}, modality {name_of_part!r}")
         check_bytes(folder / name_of_part, 4 * len(names) * channels * height * width)
         values = read_pictures(files, Picture(name_of_part, shape))
         there = np.array([name in pictures for name in names])

@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from multiebm.core.errors import ConfigError, DataError
-from multiebm.core.handed import Handed, Mask
+from multiebm.core.handed import Array, Handed, Mask
 from multiebm.distributions.likelihoods import Bernoulli, Observation
 from multiebm.modalities.base import (
     RAW_LIMIT,
@@ -28,13 +28,13 @@ from multiebm.modalities.base import (
     refuse,
     unknown_keys,
 )
-from multiebm.nn.blocks import PictureTrunk
+from multiebm.nn.blocks import PictureTrunk, stages_before
 from multiebm.nn.pictures import conv_decoder, conv_encoder, picture_body, resnet_decoder, resnet_encoder, shifted, ssim
 
 logger = logging.getLogger("multiebm")
 
 AXES = {"chw": "C, H, W", "hwc": "H, W, C", "hw": "H, W"}  # by layout
-CHANNELS = 16  # at most, where pictures are told by their shape
+CHANNELS, SIDE = 16, 512  # channels, and pixels a side, that a picture has at most
 TOLERANCE = 1e-6  # share of a range by which rounding may leave it; such values are clamped
 _LEVELS = 1000  # that float32, in which pictures are kept, must tell apart in their range
 
@@ -97,9 +97,7 @@ class Picture(Modality):
             if min(shape[1], shape[3]) > CHANNELS or shape[1] == shape[3]:
                 return None
             found = {"layout": "chw" if shape[1] < shape[3] else "hwc"}
-        if bits == 16 and kind == "u":  # cameras have 10, 12, 14 or 16 bits
-            found["range"] = [0, 2 ** max(8, 2 * math.ceil(math.log2(int(values.max()) + 1) / 2)) - 1]
-        return found
+        return found | _bits(values)
 
     def describe(self) -> str:
         """Return, say, "32x48 RGB pictures" (height x width)."""
@@ -127,7 +125,7 @@ class Picture(Modality):
         What is far more likely pictures of the other layout is refused: as that, grey or RGB with sides above 4, and as
         declared, strips of 1 or 3 pixels in many channels. Where either may be, the declaration counts, and a warning.
         """
-        declared = {**(cls.infer(part) or {}), **declared}
+        declared = {**_bits(part.values), **(cls.infer(part) or {}), **declared}
         shape, layout = part.values.shape, declared.get("layout")
         if layout is None:
             raise DataError(
@@ -158,9 +156,9 @@ class Picture(Modality):
             if other in (1, 3) and shape[2] > 4:
                 raise DataError(f"{text} (if there are {channels} channels, do so and pass array.transpose{axes})")
             logger.warning("%s if it is", text)
-        span = declared.get("range")
-        span = None if span is None else (float(span[0]), float(span[1]))
+        span = None if (span := declared.get("range")) is None else (float(span[0]), float(span[1]))
         size = shape[1:] if layout == "chw" else (shape[3], *shape[1:3])
+        check_size(size, where)
         return cls(name, size, span, declared["layout"], declared.get("missing"))
 
     def read(self, part: Handed, present: Mask, where: str) -> Tensor:
@@ -291,7 +289,7 @@ class Picture(Modality):
         """Return residual blocks on pictures of one size, stacked on channels: [B, C, H, W] each -> [B, width]."""
         if len(sizes := {m.shape[1:] for m in together}) > 1:
             raise ConfigError(f"energy.fusion=early needs pictures of one size, got {sorted(sizes)}; use fusion: late")
-        return PictureTrunk([m.shape[0] for m in together], width)
+        return PictureTrunk([m.shape[0] for m in together], width, before=stages_before(self.shape[1:], width))
 
     def judge_trunk(self, width: int, n_features: int) -> nn.Module:
         """Return convolutions with batch norm: [B, C, H, W] -> [B, n_features]."""
@@ -313,6 +311,23 @@ class Picture(Modality):
         """Return squares [N, C * H * W] in units of one deviation, that of all pixels, and the similarity [N, 1]."""
         one = spread.square().mean().sqrt().expand_as(spread)  # else pixels that hardly vary would count most
         return super().errors(true, predicted, one) | {"ssim": ssim(true, predicted, 2.0)[:, None]}
+
+
+def check_size(shape: tuple[int, ...], where: str) -> None:
+    """Raise DataError where pictures (C, H, W) are larger than their networks are made for."""
+    channels, height, width = shape
+    if channels > CHANNELS or max(height, width) > SIDE:
+        raise DataError(
+            f"{where}: got {height}x{width} pixels (height x width) in {channels} channels, expected 1 to {SIDE} "
+            f"pixels a side in 1 to {CHANNELS} channels; resize the pictures, or choose channels (a cube of spectra declare "
+            "kind: vector, and pass array.reshape(len(array), -1))"
+        )
+
+
+def _bits(values: Array) -> dict[str, Any]:
+    """Return the range of 16-bit numbers: cameras have 10, 12, 14 or 16 bits, of which the brightest one says."""
+    is_wide = values.dtype.kind == "u" and values.dtype.itemsize == 2 and values.size
+    return {"range": [0, 2 ** max(8, 2 * math.ceil(math.log2(int(values.max()) + 1) / 2)) - 1]} if is_wide else {}
 
 
 def range_problem(span: Any) -> str | None:

@@ -1,6 +1,7 @@
 """Blocks of encoders, decoders and energies, and the trunks that read states of several modalities for an energy."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,9 @@ from multiebm.nn.spectral import Spectral
 
 SLOPE = 0.2  # of every leaky ReLU
 STEM = 8  # channels of the stem that each of several pictures passes
-BLOCKS = 1  # residual blocks of the energy's trunk of pictures, after the two that halve the map
+BLOCKS = 1  # residual blocks of the energy's trunk of pictures, after those that halve the map
+USUAL_SIDE = 32  # pixels of a picture's longer side, up to which networks have their usual stages and no more
+THIN = 8  # channels that a stage before the usual ones has at least, unless all have fewer
 
 
 class ResidualBlock(nn.Module):
@@ -88,15 +91,29 @@ def mlp(sizes: Sequence[int], activation: nn.Module, spectral: bool = False, las
     return nn.Sequential(*layers)
 
 
-class PictureTrunk(nn.Module):
-    """M pictures [B, C, H, W] -> [B, width]: stems if M > 1, block (head, down), block (down), blocks, ReLU, pool."""
+def stages_before(sides: tuple[int, int], width: int) -> list[int]:
+    """Return the channels of the stages that a picture of these sides passes before those `width` wide, each of which
+    halves the map: one for each doubling of the longer side above USUAL_SIDE, half as wide as the next one, so that a
+    stage costs no more than those after it.
+    """
+    n = max(0, (max(sides) - 1).bit_length() - (USUAL_SIDE - 1).bit_length())
+    return [max(min(width, THIN), width >> (n - i)) for i in range(n)]
 
-    def __init__(self, channels: list[int], width: int, blocks: int = BLOCKS, stem: int = STEM) -> None:
+
+class PictureTrunk(nn.Module):
+    """M pictures [B, C, H, W] -> [B, width]: stems if M > 1, block (head, down), block (down), blocks, ReLU, pool.
+
+    `before` are channels of more blocks (down) at the front, of which the first is then the head.
+    """
+
+    def __init__(
+        self, channels: list[int], width: int, blocks: int = BLOCKS, stem: int = STEM, before: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         self.stems = nn.ModuleList(sn_conv(c, stem, 3, bias=True) for c in channels if len(channels) > 1)
-        n_in = stem * len(channels) if self.stems else channels[0]
-        first = [EnergyBlock(n_in, width, down=True, head=True), EnergyBlock(width, width, down=True)]
-        self.blocks = nn.Sequential(*first, *[EnergyBlock(width, width) for _ in range(blocks)])
+        sizes = [stem * len(channels) if self.stems else channels[0], *before, width, width]
+        downs = [EnergyBlock(n_in, n_out, down=True, head=not i) for i, (n_in, n_out) in enumerate(pairwise(sizes))]
+        self.blocks = nn.Sequential(*downs, *[EnergyBlock(width, width) for _ in range(blocks)])
 
     def forward(self, *pictures: Tensor) -> Tensor:
         """Map pictures [B, C, H, W] to pooled features [B, width]."""

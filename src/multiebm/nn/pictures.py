@@ -6,7 +6,8 @@ ours have a larger factor, and an activation there. The published plain ones (Su
 `width` 32 (channels 32-64-128, maps 14-7-4).
 
 Pictures [B, C, H, W] may have any sides, from 1 up, not equal to each other. Maps are halved side by side, rounded up;
-a decoder makes the same maps on its way back.
+a decoder makes the same maps on its way back. A picture larger than those published for has more stages
+(`blocks.stages_before`), on its large maps, so that the last map and what is linear on it stay small.
 
 A judge, which reads labels, knows a digit as an *inversion* of its background: an edge may have either sign, and a stem
 that keeps both (Shang et al. 2016, arXiv 1603.05201) needs half the filters.
@@ -20,14 +21,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from multiebm.nn.blocks import SLOPE, ResidualBlock
+from multiebm.nn.blocks import SLOPE, ResidualBlock, stages_before
 
 STAGES = 3
 LINEAR = 512  # units of the linear layer of plain encoders
 RESIDUAL, PUBLISHED = 0.7, 0.1  # factors on the residual branch, ours and MMVAE+'s
 _SMALL_SIDE = 7  # pixels; feature maps of a judge are halved until they are no larger
+_LARGE_SIDE = 64  # pixels; larger pictures pass a stride of the judge's first convolution
 Shape = tuple[int, int, int]
 Size = tuple[int, int]  # height and width of a map
+
+
+def _stages(shape: Shape, width: int) -> list[int]:
+    """Return the channels of the stages of a picture (C, H, W), from its own size on."""
+    return [*stages_before(shape[1:], width), *(width * 2**i for i in range(STAGES))]
 
 
 def _halvings(shape: Shape, times: int) -> list[Size]:
@@ -46,9 +53,9 @@ def _encoder(layers: list[nn.Module], between: nn.Module, head: nn.Linear) -> nn
 
 def resnet_encoder(shape: Shape, n_out: int, width: int, published: bool = False) -> nn.Sequential:
     """Return a ResNet and a linear layer: pictures [B, C, H, W] -> [B, n_out]."""
-    channels, sizes = [width * 2**i for i in range(STAGES)], _halvings(shape, STAGES - 1)
-    residual = PUBLISHED if published else RESIDUAL
-    layers: list[nn.Module] = [nn.Conv2d(shape[0], width, 3, padding=1), ResidualBlock(width, channels[0], residual)]
+    sizes = _halvings(shape, len(channels := _stages(shape, width)) - 1)
+    residual, first = PUBLISHED if published else RESIDUAL, channels[0]
+    layers: list[nn.Module] = [nn.Conv2d(shape[0], first, 3, padding=1), ResidualBlock(first, first, residual)]
     for n_in, n_out_ in zip(channels, channels[1:], strict=False):
         layers += [nn.AvgPool2d(3, stride=2, padding=1), ResidualBlock(n_in, n_out_, residual)]
     between = nn.Identity() if published else nn.LeakyReLU(SLOPE)
@@ -57,7 +64,8 @@ def resnet_encoder(shape: Shape, n_out: int, width: int, published: bool = False
 
 def conv_encoder(shape: Shape, n_out: int, width: int) -> nn.Sequential:
     """Return three convolutions of stride 2 and two linear layers: pictures [B, C, H, W] -> [B, n_out]."""
-    channels, sizes = [shape[0], *(width * 2**i for i in range(STAGES))], _halvings(shape, STAGES)
+    sizes = _halvings(shape, len(stages := _stages(shape, width)))
+    channels = [shape[0], *stages]
     layers: list[nn.Module] = []
     for before, after, size in zip(channels, channels[1:], sizes, strict=False):
         # torch's bf16 gradients of strided convolutions on maps one pixel wide are unset memory: zeros beside them
@@ -100,27 +108,28 @@ class PictureDecoder(nn.Module):
 
 def resnet_decoder(n_in: int, shape: Shape, width: int, bounded: bool, published: bool = False) -> PictureDecoder:
     """Return a linear layer and a ResNet: latents [B, n_in] -> pictures [B, C, H, W]."""
-    channels, sizes = [width * 2**i for i in range(STAGES)], _halvings(shape, STAGES - 1)
+    sizes = _halvings(shape, len(channels := _stages(shape, width)) - 1)
     residual = PUBLISHED if published else RESIDUAL
     first = (channels[-1], *sizes[-1])
     linear = nn.Linear(n_in, prod(first))
     layers: list[nn.Module] = [ResidualBlock(channels[-1], channels[-2], residual)]
-    thin = [*channels[-3::-1], width]
+    thin = [*channels[-3::-1], channels[0]]
     for before, after, small, size in zip(channels[-2::-1], thin, sizes[::-1], sizes[-2::-1], strict=False):
         doubled = size == (2 * small[0], 2 * small[1])
         layers += [] if doubled else [nn.Upsample(size=size)]
         layers += [ResidualBlock(before, after, residual, up=doubled)]
-    layers += [nn.LeakyReLU(SLOPE), nn.Conv2d(width, shape[0], 3, padding=1)]
+    layers += [nn.LeakyReLU(SLOPE), nn.Conv2d(channels[0], shape[0], 3, padding=1)]
     return PictureDecoder(linear, first, nn.Identity() if published else nn.LeakyReLU(SLOPE), layers, bounded)
 
 
 def conv_decoder(n_in: int, shape: Shape, width: int, bounded: bool) -> PictureDecoder:
     """Return a linear layer and three transposed convolutions: latents [B, n_in] -> pictures [B, C, H, W]."""
-    channels, sizes = [shape[0], *(width * 2**i for i in range(STAGES))], _halvings(shape, STAGES)
+    sizes = _halvings(shape, len(stages := _stages(shape, width)))
+    channels = [shape[0], *stages]
     first = (channels[-1], *sizes[-1])
     linear = nn.Linear(n_in, prod(first))
     layers: list[nn.Module] = []
-    for i in reversed(range(STAGES)):
+    for i in reversed(range(len(stages))):
         up = nn.ConvTranspose2d(channels[i + 1], channels[i], 3, stride=2, padding=1, output_padding=1)
         layers += [nn.ReLU(), up]
         # odd maps made directly take twice the time in bf16
@@ -137,15 +146,20 @@ class BothSigns(nn.Module):
 
 
 def picture_body(shape: tuple[int, int, int], width: int, n_features: int) -> nn.Sequential:
-    """Return 3x3 convolutions with batch norm, halving sides of pictures (C, H, W) above 7, then `n_features` units."""
+    """Return 3x3 convolutions with batch norm, halving sides of pictures (C, H, W) above 7, then `n_features` units.
+
+    The first one reads sides above 64 at a stride, with windows as much larger, and leaves maps no larger than that.
+    """
     channels, *sides = shape
     layers: list[nn.Module] = []
     first, wide = [(channels, width), (2 * width, 2 * width), (2 * width, 4 * width)], (4 * width, 4 * width)
     for i, (before, after) in enumerate(chain(first, repeat(wide))):
         if i >= len(first) and max(sides) <= _SMALL_SIDE:
             break
-        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
-        layers += [nn.ReLU() if i else BothSigns()]
+        down, right = (1, 1) if i else (-(-side // _LARGE_SIDE) for side in sides)
+        conv = nn.Conv2d(before, after, (down + 2, right + 2), (down, right), padding=1, bias=False)
+        layers += [conv, nn.BatchNorm2d(after), nn.ReLU() if i else BothSigns()]
+        sides = [sides[0] // down, sides[1] // right]
         windows = [2 if side > _SMALL_SIDE else 1 for side in sides]
         layers += [nn.MaxPool2d((windows[0], windows[1]))] if max(windows) > 1 else []
         sides = [side // window for side, window in zip(sides, windows, strict=True)]
