@@ -319,8 +319,8 @@ def check_size(shape: tuple[int, ...], where: str) -> None:
     if channels > CHANNELS or max(height, width) > SIDE:
         raise DataError(
             f"{where}: got {height}x{width} pixels (height x width) in {channels} channels, expected 1 to {SIDE} "
-            f"pixels a side in 1 to {CHANNELS} channels; resize the pictures, or choose channels (a cube of spectra declare "
-            "kind: vector, and pass array.reshape(len(array), -1))"
+            f"pixels a side in 1 to {CHANNELS} channels; resize the pictures, or choose channels (of a cube of spectra "
+            "declare kind: vector, and pass array.reshape(len(array), -1))"
         )
 
 
