@@ -283,6 +283,18 @@ def _():
         pictures(grey, PICTURE | {"range": [1, 0]})
 
 
+@row("sides and channels")
+def _():
+    for shape in ((1, 1, 1), (16, 512, 3), (2, 7, 512)):
+        data = from_arrays({"p": np.full((2, *shape), 200, np.uint8)}, {"p": PICTURE})
+        assert data.modalities["p"].shape == shape
+    for shape in ((17, 3, 3), (1, 513, 3)):
+        with pytest.raises(
+            DataError, match=r"modality 'p': got .* expected 1 to 512 pixels a side in 1 to 16 channels"
+        ):
+            from_arrays({"p": np.full((2, *shape), 200, np.uint8)}, {"p": PICTURE})
+
+
 @row("layout")
 def _():
     hwc = {"kind": "picture", "layout": "hwc"}

@@ -8,11 +8,12 @@ from multiebm.core.random import make_generator
 from multiebm.evaluation.judges import Judge
 from multiebm.modalities import Modality, Picture, PictureNetworks
 from multiebm.models.energy import EnergyNetwork
+from multiebm.nn.blocks import stages_before
 from multiebm.nn.pictures import shifted
 from multiebm.nn.precision import Mixed, set_precision
 
 SIDES = [(1, 1), (2, 2), (3, 3), (1, 16), (16, 1), (5, 7), (16, 8), (8, 16), (16, 15), (17, 17), (28, 20), (9, 9)]
-SIDES += [(33, 64), (2, 1), (4, 31)]
+SIDES += [(33, 64), (2, 1), (4, 31), (100, 3), (65, 40)]
 KINDS = {kind: PictureNetworks(kind, 4) for kind in ("resnet", "mmvaeplus", "conv")}
 
 
@@ -37,7 +38,7 @@ def without_gradient(net: nn.Module) -> list[str]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sides", SIDES, ids=str)
 def test_encoders_and_decoders_fit_every_picture_and_learn_whole(sides, kind):
-    for channels in (1, 2, 3, 4, 5, 13) if sides in ((16, 8), (9, 9)) else (3,):
+    for channels in (1, 2, 3, 4, 5, 16) if sides in ((16, 8), (9, 9)) else (3,):
         part = picture(sides, channels)
         encoder = seeded(lambda part=part: part.encoder(5, KINDS[kind]))
         decoder = seeded(lambda part=part: part.decoder(5, KINDS[kind]))
@@ -54,7 +55,7 @@ def test_encoders_and_decoders_fit_every_picture_and_learn_whole(sides, kind):
 
 @pytest.mark.parametrize("sides", SIDES, ids=str)
 def test_energies_fit_every_picture_and_see_every_pixel(sides):
-    for channels in (1, 2, 3, 4, 5, 13) if sides in ((16, 8), (9, 9)) else (3,):
+    for channels in (1, 2, 3, 4, 5, 16) if sides in ((16, 8), (9, 9)) else (3,):
         parts = {name: Picture(name, (channels, *sides)) for name in ("a", "b")}
         for fusion in ("early", "late"):
             net = seeded(lambda f=fusion, p=parts: EnergyNetwork(p, 16, f))
@@ -124,16 +125,44 @@ def test_long_pictures_are_judged_from_maps_of_at_most_seven_a_side():
     assert next(layer for layer in body if isinstance(layer, nn.Linear)).in_features == 8 * 4 * 4
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sides", [(1, 1), (2, 2), (3, 3), (1, 16), (16, 1), (5, 7)], ids=str)
+@pytest.mark.parametrize("sides", [(512, 512), (512, 3), (128, 96)], ids=str)
+def test_large_pictures_have_small_last_maps(sides):
+    """512 pixels a side are halved six times; nothing linear grows with the picture."""
+    part, settings = picture(sides), [PictureNetworks(kind, 16) for kind in ("resnet", "conv")]
+    for networks in settings:
+        encoder, decoder = part.encoder(5, networks), part.decoder(5, networks)
+        assert sum(p.numel() for net in (encoder, decoder) for p in net.parameters()) < 2.5e6
+    x, encoder = items(part, 1), part.encoder(5, KINDS["resnet"])
+    nets = [encoder, Judge(part, 4, 2).eval(), part.energy_trunk([part], 4)]
+    nets += [nn.Sequential(encoder, part.decoder(5, KINDS["resnet"]))]
+    for net, shape in zip(nets, [(1, 5), (1, 4), (1, 4), x.shape], strict=True):
+        out = net(x)
+        assert out.shape == shape
+        out.square().sum().backward()
+        assert without_gradient(net) == []
+
+
+@pytest.mark.parametrize(("side", "stages"), [(1, []), (32, []), (33, [16]), (128, [8, 16]), (512, [8, 8, 8, 16])])
+def test_a_stage_comes_before_the_usual_ones_for_each_doubling_above_32_pixels(side, stages):
+    assert stages_before((side, 5), 32) == stages_before((5, side), 32) == stages
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "energy", "decoder", "plain decoder"])
+@pytest.mark.parametrize("sides", [(1, 1), (3, 3), (1, 16), (16, 1), (5, 7), (16, 2), (50, 3), (3, 50)], ids=str)
 def test_gradients_in_bf16_are_those_of_fp32_roughly_on_the_smallest_maps_too(sides, kind):
-    """A strided convolution on a map one pixel wide has unset memory for a gradient in bf16 on the CPU."""
+    """Convolutions that step across a map and leave it one pixel wide read unset memory in bf16 on CPUs with AMX."""
     part = picture(sides)
-    x = items(part, 16)
+    x = torch.randn(16, 5, generator=make_generator(0)) if "decoder" in kind else items(part, 16)
+    made = {
+        "energy": lambda: part.energy_trunk([part], 8).eval(),
+        "decoder": lambda: part.decoder(5, KINDS["resnet"]),
+        "plain decoder": lambda: part.decoder(5, KINDS["conv"]),
+    }
     for seed in range(3):
-        net = Mixed(seeded(lambda: part.encoder(10, KINDS[kind]))).to(memory_format=torch.channels_last)
-        with torch.no_grad():
-            net.net[-1].weight.normal_(generator=make_generator(seed))
+        net = Mixed(seeded(made.get(kind, lambda: part.encoder(10, KINDS[kind])))).to(memory_format=torch.channels_last)
+        if kind in KINDS:
+            with torch.no_grad():
+                net.net[-1].weight.normal_(generator=make_generator(seed))
         found = []
         for precision in ("fp32", "bf16"):
             junk = [torch.full((n,), torch.nan) for n in (64, 512, 4096, 20000)]

@@ -1,4 +1,8 @@
-"""Blocks of encoders, decoders and energies, and the trunks that read states of several modalities for an energy."""
+"""Blocks of encoders, decoders and energies, and the trunks that read states of several modalities for an energy.
+
+torch's bf16 convolutions on CPUs with AMX read unset memory where they step across a map and leave it, or in a gradient
+find it, one pixel wide. There is one window across such a map, so here they do not step across.
+"""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -40,7 +44,8 @@ class ResidualBlock(nn.Module):
             sums = self.c0.weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
             weight = torch.einsum("oikl,ak,bl->ioab", self.c0.weight, sums, sums)
             weight = weight.contiguous(memory_format=torch.channels_last)
-            a, skip = F.conv_transpose2d(a, weight, self.c0.bias, 2, 1), F.interpolate(skip, scale_factor=2)
+            across = 2 if a.shape[3] > 1 else 1  # the same for a single pixel
+            a, skip = F.conv_transpose2d(a, weight, self.c0.bias, (2, across), 1), F.interpolate(skip, scale_factor=2)
         else:
             a = self.c0(a)
         return torch.add(skip, self.c1(F.leaky_relu_(a, SLOPE)), alpha=self.residual)
@@ -68,8 +73,10 @@ class EnergyBlock(nn.Module):
         # The mean of four neighbouring 3x3 windows is one 4x4 window: a convolution of stride 2, 4/9 of the arithmetic.
         pool = (min(x.shape[2], 2), min(x.shape[3], 2))
         sums = F.avg_pool2d(self.c1.weight, pool, stride=1, padding=(pool[0] - 1, pool[1] - 1))
-        # Pooling and the 1x1 skip commute; pool first is cheaper.
-        return F.conv2d(a, sums, stride=pool, padding=1) + self.skip(F.avg_pool2d(x, pool))
+        skip = self.skip(F.avg_pool2d(x, pool))  # pooling and a 1x1 window commute; pool first is cheaper
+        if skip.shape[3] == 1 < pool[1]:
+            return F.conv2d(F.pad(a, (1, 3 - a.shape[3])), sums, stride=(pool[0], 1), padding=(1, 0)) + skip
+        return F.conv2d(a, sums, stride=pool, padding=1) + skip
 
 
 def sn_conv(n_in: int, n_out: int, kernel: int, bias: bool = False) -> Spectral:

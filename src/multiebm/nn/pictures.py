@@ -68,23 +68,25 @@ def conv_encoder(shape: Shape, n_out: int, width: int) -> nn.Sequential:
     channels = [shape[0], *stages]
     layers: list[nn.Module] = []
     for before, after, size in zip(channels, channels[1:], sizes, strict=False):
-        # torch's bf16 gradients of strided convolutions on maps one pixel wide are unset memory: zeros beside them
-        layers += [nn.ZeroPad2d(1)] if size[1] == 1 else []
-        layers += [nn.Conv2d(before, after, 3, stride=2, padding=0 if size[1] == 1 else 1), nn.ReLU()]
+        if size[1] > 2:
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()]
+        else:  # one window across (`blocks`)
+            one = nn.Conv2d(before, after, 3, stride=(2, 1), padding=(1, 0))
+            layers += [nn.ZeroPad2d((1, 2 - size[1], 0, 0)), one, nn.ReLU()]
     layers += [nn.Flatten(), nn.Linear(channels[-1] * prod(sizes[-1]), LINEAR)]
     return _encoder(layers, nn.ReLU(), nn.Linear(LINEAR, n_out))
 
 
 class Crop(nn.Module):
-    """The first rows and columns of a map, `size` = (H, W) of them."""
+    """The first rows of a map, and its columns from `left` on, `size` = (H, W) of them."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, left: int = 0) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.left = size, left
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, at least H, at least W] to [B, C, H, W]."""
-        return x[..., : self.size[0], : self.size[1]]
+        """Map [B, C, at least H, at least left + W] to [B, C, H, W]."""
+        return x[..., : self.size[0], self.left : self.left + self.size[1]]
 
 
 class PictureDecoder(nn.Module):
@@ -130,10 +132,13 @@ def conv_decoder(n_in: int, shape: Shape, width: int, bounded: bool) -> PictureD
     linear = nn.Linear(n_in, prod(first))
     layers: list[nn.Module] = []
     for i in reversed(range(len(stages))):
-        up = nn.ConvTranspose2d(channels[i + 1], channels[i], 3, stride=2, padding=1, output_padding=1)
+        # one pixel becomes one window (`blocks`), whose first column is cut off
+        across = int(sizes[i + 1][1] > 1)
+        up = nn.ConvTranspose2d(channels[i + 1], channels[i], 3, (2, 1 + across), (1, across), (1, across))
         layers += [nn.ReLU(), up]
         # odd maps made directly take twice the time in bf16
-        layers += [] if sizes[i] == (2 * sizes[i + 1][0], 2 * sizes[i + 1][1]) else [Crop(sizes[i])]
+        doubled = across and sizes[i] == (2 * sizes[i + 1][0], 2 * sizes[i + 1][1])
+        layers += [] if doubled else [Crop(sizes[i], 1 - across)]
     return PictureDecoder(linear, first, nn.Identity(), layers, bounded)
 
 

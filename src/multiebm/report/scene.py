@@ -31,6 +31,7 @@ NEEDS_DATA = "it needs the run's data, which are not at hand (the reason stands 
 SHOWN = 8  # pictures in a row
 POINTS = 300  # items of a scatter chart
 PER_CELL, PER_ROW = 4, 2  # pictures in a cell of a table
+LARGEST = 128  # pixels of the longer side of a picture on the page
 PADDING = 1  # transparent pixels around every tile, so that columns of a strip are equally wide
 
 
@@ -123,7 +124,17 @@ class Stage(NamedTuple):
 
 def shown_pictures(scene: Scene, raw: Views) -> Views:
     """Return what is to be seen of the picture modalities: [N, C, H, W] in [0, 1], NaN where nothing is."""
-    return {name: m.show(raw[name]) for name, m in scene.showing("pictures").items()}
+    return {name: shrunk(m.show(raw[name])) for name, m in scene.showing("pictures").items()}
+
+
+def shrunk(pictures: Tensor) -> Tensor:
+    """Return pictures [N, C, H, W] with sides divided by the whole number that brings them to LARGEST or below, means
+    of what becomes one pixel.
+    """
+    height, width = pictures.shape[2:]
+    factor = -(-max(height, width) // LARGEST)
+    window = (min(factor, height), min(factor, width))
+    return torch.nn.functional.avg_pool2d(pictures, window, ceil_mode=True) if factor > 1 else pictures
 
 
 def common_cell(pictures: Views) -> tuple[int, int]:
@@ -188,7 +199,7 @@ def one_view(
     """Return raw values [N, ...] in little room: PER_CELL pictures or texts, or all points by class over real ones."""
     m = scene.modalities[name]
     if m.shows == "pictures":
-        shown = m.show(values[:PER_CELL])
+        shown = shrunk(m.show(values[:PER_CELL]))
         return picture(what, strip(shown, common_cell({name: shown}), PER_ROW))
     if m.shows == "text":
         return _lines(m, values[:PER_CELL])
