@@ -285,7 +285,7 @@ def _():
 
 @row("sides and channels")
 def _():
-    for shape in ((1, 1, 1), (16, 512, 3), (2, 7, 512)):
+    for shape in ((1, 1, 1), (16, 3, 512), (2, 512, 7)):
         data = from_arrays({"p": np.full((2, *shape), 200, np.uint8)}, {"p": PICTURE})
         assert data.modalities["p"].shape == shape
     for shape in ((17, 3, 3), (1, 513, 3)):
