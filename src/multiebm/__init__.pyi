@@ -13,6 +13,7 @@ from .data import read_data as read_data
 from .experiments.api import build as build
 from .experiments.api import evaluate as evaluate
 from .experiments.api import train as train
+from .experiments.imputer import Imputer as Imputer
 from .experiments.load import load_experiment as load_experiment
 from .experiments.saved import from_pretrained as from_pretrained
 from .experiments.saved import save_pretrained as save_pretrained

@@ -242,3 +242,11 @@ def test_data_are_described_in_words():
     assert WHOLE.describe() == said
     some = from_arrays(ARRAYS, present={"lab": np.arange(N) > 2})
     assert some.describe() == f"{said}; 5.0% of parts missing"
+
+
+def test_columns_are_also_named_by_their_places():
+    frame = pd.DataFrame(np.arange(12.0).reshape(3, 4), columns=["a", "b*", "bb", "c"])
+    read = read_source(frame, {"one": [3, "a"], "two": "b*", "three": 2})
+    assert {part: list(of.columns) for part, of in read.items()} == {"one": ["c", "a"], "two": ["b*"], "three": ["bb"]}
+    with pytest.raises(ConfigError, match="part 'one': got no column 4, expected some of a, b\\*, bb, c"):
+        read_source(frame, {"one": [4]})

@@ -6,6 +6,7 @@ Foreign objects are known by their attributes: nothing is imported for them.
 import logging
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ logger = logging.getLogger("multiebm")
 
 _EXTRA = 'pip install "multiebm[tables]"'
 TABLES = (".csv", ".tsv", ".parquet", ".feather")
-Columns = Mapping[str, str | Sequence[str]]  # part -> its columns, by name or pattern
+Columns = Mapping[str, str | int | Sequence[str | int]]  # part -> its columns, by name, pattern or place
 
 
 def read_source(data: Any, parts: Columns | None = None, labels: str | None = None) -> dict[str, Any]:
@@ -107,29 +108,47 @@ def _columns_of(frame: Any, parts: Columns | None, labels: str | None, what: str
             f"{what}: got a table of {len(known)} columns ({listed}) and not which of them form which part; say it: "
             f"--part NAME={two} for each part, in Python parts={{'name': [columns]}}"
         )
-    taken: dict[str, str] = {} if labels is None else {labels: "labels"}
-    found: dict[str, Any] = {}
-    for part, wanted in {**parts, **({} if labels is None else {"labels": labels})}.items():
-        columns: list[str] = []
-        for name in [wanted] if isinstance(wanted, str) else wanted:
-            matching = [name] if name in known else [column for column in known if fnmatchcase(column, name)]
+    places = columns_of_parts(known, parts if labels is None else {"labels": labels, **parts}, what)
+    found = {part: frame.iloc[:, places[part]] for part in parts}
+    if labels is not None:
+        found["labels"] = frame.iloc[:, places["labels"][0]]
+    if unused := set(range(len(known))).difference(*places.values()):
+        names = [known[at] for at in sorted(unused)]
+        shown = f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+        logger.warning("%s: %d columns are in no part and are left aside: %s", what, len(names), shown)
+    return found
+
+
+def columns_of_parts(known: Sequence[str], parts: Columns, what: str) -> dict[str, list[int]]:
+    """Return the places of the columns of each part among the `known` ones of a table `what`.
+
+    A column is said by its name, by a pattern of names, or by its place. ConfigError where there is no such column, and
+    for one that is in two parts.
+    """
+    listed = f"{', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
+    taken: dict[int, str] = {}
+    found: dict[str, list[int]] = {}
+    for part, wanted in parts.items():
+        found[part] = []
+        for name in [wanted] if isinstance(wanted, str | int) else wanted:
+            if isinstance(name, Integral):
+                matching = [int(name)] if int(name) in range(len(known)) else []
+            else:
+                like = [at for at, column in enumerate(known) if fnmatchcase(column, str(name))]
+                matching = [known.index(name)] if name in known else like
             if not matching:
                 raise ConfigError(
-                    f"{what}, part {part!r}: got no column {name!r}, expected some of {listed}.{nearest(name, known)} "
-                    "Correct it"
+                    f"{what}, part {part!r}: got no column {name!r}, expected some of {listed}."
+                    f"{nearest(str(name), list(known))} Correct it"
                 )
-            columns += matching
-        for column in columns:
-            if taken.setdefault(column, part) != part:
-                raise ConfigError(
-                    f"{what}: got column {column!r} in the parts {taken[column]!r} and {part!r}, expected it in one; "
-                    "remove it from the other"
-                )
-        at = [known.index(column) for column in dict.fromkeys(columns)]
-        found[part] = frame.iloc[:, at[0]] if part == "labels" else frame.iloc[:, at]
-    if unused := [column for column in known if column not in taken]:
-        shown = f"{', '.join(unused[:8])}{', ...' if len(unused) > 8 else ''}"
-        logger.warning("%s: %d columns are in no part and are left aside: %s", what, len(unused), shown)
+            for at in matching:
+                if taken.setdefault(at, part) != part:
+                    raise ConfigError(
+                        f"{what}: got column {known[at]!r} in the parts {taken[at]!r} and {part!r}, expected it in "
+                        "one; remove it from the other"
+                    )
+            found[part] += matching
+        found[part] = list(dict.fromkeys(found[part]))
     return found
 
 

@@ -97,6 +97,12 @@ def _stretched(plan: Plan, step: int, factor: float) -> Plan:
     return plan._replace(experiment=plan.experiment.changed("training", {"phases": phases}))
 
 
+def in_steps(experiment: Experiment, steps: int) -> Experiment:
+    """Return the experiment stretched to about this many steps of the loop; each phase keeps its share, at least 1."""
+    made = total_steps(experiment.training.phases)
+    return _stretched(Plan(experiment, [], 0.0), 0, steps / made).experiment if made else experiment
+
+
 def with_steps_of(experiment: Experiment, plan: Experiment) -> Experiment:
     """Return the experiment with the numbers of steps of a plan, as far as their phases are of the same kinds."""
     phases = list(experiment.training.phases)
