@@ -8,7 +8,7 @@ import torch
 
 from multiebm.experiments import planning
 from multiebm.experiments.load import differences, load_experiment
-from multiebm.experiments.planning import Plan, planned_again, run_planned, with_steps_of
+from multiebm.experiments.planning import Plan, in_steps, planned_again, run_planned, with_steps_of
 from multiebm.experiments.run import run_experiment
 
 CPU = torch.device("cpu")
@@ -131,3 +131,16 @@ def test_a_run_without_steps_is_planned_as_it_is(tmp_path):
     plan = planning.planned(experiment, CPU)
     assert plan.experiment == experiment
     assert run_planned(plan, tmp_path / "run", "toy2d", "cpu").fit.reason == "finished"
+
+
+def test_a_number_of_steps_is_shared_by_the_phases_as_the_preset_does():
+    phases = in_steps(load_experiment("arrays"), 276).training.phases  # of 2600 + 40 + 120
+    assert [(phase.kind, phase.steps) for phase in phases] == [
+        ("bound", 260),
+        ("energy", 4),
+        ("cooperative", 12),
+        ("settle", 500),
+    ]
+    assert phases[0].prior_from == 160
+    few = in_steps(load_experiment("arrays"), 1).training.phases
+    assert [phase.steps for phase in few] == [1, 1, 1, 500]
