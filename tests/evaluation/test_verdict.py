@@ -1,9 +1,11 @@
 """Each sentence of the verdict, for made-up results."""
 
+import numpy as np
 import pytest
 
+from multiebm.evaluation.learning import fallen_at_end, still_learning
 from multiebm.evaluation.result import Evaluation, Result
-from multiebm.evaluation.verdict import advice, fallen_at_end, interval_fit, still_learning, use_of_code, verdict
+from multiebm.evaluation.verdict import advice, interval_fit, use_of_code, verdict
 
 GOOD = {
     "fill/rmse/s": 0.5,
@@ -91,6 +93,13 @@ def test_a_part_filled_in_worse_than_by_regression_is_bad_news():
     assert "3.5 times that of ridge regression" in about("Filling in s", made(fill__over_regression__s=-2.5))[1]
 
 
+def test_neighbours_that_are_better_are_said_to_be():
+    good, words = said(made(fill__over_neighbours__s=-0.2))[0]
+    assert not good
+    assert words.endswith("better for s by 17%. Nearest neighbours are better than it for s.")
+    assert "Nearest" not in said(made(fill__over_neighbours__s=-0.2, fill__over_regression__s=-0.1))[0][1]
+
+
 def test_several_parts_are_told_apart_in_one_sentence():
     more = {f"fill/{key}/{part}": value for key, value in (("r2", 0.5), ("regression", 0.6)) for part in "tu"}
     more |= {"fill/over_regression/t": -0.3, "fill/over_regression/u": 0.001}
@@ -118,6 +127,7 @@ def test_a_part_at_its_mean_is_said_to_be_and_an_ignored_one_too():
     assert not good
     assert words.endswith("The model does not use the other parts for it.")
     assert not said(made(fill__r2__s=0.02))[0][0]
+    assert about("Filling in s", made(fill__r2__s=-0.6))[1].endswith("That is worse than the mean.")
     assert "lower training.phases.bound.beta" in said(made(fill__r2__s=0.02))[-1][1]
 
 
@@ -246,6 +256,27 @@ def test_samples_that_are_all_alike_are_said_to_be():
     good, words = about("Samples", made(gen__variety__s=0.04))
     assert not good
     assert words == "Samples are nearly all alike: they vary far less than real rows (s 4% as much)."
+    assert "training.optimiser.generator" not in said(made(gen__variety__s=0.04))[-1][1]
+    assert said(made(gen__variety__s=0.004))[-1][1].startswith(
+        "Try next: lower the rate training.optimiser.generator: every s that is decoded is the same"
+    )
+
+
+def test_one_part_that_does_better_than_all_together_is_named():
+    alone = {"fill/rmse/s/t": 0.3, "fill/rmse/s/u": 0.9}
+    assert about("What is given", made(**alone)) == (
+        False,
+        "What is given does not add up: one part does better than all together (s from t alone 0.30, from all 0.50).",
+    )
+    assert "train a method that combines what is given" in said(made(**alone))[-1][1]
+    for harmless in (made(**{"fill/rmse/s/t": 0.48}), made(n=5, **alone), made()):  # 1.96 sqrt(2) 0.01 = 0.028
+        assert not [words for _, words in said(harmless) if "add up" in words]
+
+
+def test_classes_and_counts_are_not_said_to_be_alike():
+    """Means of theirs vary far less than they do, however good a model is."""
+    found = about("Samples", made(fill__rmse__s=None, fill__deviance__s=0.9, gen__variety__s=0.04))
+    assert found[1].startswith("Samples can hardly be told")
 
 
 def test_a_loss_that_still_falls_says_that_training_was_too_short():
@@ -254,6 +285,11 @@ def test_a_loss_that_still_falls_says_that_training_was_too_short():
     assert words == "Training was too short: 26% of all that its loss fell came in the last quarter."
     assert said(made(), FALLING)[-1][1].startswith("Try next: train longer (twice the steps")
     assert still_learning(DONE)[0]
+    draws = np.random.default_rng(0)
+    slow = losses(*(28 + 26 / (1 + i) - 0.15 * i + 0.4 * draws.normal() for i in range(30)))  # 15 times 20 steps
+    assert not still_learning(slow)[0]
+    flat = losses(*(28 + 26 / (1 + i) ** 2 + 0.4 * draws.normal() for i in range(30)))
+    assert still_learning(flat)[0]
     assert still_learning(losses(1, 2, 3)) is None
     assert still_learning([]) is None
 
@@ -275,6 +311,9 @@ def test_at_most_two_things_are_to_be_tried_the_most_promising_first():
     assert not good
     assert words.startswith("Try next: train longer")
     assert words.count("; then") == 1
+    assert (
+        "train another method" in advice(made(fill__over_regression__s=-0.3, fill__coverage90__s=0.5), ["s"], DONE)[1]
+    )
     alone = advice(made(fill__over_regression__s=-0.3), ["s"], DONE)[1]
     assert "train another method (multiebm compare mopoe mmvaeplus --data DATA), or longer" in alone
 

@@ -102,6 +102,11 @@ def test_points_may_be_coloured_by_class():
 def test_vectors_of_one_value_become_histograms():
     values = np.linspace(0, 1, 50)[:, None]
     assert ">density</text>" in html(draw_clouds("h", [Cloud("Gen", values, 0)], values))
+    assert ">value 1</text>" in html(draw_clouds("h", [Cloud("Gen", values, 0)], values))
+    assert ">age</text>" in html(draw_clouds("h", [Cloud("Gen", values, 0)], values, ["age"]))
+    both = html(draw_clouds("h", [Cloud("Gen", np.zeros((3, 2)), 0)], np.zeros((1, 2)), ["age", "weight", "more"]))
+    assert ">age</text>" in both
+    assert ">weight</text>" in both
 
 
 def test_a_dollar_sign_in_a_name_is_a_dollar_sign():

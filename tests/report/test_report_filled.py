@@ -7,7 +7,7 @@ from report_standin import html, inside, make_evaluation, make_scene
 from multiebm.evaluation.result import Evaluation, Result
 from multiebm.report.filled import filled_blocks, more_blocks
 from multiebm.report.page import render
-from multiebm.report.summary import verdict
+from multiebm.report.summary import headline_cards, verdict
 
 OF_S = {"rmse": 0.5, "regression": 0.6, "neighbours": 0.7, "mean": 1.0, "over_regression": 0.17, "r2": 0.75}
 OF_C = {"log_loss": 0.4, "regression": 0.3, "mean": 0.7, "over_regression": -0.3, "r2": 0.4, "accuracy": 0.9}
@@ -24,8 +24,11 @@ def evaluation(**more: float) -> Evaluation:
 def test_a_row_a_part_beside_what_else_predicts_it():
     (block,) = filled_blocks(evaluation())
     table = block.parts[0]
+    marked = [[cell.content for cell in row if not isinstance(cell, str)] for row in table.rows]
+    assert marked == [["0.500 ± 0.020"], ["0.300 ± 0.020"]]  # the smallest error of each part
+    rows = [[cell if isinstance(cell, str) else cell.content for cell in row] for row in table.rows]
     assert table.head == ["", "model", "regression", "10 neighbours", "the mean", "R2", "within 90%", "match"]
-    assert table.rows == [
+    assert rows == [
         [
             *("s", "0.500 ± 0.020", "0.600 ± 0.020", "0.700 ± 0.020", "1.000 ± 0.020", "0.750 ± 0.020"),
             *("0.880 ± 0.020", "0.900 ± 0.020"),
@@ -40,9 +43,17 @@ def test_the_rest_stands_below_and_single_given_parts_by_pair():
     assert more.parts[0].rows[0][2] == "-12.5 ± 0.0"
     assert more.parts[0].rows[1][3] == "0.900 ± 0.020"
     assert alone.title == "Filled in from one part alone"
-    assert alone.parts[0].rows == [
-        ["s from c", "0.600 ± 0.020", "0.700 ± 0.020", "0.800 ± 0.020", "1.100 ± 0.020", "0.850 ± 0.020"]
+    (row,) = alone.parts[0].rows
+    assert [row[0], row[1].content, *row[2:]] == [
+        *("s from c", "0.600 ± 0.020", "0.700 ± 0.020", "0.800 ± 0.020", "1.100 ± 0.020", "0.850 ± 0.020")
     ]
+
+
+def test_variety_stands_with_the_parts_and_on_no_card_of_its_own():
+    found = evaluation(**{"gen/variety": 0.4, "gen/variety/s": 0.4})
+    assert filled_blocks(found)[0].parts[0].head[-1] == "variety"
+    assert headline_cards(found) == []
+    assert [card.title for card in headline_cards(make_evaluation())][0] == "Joint coherence"
 
 
 def test_nothing_is_drawn_of_what_was_not_measured():

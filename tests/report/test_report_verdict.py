@@ -32,7 +32,7 @@ def measured(**results: tuple[float, float]):
     ("reason", "good", "said"),
     [
         ("finished", True, "Training ended as planned: 30 of 12,010 steps in 1 min 15 s."),
-        ("budget", True, "Training ended when its time budget was spent: 30 of 12,010 steps in 1 min 15 s."),
+        ("budget", False, "Training ended when its time budget was spent: 30 of 12,010 steps in 1 min 15 s."),
         ("interrupted", False, "Training was interrupted and has not ended: 30 of 12,010 steps in 1 min 15 s."),
         ("failed", False, "Training failed: 30 of 12,010 steps in 1 min 15 s."),
     ],
@@ -41,6 +41,8 @@ def test_how_training_ended_comes_first(reason: str, good: bool, said: str):
     record = make_record(origin={"sessions": [{"reason": "interrupted"}, END | {"reason": reason}]})
     planned = total_steps(record.experiment.training.phases)
     assert ending(record) == (good, said.replace("12,010", f"{planned:,}"))
+    if reason == "budget":  # with all of its steps it is as good as planned
+        assert ending(make_record(origin={"sessions": [END | {"reason": reason, "to_step": planned}]}))[0]
     twice = ending(record._replace(rollbacks=[RollBack(5, 2), RollBack(9, 4)]))[1]
     assert twice.endswith("1 min 15 s; the guard rolled it back 2 times.")
 

@@ -19,8 +19,9 @@ from multiebm.core.files import write_output
 from multiebm.core.names import Views
 from multiebm.core.tiles import tiles
 from multiebm.data.npz import write_npz
+from multiebm.evaluation.learning import Lines
 from multiebm.evaluation.result import TRUSTED_ACCURACY, Evaluation
-from multiebm.evaluation.verdict import Lines, verdict
+from multiebm.evaluation.verdict import verdict
 from multiebm.modalities import Modality
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ def print_evaluation(evaluation: Evaluation, lines: Lines = ()) -> None:
             table.add_row(name, f"{result.value:.{digits}f}", f"{result.standard_error:.{digits}f}", f"{result.n:,}")
     console.print(table)
     told = verdict(evaluation, lines)
-    for line in [*remarks(evaluation), *(["", "Does it work?"] if told else [])]:
+    others = [line for line in remarks(evaluation) if line not in [words for _, words in told]]
+    for line in [*others, *(["", "Does it work?"] if told else [])]:
         console.print(line, markup=False, highlight=False)
     for good, words in told:
         console.print(f"{'+' if good else '-'} {words}", markup=False, highlight=False)
@@ -161,4 +163,7 @@ def remarks(evaluation: Evaluation) -> list[str]:
     if evaluation.provisional and evaluation.has_distances:
         n = evaluation.settings.samples
         lines.append(f"Frechet distances are provisional: {n:,} samples bias them upwards; compare equal numbers only.")
-    return lines + [f"Not measured: {name} ({reason})." for name, reason in evaluation.skipped.items()]
+    alike = {
+        reason: [n for n, why in evaluation.skipped.items() if why == reason] for reason in evaluation.skipped.values()
+    }
+    return lines + [f"Not measured: {', '.join(names)} ({reason})." for reason, names in alike.items()]

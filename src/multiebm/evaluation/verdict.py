@@ -1,11 +1,10 @@
 """Does it work? What was measured, in sentences that a newcomer can say back, and what to try next."""
 
-from collections.abc import Mapping, Sequence
-from math import sqrt
+from collections.abc import Sequence
+from math import hypot, sqrt
 from typing import NamedTuple
 
-import numpy as np
-
+from multiebm.evaluation.learning import STILL_FALLING, Lines, Sentence, fallen_at_end, still_learning
 from multiebm.evaluation.regressions import AVERAGE, NEIGHBOURS, REGRESSION
 from multiebm.evaluation.result import (
     ACTIVE,
@@ -22,16 +21,11 @@ from multiebm.evaluation.result import (
 )
 
 CONFIDENCE = 1.96  # standard errors on either side of a value, for an interval of 95 %
-Sentence = tuple[bool, str]  # whether it is good news
-Lines = Sequence[Mapping[str, float | None]]  # of a run's log of training, as in metrics.jsonl
 
 FEW = 10  # rows below which nothing is concluded: their standard errors say little
-LOSS = "loss/elbo"  # of the log: that of the phase bound
-LEAST_LINES = 12  # of the log, below which nothing is said of its end
-STILL_FALLING = 0.02  # of all that the loss has fallen, in its last quarter
 BY_HEART = 1.5  # times the error on training rows that one on held-out rows has where the model has learned them
 TRUSTED = (0.85, 0.95)  # shares within intervals of 90 % that are near enough
-ALIKE, EVEN = 0.25, 0.8  # of the variance of real parts, below which samples are nearly all alike, and too even
+DEAD, ALIKE, EVEN = 0.01, 0.25, 0.8  # of the variance of real parts, below which samples are one, alike, too even
 IGNORED, WORTH = 0.05, 0.1  # R2 of a part that the model leaves at its mean, and share that regression saves there
 TELLS, FAINTLY = 0.75, 0.55  # AUROC of what belongs together
 LOOKS_REAL, LOOKS_WRONG = 0.6, 0.8  # accuracy of a classifier of samples
@@ -59,7 +53,7 @@ def verdict(evaluation: Evaluation, lines: Lines = (), others: Sequence[Sentence
     parts, said, measured = parts_of(evaluation), list[Sentence](), is_measured(evaluation)
     if measured:
         said += [*compared(evaluation, parts), *(filled_in(evaluation, part) for part in parts)]
-        said += untold(evaluation, parts)
+        said += [*untold(evaluation, parts), *adding_up(evaluation, parts)]
     found = [intervals(evaluation, parts), belonging(evaluation), samples(evaluation), use_of_code(evaluation)]
     found += [*others, *([still_learning(lines), by_heart(evaluation, parts)] if measured else [])]
     said += [sentence for sentence in found if sentence is not None]
@@ -124,9 +118,11 @@ def compared(evaluation: Evaluation, parts: Sequence[str]) -> list[Sentence]:
         how = ("better" if found.value > 0 else "worse") if is_clear(found) else "as good"
         groups[how].append(part if how == "as good" else f"{part} by {abs(found.value):.0%}")
     told = [f"{how} for {', '.join(of)}" for how, of in groups.items() if of]
-    good = not groups["worse"] and not any(is_at_mean(evaluation, part) for part in parts)
+    near = [part for part in saved if is_worse(evaluation, part, NEIGHBOURS) and not is_worse(evaluation, part)]
     words = f"Compared with regression on the same held-out rows, the model is {'; '.join(told)}."
-    return [(good, words)]
+    more = f" Nearest neighbours are better than it for {_listed(near)}." if near else ""
+    good = not groups["worse"] and not near and not any(is_at_mean(evaluation, part) for part in parts)
+    return [(good, words + more)]
 
 
 def is_at_mean(evaluation: Evaluation, part: str) -> bool:
@@ -155,11 +151,34 @@ def filled_in(evaluation: Evaluation, part: str) -> Sentence:
         told += f"; always guessing the mean: {mean.value:.2f}"
     if r2.n < FEW:
         return False, f"{told}. {r2.n} held-out row{'s' if r2.n > 1 else ''}: too few to tell."
+    if r2.value < -IGNORED:
+        return False, f"{told}. That is worse than the mean."
     if ignores(evaluation, part):
         return False, f"{told}. The model does not use the other parts for it."
     if is_at_mean(evaluation, part):
         return False, f"{told}. That is no better than the mean."
     return not any(is_worse(evaluation, part, rival) for rival in rivals), f"{told}."
+
+
+def better_alone(evaluation: Evaluation, part: str) -> tuple[str, float, float] | None:
+    """Return the part that alone fills in another better than all parts together do, by more than the errors of both,
+    and the error by it and by all; None where there is none.
+    """
+    start = f"{FILL}/{measure_of(evaluation, part)[0]}/{part}"
+    alone = {n.removeprefix(f"{start}/"): r for n, r in evaluation.results.items() if n.startswith(f"{start}/")}
+    if not alone or (whole := evaluation.results.get(start)) is None or whole.n < FEW:
+        return None
+    given, best = min(alone.items(), key=lambda pair: pair[1].value)
+    far = whole.value - best.value > CONFIDENCE * hypot(whole.standard_error, best.standard_error)
+    return (given, best.value, whole.value) if far else None
+
+
+def adding_up(evaluation: Evaluation, parts: Sequence[str]) -> list[Sentence]:
+    """Say which parts are filled in better from one part than from all: what is given does not add up."""
+    found = {part: of for part in parts if (of := better_alone(evaluation, part)) is not None}
+    told = [f"{part} from {given} alone {one:.2f}, from all {all_:.2f}" for part, (given, one, all_) in found.items()]
+    words = f"What is given does not add up: one part does better than all together ({'; '.join(told)})."
+    return [(False, words)] if told else []
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -227,9 +246,12 @@ def belonging(evaluation: Evaluation) -> Sentence | None:
 
 
 def variety(evaluation: Evaluation) -> dict[str, float]:
-    """Return the variance of samples as a share of that of real parts, by part."""
+    """Return the variance of samples as a share of that of real parts, by part; not of classes and counts, whose means
+    vary far less than they do.
+    """
     start = f"{GEN}/{VARIETY}/"
-    return {name.removeprefix(start): r.value for name, r in evaluation.results.items() if name.startswith(start)}
+    found = {name.removeprefix(start): r.value for name, r in evaluation.results.items() if name.startswith(start)}
+    return {part: share for part, share in found.items() if measure_of(evaluation, part)[0] in ("rmse", "")}
 
 
 def samples(evaluation: Evaluation) -> Sentence | None:
@@ -254,31 +276,6 @@ def use_of_code(evaluation: Evaluation) -> Sentence | None:
         return None
     used = "" if active is None or units is None else f", {active.value:.0f} of {units.value:.0f} latents are in use"
     return True, f"The shared code tells items apart: {kl.value:.1f} nats an item{used}."
-
-
-def still_learning(lines: Lines) -> Sentence | None:
-    """Say whether the loss was still falling when training ended; None where the log is too short to say."""
-    if (share := fallen_at_end(lines)) is None:
-        return None
-    if share <= STILL_FALLING:
-        return True, "Training was long enough: its loss had stopped falling."
-    return False, f"Training was too short: {share:.0%} of all that its loss fell came in the last quarter."
-
-
-def fallen_at_end(lines: Lines) -> float | None:
-    """Return by what share of its whole fall the loss fell in the last quarter of the log, by a straight line through
-    it; 0 where that is not beyond the noise of single lines, None where the log is too short.
-    """
-    found = (line.get(LOSS) for line in lines)
-    loss = np.array([value for value in found if isinstance(value, int | float)], float)
-    if len(loss) < LEAST_LINES:
-        return None
-    end, start = loss[-max(len(loss) // 4, 3) :], float(loss[: max(len(loss) // 20, 1)].mean())
-    at = np.arange(len(end)) - (len(end) - 1) / 2
-    slope = float(at @ end / (at @ at))
-    noise = float(np.sqrt(np.square(end - end.mean() - slope * at).sum() / max(len(end) - 2, 1) / (at @ at)))
-    whole = start - float(end.mean()) - slope * float(at[-1])
-    return -slope * len(end) / whole if whole > 0 and -slope > 3 * noise else 0.0
 
 
 def learned_by_heart(evaluation: Evaluation, parts: Sequence[str]) -> dict[str, tuple[float, float]]:
@@ -316,12 +313,16 @@ def advice(evaluation: Evaluation, parts: Sequence[str], lines: Lines) -> Senten
         tries.append("train on more rows, or for fewer steps (training.phases.bound.steps)")
     elif (fallen_at_end(lines) or 0.0) > STILL_FALLING:
         tries.append("train longer (twice the steps of the phase bound, training.phases.bound.steps)")
+    if dead := [part for part, share in variety(evaluation).items() if share < DEAD]:
+        tries.append(f"lower the rate training.optimiser.generator: every {dead[0]} that is decoded is the same")
     if evaluation.collapse is not None or any(ignores(evaluation, part) for part in parts):
         tries.append("lower training.phases.bound.beta, so that codes tell more of an item")
     if wrong := [part for part, fit in fits.items() if fit]:
         how = "learned, or wider than" if fits[wrong[0]] == "narrow" else "learned, or narrower than"
         tries.append(f"let the noise of {wrong[0]} be {how} now (model.parts.{wrong[0]}.scale=learned)")
-    if worse and not tries:
+    if any(better_alone(evaluation, part) for part in parts):
+        tries.append("train a method that combines what is given (such as multiebm compare mopoe mvae --data DATA)")
+    elif worse:
         tries.append("train another method (multiebm compare mopoe mmvaeplus --data DATA), or longer")
     if (told := samples(evaluation)) is not None and not told[0]:
         even = min(variety(evaluation).values(), default=1.0) < EVEN

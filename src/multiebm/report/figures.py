@@ -127,8 +127,11 @@ def height(panel: Panel) -> tuple[float, float]:
 
 
 @matplotlib.style.context(STYLE)
-def draw_clouds(title: str, clouds: Sequence[Cloud], reference: npt.NDArray[np.floating]) -> Chart:
-    """Draw panels side by side on common axes, each over the `reference` [N, 1 or 2] in grey."""
+def draw_clouds(
+    title: str, clouds: Sequence[Cloud], reference: npt.NDArray[np.floating], names: Sequence[str] = ()
+) -> Chart:
+    """Draw panels side by side on common axes of these names, each over the `reference` [N, 1 or 2] in grey."""
+    x_label, y_label = names[:2] if len(names) > 1 else (*names, "value 1", "value 2")[:2]
     figure = Figure(figsize=(2.3 * len(clouds), 2.3), layout="constrained")
     grid = figure.subplots(1, len(clouds), sharex=True, sharey=True, squeeze=False)[0]
     real, flat = reference[np.isfinite(reference).all(1)], reference.shape[1] == 1
@@ -147,8 +150,8 @@ def draw_clouds(title: str, clouds: Sequence[Cloud], reference: npt.NDArray[np.f
             axes.scatter(real[:, 0], real[:, 1], s=5, color=LINE, linewidths=0)
             axes.scatter(points[:, 0], points[:, 1], s=5, color=colours or colour, linewidths=0)
         axes.set_title(cloud.title, fontsize=10)
-        axes.set_xlabel("value 1")
-    grid[0].set_ylabel("density" if flat else "value 2")
+        axes.set_xlabel(x_label)
+    grid[0].set_ylabel("density" if flat else y_label)
     return _chart(figure, title)
 
 

@@ -2,7 +2,7 @@
 
 from multiebm.evaluation.filling import DRAWS
 from multiebm.evaluation.regressions import COMPONENTS, NEAREST
-from multiebm.evaluation.result import FILL, MATCH, SCORE, Evaluation, Result
+from multiebm.evaluation.result import FILL, GEN, MATCH, SCORE, VARIETY, Evaluation, Result
 from multiebm.evaluation.verdict import measure_of, parts_of
 from multiebm.report.content import Block, Cell, Table
 from multiebm.report.record import with_interval
@@ -14,15 +14,16 @@ NOTE = (
     f"{NEAREST} neighbours are fitted to training rows and see the same parts of the same rows, parts of more than "
     f"{COMPONENTS} numbers by principal components. Within 90%: the share of held-out values inside the intervals of "
     "completions, 0.9 at best. Match: how often a true row matches better than one whose part is another row's; 0.5 "
-    "is chance."
+    "is chance. Variety: variance of samples as a share of that of real rows, 1 at best. The smallest error is marked."
 )
 MORE = (
     "Nats: log density of a held-out part given the others. Accuracy of categories, structural similarity (SSIM) of "
     "pictures. Training rows: the error of the model on rows that it learned from. Score: as match, by the energy or "
     "by the likelihood."
 )
+MARK = 0.15  # opacity behind the smallest error
 BESIDE = {"regression": "regression", "neighbours": f"{NEAREST} neighbours", "mean": "the mean"}
-FIRST = BESIDE | {"r2": "R2", "coverage90": "within 90%", MATCH: "match"}
+FIRST = BESIDE | {"r2": "R2", "coverage90": "within 90%", MATCH: "match", f"{GEN}/{VARIETY}": "variety"}
 SECOND = {
     "r2": "R2",
     "log_likelihood": "nats",
@@ -72,9 +73,15 @@ def _numbers(evaluation: Evaluation, part: str, keys: dict[str, str]) -> dict[st
 
 
 def _table(rows: dict[str, dict[str, Result | None]], heads: dict[str, str]) -> Table:
-    """Return the results of each row under the headings of which there are any."""
+    """Return the results of each row under the headings of which there are any, the smallest error marked."""
     there = {key: head for key, head in heads.items() if any(of[key] for of in rows.values())}
-    body: list[list[str | Cell]] = [
-        [name, *(with_interval(r) if (r := of[key]) else "" for key in there)] for name, of in rows.items()
-    ]
+    body = list[list[str | Cell]]()
+    for name, of in rows.items():
+        least = min((r.value for key in ("model", *BESIDE) if (r := of.get(key))), default=None)
+        cells: list[str | Cell] = [name]
+        for key in there:
+            words = with_interval(r) if (r := of[key]) else ""
+            marked = r is not None and r.value == least and key in ("model", *BESIDE)
+            cells.append(Cell(words, strength=MARK) if marked else words)
+        body.append(cells)
     return Table("numbers", ["", *there.values()], body)

@@ -183,7 +183,7 @@ def other_views(scene: Scene, what: str, stages: Sequence[Stage], classes: Tenso
         real = scene.real(scene.test_batch(POINTS))
     for name, m in points.items():
         clouds = [_cloud(m, s.title, s.views[name], s.colour, classes) for s in stages]
-        blocks.append(Block(name, [draw_clouds(f"{name}: {what}", clouds, _points(m, real[name]))]))
+        blocks.append(Block(name, [draw_clouds(f"{name}: {what}", clouds, _points(m, real[name]), m.columns)]))
     if texts:
         rows: list[list[str | Cell]] = [
             [name, *[Cell(_lines(m, s.views[name], (s.there or {}).get(name))) for s in stages]]
@@ -203,7 +203,7 @@ def one_view(
         return picture(what, strip(shown, common_cell({name: shown}), PER_ROW))
     if m.shows == "text":
         return _lines(m, values[:PER_CELL])
-    return draw_clouds(what, [_cloud(m, "", values, GEN, classes)], _points(m, real))
+    return draw_clouds(what, [_cloud(m, "", values, GEN, classes)], _points(m, real), m.columns)
 
 
 def _points(m: Modality, raw: Tensor) -> npt.NDArray[np.floating]:

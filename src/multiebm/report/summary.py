@@ -9,9 +9,20 @@ from math import hypot
 from typing import Any
 
 from multiebm.evaluation import verdict as unlabelled
+from multiebm.evaluation.learning import Sentence
 from multiebm.evaluation.metrics import METRICS
-from multiebm.evaluation.result import ACCURACY, CLAMPED, COND, FILL, REFINED, TRUSTED_ACCURACY, Evaluation, Result
-from multiebm.evaluation.verdict import CONFIDENCE, Sentence
+from multiebm.evaluation.result import (
+    ACCURACY,
+    CLAMPED,
+    COND,
+    FILL,
+    REFINED,
+    TRUSTED_ACCURACY,
+    VARIETY,
+    Evaluation,
+    Result,
+)
+from multiebm.evaluation.verdict import CONFIDENCE
 from multiebm.experiments.folder import parameter_counts
 from multiebm.experiments.load import differences, load_experiment
 from multiebm.experiments.schema import Experiment
@@ -95,6 +106,8 @@ def headline_cards(evaluation: Evaluation) -> list[Block]:
         found = [(head, with_interval(results[kind + name])) for kind, head in _KINDS.items() if kind + name in results]
         if found:
             cards.append(Block(_label(name), [Table("facts", [], found)], METRICS[name].meaning))
+    if [card.title for card in cards] == [_label(VARIETY)]:  # the table of parts has it
+        return []
     if f"{COND}/size1" in results:
         one = Table("facts", [], [("1 given", with_interval(results[f"{COND}/size1"]))])
         crossed = "the class carries over from one modality to the others"
@@ -225,7 +238,8 @@ def ending(record: RunRecord) -> Sentence:
     rolled = f"; the guard rolled it back {backs} time{'s' if backs > 1 else ''}" if backs else ""
     planned = sum(steps for _, steps in record.phases)
     words = f"{_ENDS.get(reason, f'Training ended: {reason}')}: {record.step:,} of {planned:,} steps"
-    return reason in ("finished", "budget", "callback"), f"{words}{took}{rolled}."
+    good = reason in ("finished", "callback") or (reason == "budget" and record.step >= planned)
+    return good, f"{words}{took}{rolled}."
 
 
 def agreement(evaluation: Evaluation) -> Sentence:

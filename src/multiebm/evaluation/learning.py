@@ -1,0 +1,36 @@
+"""Was training long enough? What its log says."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+Sentence = tuple[bool, str]  # whether it is good news
+Lines = Sequence[Mapping[str, float | None]]  # of a run's log of training, as in metrics.jsonl
+LOSS = "loss/elbo"  # of the log: that of the phase bound
+LEAST_LINES = 12  # of the log, below which nothing is said of its end
+STILL_FALLING = 0.02  # of all that the loss has fallen, in its last quarter
+
+
+def still_learning(lines: Lines) -> Sentence | None:
+    """Say whether the loss was still falling when training ended; None where the log is too short to say."""
+    if (share := fallen_at_end(lines)) is None:
+        return None
+    if share <= STILL_FALLING:
+        return True, "Training was long enough: its loss had stopped falling."
+    return False, f"Training was too short: {share:.0%} of all that its loss fell came in the last quarter."
+
+
+def fallen_at_end(lines: Lines) -> float | None:
+    """Return by what share of its whole fall the loss fell in the last quarter of the log, by a straight line through
+    the last third; 0 where that is not beyond the noise of single lines, None where the log is too short.
+    """
+    found = (line.get(LOSS) for line in lines)
+    loss = np.array([value for value in found if isinstance(value, int | float)], float)
+    if len(loss) < LEAST_LINES:
+        return None
+    end, start = loss[-max(len(loss) // 3, 4) :], float(loss[: max(len(loss) // 20, 1)].mean())
+    at = np.arange(len(end)) - (len(end) - 1) / 2
+    slope = float(at @ end / (at @ at))
+    noise = float(np.sqrt(np.square(end - end.mean() - slope * at).sum() / (len(end) - 2) / (at @ at)))
+    whole = start - float(end.mean()) - slope * float(at[-1])
+    return -slope * (len(loss) // 4) / whole if whole > 0 and -slope > 2 * noise else 0.0
