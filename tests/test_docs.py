@@ -182,6 +182,22 @@ def test_the_data_set_and_the_metric_on_the_page_on_extending_pass_their_contrac
     prove(MetricContract, name="first_two")
 
 
+def test_the_networks_on_the_page_on_extending_train_and_are_loaded_again(tmp_path, monkeypatch):
+    """The script as it stands, its training shortened."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("multiebm.training.phases.settle.REFIT_BATCHES", 4)
+    code = next(block for block in blocks_of_extend() if "class PhotoEncoder" in block)
+    lengths = {"bound": 3, "energy": 1, "cooperative": 1, "settle": 1}
+    short = [f"training.phases.{kind}.steps={steps}" for kind, steps in lengths.items()]
+    assert '"my-run", **own)' in code
+    found: dict = {"__name__": "my_script"}
+    exec(code.replace('"my-run", **own)', f'"my-run", {short}, progress=False, **own)', 1), found)
+    assert found["photos"].shape == (5, 3, 24, 18)
+    config = (tmp_path / "my-run" / "config.yaml").read_text()
+    assert "encoder: my_script.PhotoEncoder" in config
+    assert "decoder: my_script.photo_decoder" in config
+
+
 def test_the_code_on_the_page_on_extending_is_python():
     blocks = blocks_of_extend()
     assert len(blocks) >= 5

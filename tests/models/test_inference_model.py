@@ -127,7 +127,7 @@ def test_scales_stay_within_a_log_variance_of_minus_8_to_4():
 @pytest.mark.parametrize("separate", [False, True])
 def test_separate_trunks_share_no_parameter_between_shared_and_private_codes(separate):
     modality = vectors(a=3)["a"]
-    encoder = Encoder(modality, 4, 2, VectorNetworks(8), separate_trunks=separate)
+    encoder = Encoder(lambda n: modality.encoder(n, VectorNetworks(8)), 4, 2, separate_trunks=separate)
     (loc, _), (w_loc, _) = encoder(torch.randn(5, 3, generator=make_generator(0)))
     assert loc.shape == (5, 4)
     assert w_loc.shape == (5, 2)

@@ -1,6 +1,6 @@
 """The Python interface: build, train and measure by the name of a preset, a YAML file or an Experiment."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from multiebm.core.errors import ConfigError
 from multiebm.core.keys import CONFIG
 from multiebm.data import MultimodalDataset, read_data
 from multiebm.evaluation.result import Evaluation, EvaluationSettings
-from multiebm.experiments.build import build_dataset, build_model, naming_kept, resolved
+from multiebm.experiments.build import build_dataset, build_model, naming_kept, naming_own, resolved
 from multiebm.experiments.live import live_view
 from multiebm.experiments.load import Source, load_experiment
 from multiebm.experiments.measure import measure_model
@@ -21,18 +21,27 @@ from multiebm.experiments.run import run_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.experiments.sources import names_settings
 from multiebm.models.model import MultimodalModel
+from multiebm.models.own import Maker, handed_over
 from multiebm.nn.precision import set_precision
 from multiebm.training.hooks import Callback
 
 
-def build(source: Source, dataset: MultimodalDataset | None = None, seed: int | None = None) -> MultimodalModel:
+def build(
+    source: Source,
+    dataset: MultimodalDataset | None = None,
+    seed: int | None = None,
+    encoders: Mapping[str, Maker] | None = None,
+    decoders: Mapping[str, Maker] | None = None,
+) -> MultimodalModel:
     """Return the untrained model of a preset, YAML file or Experiment, for the modalities of `dataset` (or of its own).
 
-    `seed` replaces the configuration's. ConfigError lists everything that is wrong with the configuration.
+    `seed` replaces the configuration's; `encoders` and `decoders` are as in `train`. ConfigError lists everything that
+    is wrong with the configuration.
     """
-    experiment = load_experiment(source)
+    experiment, own = load_experiment(source), handed_over(encoders, decoders)
     data = build_dataset(experiment.data) if dataset is None else dataset
-    model = build_model(experiment.model, data.modalities, experiment.seed if seed is None else seed)
+    section = naming_own(experiment.model, own)
+    model = build_model(section, data.modalities, experiment.seed if seed is None else seed, own)
     set_precision(model, resolved(experiment, model.device).training.precision)
     return model
 
@@ -51,6 +60,8 @@ def train(
     method: Source = "arrays",
     callbacks: Sequence[Callback] = (),
     init_from: str | Path | None = None,
+    encoders: Mapping[str, Maker] | None = None,
+    decoders: Mapping[str, Maker] | None = None,
 ) -> MultimodalModel:
     """Train in the run folder `out` and return the model, with averaged weights, as saved in `out/model`.
 
@@ -66,8 +77,12 @@ def train(
     writes events for TensorBoard into `out/tensorboard`. `callbacks` are functions of the metrics by name and the
     number of a step, or objects with such a method `on_step`, called after each; if one returns True or raises
     StopTraining, training ends there in order, as when its time is spent. `init_from`, a run or saved model of the same
-    modalities and networks, has the weights with which it begins; values are standardised by the new data.
+    modalities and networks, has the weights with which it begins; values are standardised by the new data. `encoders`
+    and `decoders` are networks of your own by part: a class or function of the modality and a number n that returns a
+    network, of states [B, *modality.shape] -> [B, n], or of [B, n] -> mean states [B, *modality.shape]. Whoever loads
+    the model hands them over again.
     """
+    own = handed_over(encoders, decoders)
     if isinstance(source, MultimodalDataset) or not (isinstance(source, Experiment) or names_settings(source)):
         if dataset is not None:
             raise ConfigError("dataset: got one beside data, expected data once; leave dataset= out")
@@ -78,6 +93,7 @@ def train(
     if out is None:
         out = next(path for i in count(1) if not (path := Path(f"run-{i}")).exists())
     experiment = load_experiment(source, overrides)
+    experiment = experiment.model_copy(update={"model": naming_own(experiment.model, own)})
     if dataset is not None:
         experiment = naming_kept(experiment, dataset, out)
         if progress:
@@ -91,6 +107,7 @@ def train(
             callbacks=callbacks,
             init_from=init_from,
             named=[text.partition("=")[0].strip() for text in overrides],
+            own=own,
         )
     if result.fit.reason == "interrupted":
         raise KeyboardInterrupt(result.fit.message())

@@ -1,6 +1,6 @@
 """From a configuration to objects: data, model and state, on a device. The only place a config meets a class."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from multiebm.models.energy import EnergyNetwork
 from multiebm.models.generator import Generator
 from multiebm.models.inference import Encoder, InferenceModel, JointEncoder
 from multiebm.models.model import MultimodalModel
+from multiebm.models.own import Own, laid_out, make_own, name_of
 from multiebm.nn.precision import Mixed, fastest_precision, set_precision
 from multiebm.priors.prior import Settling, ridge_for
 from multiebm.training.phases.settle import settling
@@ -32,13 +33,18 @@ from multiebm.training.steps import make_optimisers
 CORRELATION = 0.5  # of experts fused as dependent (CoDE-VAE)
 LARGEST_KEPT = 1 << 30  # bytes of arrays from Python that a run folder keeps
 JOINT_FEATURES = 128  # of a part, of those a joint encoder puts side by side
+NO_CODE = Own()
 
 
-def build_model(section: ModelSection, modalities: dict[str, Modality], seed: int) -> MultimodalModel:
+def build_model(
+    section: ModelSection, modalities: dict[str, Modality], seed: int, own: Own = NO_CODE
+) -> MultimodalModel:
     """Return a model with fresh weights, a function of `seed` alone; the global generator is left as it was.
 
-    ConfigError where the section names modalities that the data does not have, or the data has names no model can use.
+    `own` has the networks of the user's own that the section names. ConfigError where the section names modalities that
+    the data does not have, or networks that were not handed over, or the data has names no model can use.
     """
+    check_own(section, own, modalities)
     known = list(modalities)
     if problems := [f"modality: {problem}" for name in known if (problem := name_problem(name))]:
         raise ConfigError(problems)
@@ -56,10 +62,17 @@ def build_model(section: ModelSection, modalities: dict[str, Modality], seed: in
     networks = {name: getattr(s.networks, m.kind) for name, m in modalities.items()}
     encoders: dict[str, Encoder] = {}
     decoders: dict[str, nn.Module] = {}
-    with torch.inference_mode(False), _Drawing(make_generator(seed)):  # the order here is that of the draws
+    draws = make_generator(seed)
+
+    def make(kind: str, m: Modality) -> Callable[[int], nn.Module]:
+        if m.name in (makers := getattr(own, kind)):
+            return lambda n: make_own(kind, makers[m.name], m, n, draws)
+        return lambda n: getattr(m, kind)(n, networks[m.name])
+
+    with torch.inference_mode(False), _Drawing(draws):  # the order here is that of the draws
         for name, m in modalities.items():
-            encoders[name] = Encoder(m, s.shared, s.private, networks[name], s.scale_map, i.separate_trunks)
-            decoders[name] = Mixed(m.decoder(s.shared + s.private, networks[name]))
+            encoders[name] = Encoder(make("encoder", m), s.shared, s.private, s.scale_map, i.separate_trunks)
+            decoders[name] = Mixed(make("decoder", m)(s.shared + s.private))
         likelihoods = {name: _likelihood(s, m) for name, m in modalities.items()}
         ridge = ridge_for(s.latent_chain.step_size)
         prior = s.prior.build(s.shared, s.family, ridge)
@@ -71,14 +84,57 @@ def build_model(section: ModelSection, modalities: dict[str, Modality], seed: in
         pooled = Aggregation(n, s.family, "full", i.fusion, in_use, correlation=CORRELATION) if i.pooled else None
         joint = None
         if i.subsets == "joint":
-            trunks: dict[str, nn.Module] = {}
-            for name, m in modalities.items():
-                trunks[name] = Mixed(m.encoder(JOINT_FEATURES, networks[name]))
+            trunks: dict[str, nn.Module] = {
+                name: Mixed(make("encoder", m)(JOINT_FEATURES)) for name, m in modalities.items()
+            }
             joint = JointEncoder(trunks, JOINT_FEATURES, s.shared, s.scale_map)
         inference = InferenceModel(encoders, s.family, aggregation, pooled, joint)
         model = MultimodalModel(modalities, inference, generator, energy, s.data_chain, s.latent_chain)
-        model.blueprint = section.model_dump()
-        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.blueprint, model.own = section.model_dump(), own
+        return laid_out(model)
+
+
+def check_own(section: ModelSection, own: Own, known: Mapping[str, Modality], where: str = "") -> None:
+    """Raise ConfigError, each line beginning with `where`, unless `own` has the networks that a model names, and for
+    its parts alone.
+    """
+    problems = []
+    for kind, makers in own._asdict().items():
+        named = {part: name for part, of in section.parts.items() if (name := getattr(of, kind))}
+        problems += [
+            f"{kind}s: got one for {part!r}, expected some of {', '.join(known)}.{nearest(part, list(known))} Rename it"
+            for part in makers
+            if part not in known
+        ]
+        problems += [
+            f"{kind}s: got {name_of(makers[part])} for {part!r}, expected none, as the model has none of its own "
+            "there; leave it out"
+            for part in makers
+            if part in known and part not in named
+        ]
+    if problems := problems + lacking_own(section, own):
+        raise ConfigError([where + problem for problem in problems])
+
+
+def lacking_own(section: ModelSection, own: Own) -> list[str]:
+    """Return a line for each network of the user's own that a model names and `own` has not."""
+    return [
+        f"model.parts.{part}.{kind}: got the name {name} and not its code, expected that to be handed over in Python: "
+        f"{kind}s={{{part!r}: {name.rpartition('.')[2]}}} of multiebm.train, from_pretrained or write_report; the "
+        "command line cannot have it"
+        for kind, makers in own._asdict().items()
+        for part, of in section.parts.items()
+        if (name := getattr(of, kind)) and part not in makers
+    ]
+
+
+def naming_own(section: ModelSection, own: Own) -> ModelSection:
+    """Return the section with the names of the networks in `own`, those of the user's own."""
+    parts = dict(section.parts)
+    for kind, names in own.names().items():
+        for part, name in names.items():
+            parts[part] = parts.get(part, PartSection()).model_copy(update={kind: name})
+    return section.model_copy(update={"parts": parts})
 
 
 def _likelihood_problems(at: str, part: PartSection, m: Modality) -> list[str]:

@@ -61,7 +61,7 @@ def fit_prior(
     if not isinstance(prior, Energy):
         raise ConfigError(f"model.prior.kind: got {prior.kind}, expected energy: other priors learn with their model")
     section = Experiment.model_validate({"model": model.blueprint | {"prior": asdict(prior)}}).model
-    fitted = build_model(section, model.modalities, seed).to(model.device)
+    fitted = build_model(section, model.modalities, seed, model.own).to(model.device)
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(PRIOR)}
     scale = getattr(model.generator.prior.untilted(), "log_scale", None)
     if isinstance(scale, torch.Tensor) and prior.learned_scale:

@@ -19,6 +19,7 @@ from multiebm.evaluation.result import Evaluation, EvaluationSettings
 from multiebm.experiments.build import settling_of
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
+from multiebm.models.own import evaluating
 from multiebm.training.phases.settle import settle_priors
 from multiebm.training.state import TrainState, averaged
 
@@ -56,7 +57,7 @@ def settled(state: TrainState, train: MultimodalDataset, experiment: Experiment)
     """Inside: the model as it would be saved now, averaged weights and priors of their codes; then as it was."""
     seed = experiment.seed
     model = state.model
-    with averaged(model, state.average):
+    with averaged(model, state.average), evaluating(model.inference):
         whole = model.generator.state_dict()
         own = {key: value.clone() for key, value in whole.items() if key.startswith(("prior.", "private_priors."))}
         order = torch.randperm(len(train.train), generator=torch.Generator().manual_seed(seed))[:SETTLING_ITEMS]

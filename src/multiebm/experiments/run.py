@@ -19,10 +19,12 @@ from multiebm.core.progress import task
 from multiebm.data import BatchStream, MultimodalDataset
 from multiebm.data.npz import write_npz
 from multiebm.experiments.build import (
+    NO_CODE,
     build_dataset,
     build_model,
     build_state,
     find_device,
+    lacking_own,
     resolved,
     settling_of,
     training_data,
@@ -41,6 +43,7 @@ from multiebm.experiments.saved import save_pretrained, start_from
 from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.experiments.sources import preset_names
 from multiebm.models.model import MultimodalModel
+from multiebm.models.own import Own
 from multiebm.training.checkpoint import CheckpointStore
 from multiebm.training.guard import Guard
 from multiebm.training.hooks import (
@@ -86,6 +89,7 @@ def run_experiment(
     callbacks: Sequence[Callback] = (),
     init_from: str | Path | None = None,
     named: Collection[str] = (),
+    own: Own = NO_CODE,
 ) -> RunResult:
     """Train in the folder `out`; `dataset` replaces the one the experiment names. `live` is told of every step;
     `preset` is noted in run.json. A run that reaches the step `until` stops there: `fit.reason` is "stopped", no prior
@@ -98,6 +102,8 @@ def run_experiment(
     _check(experiment, resume, overwrite)
     folder, target, told = Path(out), find_device(device), Callbacks(callbacks)
     begun = read_config(folder) if resume and (folder / CONFIG).is_file() else None
+    if begun is not None and (problems := lacking_own(begun.model, own)):
+        raise ConfigError(problems)
     experiment = resolved(experiment, target, begun)
     with interruptible(), locked(folder, force):
         with _said("before training began; give the same command again"):
@@ -107,7 +113,7 @@ def run_experiment(
             if not resume:
                 _say_anew(preset, folder)
             dataset = build_dataset(experiment.data, folder) if dataset is None else dataset
-            state = fresh_state(experiment, dataset, target)
+            state = fresh_state(experiment, dataset, target, own)
             if init_from is not None and not resume:
                 start_from(state.model, init_from)
             if run:
@@ -259,7 +265,7 @@ def _say_rates(rates: dict[str, list[float]], folder: Path, step: int) -> None:
 
 
 def fresh_state(
-    experiment: Experiment, dataset: MultimodalDataset, device: torch.device
+    experiment: Experiment, dataset: MultimodalDataset, device: torch.device, own: Own = NO_CODE
 ) -> TrainState[MultimodalModel]:
     """Return the state at step 0, on `device`: data, weights and every draw a function of the configuration's seed."""
     data = training_data(dataset, experiment.data.missing, experiment.seed, device)
@@ -270,7 +276,7 @@ def fresh_state(
             "expected complete items: a joint encoder reads all parts at once; train on complete items or another "
             "baseline"
         )
-    model = build_model(experiment.model, dataset.modalities, experiment.seed).to(device)
+    model = build_model(experiment.model, dataset.modalities, experiment.seed, own).to(device)
     stream = BatchStream(data, "train", experiment.training.batch_size, experiment.seed)
     return build_state(experiment, model, stream)
 

@@ -1,7 +1,9 @@
 """Saving a model in a folder and building it again from there, alone: no run, preset or data is needed."""
 
 import json
-from collections.abc import Callable, Collection, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,15 @@ from torch.overrides import TorchFunctionMode
 from multiebm.core.errors import CheckpointError, ConfigError, MultiebmError
 from multiebm.core.keys import CHECKPOINTS, MODEL
 from multiebm.core.store import describe, misfits, said
-from multiebm.experiments.build import build_model, find_device
+from multiebm.experiments.build import build_model, check_own, find_device, naming_own
 from multiebm.experiments.schema import ModelSection
 from multiebm.modalities import Modality, to_json
 from multiebm.models.model import MultimodalModel
-from multiebm.models.saving import HEADER, load_weights, read_description
+from multiebm.models.own import Maker, Own, handed_over
+from multiebm.models.saving import HEADER, Description, load_weights, read_description
 from multiebm.nn.precision import set_precision
 
+logger = logging.getLogger(__name__)
 FITTED = (
     "loc",
     "scale",
@@ -34,14 +38,21 @@ def save_pretrained(model: MultimodalModel, folder: str | Path) -> None:
     model.save_pretrained(folder)
 
 
-def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> MultimodalModel:
+def from_pretrained(
+    folder: str | Path,
+    device: str | torch.device = "cpu",
+    encoders: Mapping[str, Maker] | None = None,
+    decoders: Mapping[str, Maker] | None = None,
+) -> MultimodalModel:
     """Return the model saved in `folder` (of `save_pretrained`, or a run folder), in evaluation mode, its outputs those
     of the one saved.
 
+    `encoders` and `decoders` are those of `train`, for a model that has networks of your own; without them ConfigError
+    names what it needs. Code of another name is taken, with a warning, where the weights fit.
     `device` is auto, cpu, cuda, cuda:<i> or a torch.device; ConfigError when there is no such device. CheckpointError
     when the folder is no such folder, its files are damaged, or of another version or architecture.
     """
-    target, where = find_device(device), find_model(folder)
+    target, where, own = find_device(device), find_model(folder), handed_over(encoders, decoders)
     description = read_description(where)
     try:
         section = ModelSection.model_validate_json(json.dumps(description.blueprint), strict=True)
@@ -50,24 +61,42 @@ def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> M
             f"{where / HEADER}: got a description this release does not know (model.{said(error)}); load it "
             "with the multiebm release that wrote it"
         ) from error
+    check_own(section, own, description.modalities, f"{where / HEADER}: ")
     deepest = getattr(section.prior, "layers", 0)
     shapes = [json.loads(text.partition(" ")[2]) for text in description.tensors.values()]
     with torch.inference_mode(False):  # weights made in it could never be differentiated through
         try:
             if deepest > len(shapes):  # each has a tensor of its own
                 raise ValueError(f"it has {deepest} layers in a row")
-            with _Bounded(shapes):
-                model = build_model(section, description.modalities, seed=0)
+            with nullcontext() if any(own) else _Bounded(shapes):  # code of the user's own may make what it likes
+                model = build_model(naming_own(section, own), description.modalities, 0, own)
         except (MultiebmError, RuntimeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+            if any(own):  # whose errors are the user's
+                raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(
                 f"{where / HEADER}: got a model that is not that of the weights in {description.weights.name} "
                 f"({reason}), expected the one they were saved with; restore the model.json that was saved with them"
             ) from error
-        load_weights(model, description)
+        _load_own(model, description, section, own)
         set_precision(model, description.precision)
         model.kept = description.kept
         return model.to(target).eval()
+
+
+def _load_own(model: MultimodalModel, description: Description, section: ModelSection, own: Own) -> None:
+    """Load the weights; say which networks of the user's own have other names than those that were saved."""
+    before = {kind: {part: getattr(section.parts[part], kind) for part in of} for kind, of in own.names().items()}
+    saved = ", ".join(f"{kind} {part}: {name}" for kind, of in before.items() for part, name in of.items())
+    try:
+        load_weights(model, description)
+    except CheckpointError as error:
+        if not any(own):
+            raise
+        raise CheckpointError(f"{error}\nOr hand over the networks that it was saved with: {saved}") from error
+    if before != own.names():
+        now = ", ".join(f"{kind} {part}: {name}" for kind, of in own.names().items() for part, name in of.items())
+        logger.warning("%s: saved with %s, loaded with %s, which the weights fit", description.folder, saved, now)
 
 
 def start_from(model: MultimodalModel, folder: str | Path) -> None:

@@ -87,13 +87,17 @@ class LikelihoodSection(_Section):
 
 
 class PartSection(_Section):
-    """p(x_m | z, w_m) of one part, where it is not as in `likelihood`; which a kind knows `docs/data.md` says."""
+    """p(x_m | z, w_m) of one part, where it is not as in `likelihood`; which a kind knows `docs/data.md` says. And the
+    names of networks of its own (`models.own`), as written where they are handed over.
+    """
 
     likelihood: str | None = Field(None, description="its likelihood, one that its kind knows")
     scale: PositiveFloat | Literal["learned"] | None = Field(
         None, description="constant scale in state units, or learned: one for each column, or for a picture"
     )
     weight: PositiveFloat | None = Field(None, description="its lambda_m")
+    encoder: str | None = Field(None, description="name of its own encoder, which is handed over in Python")
+    decoder: str | None = Field(None, description="name of its own decoder, which is handed over in Python")
 
 
 class EnergySection(_Section):
@@ -130,7 +134,9 @@ class ModelSection(_Section):
     inference: InferenceSection = InferenceSection()
     networks: Annotated[BaseModel, _As(_NETWORKS)] = _NETWORKS()
     likelihood: LikelihoodSection = LikelihoodSection()
-    parts: dict[str, PartSection] = Field(default_factory=dict, description="likelihoods of single parts, by name")
+    parts: dict[str, PartSection] = Field(
+        default_factory=dict, description="likelihoods and own networks of parts, by name"
+    )
     energy: EnergySection | None = EnergySection()
     data_chain: Annotated[DataChain, Field(discriminator="kind")] = Displaced()
     latent_chain: LatentChain = LatentChain()

@@ -4,7 +4,7 @@ Eqs. (5) and (16) of arXiv 2605.00644, and what the multimodal VAEs have in thei
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from multiebm.core.table import Table
 from multiebm.core.tree import rows_of, rows_present, spread
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.mixture import Diagonal, Mixture
-from multiebm.modalities import Modality
 from multiebm.models.aggregation import Aggregation
 from multiebm.nn.precision import Mixed
 
@@ -61,23 +60,22 @@ class Posterior(NamedTuple):
 class Encoder(nn.Module):
     """One modality [B, ...] -> (loc, scale) of the shared latent [B, D] and of its private latent [B, P].
 
-    `separate_trunks` gives the private latent a trunk of its own, as MMVAE+ does (Palumbo et al. 2023); else both share
-    one.
+    `make` returns a network of its states with so many outputs. `separate_trunks` gives the private latent a trunk of
+    its own, as MMVAE+ does (Palumbo et al. 2023); else both share one.
     """
 
     def __init__(
         self,
-        modality: Modality,
+        make: Callable[[int], nn.Module],
         shared: int,
         private: int,
-        networks: Any,
         scale_map: str = "exp",
         separate_trunks: bool = False,
     ) -> None:
         super().__init__()
         self.sizes, self.scale_map = (shared, private), scale_map
         outputs = [2 * shared, 2 * private] if separate_trunks and private else [2 * (shared + private)]
-        self.branches = nn.ModuleList(Mixed(modality.encoder(n, networks)) for n in outputs)
+        self.branches = nn.ModuleList(Mixed(make(n)) for n in outputs)
 
     def forward(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return ((loc, scale) shared, (loc, scale) private), each [B, D] or [B, P]."""

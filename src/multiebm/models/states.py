@@ -19,6 +19,7 @@ from multiebm.models.chains import DataChain, Displaced, LatentChain
 from multiebm.models.energy import EnergyNetwork
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Latents
+from multiebm.models.own import Own
 from multiebm.nn.spectral import frozen
 
 
@@ -39,6 +40,7 @@ class StateModel(nn.Module):
         self.inference, self.generator, self.energy = inference, generator, energy
         self.data_chain, self.latent_chain = data_chain, latent_chain
         self.blueprint: dict[str, Any] = {}  # plain values its builder made it from; save_pretrained writes them
+        self.own = Own()  # and code of the user's own, whose names are among them
         self.displacement: Tensor  # rms length of a displaced step, per coordinate; training steers it
         self.energy_steps: Tensor  # updates of the energy; until the first it is random
         self.register_buffer("displacement", torch.tensor(0.004, dtype=torch.float32))

@@ -1,7 +1,7 @@
 """Self-contained HTML pages, which fetch nothing: of a run (pictures, chains, curves, numbers) and of a comparison."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from multiebm.core.bars import showing
@@ -16,6 +16,7 @@ from multiebm.experiments.compare import Cell, entry, summary
 from multiebm.experiments.folder import REPORT, check_same_data
 from multiebm.experiments.measure import judges_of
 from multiebm.experiments.saved import from_pretrained
+from multiebm.models.own import Maker
 from multiebm.report.chains import chains_section
 from multiebm.report.content import Part, Section, Table, Text, to_page
 from multiebm.report.curves import curves_section
@@ -49,20 +50,23 @@ def write_report(
     dataset: MultimodalDataset | None = None,
     out: Path | None = None,
     progress: bool = True,
+    encoders: Mapping[str, Maker] | None = None,
+    decoders: Mapping[str, Maker] | None = None,
 ) -> Path:
     """Write `report.html` into a run folder, or the file `out`, and return its path; it is written whole or not at all.
 
     `dataset` replaces the configuration's, and is needed where a run was trained on data of Python; without it the page
     leaves out what needs data, and says why. `judges` (by default those of the evaluation, if the run has one) add how
-    often the data chain changes a class. `progress` shows how far it is, as in `train`. OutputError or CheckpointError
-    name what the folder lacks; ConfigError where `dataset` is not what the run was trained on.
+    often the data chain changes a class. `encoders` and `decoders` are as in `from_pretrained`. `progress` shows
+    how far it is, as in `train`. OutputError or CheckpointError name what the folder lacks; ConfigError where `dataset`
+    is not what the run was trained on.
     """
     folder = Path(run_folder)
     record = read_record(folder)
     file = folder / REPORT if out is None else Path(out)
     way_out = "free space, or give another file with --out (in Python out=)"
     try_output(file, way_out)
-    model = from_pretrained(folder)
+    model = from_pretrained(folder, "cpu", encoders, decoders)
     missing = ""
     try:
         data = build_dataset(record.experiment.data, folder) if dataset is None else dataset

@@ -1,6 +1,7 @@
 """A run as a list of phases: which one is in force at a step, the rates it learns at, the steps the guard copies."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import torch
 from pydantic import Field
 
 from multiebm.core.batch import Batch
+from multiebm.core.random import SEEDS
 from multiebm.models.model import MultimodalModel
 from multiebm.priors.energy import BETAS
 from multiebm.training.guard import NETWORK_RATE, PRIOR_RATE, RATE
@@ -99,10 +101,22 @@ class TrainingStep:
         """Run one step and update the averaged weights; metrics by name."""
         phase, done = in_force(self.phases, state.step)
         set_rates(state, self.optimiser, phase, done)
-        metrics = phase.step(state, batch, done)
+        with _dropping(state):
+            metrics = phase.step(state, batch, done)
         if self.optimiser.average:
             move_average(state.average, state.model, self.optimiser.average)
         return metrics
+
+
+@contextmanager
+def _dropping(state: TrainState[MultimodalModel]) -> Iterator[None]:
+    """Inside, layers that draw from the global generator, as dropout does, draw by the state's seed and step, so that a
+    resumed run drops what it would have; afterwards that generator is as it was.
+    """
+    device = state.model.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed((state.rng.initial_seed() + SEEDS * state.step) % 2**63)
+        yield
 
 
 def set_rates(state: TrainState[MultimodalModel], o: OptimiserSettings, phase: Phase, done: int) -> None:
