@@ -257,6 +257,8 @@ def test_without_labels_parts_filled_in_stand_beside_regression_and_neighbours(t
     ]
     page = write_comparison(own_cells(), tmp_path, "mine").read_text()
     assert page.index("mopoe") < page.index("10 neighbours")
+    assert "the last rows are what the same rows say without a model" in page
+    assert "without a model" not in write_comparison(CELLS, tmp_path, "polydigits").read_text()
     assert "0.450" in page
     with (tmp_path / "table.csv").open() as stream:
         assert [line["fill/rmse/lab"] for line in csv.DictReader(stream)] == ["0.4", "0.3"]

@@ -12,7 +12,7 @@ from multiebm.data import MultimodalDataset
 from multiebm.evaluation.measurement import JudgesLike
 from multiebm.evaluation.metrics import evaluation_mode
 from multiebm.experiments.build import build_dataset
-from multiebm.experiments.compare import Cell, entry, summary
+from multiebm.experiments.compare import RIVALS, Cell, entry, summary
 from multiebm.experiments.folder import REPORT, check_same_data
 from multiebm.experiments.measure import judges_of
 from multiebm.experiments.saved import from_pretrained
@@ -103,6 +103,9 @@ def write_comparison(cells: Sequence[Cell], folder: Path, data: str) -> Path:
     body = [[row, *map(entry, values, (c.digits for c in columns))] for row, values in rows.items()]
     seconds = max(c.seconds for c in cells)
     lead = f"Values are mean ± standard deviation over seeds; each run had at most {seconds:.0f} s of training, alone."
+    if rows.keys() & RIVALS.values():
+        lead += " Errors are those of held-out parts filled in from all others, less is better; the last rows are what "
+        lead += "the same rows say without a model."
     parts: list[Part] = [Table("numbers", ["row", *(c.title for c in columns)], body)]
     parts += [Text(c.message(), "note") for c in cells if c.diverged]
     sections = [Section("table", "Table", lead, parts)]
