@@ -204,9 +204,9 @@ def untold(evaluation: Evaluation, parts: Sequence[str]) -> list[Sentence]:
 
 
 def intervals(evaluation: Evaluation, parts: Sequence[str]) -> Sentence | None:
-    """Say whether the spread of completions can be trusted; None where no part has intervals."""
+    """Say whether the spread of completions can be trusted; None where no part has intervals of rows enough."""
     found = {part: evaluation.results.get(f"fill/coverage90/{part}") for part in parts}
-    inside = {part: result for part, result in found.items() if result is not None}
+    inside = {part: result for part, result in found.items() if result is not None and result.n >= FEW}
     if not inside:
         return None
     kinds = {part: fit for part, result in inside.items() if (fit := interval_fit(result))}
