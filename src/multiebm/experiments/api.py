@@ -83,15 +83,8 @@ def train(
     the model hands them over again.
     """
     own = handed_over(encoders, decoders)
-    if isinstance(source, MultimodalDataset) or not (isinstance(source, Experiment) or names_settings(source)):
-        if dataset is not None:
-            raise ConfigError("dataset: got one beside data, expected data once; leave dataset= out")
-        dataset = source if isinstance(source, MultimodalDataset) else read_data(source)
-        source = method
-    if out is None and resume and isinstance(source, str | Path) and (Path(source) / CONFIG).is_file():
-        out = source
-    if out is None:
-        out = next(path for i in count(1) if not (path := Path(f"run-{i}")).exists())
+    source, dataset = _settings_and_data(source, dataset, method)
+    out = _new_folder(source, resume) if out is None else out
     experiment = load_experiment(source, overrides)
     experiment = experiment.model_copy(update={"model": naming_own(experiment.model, own)})
     if dataset is not None:
@@ -112,6 +105,24 @@ def train(
     if result.fit.reason == "interrupted":
         raise KeyboardInterrupt(result.fit.message())
     return result.model
+
+
+def _settings_and_data(
+    source: Source | Any, dataset: MultimodalDataset | None, method: Source
+) -> tuple[Source, MultimodalDataset | None]:
+    """Return what names the settings of a run, and its data where they were handed over."""
+    if not isinstance(source, MultimodalDataset) and (isinstance(source, Experiment) or names_settings(source)):
+        return source, dataset
+    if dataset is not None:
+        raise ConfigError("dataset: got one beside data, expected data once; leave dataset= out")
+    return method, source if isinstance(source, MultimodalDataset) else read_data(source)
+
+
+def _new_folder(source: Source, resume: bool) -> str | Path:
+    """Return the folder of a run to resume where `source` is one, else a new one."""
+    if resume and isinstance(source, str | Path) and (Path(source) / CONFIG).is_file():
+        return source
+    return next(path for i in count(1) if not (path := Path(f"run-{i}")).exists())
 
 
 def evaluate(

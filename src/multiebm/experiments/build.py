@@ -64,15 +64,15 @@ def build_model(
     decoders: dict[str, nn.Module] = {}
     draws = make_generator(seed)
 
-    def make(kind: str, m: Modality) -> Callable[[int], nn.Module]:
-        if m.name in (makers := getattr(own, kind)):
-            return lambda n: make_own(kind, makers[m.name], m, n, draws)
-        return lambda n: getattr(m, kind)(n, networks[m.name])
+    def make(kind: str, name: str) -> Callable[[int], nn.Module]:
+        if name in (makers := getattr(own, kind)):
+            return lambda n: make_own(kind, makers[name], modalities[name], n, draws)
+        return lambda n: getattr(modalities[name], kind)(n, networks[name])
 
     with torch.inference_mode(False), _Drawing(draws):  # the order here is that of the draws
-        for name, m in modalities.items():
-            encoders[name] = Encoder(make("encoder", m), s.shared, s.private, s.scale_map, i.separate_trunks)
-            decoders[name] = Mixed(make("decoder", m)(s.shared + s.private))
+        for name in modalities:
+            encoders[name] = Encoder(make("encoder", name), s.shared, s.private, s.scale_map, i.separate_trunks)
+            decoders[name] = Mixed(make("decoder", name)(s.shared + s.private))
         likelihoods = {name: _likelihood(s, m) for name, m in modalities.items()}
         ridge = ridge_for(s.latent_chain.step_size)
         prior = s.prior.build(s.shared, s.family, ridge)
@@ -84,9 +84,7 @@ def build_model(
         pooled = Aggregation(n, s.family, "full", i.fusion, in_use, correlation=CORRELATION) if i.pooled else None
         joint = None
         if i.subsets == "joint":
-            trunks: dict[str, nn.Module] = {
-                name: Mixed(make("encoder", m)(JOINT_FEATURES)) for name, m in modalities.items()
-            }
+            trunks: dict[str, nn.Module] = {name: Mixed(make("encoder", name)(JOINT_FEATURES)) for name in modalities}
             joint = JointEncoder(trunks, JOINT_FEATURES, s.shared, s.scale_map)
         inference = InferenceModel(encoders, s.family, aggregation, pooled, joint)
         model = MultimodalModel(modalities, inference, generator, energy, s.data_chain, s.latent_chain)

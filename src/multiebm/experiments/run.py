@@ -101,17 +101,14 @@ def run_experiment(
     """
     _check(experiment, resume, overwrite)
     folder, target, told = Path(out), find_device(device), Callbacks(callbacks)
-    begun = read_config(folder) if resume and (folder / CONFIG).is_file() else None
-    if begun is not None and (problems := lacking_own(begun.model, own)):
-        raise ConfigError(problems)
+    begun = _begun(folder, own) if resume else None
     experiment = resolved(experiment, target, begun)
     with interruptible(), locked(folder, force):
         with _said("before training began; give the same command again"):
             resume = check_folder(folder, experiment, resume, overwrite, named)
             run = read_run(folder) if resume else {}
             rates = rates_changed(begun, experiment) if begun and resume else {}
-            if not resume:
-                _say_anew(preset, folder)
+            _say_anew(None if resume else preset, folder)
             dataset = build_dataset(experiment.data, folder) if dataset is None else dataset
             state = fresh_state(experiment, dataset, target, own)
             if init_from is not None and not resume:
@@ -137,6 +134,14 @@ def run_experiment(
             hooks += [live or Announce(advance), told]
             fitted = _train(experiment, state, hooks, run, folder, until)
         return RunResult(state.model, folder, fitted)
+
+
+def _begun(folder: Path, own: Own) -> Experiment | None:
+    """Return the configuration of the run in a folder, if there is one; ConfigError where it needs more networks."""
+    begun = read_config(folder) if (folder / CONFIG).is_file() else None
+    if begun is not None and (problems := lacking_own(begun.model, own)):
+        raise ConfigError(problems)
+    return begun
 
 
 def _check(experiment: Experiment, resume: bool, overwrite: bool) -> None:
