@@ -10,8 +10,11 @@ import torch
 import multiebm
 from multiebm.cli.main import main
 from multiebm.core.errors import DataError
+from multiebm.core.progress import listening
+from multiebm.evaluation.result import EvaluationSettings
 from multiebm.models import model as answers
 from multiebm.models.model import MultimodalModel
+from multiebm.report import page
 
 N, GIVEN = 60, 5
 TINY = [
@@ -142,6 +145,7 @@ def test_codes_come_in_columns(run, model, given, tmp_path):
 
 def test_likelihoods_and_matches_are_rows_as_from_python(run, model, given, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(answers, "PATHS", 20)
+    monkeypatch.setattr(answers, "STAGES", 20)
     parts, present = parts_of(given)
     command("match", str(run), "--parts", given, "--out", str(tmp_path / "match.csv"))
     match = pd.read_csv(tmp_path / "match.csv")["match"]
@@ -171,3 +175,35 @@ def test_a_table_with_some_columns_of_a_part_or_none_is_refused(run, tmp_path, c
     assert (
         "got no columns of a part, expected those of training (body: height, weight; look:" in capsys.readouterr().err
     )
+
+
+class Heard:
+    """A listener that writes down what is announced."""
+
+    def __init__(self):
+        self.tasks = []
+
+    def start(self, what, total):
+        self.tasks.append(what)
+        return 0
+
+    def advance(self, task, steps): ...
+
+    def end(self, task): ...
+
+
+def test_measuring_and_reporting_say_how_far_they_are_unless_muted(run, model, monkeypatch, tmp_path):
+    experiment = multiebm.load_experiment(run)
+    data = multiebm.load_dataset("arrays", experiment.data.settings)
+    monkeypatch.setattr(page, "SECTIONS", page.SECTIONS[:1])
+    monkeypatch.setattr(answers, "STAGES", 20)
+    few = EvaluationSettings(samples=20, items=5)
+    for progress in (True, False):
+        with listening(heard := Heard()):
+            multiebm.evaluate(model, data, few, progress=progress)
+            multiebm.write_report(run, dataset=data, out=tmp_path / "report.html", progress=progress)
+            model.log_likelihood(table(2)[BODY].pipe(lambda body: {"body": body}), samples=2, progress=progress)
+        if progress:
+            assert {"joint samples", "filling in", "latents", "report", "importance samples"} <= set(heard.tasks)
+        else:
+            assert heard.tasks == []

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from multiebm.priors.prior import Settling
 from multiebm.training.codes import prior_step
 from multiebm.training.guard import PRIOR_RATE
 from multiebm.training.phases.bound import Bound
-from multiebm.training.phases.settle import Settle, settle_priors, settling
+from multiebm.training.phases.settle import Settle, batches_to_settle, settle_priors, settling
 from small_models import energy_prior, make_state, random_views, small_model, vectors, whole
 
 ITEMS, BATCHES = 100, 20
@@ -102,6 +103,18 @@ def test_a_tilt_that_is_not_finite_ends_the_settling_at_the_next_look(model):
     assert not ok
     assert said.endswith("or training.phases.settle.widen_base=1")
     assert (told, len(drawn), prior.net.b.item()) == ([], 11, 0.0)  # ten steps and a last look
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "batches"),
+    [(96, 64, 16), (1200, 64, 38), (8000, 64, 128), (10_000, 128, 128), (60, 8, 128), (40, 40, 26)],
+)
+def test_of_few_rows_priors_settle_on_few_batches_and_of_many_on_as_many_as_ever(rows, batch_size, batches):
+    stream = SimpleNamespace(state_dict=lambda: {"rows": rows, "batch_size": batch_size})
+    assert batches_to_settle(SimpleNamespace(stream=stream)) == batches
+    items = batches * batch_size
+    assert items >= min(1024, 128 * batch_size)
+    assert items <= max(1024, 2 * rows) + batch_size
 
 
 class CodesFarOut(NormalCodes):

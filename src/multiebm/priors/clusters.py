@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from multiebm.core.progress import track
 from multiebm.core.random import Randomness, rand
 from multiebm.distributions.families import FAMILIES
 from multiebm.priors.prior import Prior, PriorSettings, Settled, Settling
@@ -83,7 +84,7 @@ class ClusterPrior(Prior):
             return Settled()
         tried = []
         self.kept.fill_(True)
-        for count in range(self.clusters, 0, -1):
+        for count in track(range(self.clusters, 0, -1), "clusters are pruned"):
             joint = self.cluster_log_prob(codes)
             share = joint.softmax(-1)
             entropy = torch.special.entr(share).sum(-1).mean() / (math.log(count) if count > 1 else 1.0)

@@ -23,7 +23,8 @@ from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.phase import Chosen, Phase
 from multiebm.training.state import TrainState, assign
 
-REFIT_BATCHES = 128  # that priors settle on when training is over
+REFIT_BATCHES = 128  # that priors settle on when training is over, at most
+FEWEST, TIMES = 1024, 2  # items that they settle on at least, and how often each item, where that is fewer
 MOST = 0.3  # share of a time budget that settling may take
 REHEARSED, REHEARSED_STEPS = 4, 20  # batches and steps by which it is timed
 _ADVICE = (
@@ -90,15 +91,21 @@ def settling(phases: Sequence[Phase], rate: float, numbers: Mapping[str, float])
 def take_average(state: TrainState[MultimodalModel], how: Settling, share: float = 1.0) -> None:
     """Give the model its averaged weights for good, and put it in evaluation mode: training is over.
 
-    Priors settle on the codes that the averaged weights give to the stream's next batches, with a `share` of the
-    batches and steps. DivergenceError where they cannot.
+    Priors settle on the codes that the averaged weights give to the stream's next batches (`batches_to_settle`), with a
+    `share` of the batches and steps. DivergenceError where they cannot.
     """
     model = state.model.eval()
     assign(model, state.average)
     if not how.steps and (said := model.generator.prior.warning(state.numbers)):  # or it has yet to learn
         logger.warning("%s", said)
-    batches = (next(state.stream).to(model.device) for _ in range(math.ceil(share * REFIT_BATCHES)))
+    batches = (next(state.stream).to(model.device) for _ in range(math.ceil(share * batches_to_settle(state))))
     settle_priors(model, batches, state.rng, how._replace(steps=math.ceil(share * how.steps)))
+
+
+def batches_to_settle(state: TrainState[MultimodalModel]) -> int:
+    """Return how many batches of the stream priors settle on: of few rows fewer, for more would be the same again."""
+    at = state.stream.state_dict()
+    return min(REFIT_BATCHES, math.ceil(max(FEWEST, TIMES * at["rows"]) / at["batch_size"]))
 
 
 def settle_priors(
@@ -159,4 +166,4 @@ def time_to_settle(state: TrainState[MultimodalModel], how: Settling) -> float:
         seconds.append(time.perf_counter() - began)
     _, codes, both = seconds
     tilt = max(0.0, both - codes) * how.steps / steps if steps else 0.0
-    return codes * REFIT_BATCHES / n + tilt
+    return codes * batches_to_settle(state) / n + tilt
