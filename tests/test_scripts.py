@@ -13,7 +13,7 @@ from multiebm.experiments.load import load_experiment
 from multiebm.experiments.schema import Experiment
 
 ROOT = Path(__file__).parents[1]
-PLAIN = ("cells.py", "reference_step.py", "reference_vae.py")  # read by the others
+PLAIN = ("cells.py", "own_sets.py", "reference_step.py", "reference_vae.py")  # read by the others
 SCRIPTS = sorted(p for folder in ("scripts", "benchmarks") for p in (ROOT / folder).glob("*.py") if p.name not in PLAIN)
 
 

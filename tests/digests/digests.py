@@ -4,7 +4,8 @@
 
 A digest of a preset is 20 steps of each of its phases on a few items, one thread: the metrics of the last step of each
 phase, and a checksum of the weights; then what the saved model answers (sample, refined sample, impute, encode, score,
-evaluate). Checksums repeat on the machine that wrote them; the numbers beside them repeat on any, to four digits.
+evaluate). Checksums and norms of gradients repeat on the machine that wrote them; the other numbers repeat on any, to
+four digits.
 """
 
 import argparse

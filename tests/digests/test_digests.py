@@ -33,6 +33,8 @@ def test_a_preset_trains_and_answers_as_before(name: str, tmp_path: Path, monkey
         torch.set_num_threads(threads)
     changed = CHANGED.get(name, set())
     kept = {key: value for key, value in numbers.items() if key.removeprefix("rms ") not in changed}
+    if machine() != KEPT["machine"]:  # a gradient of ReLUs jumps where rounding moves a unit across 0
+        kept = {key: value for key, value in kept.items() if "grad_norm" not in key}
     assert {key: values[key] for key in kept} == pytest.approx(kept, rel=1e-3, abs=1e-4, nan_ok=True)
     if machine() == KEPT["machine"]:
         assert {key: found[key] for key in checksums if key not in changed} == {

@@ -17,7 +17,7 @@ def test_without_torchmetrics_the_message_says_what_to_install(tmp_path, monkeyp
     (tmp_path / "weights.pth").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
-    with pytest.raises(ConfigError, match=r"pip install 'torchmetrics\[image\]'"):
+    with pytest.raises(ConfigError, match=r'pip install "multiebm\[metrics\]"'):
         load_inception(tmp_path / "weights.pth")
 
 

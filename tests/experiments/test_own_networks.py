@@ -78,7 +78,7 @@ def run(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("own") / "run"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(settle, "REFIT_BATCHES", 8)
-        multiebm.train(data, folder, SMALL, progress=False, **NETWORKS)
+        multiebm.train(data, folder, SMALL, method="arrays", progress=False, **NETWORKS)
     return folder
 
 
@@ -221,7 +221,9 @@ def test_batches_in_which_one_item_or_none_has_a_part_are_trained_on(data, tmp_p
     few = multiebm.from_arrays(
         views, {"photo": {"kind": "picture", "layout": "chw"}, "class": "category"}, None, present
     )
-    model = multiebm.train(few, tmp_path / "few", [*SMALL, "training.batch_size=2"], progress=False, **NETWORKS)
+    model = multiebm.train(
+        few, tmp_path / "few", [*SMALL, "training.batch_size=2"], method="arrays", progress=False, **NETWORKS
+    )
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
@@ -285,7 +287,7 @@ WRONG = {
 def test_what_is_no_encoder_is_refused_before_training_with_part_and_shape(case, data, tmp_path):
     maker, said = WRONG[case]
     with pytest.raises(ConfigError, match=said):
-        multiebm.train(data, tmp_path / "run", SMALL, progress=False, encoders={"photo": maker})
+        multiebm.train(data, tmp_path / "run", SMALL, method="arrays", progress=False, encoders={"photo": maker})
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 

@@ -139,8 +139,8 @@ def test_a_number_of_steps_is_shared_by_the_phases_as_the_preset_does():
         ("bound", 260),
         ("energy", 4),
         ("cooperative", 12),
-        ("settle", 500),
+        ("settle", 0),
     ]
     assert phases[0].prior_from == 160
     few = in_steps(load_experiment("arrays"), 1).training.phases
-    assert [phase.steps for phase in few] == [1, 1, 1, 500]
+    assert [phase.steps for phase in few] == [1, 1, 1, 0]

@@ -33,7 +33,7 @@ def data_settings(name: str, folder: Path) -> list[str]:
     if name.startswith("polymnist"):
         polymnist_folder(folder / "polymnist")
         return [f"data.settings.folder={folder / 'polymnist'}", f"data.settings.cache_folder={folder / 'cache'}"]
-    if name.startswith("arrays"):
+    if name.startswith(("arrays", "own")):
         views = {"face": np.zeros((10, 8, 8, 1), np.uint8), "sound": np.eye(10, 3, dtype=np.float32)}
         np.savez(folder / "mine.npz", **views)
         declared = "{face: {kind: picture, layout: hwc}, sound: {kind: vector}}"

@@ -216,8 +216,11 @@ def test_overwriting_starts_anew_and_keeps_what_is_not_the_runs(tmp_path: Path):
 def test_nothing_is_deleted_for_a_run_that_cannot_begin(tmp_path: Path):
     run_experiment(tiny("training.phases.cooperative.steps=1"), tmp_path)
     before = sorted(path.name for path in tmp_path.rglob("*"))
-    with pytest.raises(DataError, match="batch_size"):
-        run_experiment(tiny("training.batch_size=41"), tmp_path, overwrite=True)
+    whole = tiny_data()
+    gaps = replace(whole, train=hide_at_random(whole.train, 0.5, seed=0))
+    joint = ["model.inference.subsets=joint", "training.phases.cooperative.steps=0"]
+    with pytest.raises(DataError, match="parts missing"):
+        run_experiment(tiny(*joint), tmp_path, gaps, overwrite=True)
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 

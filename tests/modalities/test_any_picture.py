@@ -38,7 +38,7 @@ def arrays(shape: tuple[int, int, int], kind: str = "uint8"):
 def test_a_model_of_any_picture_trains_samples_completes_is_measured_and_reported(shape, kind, tmp_path, monkeypatch):
     monkeypatch.setattr(settle, "REFIT_BATCHES", 16)  # of 4 items each, on which priors settle
     data, (low, high) = arrays(shape, kind), TYPES[kind][2]
-    model = multiebm.train(data, tmp_path / "run", SMALL, progress=False)
+    model = multiebm.train(data, tmp_path / "run", SMALL, method="arrays", progress=False)
     drawn = model.sample(3, data_steps=None)["photo"]
     completed = model.impute({"class": np.ones((2, 1), int)}, latent_steps=1)["photo"]
     assert (drawn.shape, completed.shape) == ((3, *shape), (2, *shape))

@@ -179,7 +179,8 @@ def test_the_best_is_picked_by_a_validation_metric_of_the_steps_before_it(tmp_pa
 
 def test_tensorboard_that_is_not_installed_is_a_clear_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ConfigError, match=r"tensorboard: got true for runs/tb, .*pip install multiebm\[tensorboard\]"):
+    said = r'tensorboard: got true for runs/tb, .*pip install "multiebm\[tensorboard\]"'
+    with pytest.raises(ConfigError, match=said):
         TensorBoard("runs/tb")
 
 

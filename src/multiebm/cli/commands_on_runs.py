@@ -13,6 +13,7 @@ import typer
 from multiebm.cli.options import (
     INTERRUPTED,
     OWN_DATA,
+    ROWS_DATA,
     Device,
     InitFrom,
     Kinds,
@@ -127,10 +128,13 @@ def train(
     from multiebm.experiments.build import build_dataset
     from multiebm.experiments.live import live_view
     from multiebm.experiments.run import run_experiment
+    from multiebm.experiments.sizes import sizes_for
 
     dataset = build_dataset(experiment.data) if own else None
     if dataset is not None:
         typer.echo(f"data: {dataset.describe()}", err=True)
+        chosen = sizes_for(preset, dataset, overrides or [])
+        experiment = load_experiment(preset, [*chosen, *of_data, *(overrides or [])])
     with live_view(experiment, progress=not context.obj) as live:
         result = run_experiment(
             *(experiment, out, dataset, resume, overwrite, live, device, preset),
@@ -202,7 +206,7 @@ def compare(
     own = not names_settings(data)
     changes = [*data_settings(data, own, part, kind, missing, labels, OWN_DATA), *(settings or [])]
     try:
-        cells = run(rows, OWN_DATA if own else data, seconds, seeds, out, changes, typer.echo, device)
+        cells = run(rows, ROWS_DATA if own else data, seconds, seeds, out, changes, typer.echo, device)
     except KeyboardInterrupt as interrupted:
         typer.echo("interrupted; the same command goes on where it was")
         raise typer.Exit(INTERRUPTED) from interrupted

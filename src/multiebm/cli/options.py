@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-OWN_DATA = "arrays"  # the preset for the user's own data
+OWN_DATA = "own"  # the preset for the user's own data
+ROWS_DATA = "arrays"  # of which rows of baselines have presets
 INTERRUPTED = 130  # the exit code of a program ended by Ctrl-C
 
 

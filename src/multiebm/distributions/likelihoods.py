@@ -33,10 +33,14 @@ class Observation(Protocol):
 
 
 class Noise(NamedTuple):
-    """`log_prob(x, mean, scale)` elementwise, in nats; `rsample(rng, mean, scale)`, broadcast shape [..., D]."""
+    """`log_prob(x, mean, scale)` elementwise, in nats; `rsample(rng, mean, scale)`, broadcast shape [..., D].
+
+    `deviation`: the standard deviation at scale 1.
+    """
 
     log_prob: Callable[[Tensor, Tensor, Tensor], Tensor]
     rsample: Callable[[Randomness, Tensor, Tensor], Tensor]
+    deviation: float = 1.0
 
 
 def _t_log_prob(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
@@ -55,8 +59,8 @@ LIKELIHOODS = Table(
     "likelihood",
     {
         "normal": Noise(NORMAL.log_prob, NORMAL.rsample),
-        "laplace": Noise(LAPLACE.log_prob, LAPLACE.rsample),
-        "student_t": Noise(_t_log_prob, _t_rsample),
+        "laplace": Noise(LAPLACE.log_prob, LAPLACE.rsample, 2**0.5),
+        "student_t": Noise(_t_log_prob, _t_rsample, (DEGREES / (DEGREES - 2)) ** 0.5),
     },
 )
 
@@ -99,6 +103,13 @@ class LearnedScale(nn.Module):
         super().__init__()
         self.noise, self.weight, self.gaps = noise, weight, gaps
         self.log_scale = nn.Parameter(torch.full(shape, math.log(START_SCALE - LEAST_SCALE) / PACE))
+
+    @torch.no_grad()
+    def begin(self, deviation: Tensor) -> None:
+        """Set the scale so that the noise has these standard deviations [D], or their mean square where it is one."""
+        own = deviation if self.log_scale.numel() == deviation.numel() else deviation.square().mean().sqrt()[None]
+        scale = (own / self.noise.deviation - LEAST_SCALE).clamp_min(LEAST_SCALE / 10)
+        self.log_scale.copy_((scale.log() / PACE).view_as(self.log_scale))
 
     @property
     def now(self) -> Likelihood:

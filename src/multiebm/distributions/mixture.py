@@ -1,4 +1,4 @@
-"""A mixture of K diagonal components per item: the one form of every posterior over the shared latent."""
+"""A mixture of K components per item, diagonal or Gaussian: the one form of every posterior over the shared latent."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from multiebm.core.random import ItemGenerators, Randomness, rand
+from multiebm.distributions import gaussian
 from multiebm.distributions.families import Family
 
 # Stratified uniforms keep this far (in units of 1/B) from the edges between experts, so that rounding moves no item.
@@ -13,33 +14,44 @@ _EDGE = 1e-3
 
 
 class Diagonal(NamedTuple):
-    """One diagonal location-scale density per item: `loc`, `scale` [B, D], or [M, B, D] for the experts of M parts."""
+    """One diagonal location-scale density per item: `loc`, `scale` [B, D], or [M, B, D] for the experts of M parts.
+
+    With a `root` [B, D, D], the Cholesky factor of a precision, it is a Gaussian with dependent coordinates instead.
+    """
 
     loc: Tensor
     scale: Tensor
     family: Family
+    root: Tensor | None = None
 
     def rsample(self, rng: Randomness) -> Tensor:
         """Draw [B, D], differentiable in `loc` and `scale`."""
+        if self.root is not None:
+            return gaussian.rsample(rng, self.loc, self.root)
         return self.family.rsample(rng, self.loc, self.scale)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log density in nats: x [..., B, D] -> [..., B]."""
+        if self.root is not None:
+            return gaussian.log_prob(x, self.loc, self.root)
         return self.family.log_prob(x, self.loc, self.scale).sum(-1)
 
     def select(self, rows: Tensor) -> "Diagonal":
         """Return the densities of the items in `rows` (int64 [N], any may come again): [..., N, D]."""
-        return self._replace(loc=self.loc[..., rows, :], scale=self.scale[..., rows, :])
+        root = None if self.root is None else self.root[..., rows, :, :]
+        return self._replace(loc=self.loc[..., rows, :], scale=self.scale[..., rows, :], root=root)
 
     def detach(self) -> "Diagonal":
         """Return the same density as a constant: no gradient reaches loc or scale, [B, D]."""
-        return self._replace(loc=self.loc.detach(), scale=self.scale.detach())
+        root = None if self.root is None else self.root.detach()
+        return self._replace(loc=self.loc.detach(), scale=self.scale.detach(), root=root)
 
 
 class Mixture(NamedTuple):
     """`loc`, `scale` [K, B, D]; normalised `log_weight` [K, B]; `members` bool [K, M]: evidence of component k.
 
-    The density of eq. (5) of arXiv 2605.00644, with weights that need not be equal.
+    The density of eq. (5) of arXiv 2605.00644, with weights that need not be equal. With a `root` [K, B, D, D], the
+    Cholesky factors of their precisions, components are Gaussians with dependent coordinates.
     """
 
     loc: Tensor
@@ -47,6 +59,7 @@ class Mixture(NamedTuple):
     log_weight: Tensor
     members: Tensor
     family: Family
+    root: Tensor | None = None
 
     @property
     def mean(self) -> Tensor:
@@ -55,6 +68,8 @@ class Mixture(NamedTuple):
 
     def component_log_prob(self, z: Tensor) -> Tensor:
         """Return log q_k(z) for every component: z [..., B, D] -> [..., K, B] in nats."""
+        if self.root is not None:
+            return gaussian.log_prob(z.unsqueeze(-3), self.loc, self.root)
         return self.family.log_prob(z.unsqueeze(-3), self.loc, self.scale).sum(-1)
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -63,15 +78,22 @@ class Mixture(NamedTuple):
 
     def select(self, rows: Tensor) -> "Mixture":
         """Return the mixtures of the items in `rows` (int64 [N], any may come again): [K, N, D]."""
-        return self._replace(loc=self.loc[:, rows], scale=self.scale[:, rows], log_weight=self.log_weight[:, rows])
+        root = None if self.root is None else self.root[:, rows]
+        loc, scale, log_weight = self.loc[:, rows], self.scale[:, rows], self.log_weight[:, rows]
+        return self._replace(loc=loc, scale=scale, log_weight=log_weight, root=root)
 
     def detach(self) -> "Mixture":
         """Return the same density as a constant: no gradient reaches loc, scale [K, B, D] or the weights."""
-        return self._replace(loc=self.loc.detach(), scale=self.scale.detach(), log_weight=self.log_weight.detach())
+        root = None if self.root is None else self.root.detach()
+        loc, scale, log_weight = self.loc.detach(), self.scale.detach(), self.log_weight.detach()
+        return self._replace(loc=loc, scale=scale, log_weight=log_weight, root=root)
 
     def rsample_all(self, rng: Randomness, n: int) -> Tensor:
         """Draw n times from every component: [n, K, B, D], differentiable in `loc` and `scale`."""
-        return self.family.rsample(rng, self.loc.expand(n, *self.loc.shape), self.scale)
+        loc = self.loc.expand(n, *self.loc.shape)
+        if self.root is not None:
+            return gaussian.rsample(rng, loc, self.root)
+        return self.family.rsample(rng, loc, self.scale)
 
     def responsibilities(self, z: Tensor) -> Tensor:
         """Return r_k = softmax_k of log w_k q_k(z), its gradient's weights in eq. (12): z [B, D] -> [K, B]."""
@@ -99,4 +121,5 @@ class Mixture(NamedTuple):
     def component(self, index: Tensor) -> Diagonal:
         """Return the component that each item was assigned to: index [B] -> Diagonal over [B, D]."""
         items = torch.arange(index.shape[0], device=index.device)
-        return Diagonal(self.loc[index, items], self.scale[index, items], self.family)
+        root = None if self.root is None else self.root[index, items]
+        return Diagonal(self.loc[index, items], self.scale[index, items], self.family, root)

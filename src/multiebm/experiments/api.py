@@ -19,6 +19,7 @@ from multiebm.experiments.load import Source, load_experiment
 from multiebm.experiments.measure import measure_model
 from multiebm.experiments.run import run_experiment
 from multiebm.experiments.schema import Experiment
+from multiebm.experiments.sizes import sizes_for
 from multiebm.experiments.sources import names_settings
 from multiebm.models.model import MultimodalModel
 from multiebm.models.own import Maker, handed_over
@@ -57,7 +58,7 @@ def train(
     progress: bool = True,
     force: bool = False,
     tensorboard: bool = False,
-    method: Source = "arrays",
+    method: Source = "own",
     callbacks: Sequence[Callback] = (),
     init_from: str | Path | None = None,
     encoders: Mapping[str, Maker] | None = None,
@@ -85,7 +86,8 @@ def train(
     own = handed_over(encoders, decoders)
     source, dataset = _settings_and_data(source, dataset, method)
     out = _new_folder(source, resume) if out is None else out
-    experiment = load_experiment(source, overrides)
+    chosen = [] if dataset is None else sizes_for(source, dataset, overrides)
+    experiment = load_experiment(source, [*chosen, *overrides])
     experiment = experiment.model_copy(update={"model": naming_own(experiment.model, own)})
     if dataset is not None:
         experiment = naming_kept(experiment, dataset, out)

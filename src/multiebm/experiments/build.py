@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -11,17 +11,18 @@ from torch.overrides import TorchFunctionMode
 
 from multiebm.core.errors import ConfigError
 from multiebm.core.keys import DATA
-from multiebm.core.names import name_problem
+from multiebm.core.names import module_key, name_problem
 from multiebm.core.random import make_generator
 from multiebm.core.table import nearest
 from multiebm.data import BatchStream, MultimodalDataset, Split, load_dataset
-from multiebm.distributions.likelihoods import Observation
+from multiebm.distributions.likelihoods import START_SCALE, Observation
 from multiebm.experiments.schema import DataSection, Experiment, ModelSection, PartSection
 from multiebm.modalities import Modality
 from multiebm.models.aggregation import Aggregation, PriorExpert
 from multiebm.models.energy import EnergyNetwork
 from multiebm.models.generator import Generator
 from multiebm.models.inference import Encoder, InferenceModel, JointEncoder
+from multiebm.models.linear import CellExperts, LinearDecoder, begin
 from multiebm.models.model import MultimodalModel
 from multiebm.models.own import Own, laid_out, make_own, name_of
 from multiebm.nn.precision import Mixed, fastest_precision, set_precision
@@ -31,6 +32,7 @@ from multiebm.training.state import TrainState
 from multiebm.training.steps import make_optimisers
 
 CORRELATION = 0.5  # of experts fused as dependent (CoDE-VAE)
+LINEAR_ROWS = 3000  # that the linear half begins with
 LARGEST_KEPT = 1 << 30  # bytes of arrays from Python that a run folder keeps
 JOINT_FEATURES = 128  # of a part, of those a joint encoder puts side by side
 NO_CODE = Own()
@@ -70,9 +72,11 @@ def build_model(
         return lambda n: getattr(modalities[name], kind)(n, networks[name])
 
     with torch.inference_mode(False), _Drawing(draws):  # the order here is that of the draws
-        for name in modalities:
-            encoders[name] = Encoder(make("encoder", name), s.shared, s.private, s.scale_map, i.separate_trunks)
-            decoders[name] = Mixed(make("decoder", name)(s.shared + s.private))
+        for name, m in modalities.items():
+            cells = m.size if s.linear else 0
+            encoders[name] = Encoder(make("encoder", name), s.shared, s.private, s.scale_map, i.separate_trunks, cells)
+            decoder = make("decoder", name)(s.shared + s.private)
+            decoders[name] = Mixed(LinearDecoder(decoder, s.shared + s.private, m.shape) if s.linear else decoder)
         likelihoods = {name: _likelihood(s, m) for name, m in modalities.items()}
         ridge = ridge_for(s.latent_chain.step_size)
         prior = s.prior.build(s.shared, s.family, ridge)
@@ -157,7 +161,24 @@ def _likelihood_problems(at: str, part: PartSection, m: Modality) -> list[str]:
 def _likelihood(s: ModelSection, m: Modality) -> Observation:
     like, part = s.likelihood, s.parts.get(m.name, PartSection())
     family = part.likelihood or (like.family if like.family in m.likelihoods else next(iter(m.likelihoods)))
-    return m.likelihood(family, part.scale or like.scale, part.weight or like.weights.get(m.name, 1.0))
+    scale = part.scale or like.scale
+    if part.scale is None and scale == "learned" and m.likelihoods[family] != "learned":
+        scale = START_SCALE
+    return m.likelihood(family, scale, part.weight or like.weights.get(m.name, 1.0))
+
+
+def begin_linear(model: MultimodalModel, data: MultimodalDataset, seed: int) -> None:
+    """Set the linear half of a model, if it has one, to the factor analysis of LINEAR_ROWS training rows at most."""
+    if not model.inference.linear:
+        return
+    n = len(data.train)
+    rows = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:LINEAR_ROWS]
+    parts = dict[str, tuple[CellExperts, LinearDecoder, Observation]]()
+    for name, likelihood in model.generator.likelihoods.items():
+        cells = cast(Encoder, model.inference.encoders[module_key(name)]).cells
+        decoder = cast(Mixed, model.generator.decoders[module_key(name)]).net
+        parts[name] = (cast(CellExperts, cells), cast(LinearDecoder, decoder), likelihood)
+    begin(parts, data.batch("train", rows), model.generator.prior.dim)
 
 
 class _Drawing(TorchFunctionMode):

@@ -24,6 +24,7 @@ from multiebm.experiments.measure import measure_model
 from multiebm.experiments.planning import planned, run_planned, with_steps_of
 from multiebm.experiments.run import fresh_state, run_experiment
 from multiebm.experiments.schema import Experiment
+from multiebm.experiments.sizes import SIZED
 from multiebm.experiments.sources import COMMON, data_names, preset_names, read_source
 
 COMBINED = "combined"  # the row that is the preset of the data itself
@@ -167,6 +168,8 @@ def source_of(row: str, data: str) -> str:
     if row == COMBINED:
         read_source(data)
         return data
+    if row == SIZED and read_source(data)["data"] == read_source(SIZED)["data"]:
+        return SIZED  # of own data, beside their rows
     if f"{data}-{row}" in preset_names() and f"-{row}" != COMMON:
         return f"{data}-{row}"
     baselines()[row]

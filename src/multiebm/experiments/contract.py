@@ -5,8 +5,7 @@ Test classes to inherit, on small data of two vectors and a picture, with small 
 
 import math
 import tempfile
-from dataclasses import asdict
-from itertools import repeat
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -239,6 +238,20 @@ class BaselineContract:
         assert all(torch.equal(a[name], b[name]) for a, b in zip(one, other, strict=True) for name in PARTS)
 
 
+@dataclass(frozen=True)
+class _Again:
+    """A stream that gives one batch again and again."""
+
+    batch: Batch
+
+    def __next__(self) -> Batch:
+        return self.batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many rows there are."""
+        return {"epoch": 0, "position": 0, "batch_size": ITEMS, "rows": ITEMS}
+
+
 class PhaseContract:
     """Set `phase`, such as `Bound(steps=5)`; it trains a small model with an energy prior and an energy."""
 
@@ -256,7 +269,7 @@ class PhaseContract:
         experiment = self.experiment()
         model = build_model(experiment.model, PARTS, 0)
         batch = small_batch(present)
-        state = build_state(experiment, model, repeat(batch))  # type: ignore[arg-type]
+        state = build_state(experiment, model, _Again(batch))  # type: ignore[arg-type]
         before = {name: value.clone() for name, value in model.state_dict().items()}
         step = TrainingStep(experiment.training.phases, experiment.training.optimiser)
         for _ in range(min(2, total_steps(experiment.training.phases))):

@@ -20,12 +20,10 @@ from multiebm.experiments.api import train
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.planning import in_steps
 from multiebm.experiments.schema import Experiment
+from multiebm.experiments.sizes import sizes_for
 from multiebm.models.use import check_parts
 
 PART = "table"  # the only part where none are named
-SHOWN_AGAIN = 4096  # rows of training at least: those of a table come again, with more of their cells hidden
-MOST_HIDDEN = 0.5  # share of a row's cells at most
-SCALE = 0.1  # of the noise around a cell, deviations: with 0.5, or a learned one, codes of small tables collapse
 TOGETHER = 256  # rows that are filled in at a time, always as many: sums are then rounded alike
 FOLDS = 5  # of the cells that `score` hides
 
@@ -62,7 +60,7 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def __init__(
         self,
         parts: Columns | None = None,
-        method: str = "arrays-mopoe",
+        method: str = "own",
         draws: int = 20,
         steps: int | None = None,
         seconds: float | None = None,
@@ -92,7 +90,7 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.seed_ = int(seed if isinstance(seed, Integral) else check_random_state(seed).randint(2**31 - 1))
         names = [str(name) for name in getattr(self, "feature_names_in_", [f"x{i}" for i in range(table.shape[1])])]
         self.parts_ = self._places(names)
-        experiment = self._experiment()
+        self._experiment()  # whose mistakes are told before any work
         if np.isnan(table).all():
             raise ValueError("X: got no observed cell, expected some to learn from")
         seen = np.ma.masked_invalid(table.astype(np.float64))
@@ -101,6 +99,7 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.scale_ = np.where(same, 0.0, seen.std(0).filled(0.0))
         with TemporaryDirectory() as folder:
             dataset = self._dataset(table, names)
+            experiment = self._experiment(sizes_for(self.method, dataset, self.overrides))
             self.model_ = train(experiment, Path(folder) / "run", dataset=dataset, progress=bool(self.verbose))
         return self
 
@@ -155,34 +154,22 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             raise ConfigError(f"parts: got columns in no part ({listed}), expected each in one; put them into one")
         return places
 
-    def _experiment(self) -> Experiment:
-        """Return the method in fp32, in which small networks are no slower, with the scale of the noise."""
-        scales = [f"model.parts.{name}.scale={SCALE}" for name in self.parts_]
+    def _experiment(self, sizes: Sequence[str] = ()) -> Experiment:
+        """Return the method in fp32, in which small networks are no slower."""
         limit = [] if self.seconds is None else [f"training.seconds={self.seconds}"]
-        given = [*scales, "training.precision=fp32", f"seed={self.seed_}", *limit, *self.overrides]
+        given = [*sizes, "training.precision=fp32", f"seed={self.seed_}", *limit, *self.overrides]
         experiment = load_experiment(self.method, given)
         return experiment if self.steps is None else in_steps(experiment, self.steps)
 
     def _dataset(self, table: Table, names: list[str]) -> MultimodalDataset:
-        """Return the rows [N, D], then again with further cells hidden, a random share of a row's, but for one.
-
-        So an encoder learns from every pattern of gaps, and small tables fill a batch. It is a bound on the likelihood
-        of observed cells as before, since these gaps are none of the data's doing.
-        """
-        rng = np.random.default_rng(self.seed_)
-        known = np.flatnonzero(~np.isnan(table).all(1))
-        again = np.tile(table[known], (max(1, -(-SHOWN_AGAIN // len(table)) - 1), 1))
-        lots = np.where(np.isnan(again), -1.0, rng.random(again.shape))
-        hidden = lots < MOST_HIDDEN * rng.random((len(again), 1))
-        hidden[np.arange(len(again)), lots.argmax(1)] = False
-        rows = np.concatenate([table, np.where(hidden, np.nan, again)])
+        """Return the rows [N, D], all of them to train on."""
         kinds = {
             name: {"kind": "vector", "missing": "nan"}
             | ({"columns": [names[at] for at in places]} if hasattr(self, "feature_names_in_") else {})
             for name, places in self.parts_.items()
         }
         none = Rows(self._split(table[:1]))  # of testing: every row is trained on
-        return from_arrays(self._split(rows), kinds, test=none, name="X")
+        return from_arrays(self._split(table), kinds, test=none, name="X")
 
     def _split(self, table: Table) -> dict[str, Any]:
         return {name: table[:, places] for name, places in self.parts_.items()}

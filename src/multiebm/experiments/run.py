@@ -20,6 +20,7 @@ from multiebm.data import BatchStream, MultimodalDataset
 from multiebm.data.npz import write_npz
 from multiebm.experiments.build import (
     NO_CODE,
+    begin_linear,
     build_dataset,
     build_model,
     build_state,
@@ -282,7 +283,9 @@ def fresh_state(
             "baseline"
         )
     model = build_model(experiment.model, dataset.modalities, experiment.seed, own).to(device)
-    stream = BatchStream(data, "train", experiment.training.batch_size, experiment.seed)
+    begin_linear(model, data, experiment.seed)
+    size = min(experiment.training.batch_size, max(len(data.train), 1))  # of fewer rows all
+    stream = BatchStream(data, "train", size, experiment.seed)
     return build_state(experiment, model, stream)
 
 

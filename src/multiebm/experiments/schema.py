@@ -18,6 +18,7 @@ from multiebm.modalities import MODALITIES
 from multiebm.models.aggregation import PriorExpert, Subsets
 from multiebm.models.chains import DataChain, Displaced, LatentChain
 from multiebm.models.inference import SCALES
+from multiebm.objectives.vae import BoundSettings
 from multiebm.priors import PRIORS
 from multiebm.priors.prior import PriorSettings
 from multiebm.priors.standard import Normal
@@ -64,8 +65,8 @@ class InferenceSection(_Section):
 
     subsets: Subsets = Field(
         "single",
-        description="components: one expert each, all together, every subset, all together and one each; joint: all "
-        "together, complete items read by one encoder of all parts (JMVAE)",
+        description="components: one expert each, all together, every subset, all together and one each; some: every "
+        "subset, from six parts on full_single; joint: all together, complete items read by one encoder (JMVAE)",
     )
     fusion: Annotated[str, FUSIONS] = Field("product", description="how the experts of one subset become one density")
     prior_expert: PriorExpert = Field(
@@ -82,7 +83,9 @@ class LikelihoodSection(_Section):
     """p(x_m | z, w_m): family and constant scale in state units (pictures in [-1, 1])."""
 
     family: Annotated[str, FAMILIES] = Field("normal", description="family around the decoder mean")
-    scale: PositiveFloat = Field(0.3, description="constant scale, state units")
+    scale: PositiveFloat | Literal["learned"] = Field(
+        0.3, description="constant scale, state units, or learned, by kinds that can, others then have 0.3"
+    )
     weights: dict[str, PositiveFloat] = Field(default_factory=dict, description="lambda_m by modality; 1 if not named")
 
 
@@ -122,6 +125,10 @@ class ModelSection(_Section):
 
     shared: PositiveInt = Field(32, description="size of the shared latent")
     private: Annotated[int, Field(ge=0)] = Field(16, description="size of each private latent; 0 = none")
+    linear: bool = Field(
+        False,
+        description="a linear half beside the networks, at which training begins: factor analysis, exact with gaps",
+    )
     family: Annotated[str, FAMILIES] = Field("normal", description="family of encoders and base priors")
     private_components: Annotated[int, Field(ge=0, le=1000)] = Field(
         0, description="Gaussians of the mixture p(w_m), fitted to the codes; 0 = location 0 and scale 1"
@@ -190,7 +197,7 @@ def contradictions(experiment: Experiment) -> list[str]:
     """Return a line for every pair of choices that cannot both be meant, with the way out."""
     m, phases = experiment.model, experiment.training.phases
     chosen = Chosen(m.prior, m.family, m.private, m.inference.subsets, m.energy is not None, phases)
-    problems = m.prior.problems()
+    problems = m.prior.problems() + _linear_problems(m, phases)
     if m.inference.subsets == "joint" and experiment.data.missing:
         problems.append(
             f"model.inference.subsets: got joint with data.missing {experiment.data.missing:g}, expected complete "
@@ -198,3 +205,25 @@ def contradictions(experiment: Experiment) -> list[str]:
         )
     problems += [problem for phase in phases if phase.steps for problem in phase.problems(chosen)]
     return list(dict.fromkeys(problems))  # two phases of a kind may say the same
+
+
+def _linear_problems(m: ModelSection, phases: list[Phase]) -> list[str]:
+    if not m.linear:
+        return []
+    penalties = [phase.penalty for phase in phases if isinstance(phase, BoundSettings) and phase.penalty != "none"]
+    wanted = {
+        "model.family": (m.family, "normal"),
+        "model.inference.fusion": (m.inference.fusion, "product"),
+        "model.inference.prior_expert": (m.inference.prior_expert, "all"),
+        "model.prior.kind": (m.prior.kind, "normal"),
+        "model.prior.learned_scale": (getattr(m.prior, "learned_scale", False), False),
+        "training.phases.bound.penalty": (next(iter(penalties), "none"), "none"),
+    }
+    if m.inference.subsets == "joint":
+        wanted["model.inference.subsets"] = (m.inference.subsets, "every")
+    return [
+        f"{key}: got {got} beside model.linear, expected {want}: its posterior is a product of Gaussians with N(0, I); "
+        f"set {key}={str(want).lower()}, or model.linear=false"
+        for key, (got, want) in wanted.items()
+        if got != want
+    ]

@@ -74,6 +74,11 @@ class Modality(ABC):
         """What the memory of its networks grows with: pixels of a picture, coordinates of a vector."""
         return self.size
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """How many neighbouring coordinates are missing together, where single cells may be."""
+        return (1,) * self.size
+
     # values
 
     @classmethod

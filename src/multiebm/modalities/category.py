@@ -22,7 +22,7 @@ from multiebm.core.table import nearest
 from multiebm.distributions.likelihoods import Observation
 from multiebm.modalities.base import Columns, Modality, Scale, Shows, in_columns, missing_problems, unknown_keys
 from multiebm.modalities.vector import VectorNetworks
-from multiebm.nn.blocks import VectorTrunk, WithoutGaps, mlp
+from multiebm.nn.blocks import Link, VectorTrunk, WithoutGaps, mlp
 
 SMOOTHED = 0.01  # of a probability that is judged, which is then at least that over the number of classes
 STEPS = 500  # of logistic regression
@@ -56,7 +56,10 @@ class Categorical(NamedTuple):
         return torch.cat(drawn, 1)
 
 
-class Shares(nn.Module):
+UNSEEN = -5.0  # the bias of a class that no training item has, where others have 0 on average
+
+
+class Shares(Link):
     """Make the output of a network [B, K] probabilities of the classes of each column."""
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
@@ -66,6 +69,28 @@ class Shares(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return a softmax over each column's classes, [B, K]; in float32, as bfloat16 would not add up to 1."""
         return torch.cat([block.softmax(1) for block in x.float().split(self.sizes, 1)], 1)
+
+    def begin(self, codes: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weights [D, K] and biases [D] of the logistic regression of each column on codes [N, K]."""
+        from sklearn.linear_model import LogisticRegression  # late: scikit-learn takes a second to import
+
+        weight, bias = codes.new_zeros(states.shape[1], codes.shape[1]), codes.new_zeros(states.shape[1])
+        ends = torch.tensor((0, *self.sizes)).cumsum(0).tolist()
+        for first, last in zip(ends, ends[1:], strict=False):
+            own = states[:, first:last]
+            rows = ~own.isnan().any(1)
+            said = own[rows].argmax(1)
+            classes = said.unique()
+            bias[first:last] = UNSEEN
+            bias[first + classes] = 0.0
+            if len(classes) < 2:
+                continue
+            made = LogisticRegression(max_iter=STEPS).fit(codes[rows].numpy(), said.numpy())
+            slope, at = (torch.from_numpy(of).to(codes) for of in (made.coef_, made.intercept_))
+            if len(classes) == 2:  # of which the second's is told, as the first's is 0
+                slope, at = torch.cat([-slope, slope]) / 2, torch.cat([-at, at]) / 2
+            weight[first + classes], bias[first + classes] = slope, at
+        return weight, bias
 
 
 @dataclass(frozen=True)
@@ -106,6 +131,11 @@ class Category(Modality):
     def shape(self) -> tuple[int]:  # type: ignore[override]
         """(K,), the classes of all columns."""
         return (sum(self.sizes),)
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The number of classes of each column."""
+        return self.sizes
 
     @property
     def columns(self) -> tuple[str, ...]:  # type: ignore[override]

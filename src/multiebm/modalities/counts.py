@@ -32,7 +32,7 @@ from multiebm.modalities.base import (
     unknown_keys,
 )
 from multiebm.modalities.vector import VectorNetworks
-from multiebm.nn.blocks import VectorTrunk, WithGaps, WithoutGaps, mlp
+from multiebm.nn.blocks import Link, VectorTrunk, WithGaps, WithoutGaps, mlp
 
 LARGEST = 2**24  # count: up to it float32 holds every whole number
 LEAST_SPREAD = 0.1  # of log(1 + count) in a column: a rare one would lie dozens of deviations away
@@ -100,7 +100,7 @@ class Counting(nn.Module):
         return self.part.to_state(torch.from_numpy(drawn)).to(mean)
 
 
-class Rates(nn.Module):
+class Rates(Link):
     """Make what a network says [B, D] states of rates: log rates around those of training, or shares of `total`."""
 
     def __init__(self, part: "Counts") -> None:
@@ -121,6 +121,20 @@ class Rates(nn.Module):
             log_rate = log_rate.log_softmax(1) + self.total
         log_rate = log_rate.clamp_max(math.log(LARGEST))
         return (nn.functional.softplus(log_rate) - self.loc) / self.scale  # log(1 + e^v) of the log rate v
+
+    def begin(self, codes: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weights [D, K] and biases [D] of the Poisson regression of each column on codes [N, K]."""
+        from sklearn.linear_model import PoissonRegressor  # late: scikit-learn takes a second to import
+
+        weight, bias = codes.new_zeros(states.shape[1], codes.shape[1]), codes.new_zeros(states.shape[1])
+        counts = (states * self.scale + self.loc).double().expm1().clamp_min(0)
+        for j, column in enumerate(counts.T):
+            rows = ~column.isnan()
+            if not float(column[rows].sum()) > 0:
+                continue
+            made = PoissonRegressor(alpha=1 / int(rows.sum())).fit(codes[rows].numpy(), column[rows].numpy())
+            weight[j], bias[j] = torch.from_numpy(made.coef_).to(codes), float(made.intercept_) - float(self.base[j])
+        return weight, bias
 
 
 @dataclass(frozen=True)

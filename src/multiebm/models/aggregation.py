@@ -11,17 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from multiebm.core.errors import ConfigError
-from multiebm.distributions.families import FAMILIES
+from multiebm.distributions.families import FAMILIES, NORMAL
 from multiebm.distributions.fusion import FUSIONS
 from multiebm.distributions.mixture import Mixture
 
-Subsets = Literal["single", "full", "every", "full_single", "joint"]
+Subsets = Literal["single", "full", "every", "full_single", "some", "joint"]
 PriorExpert = Literal["none", "complete", "full", "all"]
+MANY = 6  # modalities, from which on "some" are all together and one each; every subset of 5 is 31 components
 MAX_EVERY = 8  # modalities; every subset of 8 is 255 components
 
 
 def subset_table(n: int, subsets: Subsets) -> Tensor:
     """Return the members of every component, bool [K, n]: smaller subsets first, but for the one of "full_single"."""
+    if subsets == "some":
+        subsets = "every" if n < MANY else "full_single"
     every = range(1, n + 1)
     sizes = {"single": [1], "full": [n], "every": every, "full_single": [n, 1], "joint": [n]}[subsets]
     chosen = [subset for size in sizes for subset in combinations(range(n), size)]
@@ -66,14 +69,21 @@ class Aggregation(nn.Module):
         self.family, self.fuse, self.correlation, self.prior_expert = family, chosen.rule, correlation, prior_expert
         self.members: Tensor
         self.register_buffer("members", subset_table(n, subsets), persistent=False)
-        self.adaptive = subsets in ("full", "full_single", "joint")  # the first component is then what an item has
+        self.adaptive = subsets in ("full", "full_single", "joint") or (
+            subsets == "some" and n >= MANY
+        )  # the first component is then what an item has
         self.logits = nn.Parameter(torch.zeros(len(self.members))) if learned_weights else None
 
-    def forward(self, loc: Tensor, scale: Tensor, present: Tensor) -> Mixture:
-        """Return the mixture of [K, B, D] components; an item with nothing present gets the standard density.
+    def gaussian(self, pull: Tensor, precision: Tensor, present: Tensor) -> Mixture:
+        """Return the mixture of products of Gaussian experts and N(0, I), with dependent coordinates: [K, B, D].
 
-        Absent experts are at location 0 and scale 1.
+        `pull`: precision times location [M, B, D]; `precision` [M, B, D, D]. Exact where parts are independent given z.
         """
+        inside, log_weight = self._subsets(present)
+        return joined(pull, precision, inside, log_weight, self.members)
+
+    def _subsets(self, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which parts each component has, bool [K, M, B], and the log weights [K, B]."""
         here = present.T  # [M, B]
         inside = self.members[:, :, None] & here  # [K, M, B]
         possible = (inside == self.members[:, :, None]).all(1)  # [K, B]
@@ -85,6 +95,15 @@ class Aggregation(nn.Module):
         else:
             known = torch.where(possible | ~possible.any(0), self.logits[:, None], -torch.inf)
             log_weight = known.log_softmax(0)
+        return inside, log_weight
+
+    def forward(self, loc: Tensor, scale: Tensor, present: Tensor) -> Mixture:
+        """Return the mixture of [K, B, D] components; an item with nothing present gets the standard density.
+
+        Absent experts are at location 0 and scale 1.
+        """
+        inside, log_weight = self._subsets(present)
+        here = present.T  # [M, B]
         alone = len(self.members) == len(loc) and self.members.sum(1).max() == 1
         if alone and self.prior_expert == "none":
             return Mixture(loc, scale, log_weight, self.members, FAMILIES[self.family])  # single experts fuse nothing
@@ -96,3 +115,15 @@ class Aggregation(nn.Module):
             loc, scale = torch.cat([loc, torch.zeros_like(loc[:1])]), torch.cat([scale, torch.ones_like(scale[:1])])
         fused = self.fuse(loc, scale, inside, self.correlation)
         return Mixture(*fused, log_weight, self.members, FAMILIES[self.family])
+
+
+def joined(pull: Tensor, precision: Tensor, inside: Tensor, log_weight: Tensor, members: Tensor) -> Mixture:
+    """Return N(0, I) times the Gaussian experts `inside` [K, M, B] of each component; the scale is that of a coordinate
+    given the others.
+    """
+    weight, eye = inside.to(pull.dtype), torch.eye(pull.shape[-1], dtype=pull.dtype, device=pull.device)
+    total = eye + torch.einsum("kmb,mbde->kbde", weight, precision)
+    root = torch.linalg.cholesky(total)
+    loc = torch.cholesky_solve(torch.einsum("kmb,mbd->kbd", weight, pull)[..., None], root)[..., 0]
+    scale = total.diagonal(dim1=-2, dim2=-1).rsqrt()
+    return Mixture(loc, scale, log_weight, members, NORMAL, root)

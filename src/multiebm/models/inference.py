@@ -3,8 +3,8 @@
 Eqs. (5) and (16) of arXiv 2605.00644, and what the multimodal VAEs have in their place.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from multiebm.core.table import Table
 from multiebm.core.tree import rows_of, rows_present, spread
 from multiebm.distributions.families import FAMILIES
 from multiebm.distributions.mixture import Diagonal, Mixture
-from multiebm.models.aggregation import Aggregation
+from multiebm.models.aggregation import Aggregation, joined
+from multiebm.models.linear import FAINT, CellExperts
 from multiebm.nn.precision import Mixed
 
 Latents = dict[str, Tensor]
@@ -61,7 +62,8 @@ class Encoder(nn.Module):
     """One modality [B, ...] -> (loc, scale) of the shared latent [B, D] and of its private latent [B, P].
 
     `make` returns a network of its states with so many outputs. `separate_trunks` gives the private latent a trunk of
-    its own, as MMVAE+ does (Palumbo et al. 2023); else both share one.
+    its own, as MMVAE+ does (Palumbo et al. 2023); else both share one. `linear`: the number of cells of a state, each a
+    linear expert that the network adds to; 0: none are.
     """
 
     def __init__(
@@ -71,17 +73,33 @@ class Encoder(nn.Module):
         private: int,
         scale_map: str = "exp",
         separate_trunks: bool = False,
+        linear: int = 0,
     ) -> None:
         super().__init__()
+        self.cells = CellExperts(linear, shared) if linear else None
+        self.gain = nn.Parameter(torch.zeros(2 * shared)) if linear else None
         self.sizes, self.scale_map = (shared, private), scale_map
         outputs = [2 * shared, 2 * private] if separate_trunks and private else [2 * (shared + private)]
         self.branches = nn.ModuleList(Mixed(make(n)) for n in outputs)
 
     def forward(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return ((loc, scale) shared, (loc, scale) private), each [B, D] or [B, P]."""
-        out = torch.cat([branch(x) for branch in self.branches], 1)  # [B, 2 D + 2 P]
-        shared, private = out.split([2 * size for size in self.sizes], 1)
+        shared, private = self._said(x)
         return _loc_scale(shared, self.scale_map), _loc_scale(private, self.scale_map)
+
+    def natural(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Return precision times location [B, D] and precision [B, D, D] on the shared latent, (loc, scale) [B, P]."""
+        assert self.cells is not None
+        assert self.gain is not None
+        shared, private = self._said(x)
+        pull, precision = self.cells(x)
+        more, raw = (self.gain * shared).chunk(2, 1)
+        own = torch.diag_embed(nn.functional.softplus(raw + FAINT))
+        return pull + more, precision + own, _loc_scale(private, self.scale_map)
+
+    def _said(self, x: Tensor) -> Sequence[Tensor]:
+        out = torch.cat([branch(x) for branch in self.branches], 1)  # [B, 2 D + 2 P]
+        return out.split([2 * size for size in self.sizes], 1)
 
 
 # what an encoder's last layer says about a scale, shape [B, D] -> [B, D]; softmax fixes the sum over dimensions, so
@@ -143,6 +161,8 @@ class InferenceModel(nn.Module):
         Encoders see present parts alone; absent experts are the base density, and with nothing present so is every
         component.
         """
+        if self.linear:
+            return self._gaussian(batch, self.aggregation, whole=False)
         experts, private = self._experts(batch)
         if self.joint is None:
             return Posterior(self.aggregation(experts.loc, experts.scale, batch.present), private, experts)
@@ -157,14 +177,40 @@ class InferenceModel(nn.Module):
 
     def given(self, batch: Batch) -> Posterior:
         """Return q(z, W | X_S) of views [B, ...] as generation from a subset uses it; `present` [B, M] is S."""
-        experts, private = self._experts(batch)
         aggregate = self.pooled or self.aggregation
+        if self.linear:
+            return self._gaussian(batch, aggregate, whole=True)
+        experts, private = self._experts(batch)
         shared = aggregate(experts.loc, experts.scale, batch.present)
         if self.joint is not None and (complete := batch.present.all(1)).any():
             joined = self._joined(batch)
             loc, scale = (torch.where(complete[:, None], a, b) for a, b in zip(joined[:2], shared[:2], strict=True))
             shared = shared._replace(loc=loc, scale=scale)
         return Posterior(shared, private, experts)
+
+    @property
+    def linear(self) -> bool:
+        """Whether experts are Gaussians with dependent coordinates, linear ones and what networks add."""
+        return any(getattr(encoder, "cells", None) is not None for encoder in self.encoders.values())
+
+    def _gaussian(self, batch: Batch, aggregate: Aggregation, whole: bool) -> Posterior:
+        """Experts of each part alone have dependent coordinates where `whole`, else no `root` (that takes time)."""
+        found, private, n = [], dict[str, Diagonal](), len(batch.present)
+        for (key, encoder), rows in zip(self.encoders.items(), rows_present(batch.present), strict=True):
+            view = rows_of(batch.views[name_of_key(key)], rows)
+            pull, precision, (loc, scale) = cast(Encoder, encoder).natural(view)
+            found.append((spread(pull, rows, n), spread(precision, rows, n)))
+            if loc.shape[1]:
+                private[name_of_key(key)] = Diagonal(spread(loc, rows, n), spread(scale, rows, n, 1.0), self.family)
+        pull, precision = torch.stack([of[0] for of in found]), torch.stack([of[1] for of in found])
+        if whole:
+            alone = torch.eye(len(found), dtype=torch.bool, device=pull.device)[:, :, None].expand(-1, -1, n)
+            each = joined(pull, precision, alone, pull[..., 0], alone[..., 0])  # what a part says by itself
+            experts = Diagonal(each.loc, each.scale, self.family, each.root)
+        else:
+            own = 1 + precision.diagonal(dim1=-2, dim2=-1)
+            experts = Diagonal(pull / own, own.rsqrt(), self.family)
+        return Posterior(aggregate.gaussian(pull, precision, batch.present), private, experts)
 
     def _experts(self, batch: Batch) -> tuple[Diagonal, dict[str, Diagonal]]:
         shared, private, n = [], {}, len(batch.present)

@@ -19,6 +19,7 @@ from multiebm.core.handed import SHOWN
 from multiebm.core.names import SHARED, Views
 from multiebm.core.progress import track
 from multiebm.core.random import ItemGenerators, check_seed, item_generators, make_generator
+from multiebm.distributions.gaussian import log_mass
 from multiebm.mcmc.annealing import LogNormalizer
 from multiebm.models import use
 from multiebm.models.likelihood import LogLikelihood, conditional_log_likelihood, importance_log_likelihood
@@ -266,10 +267,12 @@ class MultimodalModel(StateModel):
         return self.kept[1]
 
     def match(self, parts: Views, present: Tensor | None = None) -> Tensor:
-        """Return how well raw `parts` [B, ...] belong together, [B]: 0 at best, lower = less.
+        """Return how well raw `parts` [B, ...] belong together, [B]: higher = better.
 
-        Minus the squared distance between the codes that two parts have alone, E_q_m[z] in R^D, mean over all pairs an
-        item has. Needs no energy; NaN where an item has one part or none, of which nothing can be said.
+        Of a model with a linear half log p(x_S) - sum_m log p(x_m) in nats, as its codes say it: above 0 they are
+        likelier together than by chance. Of others minus the squared distance between the codes that two parts have
+        alone, E_q_m[z] in R^D, mean over all pairs an item has: 0 at best. Needs no energy; NaN where an item has one
+        part or none, of which nothing can be said.
         """
 
         handed = use.check_parts(self.modalities, parts, present)
@@ -277,7 +280,12 @@ class MultimodalModel(StateModel):
 
     def match_states(self, batch: Batch) -> Tensor:
         """Return what `match` does of states: [B]."""
-        loc, here = self.inference.given(batch).experts.loc, batch.present.T  # [M, B, D], [M, B]
+        q = self.inference.given(batch)
+        loc, here = q.experts.loc, batch.present.T  # [M, B, D], [M, B]
+        if q.experts.root is not None and q.shared.root is not None:
+            # every density has the factor p(x_m | z) of its parts; what is left is the integral over z, 1 where absent
+            together, alone = log_mass(q.shared.loc[0], q.shared.root[0]), log_mass(loc, q.experts.root).sum(0)
+            return torch.where(here.sum(0) > 1, together - alone, torch.nan)
         both = here[:, None] & here & ~torch.eye(len(loc), dtype=torch.bool, device=loc.device)[..., None]
         apart = (loc[:, None] - loc).square().sum(-1)  # [M, M, B]
         return -torch.where(both, apart, 0.0).sum((0, 1)) / both.sum((0, 1))  # 0 / 0 is NaN

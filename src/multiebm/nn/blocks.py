@@ -140,6 +140,17 @@ class VectorTrunk(nn.Module):
         return F.relu(self.net(torch.cat(vectors, 1)))
 
 
+class Link(nn.Module):
+    """The last layer of a decoder whose means are not any numbers: maps [B, D] to mean states [B, D]."""
+
+    def begin(self, codes: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weights [D, K] and biases [D] of the line of codes [N, K] that, linked, fits states [N, D].
+
+        NaN is a cell that is missing.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.begin: got no such method, expected one")
+
+
 class WithGaps(nn.Module):
     """Put beside values [B, D] which of them are missing: [B, 2 D]."""
 

@@ -20,6 +20,7 @@ from multiebm.core.batch import Batch
 from multiebm.core.random import Randomness
 from multiebm.core.table import Table
 from multiebm.distributions.fusion import geometric
+from multiebm.distributions.gaussian import kl_to_standard
 from multiebm.distributions.mixture import Diagonal
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, Latents, Posterior
@@ -235,7 +236,7 @@ def draw(
         log_ratio = prior.log_prob(z) - under.log_prob(z)
     else:
         one = s.components == "one"
-        origin = under.component(chosen) if one else Diagonal(under.loc, under.scale, under.family)
+        origin = under.component(chosen) if one else Diagonal(under.loc, under.scale, under.family, under.root)
         log_ratio = prior.log_prob(z) - origin.log_prob(z)
     auxiliary = model.sample_auxiliary(z.shape[:3].numel(), rng) if s.unseen == "auxiliary" and own else {}
     latents = {SHARED: z}
@@ -282,7 +283,8 @@ def bound_loss(
     if s.divergence == "analytic":
         assert isinstance(prior, StandardPrior)
         q = posterior.shared
-        bound = bound - divergence * (q.log_weight.exp() * count * prior.kl(q.loc, q.scale)).sum(0)
+        kl = prior.kl(q.loc, q.scale) if q.root is None else kl_to_standard(q.loc, q.root)  # [C, B]
+        bound = bound - divergence * (q.log_weight.exp() * count * kl).sum(0)
     bound = bound - beta * terms.scaled - terms.plain
     return -torch.where(present.any(1), bound, 0.0).mean()
 

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from pydantic import Field
 
 from multiebm.core.batch import Batch
+from multiebm.core.random import rand
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.objectives.vae import BoundSettings, vae_loss
@@ -13,6 +15,7 @@ from multiebm.training.codes import follow_codes, observed, prior_step
 from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, half_cosine, per_modality
 from multiebm.training.state import TrainState, update
 
+MOST_HIDDEN = 0.5  # share of an item's cells that encoders are not shown, at most
 FALL = 0.5  # share of the steps over which rates fall
 
 
@@ -32,7 +35,7 @@ class Bound(BoundSettings, Phase):
         model, rng, prior = state.model, state.rng, state.model.generator.prior
         alone = bool(prior.own_parameters())
         learns = alone and done >= self.prior_from  # before it learns a tilt is a random function
-        posterior = model.inference(batch)
+        posterior = model.inference(with_more_gaps(model, batch, rng) if model.inference.linear else batch)
         codes = follow_codes(state, posterior, batch, alone)
         loss, log_px = vae_loss(model.generator, prior.for_bound(learns), posterior, batch, rng, self, self.beta)
         update(state, loss, "generator", "inference")
@@ -96,3 +99,22 @@ class Bound(BoundSettings, Phase):
                 "weighs the divergence of all latents; set model.private=0"
             )
         return problems
+
+
+def with_more_gaps(model: MultimodalModel, batch: Batch, rng: torch.Generator) -> Batch:
+    """Return the batch with more of its cells missing, in parts of which cells may be: views [B, ...].
+
+    Of an item a share of its cells, uniform up to MOST_HIDDEN, but for one. Encoders are shown this and decoders taught
+    all there is, so the bound is one given any cells, as that of MoPoE is given any parts.
+    """
+    views = dict(batch.views)
+    for name, modality in model.modalities.items():
+        if not modality.lacks_cells:
+            continue
+        view, blocks = views[name], torch.tensor(modality.blocks, device=views[name].device)
+        first = blocks.cumsum(0) - blocks  # a column's first coordinate is missing where the column is
+        share = MOST_HIDDEN * rand(rng, (len(view), 1), view)
+        lots = rand(rng, (len(view), len(blocks)), view).masked_fill(view.flatten(1)[:, first].isnan(), -1)
+        hidden = (lots < share).scatter(1, lots.argmax(1, keepdim=True), False)
+        views[name] = view.masked_fill(hidden.repeat_interleave(blocks, 1).view_as(view), torch.nan)
+    return batch._replace(views=views)
