@@ -5,7 +5,7 @@ import torch
 from sklearn.decomposition import FactorAnalysis
 from torch.distributions import MultivariateNormal
 
-from multiebm.distributions.factors import Factors, chosen_factors, factor_analysis
+from multiebm.distributions.factors import Factors, _start, chosen_factors, factor_analysis
 
 rng = torch.Generator().manual_seed(0)
 LOADINGS = torch.randn(7, 2, generator=rng, dtype=torch.float64)
@@ -100,3 +100,33 @@ def test_of_a_few_rows_loadings_are_small():
     x = drawn(6)
     free, shrunk = factor_analysis(x, 4), chosen_factors(x, 4, PARTS)
     assert shrunk.loadings.abs().max() < 0.05 * free.loadings.abs().max()
+
+
+@pytest.mark.parametrize("shrink", [1.0, 10.0, 100.0])
+def test_em_ends_at_one_place_wherever_it_begins_and_more_prior_makes_smaller_loadings(shrink):
+    """The objective falls in no step, so that from a weaker prior's optimum it comes to where it comes by itself."""
+    x = drawn(60)
+    fresh = factor_analysis(x, 2, shrink)
+    warm = factor_analysis(x, 2, shrink, factor_analysis(x, 2, shrink / 10))
+    covariance = [f.loadings @ f.loadings.T + f.noise.diag() for f in (fresh, warm)]
+    scale = covariance[0].diagonal().sqrt()
+    assert ((covariance[0] - covariance[1]) / (scale[:, None] * scale)).abs().max() < 0.03
+    more = factor_analysis(x, 2, 10 * shrink)
+    assert float((more.loadings / scale[:, None]).norm()) < 0.95 * float((fresh.loadings / scale[:, None]).norm())
+
+
+def test_of_more_columns_than_rows_the_start_comes_from_a_matrix_of_rows_and_is_the_same():
+    """Every row twice has the same second moments, and as many rows as columns."""
+    off = drawn(5) - LOC
+    off = off - off.mean(0)
+    variance = off.square().mean(0)
+    wide, narrow = _start(off, variance, 2), _start(off.repeat(2, 1), variance, 2)
+    torch.testing.assert_close(wide.loadings @ wide.loadings.T, narrow.loadings @ narrow.loadings.T)
+    torch.testing.assert_close(wide.noise, narrow.noise)
+
+
+def test_a_part_that_nobody_in_a_fold_has_does_not_choose():
+    """Columns have nothing in common, which asks for the strongest prior; a mean of no errors asks for the first."""
+    x = torch.randn(40, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[torch.arange(40) % 5 == 0, 3:] = torch.nan
+    assert float(chosen_factors(x, 4, PARTS).loadings.norm()) < 0.2 * float(factor_analysis(x, 4).loadings.norm())

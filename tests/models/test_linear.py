@@ -6,10 +6,12 @@ import torch
 from sklearn.linear_model import LogisticRegression, PoissonRegressor
 
 import multiebm
-from multiebm.core.errors import ConfigError
+from multiebm.core.errors import ConfigError, DivergenceError
 from multiebm.experiments.build import begin_linear, build_model
+from multiebm.experiments.fit_prior import fit_prior, fit_prior_of_run
 from multiebm.experiments.load import load_experiment
 from multiebm.models.aggregation import subset_table
+from multiebm.priors.energy import Energy
 from small_models import small_model, vectors
 
 TINY = ["model.shared=3", "model.networks.vector.width=8", "model.networks.picture.width=4"]
@@ -143,6 +145,7 @@ def test_with_many_parts_an_item_with_gaps_has_the_component_of_what_it_has():
         "model.prior.learned_scale=true",
         "training.phases.bound.penalty=entropy",
         "model.inference.subsets=joint",
+        "model.inference.pooled=false",
     ],
 )
 def test_what_does_not_go_with_it_is_refused_with_the_way_out(override):
@@ -155,3 +158,44 @@ def test_without_it_a_learned_scale_is_for_kinds_that_can():
     model = begun(data, "model.parts.photo.scale=0.1")
     assert model.generator.likelihoods["photo"].scale == 0.1
     assert model.generator.likelihoods["numbers"].now.scale.shape == (3,)
+
+
+def test_parts_of_many_numbers_and_black_and_white_ones_have_networks_alone():
+    draws = np.random.default_rng(0)
+    photo = draws.integers(0, 256, (12, 40, 40, 3), dtype=np.uint8)
+    parts = {"photo": photo, "spot": draws.random((12, 3, 3, 1)).astype(np.float32), "x": draws.normal(size=(12, 2))}
+    data = multiebm.read_data(parts)
+    model = begun(data, "model.parts={spot: {likelihood: bernoulli}}")
+    assert {name for name in parts if model.inference.encoders[name].cells is not None} == {"x"}
+    batch = data.batch("train", torch.arange(4))
+    q = model.inference.given(batch)
+    assert q.shared.root.isfinite().all()
+    assert model.decode({"shared": torch.zeros(4, model.generator.prior.dim)})["photo"].shape == (4, 3, 40, 40)
+
+
+def test_the_line_of_a_decoder_is_not_rounded_to_bfloat16():
+    model = begun(rows())
+    whole = decoder(model, "numbers")
+    z = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = whole(z)
+    torch.testing.assert_close(found, whole(z), rtol=0, atol=1e-6)
+
+
+def test_a_precision_that_is_not_positive_definite_is_a_divergence():
+    model = begun(rows())
+    with torch.no_grad():
+        model.inference.encoders["numbers"].cells.sharpness.fill_(torch.nan)
+    with pytest.raises(DivergenceError, match="not positive definite"):
+        model.inference(rows().batch("train", torch.arange(4)))
+
+
+def test_a_run_with_it_can_have_no_other_prior_fitted(tmp_path):
+    data = rows()
+    model = multiebm.train(
+        "own", tmp_path / "run", [*TINY, "training.phases.bound.steps=2"], dataset=data, progress=False
+    )
+    with pytest.raises(ConfigError, match="linear half"):
+        fit_prior_of_run(tmp_path / "run", tmp_path / "new")
+    with pytest.raises(ConfigError, match="linear half"):
+        fit_prior(model, data, Energy())

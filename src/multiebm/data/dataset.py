@@ -108,6 +108,7 @@ class MultimodalDataset:
     def batch(self, split: SplitName, indices: Tensor) -> Batch:
         """Return rows `indices` (int64 [B]) in state space: views [B, ...] float32, zero where absent."""
         rows = self.split(split)
+        indices = indices.to(rows.present.device)
         present = rows.present.index_select(0, indices)
         # index_select copies whole rows; indexing by [] is more than ten times slower on uint8 pictures.
         views = {name: m.to_state(rows.views[name].index_select(0, indices)) for name, m in self.modalities.items()}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 LEAST_NOISE = 1e-3  # share of a column's variance that is noise: columns that repeat others would have none
-TOLERANCE = 1e-5  # nats a row and step of EM, below which it ends
-STEPS = 300  # of EM at most
+TOLERANCE = 1e-4  # nats a row and step of EM, below which it ends
+STEPS = 100  # of EM at most
 TURNS, SETTLED = 100, 1e-4  # of the start at most, until no column's noise changes by more
 WIDE, TURNS_OF_WIDE = 200, 10  # columns, with more of which the start takes that many turns
 FOLDS, MANY = 5, 500  # of the cross-validation that chooses the prior on loadings; of so many rows one fold does
@@ -45,7 +45,8 @@ class Factors(NamedTuple):
         off = torch.nan_to_num(x.double() - self.loc, nan=0.0)
         weighed = self.loadings / self.noise[:, None]
         eye = torch.eye(self.loadings.shape[1], dtype=torch.float64)
-        precision = eye + torch.einsum("pf,fk,fl->pkl", patterns.double(), weighed, self.loadings)
+        squares = (weighed[:, :, None] * self.loadings[:, None]).flatten(1)  # [F, K K]
+        precision = eye + (patterns.double() @ squares).view(-1, *eye.shape)
         root = torch.linalg.cholesky(precision)
         covariance, pull = torch.cholesky_inverse(root), off @ weighed
         mean = (covariance[index] @ pull[..., None])[..., 0]
@@ -77,7 +78,8 @@ def factor_analysis(x: Tensor, k: int, shrink: float = 1.0, start: Factors | Non
     rows = torch.zeros(len(patterns), dtype=torch.float64).index_add(0, index, torch.ones(len(x), dtype=torch.float64))
     for _ in range(STEPS):
         z, covariance, log_p = own.expect(seen, patterns, index)
-        if (value := float(log_p.mean())) - before < TOLERANCE:
+        prior = 0.5 * shrink * (own.loadings.square().sum(1) / own.noise).sum() / len(x)
+        if (value := float(log_p.mean() - prior)) - before < TOLERANCE:
             break
         before, xz = value, off.T @ z  # [F, K]
         squares = (rows[:, None, None] * covariance).index_add(0, index, z[:, :, None] * z[:, None])  # [P, K, K]
@@ -94,12 +96,17 @@ def _start(off: Tensor, variance: Tensor, k: int) -> Factors:
     By turns the loadings that are likeliest given the noise, and the noise that these leave (Joreskog 1967,
     https://doi.org/10.1007/BF02289658).
     """
-    second, noise = off.T @ off / len(off), variance.clamp_min(LEAST_NOISE)
-    second.diagonal().copy_(variance)
+    noise, wide = variance.clamp_min(LEAST_NOISE), off.shape[1] > len(off)
+    second = None if wide else off.T @ off / len(off)
     kept, loadings = min(k, *off.shape), off.new_zeros(off.shape[1], k)
     for _ in range(TURNS if len(variance) <= WIDE else TURNS_OF_WIDE):
         root = noise.sqrt()
-        values, axes = torch.linalg.eigh(second / (root[:, None] * root))
+        if second is None:  # the same values of a smaller matrix, of rows
+            scaled = off / root / len(off) ** 0.5
+            values, mixed = torch.linalg.eigh(scaled @ scaled.T)
+            axes = scaled.T @ mixed / values.clamp_min(1e-12).sqrt()
+        else:
+            values, axes = torch.linalg.eigh(second / (root[:, None] * root))
         loadings[:, :kept] = root[:, None] * axes[:, -kept:] * (values[-kept:] - 1).clamp_min(0).sqrt()
         before, noise = noise, (variance - loadings.square().sum(1)).clamp_min(LEAST_NOISE)
         if float((noise - before).abs().max()) < SETTLED:
@@ -122,6 +129,6 @@ def chosen_factors(x: Tensor, k: int, parts: Sequence[Tensor]) -> Factors:
             for own in parts:
                 codes = found.posterior(torch.where(own, torch.nan, out))
                 off = out[:, own] - found.loc[own] - codes @ found.loadings[own].T
-                tried[shrink] += float((off.square() / unit[own]).nanmean())
+                tried[shrink] += float((off.square() / unit[own]).nansum())
     best = min(tried, key=tried.__getitem__) if n >= 2 * FOLDS else SHRINK[-1]
     return factor_analysis(x, k, best)

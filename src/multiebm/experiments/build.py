@@ -32,7 +32,8 @@ from multiebm.training.state import TrainState
 from multiebm.training.steps import make_optimisers
 
 CORRELATION = 0.5  # of experts fused as dependent (CoDE-VAE)
-LINEAR_ROWS = 3000  # that the linear half begins with
+LINEAR_ROWS, LINEAR_CELLS = 3000, 2_000_000  # that the linear half begins with at most
+LARGEST_LINED = 1024  # coordinates of a part that has a linear half, at most; larger ones have networks alone
 LARGEST_KEPT = 1 << 30  # bytes of arrays from Python that a run folder keeps
 JOINT_FEATURES = 128  # of a part, of those a joint encoder puts side by side
 NO_CODE = Own()
@@ -73,10 +74,11 @@ def build_model(
 
     with torch.inference_mode(False), _Drawing(draws):  # the order here is that of the draws
         for name, m in modalities.items():
-            cells = m.size if s.linear else 0
-            encoders[name] = Encoder(make("encoder", name), s.shared, s.private, s.scale_map, i.separate_trunks, cells)
+            lined = _has_line(s, m) and not (m.linked and name in own.decoder)
+            how = (s.shared, s.private, s.scale_map, i.separate_trunks, s.linear, m.size if lined else 0)
+            encoders[name] = Encoder(make("encoder", name), *how)
             decoder = make("decoder", name)(s.shared + s.private)
-            decoders[name] = Mixed(LinearDecoder(decoder, s.shared + s.private, m.shape) if s.linear else decoder)
+            decoders[name] = Mixed(LinearDecoder(decoder, s.shared + s.private, m.shape) if lined else decoder)
         likelihoods = {name: _likelihood(s, m) for name, m in modalities.items()}
         ridge = ridge_for(s.latent_chain.step_size)
         prior = s.prior.build(s.shared, s.family, ridge)
@@ -171,14 +173,23 @@ def begin_linear(model: MultimodalModel, data: MultimodalDataset, seed: int) -> 
     """Set the linear half of a model, if it has one, to the factor analysis of LINEAR_ROWS training rows at most."""
     if not model.inference.linear:
         return
-    n = len(data.train)
-    rows = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:LINEAR_ROWS]
     parts = dict[str, tuple[CellExperts, LinearDecoder, Observation]]()
     for name, likelihood in model.generator.likelihoods.items():
         cells = cast(Encoder, model.inference.encoders[module_key(name)]).cells
         decoder = cast(Mixed, model.generator.decoders[module_key(name)]).net
-        parts[name] = (cast(CellExperts, cells), cast(LinearDecoder, decoder), likelihood)
-    begin(parts, data.batch("train", rows), model.generator.prior.dim)
+        if cells is not None:
+            parts[name] = (cells, cast(LinearDecoder, decoder), likelihood)
+    if parts:
+        most = LINEAR_CELLS // sum(data.modalities[name].size for name in parts)
+        n = max(min(len(data.train), 300), min(len(data.train), LINEAR_ROWS, most))
+        rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:n]
+        begin(parts, data.batch("train", rows), model.generator.prior.dim)
+
+
+def _has_line(s: ModelSection, m: Modality) -> bool:
+    """Return whether a part has a linear half: none where means must stay within bounds, or are of many coordinates."""
+    likelihood = s.parts.get(m.name, PartSection()).likelihood or s.likelihood.family
+    return s.linear and m.size <= LARGEST_LINED and likelihood != "bernoulli"
 
 
 class _Drawing(TorchFunctionMode):

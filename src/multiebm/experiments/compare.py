@@ -24,7 +24,7 @@ from multiebm.experiments.measure import measure_model
 from multiebm.experiments.planning import planned, run_planned, with_steps_of
 from multiebm.experiments.run import fresh_state, run_experiment
 from multiebm.experiments.schema import Experiment
-from multiebm.experiments.sizes import SIZED
+from multiebm.experiments.sizes import SIZED, sizes_for
 from multiebm.experiments.sources import COMMON, data_names, preset_names, read_source
 
 COMBINED = "combined"  # the row that is the preset of the data itself
@@ -131,7 +131,10 @@ def _plans(
     for seed in range(seeds):
         for row, source in sources.items():
             try:
-                plans[row, seed] = resolved(load_experiment(source, [*overrides, f"seed={seed}"]), device)
+                given = [*overrides, f"seed={seed}"]
+                if source == SIZED:
+                    given = [*sizes_for(source, build_dataset(load_experiment(source, given).data), overrides), *given]
+                plans[row, seed] = resolved(load_experiment(source, given), device)
             except ConfigError as error:
                 problems += [f"{row}: {problem}" for problem in error.problems] if not seed else []
     if problems:
@@ -156,7 +159,7 @@ def _check(plans: dict[tuple[str, int], Experiment], paths: dict[tuple[str, int]
         if row not in problems:
             try:
                 problems[row] = ""
-                fresh_state(experiment, build_dataset(experiment.data), torch.device("cpu"))
+                fresh_state(experiment, build_dataset(experiment.data), torch.device("cpu"), begins=False)
             except (ConfigError, DataError) as error:
                 problems[row] = f"{row}: {error}"
     if found := [problem for problem in problems.values() if problem]:

@@ -38,6 +38,11 @@ OWN = ("model.prior.", "model.temperature=", "training.phases.settle.")  # setti
 TILT = {key: getattr(Energy(), key) for key in ("width", "layers", "steps", "step_size", "penalty")}
 TILT_ON_CODES = {"steps": 20, "step_size": 0.1}  # a chain on a base that is where the codes are
 
+LINEAR = (
+    "fit-prior: got a model with a linear half, expected one without: N(0, I) is in its posterior; train with "
+    "model.linear=false, or --method arrays-mopoe"
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -58,6 +63,8 @@ def fit_prior(
     DivergenceError where the tilt runs away.
     """
     check_fit(how)
+    if model.inference.linear:
+        raise ConfigError(LINEAR)
     if not isinstance(prior, Energy):
         raise ConfigError(f"model.prior.kind: got {prior.kind}, expected energy: other priors learn with their model")
     section = Experiment.model_validate({"model": model.blueprint | {"prior": asdict(prior)}}).model
@@ -103,6 +110,8 @@ def fit_prior_of_run(
             [f"{text!r}: expected a setting below {' or '.join(OWN)}; the rest is the run's" for text in wrong]
         )
     before = load_experiment(run / CONFIG)
+    if before.model.linear:
+        raise ConfigError(LINEAR)
     experiment = tilted(before, overrides, how.steps)
     if out.resolve() == run.resolve():
         raise ConfigError(f"--out: got {out}, the folder of the run itself, which stays as it is; give another folder")

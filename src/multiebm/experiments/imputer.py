@@ -25,6 +25,7 @@ from multiebm.models.use import check_parts
 
 PART = "table"  # the only part where none are named
 TOGETHER = 256  # rows that are filled in at a time, always as many: sums are then rounded alike
+HIDDEN = 0.5  # share of a row's cells that encoders are not shown, at most
 FOLDS = 5  # of the cells that `score` hides
 
 Table = NDArray[Any]
@@ -157,7 +158,9 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _experiment(self, sizes: Sequence[str] = ()) -> Experiment:
         """Return the method in fp32, in which small networks are no slower."""
         limit = [] if self.seconds is None else [f"training.seconds={self.seconds}"]
-        given = [*sizes, "training.precision=fp32", f"seed={self.seed_}", *limit, *self.overrides]
+        bounds = any(phase.kind == "bound" for phase in load_experiment(self.method).training.phases)
+        gaps = [f"training.phases.bound.hidden={HIDDEN}"] if bounds else []  # or no encoder of a whole table sees any
+        given = [*sizes, *gaps, "training.precision=fp32", f"seed={self.seed_}", *limit, *self.overrides]
         experiment = load_experiment(self.method, given)
         return experiment if self.steps is None else in_steps(experiment, self.steps)
 

@@ -62,7 +62,7 @@ def planned(experiment: Experiment, device: torch.device) -> Plan:
     All phases, and the steps of them from which a prior learns, keep their shares of the preset's, and what priors take
     to settle at the end is left for them.
     """
-    state = fresh_state(experiment, build_dataset(experiment.data), device)
+    state = fresh_state(experiment, build_dataset(experiment.data), device, begins=False)
     took, first = [], 0
     for phase in counted(experiment.training.phases):
         parts = _parts(phase, 1 + len(phase.marks()) * ("prior" in state.optimisers))
@@ -149,7 +149,7 @@ def _time_of_step(experiment: Experiment, at: int, device: torch.device) -> floa
 
     What else the machine does in these seconds makes steps slower, never faster, and is not there for the whole run.
     """
-    state = fresh_state(experiment, build_dataset(experiment.data), device)
+    state = fresh_state(experiment, build_dataset(experiment.data), device, begins=False)
     state.step, step = at, TrainingStep(experiment.training.phases, experiment.training.optimiser)
     took: list[float] = []
     most = TIMED_SHARE * (experiment.training.seconds or 0.0)

@@ -111,7 +111,7 @@ def run_experiment(
             rates = rates_changed(begun, experiment) if begun and resume else {}
             _say_anew(None if resume else preset, folder)
             dataset = build_dataset(experiment.data, folder) if dataset is None else dataset
-            state = fresh_state(experiment, dataset, target, own)
+            state = fresh_state(experiment, dataset, target, own, begins=not resume and init_from is None)
             if init_from is not None and not resume:
                 start_from(state.model, init_from)
             if run:
@@ -271,9 +271,16 @@ def _say_rates(rates: dict[str, list[float]], folder: Path, step: int) -> None:
 
 
 def fresh_state(
-    experiment: Experiment, dataset: MultimodalDataset, device: torch.device, own: Own = NO_CODE
+    experiment: Experiment,
+    dataset: MultimodalDataset,
+    device: torch.device,
+    own: Own = NO_CODE,
+    begins: bool = True,
 ) -> TrainState[MultimodalModel]:
-    """Return the state at step 0, on `device`: data, weights and every draw a function of the configuration's seed."""
+    """Return the state at step 0, on `device`: data, weights and every draw a function of the configuration's seed.
+
+    Unless it `begins`, and other weights take the place of these, a linear half is not fitted.
+    """
     data = training_data(dataset, experiment.data.missing, experiment.seed, device)
     hidden = int((~data.train.present.all(1)).sum())
     if experiment.model.inference.subsets == "joint" and hidden:
@@ -283,7 +290,8 @@ def fresh_state(
             "baseline"
         )
     model = build_model(experiment.model, dataset.modalities, experiment.seed, own).to(device)
-    begin_linear(model, data, experiment.seed)
+    if begins:
+        begin_linear(model, data, experiment.seed)
     size = min(experiment.training.batch_size, max(len(data.train), 1))  # of fewer rows all
     stream = BatchStream(data, "train", size, experiment.seed)
     return build_state(experiment, model, stream)

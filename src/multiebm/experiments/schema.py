@@ -221,6 +221,8 @@ def _linear_problems(m: ModelSection, phases: list[Phase]) -> list[str]:
     }
     if m.inference.subsets == "joint":
         wanted["model.inference.subsets"] = (m.inference.subsets, "every")
+    elif m.inference.subsets not in ("full", "full_single"):
+        wanted["model.inference.pooled"] = (m.inference.pooled, True)
     return [
         f"{key}: got {got} beside model.linear, expected {want}: its posterior is a product of Gaussians with N(0, I); "
         f"set {key}={str(want).lower()}, or model.linear=false"

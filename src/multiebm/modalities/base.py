@@ -47,6 +47,7 @@ class Modality(ABC):
     columns: tuple[str, ...] = ()  # names of the numbers of a raw item, where training had them
     missing: Literal["nan"] | None = None  # what says that a value is missing, beside masks
     likelihoods: ClassVar[Mapping[str, Scale]] = {"normal": "fixed", "laplace": "fixed"}  # the first is the default
+    linked: ClassVar[bool] = False  # its own decoders end in a `Link`, as means are not any numbers
     by_cell: ClassVar[bool] = False  # where values may be missing, single cells may be: NaN in raw values and states
 
     @property

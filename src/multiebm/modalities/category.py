@@ -85,7 +85,9 @@ class Shares(Link):
             bias[first + classes] = 0.0
             if len(classes) < 2:
                 continue
-            made = LogisticRegression(max_iter=STEPS).fit(codes[rows].numpy(), said.numpy())
+            with warnings.catch_warnings():  # steps that have not converged are no news here
+                warnings.simplefilter("ignore")
+                made = LogisticRegression(max_iter=STEPS).fit(codes[rows].numpy(), said.numpy())
             slope, at = (torch.from_numpy(of).to(codes) for of in (made.coef_, made.intercept_))
             if len(classes) == 2:  # of which the second's is told, as the first's is 0
                 slope, at = torch.cat([-slope, slope]) / 2, torch.cat([-at, at]) / 2
@@ -106,6 +108,7 @@ class Category(Modality):
     networks: ClassVar[type] = VectorNetworks
     numbers: ClassVar[bool] = False
     by_cell: ClassVar[bool] = True
+    linked: ClassVar[bool] = True
     likelihoods: ClassVar[Mapping[str, Scale]] = {"categorical": "none"}
 
     name: str

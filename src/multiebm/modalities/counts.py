@@ -100,6 +100,9 @@ class Counting(nn.Module):
         return self.part.to_state(torch.from_numpy(drawn)).to(mean)
 
 
+MOST_REGRESSED = 500  # columns of counts that begin at a regression; the others begin at the rates of training
+
+
 class Rates(Link):
     """Make what a network says [B, D] states of rates: log rates around those of training, or shares of `total`."""
 
@@ -127,13 +130,19 @@ class Rates(Link):
         from sklearn.linear_model import PoissonRegressor  # late: scikit-learn takes a second to import
 
         weight, bias = codes.new_zeros(states.shape[1], codes.shape[1]), codes.new_zeros(states.shape[1])
-        counts = (states * self.scale + self.loc).double().expm1().clamp_min(0)
-        for j, column in enumerate(counts.T):
-            rows = ~column.isnan()
+        scale, loc, base = (of.to(states) for of in (self.scale, self.loc, self.base))
+        counts = (states * scale + loc).expm1().clamp_min(0)
+        own = counts.nansum(1) if self.total is not None else torch.ones_like(counts[:, 0])  # rates are shares of this
+        for j, column in enumerate(counts.T[:MOST_REGRESSED]):
+            rows = ~column.isnan() & (own > 0)
             if not float(column[rows].sum()) > 0:
                 continue
-            made = PoissonRegressor(alpha=1 / int(rows.sum())).fit(codes[rows].numpy(), column[rows].numpy())
-            weight[j], bias[j] = torch.from_numpy(made.coef_).to(codes), float(made.intercept_) - float(self.base[j])
+            with warnings.catch_warnings():  # steps that have not converged are no news here
+                warnings.simplefilter("ignore")
+                made = PoissonRegressor(alpha=1 / int(rows.sum())).fit(
+                    codes[rows].numpy(), (column / own)[rows].numpy(), sample_weight=own[rows].numpy()
+                )
+            weight[j], bias[j] = torch.from_numpy(made.coef_).to(codes), float(made.intercept_) - float(base[j])
         return weight, bias
 
 
@@ -148,6 +157,7 @@ class Counts(Modality):
     shows: ClassVar[Shows] = "points"
     networks: ClassVar[type] = VectorNetworks
     by_cell: ClassVar[bool] = True
+    linked: ClassVar[bool] = True
     likelihoods: ClassVar[Mapping[str, Scale]] = {"negative_binomial": "none", "poisson": "none"}
 
     name: str

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from multiebm.core.errors import ConfigError
+from multiebm.core.errors import ConfigError, DivergenceError
 from multiebm.distributions.families import FAMILIES, NORMAL
 from multiebm.distributions.fusion import FUSIONS
 from multiebm.distributions.mixture import Mixture
@@ -123,7 +123,9 @@ def joined(pull: Tensor, precision: Tensor, inside: Tensor, log_weight: Tensor, 
     """
     weight, eye = inside.to(pull.dtype), torch.eye(pull.shape[-1], dtype=pull.dtype, device=pull.device)
     total = eye + torch.einsum("kmb,mbde->kbde", weight, precision)
-    root = torch.linalg.cholesky(total)
+    root, failed = torch.linalg.cholesky_ex(total)
+    if bool(failed.any()):
+        raise DivergenceError("codes: got a precision that is not positive definite, expected one that is; lower rates")
     loc = torch.cholesky_solve(torch.einsum("kmb,mbd->kbd", weight, pull)[..., None], root)[..., 0]
     scale = total.diagonal(dim1=-2, dim2=-1).rsqrt()
     return Mixture(loc, scale, log_weight, members, NORMAL, root)

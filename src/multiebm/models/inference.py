@@ -62,8 +62,8 @@ class Encoder(nn.Module):
     """One modality [B, ...] -> (loc, scale) of the shared latent [B, D] and of its private latent [B, P].
 
     `make` returns a network of its states with so many outputs. `separate_trunks` gives the private latent a trunk of
-    its own, as MMVAE+ does (Palumbo et al. 2023); else both share one. `linear`: the number of cells of a state, each a
-    linear expert that the network adds to; 0: none are.
+    its own, as MMVAE+ does (Palumbo et al. 2023); else both share one. `linear`: what it says of z is a Gaussian expert
+    (`natural`), which `cells` linear ones, if any, and the network make.
     """
 
     def __init__(
@@ -73,11 +73,13 @@ class Encoder(nn.Module):
         private: int,
         scale_map: str = "exp",
         separate_trunks: bool = False,
-        linear: int = 0,
+        linear: bool = False,
+        cells: int = 0,
     ) -> None:
         super().__init__()
-        self.cells = CellExperts(linear, shared) if linear else None
-        self.gain = nn.Parameter(torch.zeros(2 * shared)) if linear else None
+        self.linear = linear
+        self.cells = CellExperts(cells, shared) if cells else None
+        self.gain = nn.Parameter(torch.zeros(2 * shared)) if cells else None
         self.sizes, self.scale_map = (shared, private), scale_map
         outputs = [2 * shared, 2 * private] if separate_trunks and private else [2 * (shared + private)]
         self.branches = nn.ModuleList(Mixed(make(n)) for n in outputs)
@@ -89,13 +91,15 @@ class Encoder(nn.Module):
 
     def natural(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Return precision times location [B, D] and precision [B, D, D] on the shared latent, (loc, scale) [B, P]."""
-        assert self.cells is not None
-        assert self.gain is not None
         shared, private = self._said(x)
+        private_of = _loc_scale(private, self.scale_map)
+        if self.cells is None or self.gain is None:
+            more, raw = shared.chunk(2, 1)
+            return more, torch.diag_embed(nn.functional.softplus(raw)), private_of
         pull, precision = self.cells(x)
         more, raw = (self.gain * shared).chunk(2, 1)
         own = torch.diag_embed(nn.functional.softplus(raw + FAINT))
-        return pull + more, precision + own, _loc_scale(private, self.scale_map)
+        return pull + more, precision + own, private_of
 
     def _said(self, x: Tensor) -> Sequence[Tensor]:
         out = torch.cat([branch(x) for branch in self.branches], 1)  # [B, 2 D + 2 P]
@@ -191,7 +195,7 @@ class InferenceModel(nn.Module):
     @property
     def linear(self) -> bool:
         """Whether experts are Gaussians with dependent coordinates, linear ones and what networks add."""
-        return any(getattr(encoder, "cells", None) is not None for encoder in self.encoders.values())
+        return any(getattr(encoder, "linear", False) for encoder in self.encoders.values())
 
     def _gaussian(self, batch: Batch, aggregate: Aggregation, whole: bool) -> Posterior:
         """Experts of each part alone have dependent coordinates where `whole`, else no `root` (that takes time)."""

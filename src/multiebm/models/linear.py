@@ -58,7 +58,9 @@ class LinearDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Map [B, n_in] to [B, *shape]."""
-        out = self.line(z) + self.gain * self.net(z).flatten(1)
+        with torch.autocast(z.device.type, enabled=False):  # the noise may be less than what bfloat16 rounds to
+            line = self.line(z.float())
+        out = line + self.gain * self.net(z).flatten(1).float()
         return (out if self.link is None else self.link(out)).view(len(z), *self.shape)
 
 
@@ -76,7 +78,8 @@ def begin(parts: dict[str, tuple[CellExperts, LinearDecoder, Observation]], batc
     lines = [owner == i for i, (_, decoder, _) in enumerate(parts.values()) if decoder.link is None]
     if len(parts) == 1:  # every other column from the rest
         lines = [torch.arange(x.shape[1]) % 2 == i for i in range(2)]
-    found = chosen_factors(x, shared, lines or [owner == i for i in range(len(parts))])
+    lines = [own for own in lines if own.any()] or [owner == i for i in range(len(parts))]
+    found = chosen_factors(x, shared, lines)
     first = 0
     for name, (experts, decoder, likelihood) in parts.items():
         columns = slice(first, first := first + flat[name].shape[1])

@@ -15,7 +15,6 @@ from multiebm.training.codes import follow_codes, observed, prior_step
 from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, half_cosine, per_modality
 from multiebm.training.state import TrainState, update
 
-MOST_HIDDEN = 0.5  # share of an item's cells that encoders are not shown, at most
 FALL = 0.5  # share of the steps over which rates fall
 
 
@@ -28,6 +27,9 @@ class Bound(BoundSettings, Phase):
     steps: Annotated[int, Field(ge=0, description="training steps; 0 = the phase is left out")] = 1000
     beta: Annotated[float, Field(ge=0, description="weight of the divergence")] = 1.0
     final: Annotated[float, Field(gt=0, description="factor on rates at the end; they fall over the second half")] = 0.3
+    hidden: Annotated[
+        float, Field(ge=0, lt=1, description="share of an item's cells that encoders are not shown, at most")
+    ] = 0.0
     prior_from: Annotated[int, Field(ge=0, description="step of the phase from which an energy prior learns")] = 200
 
     def step(self, state: TrainState[MultimodalModel], batch: Batch, done: int) -> dict[str, float]:
@@ -35,7 +37,7 @@ class Bound(BoundSettings, Phase):
         model, rng, prior = state.model, state.rng, state.model.generator.prior
         alone = bool(prior.own_parameters())
         learns = alone and done >= self.prior_from  # before it learns a tilt is a random function
-        posterior = model.inference(with_more_gaps(model, batch, rng) if model.inference.linear else batch)
+        posterior = model.inference(with_more_gaps(model, batch, rng, self.hidden) if self.hidden else batch)
         codes = follow_codes(state, posterior, batch, alone)
         loss, log_px = vae_loss(model.generator, prior.for_bound(learns), posterior, batch, rng, self, self.beta)
         update(state, loss, "generator", "inference")
@@ -101,10 +103,10 @@ class Bound(BoundSettings, Phase):
         return problems
 
 
-def with_more_gaps(model: MultimodalModel, batch: Batch, rng: torch.Generator) -> Batch:
+def with_more_gaps(model: MultimodalModel, batch: Batch, rng: torch.Generator, most: float) -> Batch:
     """Return the batch with more of its cells missing, in parts of which cells may be: views [B, ...].
 
-    Of an item a share of its cells, uniform up to MOST_HIDDEN, but for one. Encoders are shown this and decoders taught
+    Of an item a share of its cells, uniform up to `most`, but for one. Encoders are shown this and decoders taught
     all there is, so the bound is one given any cells, as that of MoPoE is given any parts.
     """
     views = dict(batch.views)
@@ -113,7 +115,7 @@ def with_more_gaps(model: MultimodalModel, batch: Batch, rng: torch.Generator) -
             continue
         view, blocks = views[name], torch.tensor(modality.blocks, device=views[name].device)
         first = blocks.cumsum(0) - blocks  # a column's first coordinate is missing where the column is
-        share = MOST_HIDDEN * rand(rng, (len(view), 1), view)
+        share = most * rand(rng, (len(view), 1), view)
         lots = rand(rng, (len(view), len(blocks)), view).masked_fill(view.flatten(1)[:, first].isnan(), -1)
         hidden = (lots < share).scatter(1, lots.argmax(1, keepdim=True), False)
         views[name] = view.masked_fill(hidden.repeat_interleave(blocks, 1).view_as(view), torch.nan)
