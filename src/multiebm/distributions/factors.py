@@ -129,6 +129,7 @@ def chosen_factors(x: Tensor, k: int, parts: Sequence[Tensor]) -> Factors:
             for own in parts:
                 codes = found.posterior(torch.where(own, torch.nan, out))
                 off = out[:, own] - found.loc[own] - codes @ found.loadings[own].T
-                tried[shrink] += float((off.square() / unit[own]).nansum())
+                squares = off.square() / unit[own]
+                tried[shrink] += float(squares.nansum() / (~squares.isnan()).sum().clamp_min(1))
     best = min(tried, key=tried.__getitem__) if n >= 2 * FOLDS else SHRINK[-1]
     return factor_analysis(x, k, best)
