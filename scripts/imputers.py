@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
-    kept = given.out / "own" / "imputers.json"
+    kept = given.out / "imputers" / "cells.json"
     cells = json.loads(kept.read_text()) if kept.exists() else []
     for name in given.sets:
         table, places = table_of(name)
@@ -117,7 +117,9 @@ def main() -> None:
         every = [of for of in cells if of["hidden"] == what]
         shown = [f"{np.mean([of['rmse'][label] for of in every]):.3f}" for label in IMPUTERS]
         page.append(f"| mean | {' | '.join(shown)} | |")
-    (given.out / "imputers.md").write_text("\n".join([*page, "", f"One thread of {processor()}, three seeds."]) + "\n")
+    (given.out / "imputers.md").write_text(
+        "\n".join([*page, "", f"One thread of {processor()}; seeds {sorted({of['seed'] for of in cells})}."]) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     ours = {(of["set"], of["seed"]): of for of in json.loads((RESULTS / "own" / "own.json").read_text())}
-    kept = given.out / "own" / "peer.json"
+    kept = given.out / "peer" / "cells.json"
     cells = json.loads(kept.read_text()) if kept.exists() else []
     for name in given.sets:
         for seed in given.seeds:
@@ -84,6 +84,7 @@ def main() -> None:
                 errors = {part: error(model, splits[1], part) for part in splits[1]}
                 cells.append({"set": name, "seed": seed, "method": method, "rmse": errors, "seconds": round(took, 1)})
                 print(cells[-1], flush=True)
+                kept.parent.mkdir(parents=True, exist_ok=True)
                 kept.write_text(json.dumps(cells, indent=1) + "\n")
     labels = ["own", *(f"MultiVae {method}" for method in METHODS), "regression", "neighbours"]
     page = ["# The suite of own data in MultiVae", "", *(__doc__ or "").strip().split("\n\n")[2].splitlines(), ""]
