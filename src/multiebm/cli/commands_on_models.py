@@ -147,10 +147,10 @@ def score(run: Model, parts: Parts, out: Table = None, device: Device = "auto") 
 
 
 def match(run: Model, parts: Parts, out: Table = None, device: Device = "auto") -> None:
-    """Say how well the parts of items belong together: 0 at best, lower = less.
+    """Say how well the parts of items belong together: higher = better.
 
-    Minus the squared distance between the codes that two parts have alone, mean over pairs; needs no energy. nan where
-    an item has one part alone.
+    Of models of own data, in nats, how much likelier they are together than apart. Of others minus the squared distance
+    between the codes that two parts have alone, mean over pairs: 0 at best. nan where an item has one part alone.
     """
     _rate("match", run, parts, out, device)
 

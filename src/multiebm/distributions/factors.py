@@ -83,8 +83,11 @@ def factor_analysis(x: Tensor, k: int, shrink: float = 1.0, start: Factors | Non
             break
         before, xz = value, off.T @ z  # [F, K]
         squares = (rows[:, None, None] * covariance).index_add(0, index, z[:, :, None] * z[:, None])  # [P, K, K]
-        zz = torch.einsum("pf,pkl->fkl", patterns.double(), squares)
-        loadings = torch.linalg.solve(zz + shrink * eye, xz[..., None])[..., 0]
+        if len(patterns) == 1 and bool(there.all()):
+            loadings = torch.linalg.solve(squares[0] + shrink * eye, xz.T).T
+        else:
+            zz = torch.einsum("pf,pkl->fkl", patterns.double(), squares)
+            loadings = torch.linalg.solve(zz + shrink * eye, xz[..., None])[..., 0]
         noise = variance - (loadings * xz).sum(1) / n
         own = Factors(own.loc, loadings, noise.clamp_min(LEAST_NOISE))
     return own.in_units(-loc / unit, 1 / unit)
