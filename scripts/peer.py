@@ -102,6 +102,7 @@ def main() -> None:
             row.append(np.mean([value for of in theirs for value in of["rmse"].values()]))
         row += [np.mean([p[key] for of in mine for p in of["parts"].values()]) for key in ("regression", "neighbours")]
         page.append(f"| {name} | {' | '.join(f'{value:.3f}' for value in row)} | {mine[0]['seconds']:.0f} |")
+    page += ["", f"Seeds {sorted({of['seed'] for of in cells})}."]
     (given.out / "peer.md").write_text("\n".join(page) + "\n")
 
 
