@@ -7,11 +7,13 @@ from sklearn.linear_model import LogisticRegression, PoissonRegressor
 
 import multiebm
 from multiebm.core.errors import ConfigError, DivergenceError
+from multiebm.core.random import make_generator
 from multiebm.experiments.build import begin_linear, build_model
 from multiebm.experiments.fit_prior import fit_prior, fit_prior_of_run
 from multiebm.experiments.load import load_experiment
 from multiebm.models.aggregation import subset_table
 from multiebm.priors.energy import Energy
+from multiebm.training.phases.bound import with_more_gaps
 from small_models import small_model, vectors
 
 TINY = ["model.shared=3", "model.networks.vector.width=8", "model.networks.picture.width=4"]
@@ -199,3 +201,22 @@ def test_a_run_with_it_can_have_no_other_prior_fitted(tmp_path):
         fit_prior_of_run(tmp_path / "run", tmp_path / "new")
     with pytest.raises(ConfigError, match="linear half"):
         fit_prior(model, data, Energy())
+
+
+def test_encoders_are_not_shown_up_to_a_share_of_cells_and_at_least_one_is_left():
+    """A column of categories is hidden as a whole, pictures are not, and what is missing stays so."""
+    data = rows(400)
+    model, batch = begun(data), data.batch("train", torch.arange(len(data.train)))
+    seen = with_more_gaps(model, batch, make_generator(0), 0.5)
+    torch.testing.assert_close(seen.views["photo"], batch.views["photo"], rtol=0, atol=0)
+    for name in ("numbers", "classes"):
+        before, after = batch.views[name].isnan(), seen.views[name].isnan()
+        assert (after | ~before).all()  # no gap is filled
+        whole = before.any(1) & before.all(1)
+        assert (~after).any(1)[~whole].all()
+        torch.testing.assert_close(seen.views[name][~after], batch.views[name][~after], rtol=0, atol=0)
+    blocks = [block.isnan() for block in seen.views["classes"].split([2, 3], 1)]
+    assert all((block.any(1) == block.all(1)).all() for block in blocks)
+    # of a row without gaps a share, uniform up to a half, a quarter on average; the guarded cell takes little of it
+    full = ~batch.views["numbers"].isnan().any(1)
+    assert 0.18 < seen.views["numbers"][full].isnan().float().mean() < 0.27

@@ -1,4 +1,4 @@
-"""Factor analysis by maximum likelihood, with gaps: x = loc + W z + noise, z ~ N(0, I), the noise by column.
+"""Factor analysis with a prior on loadings, and with gaps: x = loc + W z + noise, z ~ N(0, I), the noise by column.
 
 The EM algorithm of Rubin & Thayer 1982 (https://doi.org/10.1007/BF02293851). A missing cell drops out of its row, which
 is exact: given z cells are independent.
@@ -83,7 +83,7 @@ def factor_analysis(x: Tensor, k: int, shrink: float = 1.0, start: Factors | Non
             break
         before, xz = value, off.T @ z  # [F, K]
         squares = (rows[:, None, None] * covariance).index_add(0, index, z[:, :, None] * z[:, None])  # [P, K, K]
-        if len(patterns) == 1 and bool(there.all()):
+        if len(patterns) == 1:  # all columns share one system
             loadings = torch.linalg.solve(squares[0] + shrink * eye, xz.T).T
         else:
             zz = torch.einsum("pf,pkl->fkl", patterns.double(), squares)

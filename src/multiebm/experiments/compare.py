@@ -127,13 +127,13 @@ def _plans(
     sources: Mapping[str, str], overrides: Sequence[str], seeds: int, device: torch.device
 ) -> dict[tuple[str, int], Experiment]:
     """Return the experiment of each row and seed; ConfigError names all rows with which the overrides do not go."""
-    plans, problems = {}, []
+    plans, problems, chosen = {}, [], list[str]()
     for seed in range(seeds):
         for row, source in sources.items():
             try:
-                given = [*overrides, f"seed={seed}"]
-                if source == SIZED:
-                    given = [*sizes_for(source, build_dataset(load_experiment(source, given).data), overrides), *given]
+                if source == SIZED and not chosen:
+                    chosen = sizes_for(source, build_dataset(load_experiment(source, overrides).data), overrides)
+                given = [*(chosen if source == SIZED else []), *overrides, f"seed={seed}"]
                 plans[row, seed] = resolved(load_experiment(source, given), device)
             except ConfigError as error:
                 problems += [f"{row}: {problem}" for problem in error.problems] if not seed else []
