@@ -169,6 +169,26 @@ def _():
         refused(values, f"got dtype {re.escape(str(values.dtype))}, .*expected real numbers")
 
 
+@row("a text among numbers")
+def _():
+    wrong = GOOD.astype(object)
+    wrong[3, 1] = "?"
+    refused(
+        wrong, "column 1: got the text '\\?' in row 3, expected a number, as 11 of the 12 cells are; if '\\?' means"
+    )
+    with pytest.raises(DataError, match="column 1: got the text '\\?' in row 3.*declare kind: category"):
+        from_arrays({"v": wrong})
+
+
+@row("numbers written as texts, fractions among them; columns of numbers beside columns of texts")
+def _():
+    with pytest.raises(DataError, match=f"got a number that is written as a text, '{GOOD[0, 0]}' in row 0"):
+        from_arrays({"v": GOOD[:, 0].astype(str)})
+    with pytest.raises(DataError, match=r"got numbers \(column 'x'\) and texts \(column 'y'\) in one part"):
+        from_arrays({"v": pd.DataFrame({"x": GOOD[:, 0], "y": ["u", "v"] * (N // 2)})})
+    assert from_arrays({"v": np.array(["1", "2", "2"])}).modalities["v"].classes == (("1", "2"),)
+
+
 @row("NaN, infinity, magnitudes beyond 1e37")
 def _():
     for value in (np.nan, np.inf, 1e300, 3e38):

@@ -1,6 +1,7 @@
 """The imputer keeps what is observed, fills gaps with means of its model, and passes scikit-learn's own checks."""
 
 import pickle
+import re
 from functools import partial
 
 import numpy as np
@@ -225,3 +226,24 @@ def test_on_a_linear_table_it_is_far_better_than_means_and_near_iterated_regress
     assert means > 0.8
     assert ours < 0.35 * means
     assert ours < 1.2 * regressions
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "said"),
+    [
+        (
+            "ph",
+            lambda n: ["?", *range(n - 1)],
+            "got the text '?' in row 0, expected a number, as 59 of the 60 cells are",
+        ),
+        ("ph", lambda n: ["u", "v"] * (n // 2), "got 'u' in row 0, expected numbers; leave the column out"),
+        ("ph", lambda n: pd.date_range("2020-01-01", periods=n), "got '2020-01-01T00:00:00.000000"),
+    ],
+)
+def test_a_column_without_numbers_is_named(column, cells, said):
+    frame = pd.DataFrame(lines(60), columns=NAMES).assign(**{column: cells(60)})
+    with pytest.raises(ValueError, match=re.escape(f"X, column '{column}': {said}")):
+        Imputer(**SHORT).fit(frame)
+    at = NAMES.index(column)
+    with pytest.raises(ValueError, match=rf"X, column {at}: got "):
+        Imputer(**SHORT).fit(frame.astype(object).to_numpy())

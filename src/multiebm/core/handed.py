@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from multiebm.core.cells import odd_cells
 from multiebm.core.errors import DataError, ModalityError
 from multiebm.core.table import nearest
 
@@ -33,6 +34,7 @@ _NOT_NUMBERS = {
     "m": ("time spans", "convert them to numbers, array / numpy.timedelta64(1, 's')"),
     "V": ("records with fields", "use numpy.lib.recfunctions.structured_to_unstructured(array)"),
 }
+_TIMES = ("M", "m")  # dates and time spans, which as objects may become whole numbers
 
 
 class Handed(NamedTuple):
@@ -118,12 +120,15 @@ def read_array(value: Any, where: str) -> Handed:
     """
     found = unpack(value, where, numbers=True)
     values = found.values
+    if wrong := odd_cells(values, found.hidden, found.columns, declared=True):
+        raise DataError(f"{where}{wrong}")
     if values.dtype == object:
         for place, hidden in np.ndenumerate(found.hidden):
             if not hidden and not isinstance(cell := values[place], Real | Decimal | np.bool_):
                 row = f" in row {place[0]}" if place else ""
+                at = f", column {place[1]}" if len(place) == 2 else ""
                 raise DataError(
-                    f"{where}: got {_named(cell)}{row}, expected real numbers; convert it, or mark what is missing "
+                    f"{where}{at}: got {_named(cell)}{row}, expected real numbers; convert it, or mark what is missing "
                     "absent in `present`"
                 )
         try:
@@ -196,6 +201,9 @@ def _from_frame(frame: Any, where: str, numbers: bool) -> Handed:
     read = [each(frame[c], f"{where}, column {name!r}") for c, name in zip(frame.columns, names, strict=True)]
     values, said = [column.values for column in read], {column.was for column in read}
     if len({"n" if of.dtype.kind in "iuf" else of.dtype.kind for of in values}) > 1:
+        if dates := [(n, of.dtype.kind) for n, of in zip(names, values, strict=True) if of.dtype.kind in _TIMES]:
+            got, fix = _NOT_NUMBERS[dates[0][1]]
+            raise DataError(f"{where}, column {dates[0][0]!r}: got {got}, expected columns of one sort; {fix}")
         values = [of.astype(object) for of in values]  # or truth values among texts would become texts
     was = said.pop() if len(said) == 1 else ""
     return Handed(np.stack(values, 1), columns=names, was=getattr(frame, "attrs", {}).get(WAS, was))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from multiebm.core.cells import odd_cells
 from multiebm.core.errors import ConfigError, DataError, ModalityError
 from multiebm.core.handed import read_arrays, read_presence, read_present, unpack
 from multiebm.core.names import BESIDE, MASK, TEST, name_problem
@@ -220,6 +221,8 @@ def declarations(
 
 def _inferred(values: Any, where: str) -> str:
     part = unpack(values, where)
+    if wrong := odd_cells(part.values, part.hidden, part.columns):
+        raise DataError(f"{where}{wrong}")
     for kind in MODALITIES:
         if MODALITIES[kind].infer(part) is not None:
             return kind

@@ -89,7 +89,8 @@ class MultimodalDataset:
         for name, m in self.modalities.items():
             if m.lacks_cells:
                 there = torch.cat([split.views[name][split.of(name)[1]] for split in (self.train, self.test)])
-                gaps += f"; {there.isnan().float().mean():.1%} of the cells of {name} missing"
+                share = float(there.isnan().float().mean())
+                gaps += f"; {share:.1%} of the cells of {name} missing" if share else ""
         same: list[str] = []
         for name, m in self.modalities.items():
             view, there = self.train.of(name)

@@ -1,7 +1,8 @@
 """Tables with gaps, filled in by a model, as a step of scikit-learn."""
 
 from collections.abc import Sequence
-from numbers import Integral
+from datetime import date, timedelta
+from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -12,6 +13,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from multiebm.core.cells import is_missing, odd_cells
 from multiebm.core.errors import ConfigError, whole_number
 from multiebm.core.random import SEEDS
 from multiebm.data import MultimodalDataset, Rows, from_arrays
@@ -29,6 +31,7 @@ HIDDEN = 0.5  # share of a row's cells that encoders are not shown, at most
 FOLDS = 5  # of the cells that `score` hides
 
 Table = NDArray[Any]
+_CONVERTED = (str, bytes, date, timedelta, np.datetime64, np.timedelta64)  # are no numbers, and can be made some
 
 
 class Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -136,14 +139,15 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return tags
 
     def _table(self, X: Any, reset: bool) -> Table:
-        return validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            ensure_all_finite="allow-nan",
-            ensure_min_samples=2 if reset else 1,
-        )
+        """Return a table as floats [N, D]; ValueError of the column that has no numbers, else of scikit-learn."""
+        least = 2 if reset else 1
+        how: dict[str, Any] = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan"}
+        try:
+            return validate_data(self, X, reset=reset, ensure_min_samples=least, **how)
+        except (ValueError, TypeError) as error:
+            if wrong := _no_numbers(X):
+                raise ValueError(f"X{wrong}") from error
+            raise
 
     def _places(self, names: list[str]) -> dict[str, list[int]]:
         """Return the places of the columns of each part; ConfigError where a column is in none."""
@@ -192,3 +196,21 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                     means[:, places] = done[name][: len(some)].cpu().numpy()
                 filled[some] = np.where(gaps[some] & (self.scale_ > 0), means, filled[some])
         return filled
+
+
+def _no_numbers(X: Any) -> str:
+    """Return which column of a table [N, D] has no numbers, or a text among them; empty where none is found."""
+    named = hasattr(X, "columns") and hasattr(X, "iloc")
+    table = X if named else np.asarray(X, object)
+    for i, name in enumerate(X.columns if named else range(table.shape[1] if table.ndim == 2 else 0)):
+        cells = X.iloc[:, i].to_numpy() if named else table[:, i]
+        hidden = np.zeros(cells.shape, bool)
+        if wrong := odd_cells(cells, hidden, declared=True, empty="make such cells NaN"):
+            return f", column {name!r}{wrong}"
+        odd = (row for row, cell in enumerate(cells) if not isinstance(cell, Real) and not is_missing(cell))
+        if (row := next(odd, None)) is not None and isinstance(cells[row], _CONVERTED):
+            return (
+                f", column {name!r}: got {str(cells[row])[:40]!r} in row {row}, expected numbers; leave the column out "
+                "or make it numbers: of a date its days, of classes a column of 0 and 1 each"
+            )
+    return ""

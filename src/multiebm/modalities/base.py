@@ -281,12 +281,16 @@ def in_columns(part: Handed, columns: tuple[str, ...], n: int, where: str) -> Ha
     return part
 
 
-def refuse(bad: Mask, where: str, nan: bool = False) -> None:
-    """Raise DataError if any value [N, ...] is `bad`, as one that is not finite; `nan`: some are NaN."""
+def refuse(bad: Mask, where: str, nan: bool = False, columns: Sequence[str] = ()) -> None:
+    """Raise DataError if any value [N, ...] is `bad`, as one that is not finite; `nan`: some are NaN; `columns`: the
+    names of the columns of values [N, D], if they have any.
+    """
     if len(rows := np.flatnonzero(bad.reshape(len(bad), -1).any(1))):
+        named = [repr(columns[i]) for i in np.flatnonzero(bad.any(0))[:SHOWN]] if columns else []
+        of = f" (column{'s' if len(named) > 1 else ''} {', '.join(named)})" if named else ""
         raise DataError(
             f"{where}: got NaN or infinite values in {len(rows)} rows, first {rows[:SHOWN].tolist()}, expected finite "
-            f"numbers below {RAW_LIMIT:g}; repair them, or mark those entries absent in `present`"
+            f"numbers below {RAW_LIMIT:g}{of}; repair them, or mark those entries absent in `present`"
             f"{', or say that NaN means missing, missing: nan (--missing nan)' if nan else ''}"
         )
 

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from multiebm.core.cells import is_missing
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import Array, Handed, Mask
 from multiebm.core.random import Randomness, rand
@@ -163,7 +164,7 @@ class Category(Modality):
             return {}
         if values.dtype.kind in "iu":
             return {} if values.min() == 0 and values.max() == 1 else None
-        cells = [cell for cell in values.flat if not _is_missing(cell)] if values.dtype == object else []
+        cells = [cell for cell in values.flat if not is_missing(cell)] if values.dtype == object else []
         is_text = any(isinstance(cell, str | bytes) for cell in cells)
         return {} if is_text or (cells and all(isinstance(cell, bool | np.bool_) for cell in cells)) else None
 
@@ -178,7 +179,7 @@ class Category(Modality):
         """Return values handed over with those masked that are missing: None, NaN, NA and empty texts."""
         if self.missing is None or part.values.dtype.kind not in "fOUS":
             return part
-        gone = [_is_missing(cell) or cell in ("", b"") for cell in part.values.flat]
+        gone = [is_missing(cell) or cell in ("", b"") for cell in part.values.flat]
         return part._replace(masked=part.hidden | np.array(gone, bool).reshape(part.values.shape))
 
     def keep(self, part: Handed) -> Array:
@@ -352,10 +353,6 @@ def _to_simplex(x: Tensor) -> Tensor:
     return (x - t.gather(1, kept - 1)).clamp_min(0)
 
 
-def _is_missing(cell: Any) -> bool:
-    return cell is None or type(cell).__name__ in ("NAType", "NaTType") or (isinstance(cell, Real) and cell != cell)
-
-
 def _text(cell: Any, where: str) -> str:
     """Return the name of the class that one cell says."""
     if isinstance(cell, str):
@@ -370,7 +367,7 @@ def _text(cell: Any, where: str) -> str:
         return str(int(float(cell)))
     fix = (
         "say that it is missing by missing: nan, or by a mask"
-        if _is_missing(cell)
+        if is_missing(cell)
         else "convert it, or declare kind: vector"
     )
     got = f"{cell:g}" if isinstance(cell, float) else f"{cell!r:.40}"

@@ -121,7 +121,7 @@ class Vector(Modality):
         gone = part.hidden & present[:, None]
         kept[gone] = 0
         with np.errstate(invalid="ignore"):
-            refuse(~(np.abs(kept) <= RAW_LIMIT), where, bool(np.isnan(kept).any()))
+            refuse(~(np.abs(kept) <= RAW_LIMIT), where, bool(np.isnan(kept).any()), self.columns)
         kept[gone] = np.nan
         return torch.from_numpy(kept)
 
@@ -157,8 +157,9 @@ class Vector(Modality):
         far = (~(size <= STATE_LIMIT).all(1)).nonzero()[:, 0].tolist()
         if far:
             row, column = far[0], int(size[far[0]].nan_to_num(nan=float("inf")).argmax())
+            named = repr(self.columns[column]) if self.columns else column
             raise DataError(
-                f"{where}: got {raw[row, column].item():g} in row {row}, column {column} ({len(far)} rows in all, "
+                f"{where}: got {raw[row, column].item():g} in row {row}, column {named} ({len(far)} rows in all, "
                 f"first {far[:SHOWN]}), expected at most {STATE_LIMIT:g} standard deviations from the mean of "
                 "training; repair them, or mark those entries absent in `present`"
             )

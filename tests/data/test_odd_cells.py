@@ -1,0 +1,130 @@
+"""A text in a column of numbers: the error names the part, the column, the row and the cell, and says the fix."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from multiebm.core.errors import DataError
+from multiebm.data import from_arrays, read_data
+from multiebm.data.parts import read_parts
+from multiebm.models.use import check_parts
+
+N = 60
+TABLE = pd.DataFrame(np.random.default_rng(0).normal(size=(N, 4)).round(3), columns=["temp", "hum", "ph", "salt"])
+PARTS = {"sensor": ["temp", "hum"], "lab": ["ph", "salt"]}
+EMPTY = "leave such cells empty (NaN) and say that NaN means missing, --missing nan (in Python missing='nan')"
+CLASSES = "or if each value is a class declare kind: category (--kind NAME=category)"
+
+
+def with_cell(cell, row=17) -> pd.DataFrame:
+    changed = TABLE.astype(object)
+    changed.loc[row, "hum"] = cell
+    return changed
+
+
+def as_csv(changed, folder):
+    changed.to_csv(folder / "mine.csv", index=False)
+    return folder / "mine.csv"
+
+
+def as_frame(changed, folder):
+    return changed
+
+
+def message(cell, mend) -> str:
+    return f"column 'hum': got the text {cell!r} in row 17, expected a number, as 59 of the 60 cells are; {mend}"
+
+
+@pytest.mark.parametrize("form", [as_csv, as_frame])
+@pytest.mark.parametrize(
+    ("cell", "mend"),
+    [
+        ("abc", f"mend it, or {EMPTY}"),
+        ("?", f"if '?' means missing, {EMPTY}; else mend it"),
+        ("-", f"if '-' means missing, {EMPTY}; else mend it"),
+        ("unknown", f"if 'unknown' means missing, {EMPTY}; else mend it"),
+        ("1,5", f"write it with a decimal point, or {EMPTY}"),
+    ],
+)
+def test_a_text_among_numbers_is_named_with_column_row_and_fix(tmp_path, form, cell, mend):
+    source = form(with_cell(cell), tmp_path)
+    for declared, more in ((None, f", {CLASSES}"), ({"sensor": "vector"}, ""), ({"sensor": "counts"}, "")):
+        with pytest.raises(DataError, match=re.escape(f"modality 'sensor', {message(cell, mend)}{more}") + "$"):
+            read_data(source, PARTS, declared)
+
+
+def test_arrays_of_objects_are_searched_column_by_column_and_hidden_cells_left_out():
+    objects = with_cell("abc")[["temp", "hum"]].to_numpy()
+    said = r"modality 'x', column 1: got the text 'abc' in row 17, expected a number, as 59 of the 60 cells are"
+    for declared in (None, {"x": "vector"}):
+        with pytest.raises(DataError, match=said):
+            from_arrays({"x": objects}, declared)
+    with pytest.raises(DataError, match=r"modality 'x': got the text 'abc' in row 17, expected a number"):
+        from_arrays({"x": objects[:, 1]})
+    objects = objects.copy()
+    objects[3, 1] = "abc"
+    with pytest.raises(DataError, match=r"got the text 'abc' in row 3 \(2 texts in all\), expected a number, as 58 of"):
+        from_arrays({"x": objects[:, 1]})
+    mask = np.isin(objects[:, 1], ["abc"])[:, None] & [False, True]
+    found = from_arrays({"x": np.ma.MaskedArray(objects, mask)}, {"x": {"kind": "vector", "missing": "nan"}})
+    assert (found.modalities["x"].kind, found.modalities["x"].shape) == ("vector", (2,))
+
+
+def test_a_model_in_use_says_it_too(tmp_path):
+    known = read_data(TABLE, PARTS).modalities
+    some = read_parts(as_csv(with_cell("?"), tmp_path), known)[0]
+    with pytest.raises(DataError, match=re.escape(message("?", "if '?' means missing"))):
+        check_parts(known, some)
+
+
+def test_numbers_that_are_written_as_texts_are_no_classes_unless_whole_or_declared():
+    written = TABLE["temp"].map(str)
+    with pytest.raises(DataError, match=f"got a number that is written as a text, '{written[0]}' in row 0.*to_numeric"):
+        from_arrays({"x": written})
+    with pytest.raises(DataError, match="got a number that is written as a text, '1,5' in row 0"):
+        from_arrays({"x": np.array(["1,5", "2,25", "7,0", "1,1"])})
+    with pytest.raises(DataError, match="got a number that is written as a text, '2' in row 1"):
+        from_arrays({"x": np.array([1, "2", 3, 1], object)})
+    assert from_arrays({"x": np.array(["1", "2", "10", "1"])}).modalities["x"].classes == (("1", "2", "10"),)
+    declared = from_arrays({"x": np.array(["1.5", "2.5", "1.5", "2.5"])}, {"x": "category"})
+    assert declared.modalities["x"].classes == (("1.5", "2.5"),)
+
+
+def test_columns_of_numbers_beside_columns_of_texts_are_two_parts():
+    people = pd.DataFrame({"age": [30, 41, 52, 33], "city": ["u", "v", "v", "u"], "member": [0, 1, 1, 0]})
+    said = r"modality 'p': got numbers \(column 'age'\) and texts \(column 'city'\) in one part.*make two parts of them"
+    with pytest.raises(DataError, match=said):
+        read_data(people, {"p": ["age", "city"]})
+    assert read_data(people, {"p": ["city", "member"]}).modalities["p"].classes == (("u", "v"), ("0", "1"))
+    assert read_data(people, {"p": ["age", "city"]}, {"p": "category"}).modalities["p"].sizes == (4, 2)
+
+
+def test_dates_beside_numbers_do_not_become_numbers():
+    dated = TABLE.assign(day=pd.date_range("2020-01-01", periods=N).astype("datetime64[ns]"))
+    with pytest.raises(DataError, match=r"modality 'x', column 'day': got dates, .* convert them to numbers"):
+        read_data(dated, {"x": ["temp", "day"]})
+
+
+def test_values_that_are_not_finite_are_named_with_their_column():
+    for value in (np.nan, np.inf):
+        with pytest.raises(DataError, match=r"1 rows, first \[17\], expected .* 1e\+37 \(column 'hum'\); repair them"):
+            read_data(with_cell(value).astype(float), PARTS)
+    with pytest.raises(DataError, match="got 1e\\+36 in row 17, column 'hum' "):
+        read_data(
+            {
+                **{"lab": TABLE[["ph"]]},
+                "test_lab": TABLE[["ph"]],
+                "sensor": TABLE[["temp", "hum"]],
+                "test_sensor": with_cell(1e36)[["temp", "hum"]].astype(float),
+            }
+        )
+
+
+def test_a_part_without_gaps_is_not_said_to_lack_cells():
+    gaps = TABLE.copy()
+    gaps.loc[:5, "hum"] = np.nan
+    assert read_data(gaps, PARTS, missing="nan").describe() == (
+        "sensor: 2 numbers; lab: 2 numbers; 48 rows to train, 12 to test; 5.0% of the cells of sensor missing"
+    )
