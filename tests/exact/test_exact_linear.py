@@ -12,6 +12,8 @@ from multiebm.distributions.factors import factor_analysis
 from multiebm.distributions.gaussian import kl_to_standard
 from multiebm.experiments.build import begin_linear, build_model
 from multiebm.experiments.load import load_experiment
+from multiebm.objectives.vae import BoundSettings, vae_loss
+from multiebm.training.phases.bound import with_more_gaps
 
 SIZES = {"a": 3, "b": 2, "c": 4}
 ALMOST = 2e-3  # networks add softplus(-8) = 0.0003 to precisions of about 1
@@ -124,6 +126,56 @@ def test_a_component_of_the_bound_is_tight_at_the_start(known):
     )
     spread = log_px.view(n, 12).std(0) / n**0.5
     assert ((bound - exact).abs() < 5 * spread + 0.02).all()
+
+
+@pytest.mark.parametrize("components", ["all", "one"])
+def test_the_predictive_bound_is_the_evidence_whatever_parts_and_cells_are_seen(known, components):
+    """ELBO of what is seen + log E_q[p(the rest | z)] = log p(x_seen) + log p(rest | seen), q being exact: the ELBO of
+    MoPoE, which wants all of x explained by every code of a subset, is nats below, and so pulls a model away from it.
+
+    Ten means of 400 draws; 4 standard errors, and the bias of a log of a mean, which is what halving draws costs.
+    """
+    model, data, covariance, loc = known
+    batch, x = states(data, 12)
+    exact = torch.stack(
+        [MultivariateNormal(loc[t], covariance[t][:, t]).log_prob(r[t]) for r in x for t in [~r.isnan()]]
+    ).mean()
+    prior, found = model.generator.prior, {}
+    for kind, samples in (("predictive", 400), ("predictive", 200), ("elbo", 1)):
+        s = BoundSettings(kind, samples, components, "analytic")
+        means = []
+        for seed in range(10 if samples > 1 else 400):
+            rng = make_generator(seed)
+            shown = with_more_gaps(model, batch, rng, 0.5)
+            assert any(not torch.equal(shown.views[name].isnan(), batch.views[name].isnan()) for name in SIZES)
+            with torch.no_grad():
+                q = model.inference(shown)
+                means.append(-vae_loss(model.generator, prior, q, batch, rng, s, shown=shown.views)[0])
+        found[kind, samples] = torch.stack(means)
+    most, fewer = found["predictive", 400], found["predictive", 200]
+    bias = abs(float(most.mean() - fewer.mean()))
+    assert float(most.mean()) == pytest.approx(float(exact), abs=4 * float(most.std()) / 10**0.5 + bias + 0.02)
+    assert bias < 0.2
+    assert float(found["elbo", 1].mean()) < exact - 2
+
+
+def test_with_one_draw_or_nothing_unseen_the_predictive_bound_is_the_elbo(known):
+    """Bit for bit but for the order of sums."""
+    model, data, *_ = known
+    batch, _ = states(data, 12)
+    losses = {}
+    for kind in ("predictive", "elbo"):
+        for samples, components in ((1, "all"), (1, "one"), (5, "all")):
+            posterior = model.inference(batch)
+            if samples > 1:  # the component of all parts alone
+                only = posterior.shared._replace(log_weight=torch.full_like(posterior.shared.log_weight, -torch.inf))
+                only.log_weight[-1] = 0
+                posterior = posterior._replace(shared=only)
+            s = BoundSettings(kind, samples, components, "analytic")
+            loss = vae_loss(model.generator, model.generator.prior, posterior, batch, make_generator(3), s)[0]
+            losses[kind, samples, components] = loss.detach()
+    for samples, components in ((1, "all"), (1, "one"), (5, "all")):
+        torch.testing.assert_close(losses["predictive", samples, components], losses["elbo", samples, components])
 
 
 def test_match_is_how_much_likelier_parts_are_together_than_apart(known):

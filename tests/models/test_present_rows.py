@@ -72,6 +72,8 @@ def test_filling_decodes_the_absent_parts_alone():
         {"components": "all"},
         {"components": "all", "unseen": "skipped"},
         {"components": "all", "estimator": "iwae", "samples": 3},
+        {"components": "all", "estimator": "predictive", "samples": 3},
+        {"components": "one", "estimator": "predictive", "samples": 3},
     ],
     ids=str,
 )

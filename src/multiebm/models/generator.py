@@ -1,6 +1,6 @@
 """The generator p(X, z, W) = p(z) prod_m p(w_m) p(x_m | z, w_m) of eqs. (4) and (16), arXiv 2605.00644."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -97,15 +97,22 @@ class Generator(nn.Module):
 
         Row i of the latents [N, .] has item i mod B of the views [B, ...].
         """
+        return self.log_likelihoods_where([views], latents, wanted)[0]
+
+    def log_likelihoods_where(self, looks: Sequence[Views], latents: Latents, wanted: Tensor) -> Tensor:
+        """Return `log_likelihood_where` of several looks at the same items, which may lack other cells: [L, N, M]."""
         n, found = len(wanted), []
-        for (name, view), rows in zip(views.items(), rows_present(wanted), strict=True):
+        for name, rows in zip(self.likelihoods, rows_present(wanted), strict=True):
             if rows is not None and not len(rows):  # nobody wants it: no network runs
-                found.append(torch.zeros_like(latents[SHARED][:, 0]))
+                found.append(torch.zeros_like(latents[SHARED][:, 0]).expand(len(looks), -1))
                 continue
-            item = torch.arange(n, device=view.device) if rows is None else rows
-            x = view if rows is None and len(view) == n else view[item % len(view)]
-            found.append(spread(self.likelihoods[name].log_prob(x, self.decode(latents, name, rows)), rows, n))
-        return torch.stack(found, 1)
+            item = torch.arange(n, device=wanted.device) if rows is None else rows
+            mean, each = self.decode(latents, name, rows), []
+            for view in (look[name] for look in looks):
+                x = view if rows is None and len(view) == n else view[item % len(view)]
+                each.append(spread(self.likelihoods[name].log_prob(x, mean), rows, n))
+            found.append(torch.stack(each))
+        return torch.stack(found, 2)
 
     def log_joint(self, views: Views, latents: Latents, present: Tensor) -> Tensor:
         """Return log p(X_S, z, W) [B] in nats with S = `present` [B, M]; only the items that have a part decode it.

@@ -6,7 +6,7 @@ for component c of the posterior (a subset of the parts) and importance sample k
 1911.03393, mmJSD 2006.08242, MoPoE 2105.02470; DReG is Tucker et al. 2019, arXiv 1810.04152.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Annotated, Literal, NamedTuple
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from multiebm.core.batch import Batch
+from multiebm.core.names import Views
 from multiebm.core.random import Randomness
 from multiebm.core.table import Table
 from multiebm.distributions.fusion import geometric
@@ -26,6 +27,8 @@ from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, Latents, Posterior
 from multiebm.priors.prior import Density
 from multiebm.priors.standard import StandardPrior
+
+TOGETHER = 2**21  # numbers that are decoded at a time at most, where several samples may be
 
 
 class Draw(NamedTuple):
@@ -81,10 +84,13 @@ def dreg(log_l: Tensor, drawn: Draw, weight: Tensor, divergence: Factor) -> Tens
 
 
 class Estimator(NamedTuple):
-    """How importance samples become one bound; `fixed`: densities of the posterior get no gradient but by samples."""
+    """How importance samples become one bound; `fixed`: densities of the posterior get no gradient but by samples;
+    `predicts`: of what a component has seen the mean over samples is taken first, so that what it has not is joined.
+    """
 
     join: Callable[[Tensor, Draw, Tensor, Factor], Tensor]
     fixed: bool = False
+    predicts: bool = False
 
 
 ESTIMATORS: Table[Estimator] = Table(
@@ -95,6 +101,9 @@ ESTIMATORS: Table[Estimator] = Table(
         "iwae_inside": Estimator(iwae_inside),
         "dreg": Estimator(dreg, fixed=True),
         "dreg_as_coded": Estimator(dreg_as_coded),
+        # E_q[log p(x_seen | z)] - KL(q || p) + log E_q[p(x_unseen | z)]: log p(x) where q is exact, and the likelihood of
+        # what the model fills in (Foong et al. 2020, arXiv 2007.01332); no bound where q is not exact
+        "predictive": Estimator(iwae, predicts=True),
     },
 )
 
@@ -178,7 +187,8 @@ class BoundSettings:
         ESTIMATORS,
         Field(
             description="how importance samples are joined; iwae_inside also joins components; dreg_as_coded: as in "
-            "public code, whose stop and hook never act (the gradient of iwae)"
+            "public code, whose stop and hook never act (the gradient of iwae); predictive: ELBO of what a component "
+            "has seen, and log of the mean likelihood of what it has not"
         ),
     ] = "elbo"
     samples: Annotated[int, Field(ge=1, description="K, importance samples of a component")] = 1
@@ -216,12 +226,13 @@ def draw(
     q, chosen = posterior.shared, torch.empty(0)
     if s.components == "one":
         own, chosen = posterior.sample(rng)
-        z = own[SHARED][None, None]
+        more = [_again(posterior, q.component(chosen), rng) for _ in range(s.samples - 1)]
+        own = {key: torch.stack([value, *(each[key] for each in more)])[:, None] for key, value in own.items()}
+        z = own.pop(SHARED)
         seen = (q.members[chosen] & batch.present)[None]
         # value 1, and the gradient of the weight that the component was drawn with
         picked = q.log_weight.gather(0, chosen[None])
         log_weight = picked - picked.detach()
-        own = {name: w[None, None] for name, w in own.items() if name != SHARED}
     else:
         z = q.rsample_all(rng, s.samples)
         seen = q.members[:, None] & batch.present
@@ -249,35 +260,59 @@ def draw(
     return Draw(latents, {SHARED: z, **own}, log_ratio, log_weight, seen)
 
 
+def _again(posterior: Posterior, component: Diagonal, rng: Randomness) -> Latents:
+    """Draw once more from the component of each item: {key: [B, .]}."""
+    return {SHARED: component.rsample(rng)} | {name: density.rsample(rng) for name, density in posterior.private.items()}
+
+
 def log_likelihoods(model: Generator, drawn: Draw, batch: Batch, s: BoundSettings) -> Tensor:
-    """Return lambda_n log p(x_n | z, w_n) [N, C, B, M] in nats, 0 where absent or not asked for.
+    """Return lambda_n log p(x_n | z, w_n) [N, C, B, M] in nats, 0 where absent or not asked for."""
+    return _decoded(model, drawn, [batch.views], batch.present, s)[0]
+
+
+def _decoded(model: Generator, drawn: Draw, looks: Sequence[Views], present: Tensor, s: BoundSettings) -> Tensor:
+    """Return `log_likelihoods` of several looks at the items, decoded once: [L, N, C, B, M].
 
     With several importance samples each is decoded in a checkpoint of its own: memory as for one, time of one more
-    forward pass.
+    forward pass. Those of `predictive` are decoded together where they are small.
     """
-    c, b = drawn.log_ratio.shape[1:]
-    wanted = drawn.seen if s.unseen == "skipped" else batch.present.expand(c, -1, -1)
+    n, c, b = drawn.log_ratio.shape
+    wanted = drawn.seen if s.unseen == "skipped" else present.expand(c, -1, -1)
+    latents = drawn.latents
 
-    def of_sample(*values: Tensor) -> Tensor:
-        latents = {key: value.flatten(0, 1) for key, value in zip(drawn.latents, values, strict=True)}  # [C B, .]
-        return model.log_likelihood_where(batch.views, latents, wanted.flatten(0, 1)).view(c, b, len(batch.views))
+    def decode(*values: Tensor) -> Tensor:  # [N', C, B, .] each
+        copies = len(values[0])
+        flat = {key: value.flatten(0, 2) for key, value in zip(latents, values, strict=True)}
+        rows = wanted.expand(copies, *wanted.shape).flatten(0, 2)
+        return model.log_likelihoods_where(looks, flat, rows).view(len(looks), copies, c, b, -1)
 
-    values = list(drawn.latents.values())
-    if len(values[0]) == 1:
-        return of_sample(*(value[0] for value in values))[None]
-    return torch.stack([checkpoint(of_sample, *each, use_reentrant=False) for each in zip(*values, strict=True)])
+    numbers = n * c * sum(view.numel() for view in looks[0].values())
+    if n == 1 or (ESTIMATORS[s.estimator].predicts and numbers <= TOGETHER):
+        return decode(*latents.values())
+    samples = zip(*(value.split(1) for value in latents.values()), strict=True)
+    return torch.cat([checkpoint(decode, *sample, use_reentrant=False) for sample in samples], 1)
 
 
 def bound_loss(
-    log_px: Tensor, drawn: Draw, prior: Density, posterior: Posterior, present: Tensor, s: BoundSettings, beta: float
+    log_px: Tensor,
+    drawn: Draw,
+    prior: Density,
+    posterior: Posterior,
+    present: Tensor,
+    s: BoundSettings,
+    beta: float,
+    told: Tensor | None = None,
 ) -> Tensor:
     """Return minus the bound, mean over the batch, in nats per item; `log_px` [N, C, B, M] of `log_likelihoods`.
 
-    An item of which nothing is present adds 0 and no gradient: its posterior is the prior, whatever that has learned.
+    `told` [N, C, B]: that of what components have seen, which an estimator that `predicts` averages first. An item of which nothing is present adds 0 and no gradient: its posterior is the prior, whatever that has learned.
     """
     terms = PENALTIES[s.penalty](posterior, present, s.alpha)
     divergence = beta * terms.divergence
     log_l = terms.reconstruction * log_px.sum(-1) + divergence * drawn.log_ratio  # [N, C, B]
+    if told is not None:
+        seen = terms.reconstruction * told + divergence * drawn.log_ratio
+        log_l = seen.mean(0) + (log_l - seen)
     count = (posterior.shared.log_weight > -torch.inf).sum(0) if s.components == "sum" else 1
     bound = ESTIMATORS[s.estimator].join(log_l, drawn, drawn.log_weight.exp() * count, divergence)
     if s.divergence == "analytic":
@@ -297,8 +332,16 @@ def vae_loss(
     rng: Randomness,
     s: BoundSettings,
     beta: float = 1.0,
+    shown: Views | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss (shape [], nats per item) and the log-likelihoods [N, C, B, M] it is made of."""
+    """Return the loss (shape [], nats per item) and the log-likelihoods [N, C, B, M] it is made of.
+
+    `shown` [B, ...]: what the posterior is of, where that lacks cells of the batch.
+    """
     drawn = draw(model, prior, posterior, batch, rng, s)
-    log_px = log_likelihoods(model, drawn, batch, s)
-    return bound_loss(log_px, drawn, prior, posterior, batch.present, s, beta), log_px
+    if not ESTIMATORS[s.estimator].predicts:
+        log_px = log_likelihoods(model, drawn, batch, s)
+        return bound_loss(log_px, drawn, prior, posterior, batch.present, s, beta), log_px
+    log_px, of_shown = _decoded(model, drawn, [batch.views, batch.views if shown is None else shown], batch.present, s)
+    told = torch.where(drawn.seen, of_shown, 0.0).sum(-1)
+    return bound_loss(log_px, drawn, prior, posterior, batch.present, s, beta, told), log_px

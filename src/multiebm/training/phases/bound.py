@@ -10,7 +10,7 @@ from multiebm.core.batch import Batch
 from multiebm.core.random import rand
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
-from multiebm.objectives.vae import BoundSettings, vae_loss
+from multiebm.objectives.vae import ESTIMATORS, BoundSettings, vae_loss
 from multiebm.training.codes import follow_codes, observed, prior_step
 from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, half_cosine, per_modality
 from multiebm.training.state import TrainState, update
@@ -37,9 +37,11 @@ class Bound(BoundSettings, Phase):
         model, rng, prior = state.model, state.rng, state.model.generator.prior
         alone = bool(prior.own_parameters())
         learns = alone and done >= self.prior_from  # before it learns a tilt is a random function
-        posterior = model.inference(with_more_gaps(model, batch, rng, self.hidden) if self.hidden else batch)
+        shown = with_more_gaps(model, batch, rng, self.hidden) if self.hidden else batch
+        posterior = model.inference(shown)
         codes = follow_codes(state, posterior, batch, alone)
-        loss, log_px = vae_loss(model.generator, prior.for_bound(learns), posterior, batch, rng, self, self.beta)
+        given = posterior, batch, rng, self, self.beta, shown.views
+        loss, log_px = vae_loss(model.generator, prior.for_bound(learns), *given)
         update(state, loss, "generator", "inference")
         metrics = {"loss/elbo": loss.item(), **encoder_metrics(posterior, batch)}
         each = log_px.sum((0, 1)) / (log_px != 0).sum((0, 1)).clamp_min(1)  # of the components that decode the part
@@ -60,12 +62,14 @@ class Bound(BoundSettings, Phase):
     def problems(self, chosen: Chosen) -> list[str]:
         """Return a line for every pair of choices that cannot both be meant, with the way out."""
         at, prior, problems = "training.phases.bound", chosen.prior, []
-        if self.components == "one" and (self.estimator != "elbo" or self.samples > 1):
+        predicts = ESTIMATORS[self.estimator].predicts
+        if self.components == "one" and not predicts and (self.estimator != "elbo" or self.samples > 1):
             problems.append(
                 f"{at}.components: got one with estimator {self.estimator} and {self.samples} sample(s), expected all, "
                 f"or the ELBO of one sample; set {at}.components=all"
             )
-        if self.divergence == "analytic" and (self.estimator != "elbo" or prior.kind != chosen.family):
+        joins = self.estimator != "elbo" and not predicts
+        if self.divergence == "analytic" and (joins or prior.kind != chosen.family):
             problems.append(
                 f"{at}.divergence: got analytic with estimator {self.estimator} and a prior of kind {prior.kind}, "
                 f"expected the ELBO with a prior of the experts' family; set {at}.divergence=component"
