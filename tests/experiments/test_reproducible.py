@@ -9,9 +9,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import pytest
 import torch
 from run_standins import CtrlC, tiny, tiny_data
 
+import multiebm
+from multiebm.cli.main import main
 from multiebm.experiments import run as run_module
 from multiebm.experiments.run import run_experiment
 from multiebm.training import guard
@@ -68,3 +73,33 @@ def test_resuming_with_another_number_of_threads_is_said(tmp_path: Path, caplog)
         run_experiment(tiny(), tmp_path / "run", tiny_data(), resume=True, until=7, device="cpu")
     assert "begun with 7 thread(s) on cpu" in caplog.text
     assert "OMP_NUM_THREADS=7" in caplog.text
+
+
+def test_every_way_in_gives_the_same_model(tmp_path: Path):
+    """Arrays, tensors, masked arrays, data frames, an .npz, a CSV with parts, from Python and the command line."""
+    draws = np.random.default_rng(0)
+    table = pd.DataFrame(draws.normal(size=(40, 4)), columns=["temp", "hum", "ph", "salt"])
+    parts = {"sensors": ["temp", "hum"], "lab": ["ph", "salt"]}
+    arrays = {name: table[columns].to_numpy() for name, columns in parts.items()}
+    np.savez(tmp_path / "rows.npz", **arrays)
+    table.to_csv(tmp_path / "rows.csv", index=False, float_format="%.17g")
+    short = ["training.phases.bound.steps=3", "training.batch_size=16", "model.shared=4"]
+    ways = {
+        "arrays": arrays,
+        "tensors": {name: torch.from_numpy(values.copy()) for name, values in arrays.items()},
+        "masked": {name: np.ma.MaskedArray(values) for name, values in arrays.items()},
+        "frames": {name: table[columns] for name, columns in parts.items()},
+        "npz": tmp_path / "rows.npz",
+        "csv": multiebm.read_data(tmp_path / "rows.csv", parts=parts),
+    }
+    settings = {"progress": False, "device": "cpu"}
+    found = {name: digest(multiebm.train(way, tmp_path / name, short, **settings)) for name, way in ways.items()}
+    cut = [f"--part={name}={','.join(columns)}" for name, columns in parts.items()]
+    for name, given in {"npz": [], "csv": cut}.items():
+        out = tmp_path / f"by command {name}"
+        with pytest.raises(SystemExit) as ended:
+            main(["train", str(tmp_path / f"rows.{name}"), *given, *short, "--out", str(out), "--device", "cpu"])
+        assert ended.value.code == 0
+        found[out.name] = digest(multiebm.from_pretrained(out))
+    assert len(found) == 8
+    assert set(found.values()) == {found["arrays"]}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # every command shows its work, and these would make it wait 
 SMOOTHING = 0.9  # decay of the running means that are shown
 ENDING = "steps are over; priors that are fitted to codes settle, if any, then the model is saved"
 _PICKED = {  # metric -> what it is called
-    "loss/elbo": "-ELBO, nats",
+    "loss/elbo": "minus the bound, nats",
     "energy/data": "energy of data",
     "energy/generated": "energy of generated",
     "energy/refined": "energy of refined",

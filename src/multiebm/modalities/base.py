@@ -188,11 +188,11 @@ class Modality(ABC):
     def likelihood(self, family: str, scale: float | Literal["learned"], weight: float) -> Observation:
         """Return p(x | mean) of states, one of `likelihoods`, with its weight in sums over modalities.
 
-        A learned scale is one for every cell where cells may be missing one by one, else one for all.
+        A learned scale is one for every number of the state.
         """
         noise, gaps = LIKELIHOODS[family], self.lacks_cells
         if scale == "learned":
-            return LearnedScale(noise, self.shape if self.by_cell else (1,), weight, gaps)
+            return LearnedScale(noise, self.shape, weight, gaps)
         return Likelihood(noise, scale, weight, gaps)
 
     def relax(self, state: Tensor) -> Tensor:

@@ -101,8 +101,8 @@ ESTIMATORS: Table[Estimator] = Table(
         "iwae_inside": Estimator(iwae_inside),
         "dreg": Estimator(dreg, fixed=True),
         "dreg_as_coded": Estimator(dreg_as_coded),
-        # E_q[log p(x_seen | z)] - KL(q || p) + log E_q[p(x_unseen | z)]: log p(x) where q is exact, and the likelihood of
-        # what the model fills in (Foong et al. 2020, arXiv 2007.01332); no bound where q is not exact
+        # E_q[log p(x_seen | z)] - KL(q || p) + log E_q[p(x_unseen | z)]: log p(x) where q is exact, else no bound; the
+        # last term is the likelihood of what a model fills in (Foong et al. 2020, arXiv 2007.01332)
         "predictive": Estimator(iwae, predicts=True),
     },
 )
@@ -262,7 +262,9 @@ def draw(
 
 def _again(posterior: Posterior, component: Diagonal, rng: Randomness) -> Latents:
     """Draw once more from the component of each item: {key: [B, .]}."""
-    return {SHARED: component.rsample(rng)} | {name: density.rsample(rng) for name, density in posterior.private.items()}
+    return {SHARED: component.rsample(rng)} | {
+        name: density.rsample(rng) for name, density in posterior.private.items()
+    }
 
 
 def log_likelihoods(model: Generator, drawn: Draw, batch: Batch, s: BoundSettings) -> Tensor:
@@ -305,7 +307,8 @@ def bound_loss(
 ) -> Tensor:
     """Return minus the bound, mean over the batch, in nats per item; `log_px` [N, C, B, M] of `log_likelihoods`.
 
-    `told` [N, C, B]: that of what components have seen, which an estimator that `predicts` averages first. An item of which nothing is present adds 0 and no gradient: its posterior is the prior, whatever that has learned.
+    `told` [N, C, B]: that of what components have seen, which an estimator that `predicts` averages first. An item of
+    which nothing is present adds 0 and no gradient: its posterior is the prior, whatever that has learned.
     """
     terms = PENALTIES[s.penalty](posterior, present, s.alpha)
     divergence = beta * terms.divergence
