@@ -36,6 +36,18 @@ def test_what_is_there_of_a_row_has_the_marginal_density_and_the_exact_posterior
         torch.testing.assert_close(mean, w.T @ torch.linalg.solve(w @ w.T + noise, off))
 
 
+@pytest.mark.parametrize("patterns", [1, 3])
+def test_rows_of_few_patterns_of_gaps_are_summed_together_and_one_by_one_alike(monkeypatch, patterns):
+    """By products of matrices for each pattern, or by each row: the same to rounding."""
+    x = drawn(40)
+    for i in range(1, patterns):
+        x[i::patterns, PARTS[i - 1]] = torch.nan
+    few = factor_analysis(x, 3, 10.0)
+    monkeypatch.setattr("multiebm.distributions.factors.FEW", 0)
+    torch.testing.assert_close(few, factor_analysis(x, 3, 10.0), rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(few.log_prob(x), few.log_prob(x.flip(0)).flip(0))
+
+
 def test_a_row_of_which_nothing_is_there_has_the_prior():
     x = torch.full((1, 7), torch.nan)
     torch.testing.assert_close(TRUE.posterior(x), torch.zeros(1, 2, dtype=torch.float64))

@@ -108,7 +108,7 @@ class Oracle(StandIn):
     def decode(self, latents, wanted=None):
         return {name: view[latents["shared"][:, 0].long()] for name, view in self.dataset.test.views.items()}
 
-    def infer_latents(self, batch, generator, latent_steps=0):
+    def infer_latents(self, batch, generator, latent_steps=0, posterior=None):
         self.calls.append((",".join(n for n, p in zip(batch.views, batch.present[0], strict=True) if p), latent_steps))
         return {"shared": torch.stack([view[:, ITEM] for view in batch.views.values()], 1).amax(1, keepdim=True)}
 
@@ -125,7 +125,7 @@ class RandomClasses(StandIn):
     def sample_latents(self, n, generator, temperature=None):
         return {"shared": rand(generator, (n, len(self.modalities)), torch.zeros(1))}
 
-    def infer_latents(self, batch, generator, latent_steps=0):
+    def infer_latents(self, batch, generator, latent_steps=0, posterior=None):
         return self.sample_latents(len(batch.present), generator)
 
     def decode(self, latents, wanted=None):
@@ -152,7 +152,7 @@ class Wobbly(StandIn):
     def sample_latents(self, n, generator, temperature=None):
         return {"shared": randn(generator, (n, 8), torch.zeros(1)), "a": randn(generator, (n, 2), torch.zeros(1))}
 
-    def infer_latents(self, batch, generator, latent_steps=0):
+    def infer_latents(self, batch, generator, latent_steps=0, posterior=None):
         seen = torch.stack(list(batch.views.values())).sum(0)[:, :8]
         return {"shared": seen + 0.7 * randn(generator, seen.shape, seen), "a": randn(generator, (len(seen), 2), seen)}
 

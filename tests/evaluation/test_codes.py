@@ -22,7 +22,7 @@ class Coder(StandIn):
         super().__init__(dataset)
         self.private, self.leak = private, leak
 
-    def infer_latents(self, batch, generator, latent_steps=0):
+    def infer_latents(self, batch, generator, latent_steps=0, posterior=None):
         known = torch.stack(list(batch.views.values())).sum(0)[:, :10] + 0.05 * randn(
             generator, (len(batch.present), 10), torch.zeros(1)
         )

@@ -229,7 +229,7 @@ def test_pictures_are_read_as_users_see_them_within_their_range():
         def sample_latents(self, n, generator, temperature=None):
             return {"shared": randn(generator, (n, 4), torch.zeros(1)).sign()}
 
-        def infer_latents(self, batch, generator, latent_steps=0):
+        def infer_latents(self, batch, generator, latent_steps=0, posterior=None):
             return self.sample_latents(len(batch.present), generator)
 
         def decode(self, latents, wanted=None):

@@ -15,7 +15,14 @@ def data(rows, columns):
 
 @pytest.mark.parametrize(
     ("rows", "columns", "shared", "steps"),
-    [(400, 10, 10, 1000), (8, 10, 4, 1000), (60, 50, 15, 1000), (700, 50, 32, 1400), (4000, 3, 4, 6000)],
+    [
+        (400, 10, 10, 1000),
+        (8, 10, 4, 1000),
+        (60, 50, 15, 1000),
+        (700, 50, 32, 1400),
+        (4000, 3, 4, 6000),
+        (1600, 400, 80, 1280),
+    ],
 )
 def test_columns_and_rows_choose_the_shared_numbers_and_rows_the_steps(rows, columns, shared, steps):
     found = sizes_for("own", data(rows, columns), [])

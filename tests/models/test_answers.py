@@ -194,6 +194,21 @@ def test_the_error_of_a_likelihood_is_its_spread_over_seeds():
     assert model.log_likelihood_with_error(views, samples=1).error.isnan().all()
 
 
+def test_rough_likelihoods_are_said_with_how_many_rows_they_are(caplog):
+    """Encoders that say little of a decoder with little noise: few draws carry all of the weight."""
+    rough = linear_model({"a": 4, "b": 4}, shared=4, private=0, scale=0.05, energy=None)
+    fine = linear_model({"a": 1, "b": 1}, shared=1, private=0, scale=1.0, energy=None)
+    for model, said in ((fine, ""), (rough, "log_likelihood: 6 of 6 rows have a standard error above 0.3 nats")):
+        views = random_views(model.modalities, 6)
+        caplog.clear()
+        value = model.log_likelihood(views, samples=100, progress=False)
+        assert said in caplog.text
+        assert bool(caplog.records) == bool(said)
+        found = model.log_likelihood_with_error(views, samples=100, progress=False)
+        assert torch.equal(found.value, value)
+        assert bool((found.error > 0.3).all()) == bool(said)
+
+
 def test_the_error_of_log_z_is_a_part_of_it_unless_it_cancels_or_is_given(monkeypatch):
     model = model_of(prior=energy_prior())
     z = model.log_normalizer(samples=5, stages=2)

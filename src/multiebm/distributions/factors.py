@@ -15,6 +15,7 @@ TOLERANCE = 1e-4  # nats a row and step of EM, below which it ends
 STEPS = 100  # of EM at most
 TURNS, SETTLED = 100, 1e-4  # of the start at most, until no column's noise changes by more
 WIDE, TURNS_OF_WIDE = 200, 10  # columns, with more of which the start takes that many turns
+FEW = 32  # patterns of gaps, up to which sums over rows are products of matrices, one a pattern
 FOLDS, MANY = 5, 500  # of the cross-validation that chooses the prior on loadings; of so many rows one fold does
 SHRINK = (1.0, 10.0, 100.0, 1000.0)  # precisions of the prior on loadings that it tries, in units of a column's noise
 
@@ -45,11 +46,19 @@ class Factors(NamedTuple):
         off = torch.nan_to_num(x.double() - self.loc, nan=0.0)
         weighed = self.loadings / self.noise[:, None]
         eye = torch.eye(self.loadings.shape[1], dtype=torch.float64)
-        squares = (weighed[:, :, None] * self.loadings[:, None]).flatten(1)  # [F, K K]
-        precision = eye + (patterns.double() @ squares).view(-1, *eye.shape)
+        if len(patterns) <= FEW:
+            precision = eye + torch.stack([weighed[own].T @ self.loadings[own] for own in patterns])
+        else:
+            squares = (weighed[:, :, None] * self.loadings[:, None]).flatten(1)  # [F, K K]
+            precision = eye + (patterns.double() @ squares).view(-1, *eye.shape)
         root = torch.linalg.cholesky(precision)
         covariance, pull = torch.cholesky_inverse(root), off @ weighed
-        mean = (covariance[index] @ pull[..., None])[..., 0]
+        if len(patterns) <= FEW:
+            mean = torch.zeros_like(pull)
+            for i, own in enumerate(covariance):
+                mean[index == i] = pull[index == i] @ own
+        else:
+            mean = (covariance[index] @ pull[..., None])[..., 0]
         fixed = patterns.double() @ (self.noise * 2 * torch.pi).log() + 2 * root.diagonal(dim1=1, dim2=2).log().sum(1)
         return mean, covariance, 0.5 * ((pull * mean).sum(1) - (off.square() / self.noise).sum(1) - fixed[index])
 
@@ -82,7 +91,11 @@ def factor_analysis(x: Tensor, k: int, shrink: float = 1.0, start: Factors | Non
         if (value := float(log_p.mean() - prior)) - before < TOLERANCE:
             break
         before, xz = value, off.T @ z  # [F, K]
-        squares = (rows[:, None, None] * covariance).index_add(0, index, z[:, :, None] * z[:, None])  # [P, K, K]
+        squares = rows[:, None, None] * covariance  # [P, K, K]
+        if len(patterns) <= FEW:
+            squares += torch.stack([z[index == i].T @ z[index == i] for i in range(len(patterns))])
+        else:
+            squares = squares.index_add(0, index, z[:, :, None] * z[:, None])
         if len(patterns) == 1:  # all columns share one system
             loadings = torch.linalg.solve(squares[0] + shrink * eye, xz.T).T
         else:

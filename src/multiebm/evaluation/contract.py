@@ -61,7 +61,9 @@ class _Mirror:
     def sample_latents(self, n: int, rng: Randomness, temperature: float | None = None) -> dict[str, Tensor]:
         return {"shared": self.states[:n]}
 
-    def infer_latents(self, batch: Batch, rng: Randomness, latent_steps: int = 0) -> dict[str, Tensor]:
+    def infer_latents(
+        self, batch: Batch, rng: Randomness, latent_steps: int = 0, posterior: object = None
+    ) -> dict[str, Tensor]:
         seen = torch.stack(list(batch.views.values())).sum(0) / batch.present.sum(1, keepdim=True)
         noise = randn(rng, (len(seen), 2), seen)
         return {"shared": misread(seen, self.wrong), "a": noise, "b": noise}

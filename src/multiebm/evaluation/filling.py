@@ -112,7 +112,9 @@ def completions(
         rows = slice(first, first + len(batch.present))
         state, own = whole.views[part][rows].to(m.model.device), wanted[rows].to(m.model.device)
         true, first = modality.judged(state), rows.stop
-        means = [m.model.decode(m.model.infer_latents(batch, rng), own)[part] for _ in range(DRAWS)]
+        with torch.no_grad():
+            q = m.model.inference.given(batch)  # once for all draws
+        means = [m.model.decode(m.model.infer_latents(batch, rng, posterior=q), own)[part] for _ in range(DRAWS)]
         m.shown({part: torch.cat(means)}, f"{part} given {'+'.join(observed)}")
         found = {
             "predicted": torch.stack([modality.expected(mean) for mean in means]).mean(0),

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 from multiebm.data import MultimodalDataset
+from multiebm.experiments.build import LARGEST_LINED
 
 SIZED = "own"  # the preset whose sizes are chosen here
-FEWEST, MOST = 4, 32  # shared numbers
+FEWEST, MOST, MOST_OF_WIDE = 4, 32, 128  # shared numbers
+COLUMNS_PER_NUMBER = 5  # columns of tables that a shared number beyond MOST takes
 ROWS_PER_NUMBER = 4  # training rows that a shared number takes
 LEAST_STEPS, MOST_STEPS, STEPS_PER_ROW = 1000, 6000, 2
 
@@ -16,9 +18,12 @@ def sizes_for(source: object, dataset: MultimodalDataset, overrides: Sequence[st
     """
     if source != SIZED:
         return []
-    rows, columns = len(dataset.train), sum(modality.size for modality in dataset.modalities.values())
-    shared = max(FEWEST, min(MOST, columns, rows // ROWS_PER_NUMBER))
-    steps = max(LEAST_STEPS, min(MOST_STEPS, STEPS_PER_ROW * rows))
+    rows, parts = len(dataset.train), dataset.modalities.values()
+    columns = sum(part.size for part in parts)
+    in_tables = sum(part.size for part in parts if part.by_cell and part.size <= LARGEST_LINED)
+    most = max(MOST, min(MOST_OF_WIDE, in_tables // COLUMNS_PER_NUMBER))
+    shared = max(FEWEST, min(most, columns, rows // ROWS_PER_NUMBER))
+    steps = max(LEAST_STEPS, min(MOST_STEPS, STEPS_PER_ROW * rows)) * MOST // max(MOST, shared)
     found = {"model.shared": shared, "training.phases.bound.steps": steps}
     given = [text.partition("=")[0].strip() for text in overrides]
     return [f"{key}={value}" for key, value in found.items() if key not in given]

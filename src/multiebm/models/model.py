@@ -216,7 +216,9 @@ class MultimodalModel(StateModel):
         left to predict, has log p = 0. With many latents it takes many samples: watch it grow. `progress` shows how far
         it is, as in `train`; `log_likelihood_with_error` says how far off it may be.
         """
-        return self.log_likelihood_with_error(parts, given, samples, seed, present, log_z, progress).value
+        found = self.log_likelihood_with_error(parts, given, samples, seed, present, log_z, progress)
+        use.warn_of_errors(found.error, samples)
+        return found.value
 
     def log_likelihood_with_error(
         self,

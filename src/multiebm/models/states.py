@@ -18,7 +18,7 @@ from multiebm.modalities import Modality
 from multiebm.models.chains import DataChain, Displaced, LatentChain
 from multiebm.models.energy import EnergyNetwork
 from multiebm.models.generator import Generator
-from multiebm.models.inference import SHARED, InferenceModel, Latents
+from multiebm.models.inference import SHARED, InferenceModel, Latents, Posterior
 from multiebm.models.own import Own
 from multiebm.nn.spectral import frozen
 
@@ -158,14 +158,18 @@ class StateModel(nn.Module):
         prior = self.generator.sample_private(len(batch.present), rng)
         return latents | mask_views({name: latents[name] for name in prior}, batch.present, prior)
 
-    def infer_latents(self, batch: Batch, rng: Randomness, latent_steps: int = 0) -> Latents:
+    def infer_latents(
+        self, batch: Batch, rng: Randomness, latent_steps: int = 0, posterior: Posterior | None = None
+    ) -> Latents:
         """Draw latents given the present parts: from q(z | x_S), then `latent_steps` of the latent chain.
 
         {"shared": [B, D], modality: [B, P]}, eqs. (5) and (17). Private latents of absent parts come from their prior;
-        an item with nothing present gets the prior altogether, at the model's temperature.
+        an item with nothing present gets the prior altogether, at the model's temperature. `posterior`: q(z, W | x_S),
+        where it is known.
         """
         with torch.no_grad():
-            latents = self.with_private_of_absent(self.inference.given(batch).sample(rng)[0], batch, rng)
+            posterior = self.inference.given(batch) if posterior is None else posterior
+            latents = self.with_private_of_absent(posterior.sample(rng)[0], batch, rng)
             nothing = ~batch.present.any(1)
             if nothing.any():
                 # only the items concerned draw, or their presence would move the noise of the others

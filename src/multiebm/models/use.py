@@ -2,6 +2,7 @@
 expected and the fix; items are computed a bounded number at a time, and the model is afterwards as it was.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -23,6 +24,7 @@ from multiebm.nn.spectral import frozen
 
 LARGEST = 2**34  # bytes that one call returns at most
 MOST = 10**7  # importance samples of an item, or paths and stages of log Z
+FAR_OFF = 0.3  # nats of error, from which an estimate is said to be rough: few draws carry its weight
 PLACES = 2**18  # pixels of pictures and coordinates of vectors at a time: what the memory of networks grows with
 
 
@@ -218,3 +220,13 @@ def over_parts(
         return compute(given.batch(modalities, here, device), first)
 
     return over_items(model, modalities, some, n)
+
+
+def warn_of_errors(errors: Tensor, samples: int) -> None:
+    """Say of estimates with standard errors [B] in nats how many are rough; these are too low rather than too high."""
+    if rough := int((errors > FAR_OFF).sum()):
+        logging.getLogger(__name__).warning(
+            "log_likelihood: %d of %d rows have a standard error above %s nats with samples=%d; they may be several "
+            "nats too low: take more samples and see whether they grow (log_likelihood_with_error has each error)",
+            rough, len(errors), FAR_OFF, samples,
+        )  # fmt: skip
