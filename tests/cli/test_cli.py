@@ -465,7 +465,10 @@ def test_mistakes_about_a_model_and_its_parts_are_told(trained: Path, capsys: Ca
         (["score", model, *sounds], "parts missing (face"),
         (["evaluate", model, "--inception", "nowhere.pth"], "got Inception weights 'nowhere.pth'"),
         (["evaluate", model, "evaluation.sizes=[2]"], "subset size: got 2 of the 2 modalities"),
-        (["impute", model, *sounds, "--want", "sound", "--out", "x.png"], "not shown as pictures; write an .npz"),
+        (
+            ["impute", model, *sounds, "--want", "sound", "--out", "x.png"],
+            "there are none; use --out x.csv, a table, or an .npz",
+        ),
     ):
         assert run(*arguments) in (1, 2)
         assert said in capsys.readouterr().err

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from multiebm.cli.main import main
-from multiebm.cli.outputs import check_pictures, check_target, write_scores, write_views
+from multiebm.cli.outputs import check_pictures, check_target, view_ending, write_scores, write_views
 from multiebm.core.errors import ConfigError, OutputError
 from multiebm.modalities import Picture, Vector
 from small_models import small_model
@@ -96,8 +96,15 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, 
 def test_vectors_are_not_asked_for_as_a_picture_before_they_are_drawn():
     check_pictures(Path("x.png"), PARTS)
     check_pictures(Path("x.npz"), {"v": VECTOR})
-    with pytest.raises(ConfigError, match=r"got a .png for v, not shown as pictures; write an .npz"):
+    said = (
+        r"got x.PNG for v, expected pictures for a .png, of which there are none; use --out x.csv, a table, or an .npz"
+    )
+    with pytest.raises(ConfigError, match=said):
         check_pictures(Path("x.PNG"), {"v": VECTOR})
+
+
+def test_what_people_can_look_at_is_pictures_else_a_table():
+    assert (view_ending(PARTS), view_ending({"v": VECTOR})) == (".png", ".csv")
 
 
 def test_commands_refuse_hostile_and_mistaken_files_by_name_without_a_traceback(model: Path, tmp_path: Path, capsys):

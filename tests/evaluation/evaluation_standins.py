@@ -76,7 +76,7 @@ class StandIn(nn.Module):
         self.energy_learned = energy is not None
         self.inference = GaussianCodes()
         likelihoods = {name: Likelihood(NORMAL, 0.5) for name in dataset.modalities}
-        self.generator = SimpleNamespace(prior=StandardPrior("normal", 10), likelihoods=likelihoods)
+        self.generator = SimpleNamespace(prior=StandardPrior("normal", 10), likelihoods=likelihoods, temperature=1.0)
         self.calls: list[tuple[str, int]] = []
         self.clamps: list[Tensor | None] = []
 

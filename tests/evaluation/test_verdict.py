@@ -22,10 +22,16 @@ GOOD = {
 }
 
 
-def made(error: float = 0.01, n: int = 400, skipped: dict[str, str] | None = None, **changes: float | None):
+def made(
+    error: float = 0.01,
+    n: int = 400,
+    skipped: dict[str, str] | None = None,
+    temperature: float | None = None,
+    **changes: float | None,
+):
     values = GOOD | {key.replace("__", "/"): value for key, value in changes.items()}
     results = {name: Result(value, error, n) for name, value in values.items() if value is not None}
-    return Evaluation(results, skipped or {}, None, "mine", 0, 1.0)
+    return Evaluation(results, skipped or {}, None, "mine", 0, 1.0, temperature=temperature)
 
 
 def said(evaluation: Evaluation, lines=()) -> list[tuple[bool, str]]:
@@ -216,6 +222,34 @@ def test_intervals_are_trusted_within_five_points(inside: float, fit: str):
         assert "model.parts.s.scale=learned" in said(made(fill__coverage90__s=inside))[-1][1]
 
 
+@pytest.mark.parametrize(
+    ("inside", "n", "good", "words"),
+    [
+        (0.88, 400, True, "Intervals can be trusted: those of 90% hold 88% of the held-out values."),
+        (0.86, 400, True, "Intervals can nearly be trusted: a little too narrow for 's' (those of 90% hold 86%)."),
+        (0.94, 400, True, "Intervals can nearly be trusted: a little too wide for 's' (those of 90% hold 94%)."),
+        (0.81, 400, False, "Intervals cannot be trusted: too narrow for 's' (those of 90% hold 81%)."),
+        (
+            *(0.81, 20, False),
+            "Whether intervals can be trusted cannot be told from 20 rows: perhaps too narrow for 's' (those of 90% "
+            "hold 81%).",
+        ),
+    ],
+)
+def test_the_words_on_intervals_are_as_strong_as_the_figure(inside: float, n: int, good: bool, words: str):
+    found = [s for s in said(made(n=n, fill__coverage90__s=inside)) if "ntervals can" in s[1]]
+    assert found == [(good, words)]
+
+
+def test_a_part_that_is_a_little_off_stands_beside_one_that_is_far_off():
+    both = made(fill__r2__t=0.5, fill__coverage90__t=0.94, fill__coverage90__s=0.7)
+    assert about("Intervals", both) == (
+        False,
+        "Intervals cannot be trusted: too narrow for 's' (those of 90% hold 70%), a little too wide for 't' (those of "
+        "90% hold 94%).",
+    )
+
+
 def test_intervals_of_several_parts_are_told_together():
     both = made(fill__r2__t=0.5, fill__coverage90__t=0.88)
     assert "Intervals can be trusted: those of 90% hold 88% to 90% of the held-out values." in dict(
@@ -248,8 +282,18 @@ def test_samples_are_told_or_not(right: float, good: bool, words: str):
     assert found[0] == good
     assert words in found[1]
     assert ("a larger model.shared" in said(made(two_sample=right))[-1][1]) == (not good)
-    even = said(made(two_sample=right, gen__variety__s=0.6))[-1][1]
+    even = said(made(two_sample=right, gen__variety__s=0.6, temperature=0.5))[-1][1]
     assert ("model.temperature=1" in even) == (not good)
+
+
+@pytest.mark.parametrize("temperature", [1.0, None])
+def test_the_whole_prior_is_not_advised_where_samples_are_drawn_from_it(temperature: float | None):
+    advised = said(made(two_sample=0.95, gen__variety__s=0.6, temperature=temperature))[-1][1]
+    assert advised == "Try next: give samples more to say (a larger model.shared and model.private)."
+    colder = said(made(two_sample=0.95, gen__variety__s=0.6, temperature=0.5))[-1][1]
+    assert colder == (
+        "Try next: draw samples from the whole prior (sample --temperature 1, or model.temperature=1; now 0.5)."
+    )
 
 
 def test_samples_that_are_all_alike_are_said_to_be():

@@ -8,6 +8,7 @@ from multiebm.report.chains import (
     COHERENCE_ITEMS,
     FOLLOWED,
     ITEMS,
+    LATENT_LEAD,
     LONGER,
     chain_panel,
     chains_section,
@@ -101,11 +102,15 @@ def test_each_chain_has_its_chart_and_the_pictures_of_the_followed_items():
     assert len(data_uris(section)) == 3 * FOLLOWED * 2  # chains, items, modalities
 
 
-def test_chains_a_model_does_not_have_are_left_out_with_a_sentence():
+def test_of_chains_that_a_model_does_not_have_nothing_is_said():
     section = html(chains_section(make_scene(energy=False, prior="normal")))
-    assert "Left out: the model has no energy" in section
-    assert "Left out: the prior is not an energy prior" in section
+    for word in ("energy", "EBM", "Data chain", "Prior chain", "Left out"):
+        assert word not in section
+    assert section.startswith("Chains" + LATENT_LEAD)
     assert section.count("<svg") == 1
+    with_prior = html(chains_section(make_scene(energy=False)))
+    assert "Prior chain" in with_prior
+    assert "EBM" not in with_prior
 
 
 class ByChain(Prior):

@@ -103,13 +103,21 @@ def test_a_bare_model_gives_a_page_that_says_what_is_missing():
     Tags(bare)
     for sentence in (
         "multiebm evaluate",
-        "EBM samples are left out: the model has no energy.",
-        "Left out: the model has no energy.",
-        "Left out: the prior is not an energy prior",
         "Left out: the run folder has no metrics.jsonl",
     ):
         assert sentence in bare
+    assert "EBM" not in bare
+    assert "the model has no energy" not in bare
     assert len(data_uris(inside(bare, "samples"))) == 2 * len(PICTURES)
+
+
+@pytest.mark.parametrize(
+    ("data", "title"), [("mine.csv", "mine.csv: trial"), ("arrays", "trial: up, down"), ("trial", "trial: up, down")]
+)
+def test_the_title_names_the_run_and_its_parts_where_data_have_no_name(data: str, title: str):
+    scene = make_scene(name="trial")
+    page = render(scene._replace(dataset=replace(scene.dataset, name=data)))
+    assert f"<title>{title}</title>" in page
 
 
 def test_names_of_a_user_are_escaped_everywhere(monkeypatch):

@@ -43,10 +43,14 @@ def test_pictures_of_a_declared_range_are_shown_as_any_others(section):
         assert abs(pixels(a).astype(int) - pixels(b)).max() <= 1
 
 
-def test_without_an_energy_there_is_no_ebm_and_a_sentence_says_so():
+def test_without_an_energy_there_is_no_word_of_ebm_and_of_one_that_has_not_learned_a_sentence():
     section = html(joint_section(make_scene(energy=False)))
     assert len(data_uris(section)) == 2 * len(PICTURES)
-    assert NO_ENERGY.format(reason="the model has no energy") in section
+    assert "EBM" not in section
+    assert "left out" not in section
+    fresh = make_scene()
+    fresh.model.energy_steps.zero_()
+    assert NO_ENERGY.format(reason="the energy has not had a step of training") in html(joint_section(fresh))
     assert "left out" not in html(joint_section(make_scene()))
 
 

@@ -125,6 +125,7 @@ def train(
     of_data = data_settings(source, own, part, kind, missing, labels, method)
     preset = method if own else source
     experiment = load_experiment(preset, [*of_data, *(overrides or [])])  # before torch: mistakes are told at once
+    from multiebm.cli.outputs import view_ending
     from multiebm.experiments.build import build_dataset
     from multiebm.experiments.live import live_view
     from multiebm.experiments.run import run_experiment
@@ -149,8 +150,8 @@ def train(
         again += ["--tensorboard"] if tensorboard else []
         typer.echo(f"to go on: {shlex.join(['multiebm', 'train', str(out), *again, '--resume'])}")
         raise typer.Exit(INTERRUPTED)
-    ending = "png" if any(m.shows == "pictures" for m in result.model.modalities.values()) else "npz"
-    typer.echo(f"model: {result.folder / 'model'}; look at it: multiebm sample {out} --out samples.{ending}")
+    ending = view_ending(result.model.modalities)
+    typer.echo(f"model: {result.folder / 'model'}; look at it: multiebm sample {out} --out samples{ending}")
 
 
 def fit_prior(

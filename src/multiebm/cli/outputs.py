@@ -22,6 +22,7 @@ from multiebm.data.npz import write_npz
 from multiebm.evaluation.learning import Lines
 from multiebm.evaluation.result import TRUSTED_ACCURACY, Evaluation
 from multiebm.evaluation.verdict import verdict
+from multiebm.evaluation.words import QUESTION, figure, is_main, marked
 from multiebm.modalities import Modality
 
 if TYPE_CHECKING:
@@ -95,7 +96,18 @@ def write_scores(out: Path | None, scores: Sequence[float], title: str = "score"
 def check_pictures(out: Path, modalities: dict[str, Modality]) -> None:
     """Raise ConfigError where a .png is asked for and none of these modalities is a picture."""
     if out.suffix.lower() == ".png" and not any(m.shows == "pictures" for m in modalities.values()):
-        raise ConfigError(f"--out: got a .png for {', '.join(modalities)}, not shown as pictures; write an .npz")
+        ending = view_ending(modalities)
+        raise ConfigError(
+            f"--out: got {out} for {', '.join(modalities)}, expected pictures for a .png, of which there are none; use "
+            f"--out {out.with_suffix(ending)}{', a table, or an .npz' if ending == '.csv' else ''}"
+        )
+
+
+def view_ending(modalities: dict[str, Modality]) -> str:
+    """Return the ending of a file that people can look at: pictures, else a table, else arrays."""
+    if any(m.shows == "pictures" for m in modalities.values()):
+        return ".png"
+    return ".csv" if all(len(m.raw_shape) == 1 for m in modalities.values()) else ".npz"
 
 
 def grid(views: Views, modalities: dict[str, Modality]) -> NDArray[np.uint8]:
@@ -124,21 +136,13 @@ def print_evaluation(evaluation: Evaluation, lines: Lines = ()) -> None:
     console = Console()
     table = Table("metric", "value", "standard error", "n", title=f"{evaluation.dataset}, seed {evaluation.seed}")
     for name, result in evaluation.results.items():
-        if _is_main(name):
-            digits = 1 if abs(result.value) >= 10 else 3
-            table.add_row(name, f"{result.value:.{digits}f}", f"{result.standard_error:.{digits}f}", f"{result.n:,}")
+        if is_main(name):
+            table.add_row(name, figure(result.value), figure(result.standard_error, result.value), f"{result.n:,}")
     console.print(table)
     told = verdict(evaluation, lines)
     others = [line for line in remarks(evaluation) if line not in [words for _, words in told]]
-    for line in [*others, *(["", "Does it work?"] if told else [])]:
+    for line in [*others, *(["", QUESTION, *marked(told)] if told else [])]:
         console.print(line, markup=False, highlight=False)
-    for good, words in told:
-        console.print(f"{'+' if good else '-'} {words}", markup=False, highlight=False)
-
-
-def _is_main(name: str) -> bool:
-    """Return whether a result belongs on the screen: not those of single pairs and modalities, which the file has."""
-    return name.count("/") <= 1 and "->" not in name and not name.startswith("judge/")
 
 
 def remarks(evaluation: Evaluation) -> list[str]:
@@ -156,10 +160,10 @@ def remarks(evaluation: Evaluation) -> list[str]:
         lines.append(evaluation.collapse)
     if "latent/kl" in evaluation.results:
         lines.append("latent/kl: nats an item between its code's density and the prior (of an energy prior, its base).")
-    if few := [name for name, result in evaluation.results.items() if _is_main(name) and result.n < FEW_ITEMS]:
+    if few := [name for name, result in evaluation.results.items() if is_main(name) and result.n < FEW_ITEMS]:
         lines.append(f"Fewer than {FEW_ITEMS} items, whose standard errors say little: {', '.join(few)}.")
-    if evaluation.settings.temperature is not None:
-        lines.append(f"Joint samples were drawn at temperature {evaluation.settings.temperature:g} of the prior.")
+    if (at := evaluation.settings.temperature or evaluation.temperature or 1.0) < 1:
+        lines.append(f"Joint samples were drawn at temperature {at:g} of the prior.")
     if evaluation.provisional and evaluation.has_distances:
         n = evaluation.settings.samples
         lines.append(f"Frechet distances are provisional: {n:,} samples bias them upwards; compare equal numbers only.")

@@ -4,11 +4,13 @@ The EM algorithm of Rubin & Thayer 1982 (https://doi.org/10.1007/BF02293851). A 
 is exact: given z cells are independent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from multiebm.core.progress import task
 
 LEAST_NOISE = 1e-3  # share of a column's variance that is noise: columns that repeat others would have none
 TOLERANCE = 1e-4  # nats a row and step of EM, below which it ends
@@ -136,16 +138,32 @@ def chosen_factors(x: Tensor, k: int, parts: Sequence[Tensor]) -> Factors:
     What is predicted, in rows that were left out, is each of the `parts` (bool [F]: its columns) from the others.
     """
     n, tried = len(x), dict.fromkeys(SHRINK, 0.0)
-    fold, folds = torch.arange(n) % FOLDS, 1 if n >= MANY else FOLDS
-    for left_out in range(folds if n >= 2 * FOLDS else 0):
-        kept, out, found = x[fold != left_out], x[fold == left_out], None
-        for shrink in SHRINK:
-            found = factor_analysis(kept, k, shrink, found)
-            unit = found.loadings.square().sum(1) + found.noise  # the variance of a column
-            for own in parts:
-                codes = found.posterior(torch.where(own, torch.nan, out))
-                off = out[:, own] - found.loc[own] - codes @ found.loadings[own].T
-                squares = off.square() / unit[own]
-                tried[shrink] += float(squares.nansum() / (~squares.isnan()).sum().clamp_min(1))
-    best = min(tried, key=tried.__getitem__) if n >= 2 * FOLDS else SHRINK[-1]
-    return factor_analysis(x, k, best)
+    fold, folds = torch.arange(n) % FOLDS, 0 if n < 2 * FOLDS else 1 if n >= MANY else FOLDS
+    with task("start: factor analysis", folds * len(SHRINK) + 1) as advance:
+        for left_out in range(folds):
+            _try(x[fold != left_out], x[fold == left_out], k, parts, tried, advance)
+        best = min(tried, key=tried.__getitem__) if folds else SHRINK[-1]
+        found = factor_analysis(x, k, best)
+        advance(1)
+    return found
+
+
+def _try(
+    kept: Tensor,
+    out: Tensor,
+    k: int,
+    parts: Sequence[Tensor],
+    tried: dict[float, float],
+    advance: Callable[[int], None],
+) -> None:
+    """Add to `tried`, by the prior on loadings, the error of factors of rows `kept` [N, F] on the others, `out`."""
+    found = None
+    for shrink in SHRINK:
+        found = factor_analysis(kept, k, shrink, found)
+        unit = found.loadings.square().sum(1) + found.noise  # the variance of a column
+        for own in parts:
+            codes = found.posterior(torch.where(own, torch.nan, out))
+            off = out[:, own] - found.loc[own] - codes @ found.loadings[own].T
+            squares = off.square() / unit[own]
+            tried[shrink] += float(squares.nansum() / (~squares.isnan()).sum().clamp_min(1))
+        advance(1)

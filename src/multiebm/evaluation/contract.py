@@ -53,7 +53,7 @@ class _Mirror:
         self.states = dataset.batch("test", torch.arange(len(dataset.test))).views["a"]
         parts = dict.fromkeys("ab", _Noiseless())
         self.inference = self
-        self.generator = SimpleNamespace(prior=StandardPrior("normal", SIZE), likelihoods=parts)
+        self.generator = SimpleNamespace(prior=StandardPrior("normal", SIZE), likelihoods=parts, temperature=1.0)
 
     def train(self, mode: bool = True) -> None:
         pass  # it has nothing to switch

@@ -178,7 +178,8 @@ def measured(m: Measurement, only: Collection[str] = ()) -> Evaluation:
     for name in [name for name, result in results.items() if not all(map(isfinite, result))]:
         skipped[name] = f"it is not finite ({results.pop(name).value})"
     accuracy = None if m.judges is None else dict(m.judges.accuracy)
-    return Evaluation(results, skipped, accuracy, m.dataset.name, m.seed, perf_counter() - started, m.settings)
+    seconds, drawn_at = perf_counter() - started, m.settings.temperature or m.model.generator.temperature
+    return Evaluation(results, skipped, accuracy, m.dataset.name, m.seed, seconds, m.settings, drawn_at)
 
 
 @contextmanager

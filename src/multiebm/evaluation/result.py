@@ -145,7 +145,9 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`results` by name; `skipped`: name -> reason; `accuracy` of the judges by modality, None without judges."""
+    """`results` by name; `skipped`: name -> reason; `accuracy` of the judges by modality, None without judges;
+    `temperature` of the prior at which joint samples were drawn, None where that was not noted.
+    """
 
     results: dict[str, Result]
     skipped: dict[str, str]
@@ -154,6 +156,20 @@ class Evaluation:
     seed: int
     seconds: float
     settings: EvaluationSettings = EvaluationSettings()
+    temperature: float | None = None
+
+    def __str__(self) -> str:
+        """Return the main figures with their errors, and the verdict below, as text to be read."""
+        from multiebm.evaluation.words import told  # late: that reads evaluations
+
+        return told(self)
+
+    @property
+    def verdict(self) -> list[str]:
+        """Whether the model works, in sentences as the report begins with: what came of it, and what to try next."""
+        from multiebm.evaluation.verdict import verdict  # late: that reads evaluations
+
+        return [words for _, words in verdict(self)]
 
     @property
     def trustworthy(self) -> bool | None:
@@ -195,6 +211,7 @@ class Evaluation:
             "results": {name: result._asdict() for name, result in self.results.items()},
             "skipped": self.skipped,
             "settings": asdict(self.settings),
+            "temperature": self.temperature,
         }
 
     def save(self, file: str | Path) -> None:
@@ -211,6 +228,7 @@ def load_evaluation(file: Path) -> Evaluation:
                 f"{file}: got an evaluation of format {values['format']!r:.80}, expected {FORMAT}, that of this "
                 "release; evaluate the run again"
             )
+        values.setdefault("temperature", None)  # which files of before have not
         own = {key.name: values[key.name] for key in fields(Evaluation) if key.name != "accuracy"}
         own["accuracy"] = None if values["judges"] is None else values["judges"]["accuracy"]
         return TypeAdapter(Evaluation).validate_python(own)

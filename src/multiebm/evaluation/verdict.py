@@ -24,7 +24,7 @@ CONFIDENCE = 1.96  # standard errors on either side of a value, for an interval 
 
 FEW = 10  # rows below which nothing is concluded: their standard errors say little
 BY_HEART = 1.5  # times the error on training rows that one on held-out rows has where the model has learned them
-TRUSTED = (0.85, 0.95)  # shares within intervals of 90 % that are near enough
+RIGHT, TRUSTED = (0.87, 0.93), (0.85, 0.95)  # shares within intervals of 90 %: right, and a little off at most
 DEAD, ALIKE, EVEN = 0.01, 0.25, 0.8  # of the variance of real parts, below which samples are one, alike, too even
 IGNORED, WORTH = 0.05, 0.1  # R2 of a part that the model leaves at its mean, and share that regression saves there
 TELLS, FAINTLY = 0.75, 0.55  # AUROC of what belongs together
@@ -209,13 +209,28 @@ def intervals(evaluation: Evaluation, parts: Sequence[str]) -> Sentence | None:
     inside = {part: result for part, result in found.items() if result is not None and result.n >= FEW}
     if not inside:
         return None
-    kinds = {part: fit for part, result in inside.items() if (fit := interval_fit(result))}
-    if not kinds:
+    off = {part: how for part, result in inside.items() if (how := _off(result))}
+    if not off:
         least, most = (f(result.value for result in inside.values()) for f in (min, max))
         span = f"{least:.0%}" if f"{least:.0%}" == f"{most:.0%}" else f"{least:.0%} to {most:.0%}"
         return True, f"Intervals can be trusted: those of 90% hold {span} of the held-out values."
-    told = [f"too {fit} for {part!r} (those of 90% hold {inside[part].value:.0%})" for part, fit in kinds.items()]
-    return False, f"Intervals cannot be trusted: {', '.join(told)}."
+    told = ", ".join(f"{how} for {part!r} (those of 90% hold {inside[part].value:.0%})" for part, how in off.items())
+    if any(interval_fit(inside[part]) for part in off):
+        return False, f"Intervals cannot be trusted: {told}."
+    if all(TRUSTED[0] <= inside[part].value <= TRUSTED[1] for part in off):
+        return True, f"Intervals can nearly be trusted: {told}."
+    n = min(inside[part].n for part in off)
+    return False, f"Whether intervals can be trusted cannot be told from {n} rows: {told}."
+
+
+def _off(inside: Result) -> str:
+    """Return "too narrow", "a little too narrow" or "perhaps too narrow", or wide, of intervals that are not right."""
+    if RIGHT[0] <= inside.value <= RIGHT[1]:
+        return ""
+    how = f"too {'narrow' if inside.value < RIGHT[0] else 'wide'}"
+    if interval_fit(inside):
+        return how
+    return f"a little {how}" if TRUSTED[0] <= inside.value <= TRUSTED[1] else f"perhaps {how}"
 
 
 def interval_fit(inside: Result) -> str:
@@ -325,9 +340,10 @@ def advice(evaluation: Evaluation, parts: Sequence[str], lines: Lines) -> Senten
     elif worse:
         tries.append("train another method (multiebm compare mopoe mmvaeplus --data DATA), or longer")
     if (told := samples(evaluation)) is not None and not told[0]:
-        even = min(variety(evaluation).values(), default=1.0) < EVEN
-        temperature = "draw samples from the whole prior (model.temperature=1)"
-        tries.append(temperature if even else "give samples more to say (a larger model.shared and model.private)")
+        even, at = min(variety(evaluation).values(), default=1.0) < EVEN, evaluation.temperature or 1.0
+        whole = f"draw samples from the whole prior (sample --temperature 1, or model.temperature=1; now {at:g})"
+        more = "give samples more to say (a larger model.shared and model.private)"
+        tries.append(whole if even and at < 1 else more)
     if not tries:
         return True, "Nothing stands out to be mended; more rows are the next thing to try."
     return False, f"Try next: {'; then '.join(tries[:2])}."

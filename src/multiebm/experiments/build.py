@@ -169,10 +169,12 @@ def _likelihood(s: ModelSection, m: Modality) -> Observation:
     return m.likelihood(family, scale, part.weight or like.weights.get(m.name, 1.0))
 
 
-def begin_linear(model: MultimodalModel, data: MultimodalDataset, seed: int) -> None:
-    """Set the linear half of a model, if it has one, to the factor analysis of LINEAR_ROWS training rows at most."""
+def begin_linear(model: MultimodalModel, data: MultimodalDataset, seed: int) -> bool:
+    """Set the linear half of a model to the factor analysis of LINEAR_ROWS training rows at most; return whether it has
+    one.
+    """
     if not model.inference.linear:
-        return
+        return False
     parts = dict[str, tuple[CellExperts, LinearDecoder, Observation]]()
     for name, likelihood in model.generator.likelihoods.items():
         cells = cast(Encoder, model.inference.encoders[module_key(name)]).cells
@@ -184,6 +186,7 @@ def begin_linear(model: MultimodalModel, data: MultimodalDataset, seed: int) -> 
         n = max(min(len(data.train), 300), min(len(data.train), LINEAR_ROWS, most))
         rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:n]
         begin(parts, data.batch("train", rows), model.generator.prior.dim)
+    return bool(parts)
 
 
 def _has_line(s: ModelSection, m: Modality) -> bool:
@@ -235,11 +238,12 @@ def resolved(experiment: Experiment, device: str | torch.device, begun: Experime
 def build_dataset(section: DataSection, run: Path | None = None) -> MultimodalDataset:
     """Return the complete data set of a configuration; `missing` is applied to what a run trains on, not here.
 
-    `run`: the folder of a run of that configuration, which may hold the data.
+    `run`: the folder of a run of that configuration, which may hold the data, and then gives them its name.
     """
     settings = section.settings
     if run is not None and Path(str(settings.get("path"))).name == DATA and (run / DATA).is_file():
-        settings = settings | {"path": str(run / DATA)}
+        kept = load_dataset(section.name, settings | {"path": str(run / DATA)})
+        return replace(kept, name=run.absolute().name)
     return load_dataset(section.name, settings)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from multiebm.core.files import replace_file
-from multiebm.core.keys import CONFIG
+from multiebm.core.keys import CONFIG, ELAPSED
 from multiebm.experiments.build import build_dataset, find_device, resolved, settling_of
 from multiebm.experiments.folder import read_run
 from multiebm.experiments.load import dump_experiment
@@ -30,12 +30,13 @@ class Plan(NamedTuple):
     """An experiment with as many steps as its budget allows, and what was taken for that, seconds.
 
     `took` has for each phase those of a step at its start, then of one from each of its marks on (if a prior has a part
-    that learns from there); `settling` is what the priors' settling takes.
+    that learns from there); `settling` is what the priors' settling takes, `start` what a linear half does to begin.
     """
 
     experiment: Experiment
     took: Sequence[Sequence[float]]
     settling: float
+    start: float = 0.0
 
     def seconds_until(self, step: int) -> float:
         """Return how long steps 0 to `step` should take."""
@@ -47,7 +48,7 @@ class Plan(NamedTuple):
         return total
 
     def seconds_left(self, elapsed: float) -> float:
-        """Return how long the steps after `elapsed` seconds of them may take."""
+        """Return how long the steps after `elapsed` seconds of start and steps may take."""
         return SHARE * (self.experiment.training.seconds or 0.0) - self.settling - elapsed
 
 
@@ -62,15 +63,15 @@ def planned(experiment: Experiment, device: torch.device) -> Plan:
     All phases, and the steps of them from which a prior learns, keep their shares of the preset's, and what priors take
     to settle at the end is left for them.
     """
-    state = fresh_state(experiment, build_dataset(experiment.data), device, begins=False)
-    took, first = [], 0
+    state = fresh_state(experiment, build_dataset(experiment.data), device)
+    start, took, first = state.numbers.get(ELAPSED, 0.0), [], 0
     for phase in counted(experiment.training.phases):
         parts = _parts(phase, 1 + len(phase.marks()) * ("prior" in state.optimisers))
         took.append([_time_of_step(experiment, first + a, device) if b > a else 0.0 for a, b in parts])
         first += phase.steps
     settling = settling_within(state, settling_of(experiment, {}), experiment.training.seconds)
-    plan = Plan(experiment, took, settling.seconds)
-    return _stretched(plan, 0, plan.seconds_left(0.0) / plan.seconds_until(first)) if first else plan
+    plan = Plan(experiment, took, settling.seconds, start)
+    return _stretched(plan, 0, plan.seconds_left(start) / plan.seconds_until(first)) if first else plan
 
 
 def planned_again(plan: Plan, step: int, elapsed: float) -> Plan:
@@ -79,7 +80,8 @@ def planned_again(plan: Plan, step: int, elapsed: float) -> Plan:
     They are taken to go on as much faster or slower than planned as those before.
     """
     made, whole = plan.seconds_until(step), plan.seconds_until(total_steps(plan.experiment.training.phases))
-    return _stretched(plan, step, plan.seconds_left(elapsed) / (elapsed / made * (whole - made)))
+    pace = (elapsed - plan.start) / made
+    return _stretched(plan, step, plan.seconds_left(elapsed) / (pace * (whole - made)))
 
 
 def _stretched(plan: Plan, step: int, factor: float) -> Plan:

@@ -217,6 +217,9 @@ def _fit(
                 t.seconds,
             )
         seconds = t.seconds - settling - (time.perf_counter() - began)
+        if not state.step and (start := state.numbers.get(ELAPSED, 0.0)) >= seconds:
+            said = "the start of the linear half took %.1f s of training.seconds %g, so that no step was made; raise it"
+            logger.warning(said, start, t.seconds)
     guard = Guard(
         TrainingStep(t.phases, t.optimiser),
         limits=state.model.generator.prior.limits(),
@@ -279,7 +282,8 @@ def fresh_state(
 ) -> TrainState[MultimodalModel]:
     """Return the state at step 0, on `device`: data, weights and every draw a function of the configuration's seed.
 
-    Unless it `begins`, and other weights take the place of these, a linear half is not fitted.
+    Unless it `begins`, and other weights take the place of these, a linear half is not fitted. What that takes is time
+    of training.
     """
     data = training_data(dataset, experiment.data.missing, experiment.seed, device)
     hidden = int((~data.train.present.all(1)).sum())
@@ -290,11 +294,13 @@ def fresh_state(
             "baseline"
         )
     model = build_model(experiment.model, dataset.modalities, experiment.seed, own).to(device)
-    if begins:
-        begin_linear(model, data, experiment.seed)
+    began = time.perf_counter()
+    started = begins and begin_linear(model, data, experiment.seed)
+    took = time.perf_counter() - began if started else 0.0
     size = min(experiment.training.batch_size, max(len(data.train), 1))  # of fewer rows all
-    stream = BatchStream(data, "train", size, experiment.seed)
-    return build_state(experiment, model, stream)
+    state = build_state(experiment, model, BatchStream(data, "train", size, experiment.seed))
+    state.numbers |= {ELAPSED: took} if started else {}
+    return state
 
 
 def _hooks(

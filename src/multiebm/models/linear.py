@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from multiebm.core.batch import Batch
+from multiebm.core.progress import track
 from multiebm.distributions.factors import chosen_factors
 from multiebm.distributions.likelihoods import LearnedScale, Observation
 from multiebm.nn.blocks import Link
@@ -81,7 +82,7 @@ def begin(parts: dict[str, tuple[CellExperts, LinearDecoder, Observation]], batc
     lines = [own for own in lines if own.any()] or [owner == i for i in range(len(parts))]
     found = chosen_factors(x, shared, lines)
     first = 0
-    for name, (experts, decoder, likelihood) in parts.items():
+    for name, (experts, decoder, likelihood) in track(parts.items(), "start: lines of parts"):
         columns = slice(first, first := first + flat[name].shape[1])
         loc, loadings, noise = (of[columns] for of in found)
         experts.loc.copy_(loc)

@@ -25,6 +25,10 @@ LONGER = 4  # times the training length, to see what the training length hides
 BAND = (0.1, 0.9)  # quantiles of the shaded band
 PRIOR_PICTURES = 8
 COHERENCE_ITEMS = 500  # draws of the prior whose coherence is read along its chain
+LATENT_LEAD = (
+    "The latent chain moves codes towards what is given, as far as latent_steps of impute asks for. The chart shows it "
+    "at its length (dotted line) and four times longer; one that works raises the likelihood."
+)
 
 
 class Trace(NamedTuple):
@@ -36,18 +40,26 @@ class Trace(NamedTuple):
 
 
 def chains_section(scene: Scene) -> Section:
-    """All three chains, each with its curve and pictures; what the model does not have is said."""
+    """The chains that the model has, each with its curve and pictures."""
     lead = (
         "Charts show the Markov chains at the length used in training (dotted line) and four times longer. A chain "
-        "that works lowers the energy or raises the likelihood, and what it makes stays good beyond that line. Prior "
-        "and generator alone reach Gen; the data chain alone makes it EBM, and what it adds or takes is the energy's."
+        "that works lowers the energy or raises the likelihood, and what it makes stays good beyond that line."
     )
+    if scene.has_energy:
+        lead += (
+            " Prior and generator alone reach Gen; the data chain alone makes it EBM, and what it adds or takes is the "
+            "energy's."
+        )
+    elif not scene.model.generator.prior.by_chain:
+        lead = LATENT_LEAD
     return Section("chains", "Chains", lead, [*_data_part(scene), *_latent_part(scene), *_prior_part(scene)])
 
 
 def _data_part(scene: Scene) -> list[Block]:
-    """Energy along the data chain from generated items, with the pictures it passes through."""
+    """Energy along the data chain from generated items, with the pictures it passes through; nothing of no energy."""
     title, length = "Data chain: energy of generated items", scene.model.data_chain.steps
+    if not scene.has_energy:
+        return []
     if scene.no_energy or length == 0:
         return _omitted(title, scene.no_energy or "the data chain has no steps")
     trace = trace_data_chain(scene)
@@ -120,10 +132,12 @@ def trace_latent_chain(scene: Scene, batch: Batch) -> Trace:
 
 
 def _prior_part(scene: Scene) -> list[Block]:
-    """Log density along the chain of an energy prior, with the decoded pictures, private latents fixed."""
+    """Log density along the chain of an energy prior, with the decoded pictures, private latents fixed; nothing of
+    another prior, whose draws need no chain.
+    """
     title, prior = "Prior chain: density of the shared latent", scene.model.generator.prior
     if not prior.by_chain:
-        return _omitted(title, "the prior is not an energy prior, so draws from it need no chain")
+        return []
     trace = trace_prior_chain(scene, prior)
     panel = chain_panel(title, "log p(z) + constant, nats", trace.values, prior.steps, GEN)
     first, last = (_say(values.mean().item()) for values in trace.values[[0, -1]])

@@ -29,7 +29,8 @@ def curves_section(scene: Scene) -> Section:
     listed = ", ".join(f"step {r.diverged:,} back to {r.returned:,}" for r in record.rollbacks)
     rolled = f" Solid lines are roll-backs of the guard after a divergence: {listed}."
     told += rolled if listed else " The guard never had to roll back."
-    charts = [Block(panel.title, [draw_panel(panel)], CURVES[panel.title]["note"]) for panel in panels]
+    notes = {title: curve.get("alone" if len(begun) < 2 else "note", curve["note"]) for title, curve in CURVES.items()}
+    charts = [Block(panel.title, [draw_panel(panel)], notes[panel.title]) for panel in panels]
     return Section("curves", "Training curves", lead, [Text(told, "note"), Block("", charts, kind="three")])
 
 

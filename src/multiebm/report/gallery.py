@@ -31,7 +31,7 @@ PATHS, FINE = 6, 40  # interpolations of points, and points of each
 NO_ENERGY = "EBM samples are left out: {reason}."
 JOINT_LEAD = (
     "Every column is one draw of all modalities together: its parts should show one thing, and points should lie on "
-    "the real ones in grey. Gen comes straight from the decoder; EBM is Gen after the data chain."
+    "the real ones in grey. Gen comes straight from the decoder{}."
 )
 CROSS_LEAD = (
     "Each row is given one modality alone and generates every modality from it. Content should carry over, style "
@@ -44,7 +44,7 @@ def joint_section(scene: Scene) -> Section:
     """Joint samples before and after the data chain from the same latents, beside real test items."""
     n, seed = POINTS if scene.showing("points") else SHOWN, scene.record.experiment.seed
     stages = [Stage("Gen", scene.model.sample(n, 0, seed), GEN, "Decoder means of latents from the prior.")]
-    told = [NO_ENERGY.format(reason=scene.no_energy)] if scene.no_energy else []
+    told = [NO_ENERGY.format(reason=scene.no_energy)] if scene.has_energy and scene.no_energy else []
     if not scene.no_energy:
         note = f"The same, after {scene.model.data_chain.steps} Langevin steps on the energy."
         stages.append(Stage("EBM", scene.model.sample(n, None, seed), EBM, note))
@@ -68,7 +68,8 @@ def joint_section(scene: Scene) -> Section:
     parts: list[Part] = [Text(channels.format(name, n), "note") for name, n in grey.items()]
     parts += [Block("", blocks, kind="two")] if scene.showing("pictures") else []
     parts.append(Block("", other_views(scene, "real and generated", stages), kind="two"))
-    return Section("samples", "Joint samples", JOINT_LEAD, [*parts, *(Text(words, "omitted") for words in told)])
+    lead = JOINT_LEAD.format("; EBM is Gen after the data chain" if scene.has_energy else "")
+    return Section("samples", "Joint samples", lead, [*parts, *(Text(words, "omitted") for words in told)])
 
 
 def amplified_change(before: Views, after: Views) -> tuple[Views, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from multiebm.core.bars import showing
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.files import try_output, write_output
+from multiebm.core.keys import DATA
 from multiebm.core.progress import track
 from multiebm.data import MultimodalDataset
 from multiebm.evaluation.measurement import JudgesLike
@@ -41,6 +42,7 @@ LEFT_OUT = (
     "Left out, as their label entropy is below {:g}: {}. Parts that draw few classes agree easily, and their joint "
     "coherence says nothing."
 )
+TITLED = 4  # parts in a title
 AXES = ("Frechet distance on judges' features (lower is better)", "joint coherence (higher is better)")
 
 
@@ -94,7 +96,10 @@ def render(scene: Scene) -> str:
     name, citation = data.get("name", "a run"), data.get("citation", "not known")
     if scene.dataset is not None:
         name, citation = scene.dataset.name, scene.dataset.citation
-    return to_page(f"{name}: {scene.record.name}", sections, f"Data: {citation}")
+    parts = list(scene.modalities)
+    listed = f"{', '.join(parts[:TITLED])}{', ...' if len(parts) > TITLED else ''}"
+    run, unnamed = scene.record.name, name in ("arrays", DATA, scene.record.name)  # data of Python have no name
+    return to_page(f"{run}: {listed}" if unnamed else f"{name}: {run}", sections, f"Data: {citation}")
 
 
 def write_comparison(cells: Sequence[Cell], folder: Path, data: str) -> Path:

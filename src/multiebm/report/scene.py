@@ -54,6 +54,11 @@ class Scene(NamedTuple):
         return {name: m for name, m in self.modalities.items() if m.shows == shows}
 
     @property
+    def has_energy(self) -> bool:
+        """Whether the model has an energy over data, be it trained or not."""
+        return self.model.energy is not None
+
+    @property
     def no_energy(self) -> str:
         """Why there is nothing to show of the data chain; empty where there is."""
         if self.model.energy is None:

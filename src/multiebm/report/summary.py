@@ -23,6 +23,7 @@ from multiebm.evaluation.result import (
     Result,
 )
 from multiebm.evaluation.verdict import CONFIDENCE
+from multiebm.evaluation.words import HEADS, label
 from multiebm.experiments.folder import parameter_counts
 from multiebm.experiments.load import differences, load_experiment
 from multiebm.experiments.schema import Experiment
@@ -32,7 +33,7 @@ from multiebm.report.filled import filled_blocks, more_blocks
 from multiebm.report.record import RunRecord, pair_tables, with_interval
 from multiebm.report.scene import Scene
 
-_KINDS = {"gen/": "Gen", "ebm/": "EBM", "real/": "Real"}
+_KINDS = {f"{source}/": head for source, head in HEADS.items()}
 _WAYS = {f"{way}/": METRICS[way].title for way in (COND, REFINED, CLAMPED)}
 _JOINT = [name for name in METRICS if METRICS[name].sources]
 _OTHERS = [
@@ -105,8 +106,8 @@ def headline_cards(evaluation: Evaluation) -> list[Block]:
     for name in _JOINT:
         found = [(head, with_interval(results[kind + name])) for kind, head in _KINDS.items() if kind + name in results]
         if found:
-            cards.append(Block(_label(name), [Table("facts", [], found)], METRICS[name].meaning))
-    if [card.title for card in cards] == [_label(VARIETY)]:  # the table of parts has it
+            cards.append(Block(label(name), [Table("facts", [], found)], METRICS[name].meaning))
+    if [card.title for card in cards] == [label(VARIETY)]:  # the table of parts has it
         return []
     if f"{COND}/size1" in results:
         one = Table("facts", [], [("1 given", with_interval(results[f"{COND}/size1"]))])
@@ -125,12 +126,13 @@ def metrics_section(scene: Scene) -> Section:
     joint = [name.removeprefix(kind) for kind in _KINDS for name in results if name.startswith(kind)]
     sizes = sorted({int(name.split("/size")[1]) for name in results if name.count("/") == 1 and "/size" in name})
     given = {"self": "Itself"} | {f"size{size}": f"{size} given" for size in sizes}
+    ways = [way[:-1] for way in _WAYS if any(name.startswith(way) for name in results)]
     told = [name for name in _OTHERS if name in results]
     others = told + [name for name in results if name.startswith(f"{ACCURACY}/")]
     blocks = [
-        Block("Joint samples", [value_table(results, {key: _label(key) for key in joint}, _KINDS)]),
-        Block("Completion from subsets", [value_table(results, given, _WAYS)], _meanings(key[:-1] for key in _WAYS)),
-        Block("Latents and judges", [value_table(results, {n: _label(n) for n in others}, {"": ""})], _meanings(told)),
+        Block("Joint samples", [value_table(results, {key: label(key) for key in joint}, _KINDS)]),
+        Block("Completion from subsets", [value_table(results, given, _WAYS)], _meanings(ways)),
+        Block("Latents and judges", [value_table(results, {n: label(n) for n in others}, {"": ""})], _meanings(told)),
     ]
     heat = [
         Block(f"Coherence by pair: {_WAYS.get(f'{way}/', way)}", [heat_table(pairs)], "Row: given, column: generated.")
@@ -207,15 +209,8 @@ def nearest_preset(experiment: Experiment) -> str:
     return f"{name}, with another {', '.join(keys)}" if keys else name
 
 
-def _label(name: str) -> str:
-    """Return the title of a metric, and of what part it is."""
-    metric = next((key for key in METRICS if name == key or name.startswith(f"{key}/")), name)
-    title, part = METRICS[metric].title if metric in METRICS else metric, name.removeprefix(metric)
-    return title[:1].upper() + title[1:] + part.replace("/", ", ", 1)
-
-
 def _meanings(names: Iterable[str]) -> str:
-    return " ".join(f"{_label(name)}: {METRICS[name].meaning}." for name in names)
+    return " ".join(f"{label(name)}: {METRICS[name].meaning}." for name in names)
 
 
 def verdict(scene: Scene) -> list[Sentence]:
