@@ -189,6 +189,17 @@ def _():
     assert from_arrays({"v": np.array(["1", "2", "2"])}).modalities["v"].classes == (("1", "2"),)
 
 
+@row("dates as texts; texts that most rows have alone, from 20 rows on")
+def _():
+    with pytest.raises(DataError, match="got dates, '2020-01-02' in row 0.*make them numbers, such as days"):
+        from_arrays({"v": np.array(["2020-01-02", "2020-01-02", "3.4.2021"])})
+    names = np.array([f"p{i}" for i in range(20)])
+    with pytest.raises(DataError, match="got 20 different texts in 20 cells.*leave out what names rows"):
+        from_arrays({"v": names})
+    assert from_arrays({"v": names}, {"v": "category"}).modalities["v"].sizes == (20,)
+    assert from_arrays({"v": names[:19]}).modalities["v"].sizes == (19,)
+
+
 @row("NaN, infinity, magnitudes beyond 1e37")
 def _():
     for value in (np.nan, np.inf, 1e300, 3e38):

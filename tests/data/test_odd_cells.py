@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from multiebm.core.errors import DataError
+from multiebm.core.errors import ConfigError, DataError
 from multiebm.data import from_arrays, read_data
 from multiebm.data.parts import read_parts
 from multiebm.models.use import check_parts
@@ -45,7 +46,7 @@ def message(cell, mend) -> str:
         ("?", f"if '?' means missing, {EMPTY}; else mend it"),
         ("-", f"if '-' means missing, {EMPTY}; else mend it"),
         ("unknown", f"if 'unknown' means missing, {EMPTY}; else mend it"),
-        ("1,5", f"write it with a decimal point, or {EMPTY}"),
+        ("1,5", f"write it with a decimal point and without a unit, or {EMPTY}"),
     ],
 )
 def test_a_text_among_numbers_is_named_with_column_row_and_fix(tmp_path, form, cell, mend):
@@ -128,3 +129,78 @@ def test_a_part_without_gaps_is_not_said_to_lack_cells():
     assert read_data(gaps, PARTS, missing="nan").describe() == (
         "sensor: 2 numbers; lab: 2 numbers; 48 rows to train, 12 to test; 5.0% of the cells of sensor missing"
     )
+
+
+@pytest.mark.parametrize("cells", [["12%", "13 %", "9%", "14%"], ["€3", "€4", "€5", "€7"], ["1,5 €", "2", "3", "4"]])
+def test_numbers_with_a_unit_are_numbers_written_as_texts(cells):
+    with pytest.raises(
+        DataError, match=rf"got .*{re.escape(repr(cells[0]))} in row 0, expected a? ?number.*without a unit"
+    ):
+        from_arrays({"x": np.array(cells)})
+
+
+def test_dates_and_names_of_rows_are_no_classes_unless_declared():
+    days = pd.date_range("2020-01-01", periods=N)
+    table = TABLE.assign(day=days.strftime("%Y-%m-%d"), at=days, name=[f"p{i}" for i in range(N)])
+    with pytest.raises(DataError, match=r"modality 'x', column 'day': got dates, '2020-01-01' in row 0.*to_datetime"):
+        read_data(table, {"x": ["day"]})
+    with pytest.raises(
+        DataError, match=r"modality 'x': got dtype datetime64\[us\], dates, expected numbers or classes"
+    ):
+        read_data(table, {"x": ["at"]})
+    with pytest.raises(
+        DataError,
+        match=r"modality 'x', column 'name': got 60 different texts in 60 cells, such as 'p0', expected classes that "
+        r"most rows share; leave out what names rows, or if each value is a class declare kind: category",
+    ):
+        read_data(table, {"x": ["name"]})
+    assert read_data(table, {"x": ["name"]}, {"x": "category"}).modalities["x"].sizes == (60,)
+    assert from_arrays({"x": np.array([f"p{i}" for i in range(19)])}).modalities["x"].sizes == (19,)
+
+
+def test_pandas_categories_are_classes_whatever_their_values():
+    table = TABLE.assign(word=pd.Categorical(["u", "v"] * 30), code=pd.Categorical([1, 2, 30] * 20))
+    assert read_data(table, {"x": ["word", "code"]}).modalities["x"].classes == (("u", "v"), ("1", "2", "30"))
+    with pytest.raises(DataError, match=r"got numbers \(column 'temp'\) and texts \(column 'code'\) in one part"):
+        read_data(table, {"x": ["temp", "code"]})
+    gaps = table.assign(code=table["code"].where(table.index > 0), rating=[3, 4] * 30)
+    part = read_data(gaps, {"x": ["code", "rating"]}, {"x": {"kind": "category", "missing": "nan"}}).modalities["x"]
+    assert part.classes == (("1", "2", "30"), ("3", "4"))
+
+
+def test_arrays_of_no_kind_are_told_with_their_range_and_a_way_out():
+    said = (
+        r"got shape \(60, 2, 2\) of float64, expected values whose kind can be told \(they lie in \[-1, 5\]\).*"
+        r"layout: hwc, chw or hw.*array.reshape\(len\(array\), -1\)"
+    )
+    with pytest.raises(DataError, match=said):
+        from_arrays({"x": np.linspace(-1, 5, 240).reshape(60, 2, 2)})
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_a_table_is_read_by_what_stands_between_its_cells(tmp_path, mark):
+    file = tmp_path / "mine.csv"
+    file.write_text(f"temp{mark} city\n1.5{mark} u\n2.5{mark} v\n3.5{mark} u\n4.5{mark} v\n")
+    found = read_data(file, {"x": ["temp"], "c": ["city"]})
+    assert found.modalities["c"].classes == (("u", "v"),)
+    assert sorted(torch.cat([found.train.views["x"], found.test.views["x"]])[:, 0].tolist()) == [1.5, 2.5, 3.5, 4.5]
+
+
+def test_tables_that_cannot_be_read_say_why_in_one_line(tmp_path):
+    for name, content, said in (
+        ("latin.csv", "größe\n1\n".encode("latin1"), "in another encoding than UTF-8 .*; save it as UTF-8"),
+        ("ragged.csv", b"a,b\n1,2\n1,2,3\n", r"\(Error tokenizing data. C error: Expected 2 fields in line 3, saw 3\)"),
+        ("header.csv", b"a,b\n", "got 0 rows, expected at least 1"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=said):
+            read_data(tmp_path / name, {"x": ["a"] if name != "latin.csv" else ["größe"]})
+
+
+def test_a_column_that_is_there_twice_is_not_taken_by_name():
+    twice = pd.DataFrame(np.arange(12.0).reshape(4, 3), columns=["a", "a", "b"])
+    with pytest.raises(
+        ConfigError, match="table, part 'x': got 2 columns called 'a', expected one; rename them, or give"
+    ):
+        read_data(twice, {"x": ["a", "b"]})
+    assert read_data(twice, {"x": [1, 2]}).modalities["x"].columns == ("a", "b")

@@ -13,6 +13,9 @@ Array = NDArray[Any]
 
 MARKS = ("?", "-", "--", ".", "na", "n/a", "n.a.", "#n/a", "nan", "none", "null", "nil", "missing", "unknown", "*")
 _COMMA = re.compile(r"[-+]?[\d.]*\d,\d+")  # 1,5 for 1.5, or thousands
+_UNIT = re.compile(r"[$€£]?\s?[-+]?\d[\d.,]*\s?[%$€£]?")  # 12 %, €3
+_DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d\d?[./]\d\d?[./]\d{2,4}")
+OWN_CLASS, FEW_ROWS = 0.5, 20  # share of the cells that are classes of their own where texts name rows; from so many on
 _IN_PYTHON = "in Python missing='nan'"
 EMPTY = f"leave such cells empty (NaN) and say that NaN means missing, --missing nan ({_IN_PYTHON})"
 CLASSES = "if each value is a class declare kind: category (--kind NAME=category)"
@@ -33,7 +36,7 @@ def odd_cells(
     A column that has more numbers than texts is one of numbers. Unless its kind is `declared`, numbers that are written
     as texts, and columns of numbers beside columns of texts, are wrong too.
     """
-    if values.ndim not in (1, 2) or values.dtype.kind not in "OUS":
+    if values.ndim not in (1, 2) or values.dtype.kind not in "OUS" or not values.size:
         return ""
     sorts = dict[str, str]()  # the name of the first column of a sort
     flat, gone = values.reshape(len(values), -1), hidden.reshape(len(values), -1)
@@ -52,8 +55,10 @@ def odd_cells(
             first = written[int(np.argmax(found[written] != "w"))]
             return (
                 f"{at}: got a number that is written as a text, {_shown(cells[first])} in row {rows[first]}, expected "
-                f"numbers; convert them (with a decimal point; pandas.to_numeric), or {CLASSES}"
+                f"numbers; convert them (with a decimal point, without a unit; pandas.to_numeric), or {CLASSES}"
             )
+        if not declared and (no_classes := _no_classes(cells, rows)):
+            return f"{at}: {no_classes}, or {CLASSES}"
         if len(texts) or len(written):
             sorts.setdefault("texts", at.removeprefix(", "))
         elif not all(cell in (0, 1) for cell in cells[found == "n"]):
@@ -66,13 +71,31 @@ def odd_cells(
     )
 
 
+def _no_classes(cells: Array, rows: Array) -> str:
+    """Return what texts are that are no classes: dates, or names of rows; empty where they may be classes."""
+    texts = [i for i, cell in enumerate(cells) if isinstance(cell, str | bytes)]
+    dates = [i for i in texts if isinstance(cells[i], str) and _DATE.fullmatch(cells[i].strip())]
+    if len(dates) > len(cells) / 2:
+        return (
+            f"got dates, {_shown(cells[dates[0]])} in row {rows[dates[0]]}, expected numbers or classes; make them "
+            "numbers, such as days, (pandas.to_datetime(column) - pandas.Timestamp(2000, 1, 1)).dt.days, leave the "
+            "column out"
+        )
+    if len(texts) >= FEW_ROWS and (n := len({cells[i] for i in texts})) > OWN_CLASS * len(cells):
+        return (
+            f"got {n:,} different texts in {len(cells):,} cells, such as {_shown(cells[texts[0]])}, expected classes "
+            "that most rows share; leave out what names rows"
+        )
+    return ""
+
+
 def _is_empty(cell: Any) -> bool:
     return is_missing(cell) or (isinstance(cell, str | bytes) and not cell.strip())
 
 
 def _sort(cell: Any) -> str:
-    """Return n for a number, w and f for a whole one and a fraction that are written as texts, c for one with a comma,
-    t for any other text.
+    """Return n for a number, w and f for a whole one and a fraction that are written as texts, c for one with a comma
+    or a unit, t for any other text.
     """
     if isinstance(cell, bool | np.bool_):
         return "b"
@@ -84,7 +107,7 @@ def _sort(cell: Any) -> str:
     try:
         number = float(text)
     except ValueError:
-        return "c" if _COMMA.fullmatch(text) else "t"
+        return "c" if _COMMA.fullmatch(text) or _UNIT.fullmatch(text) else "t"
     return "t" if number != number else "w" if number.is_integer() and "." not in text else "f"
 
 
@@ -93,7 +116,8 @@ def _among_numbers(cell: Any, row: int, texts: int, n: int, declared: bool, empt
     text = cell.decode(errors="replace") if isinstance(cell, bytes) else str(cell)
     more = "" if texts == 1 else f" ({texts} texts in all)"
     marks = text.strip().lower() in MARKS
-    mend = "write it with a decimal point" if _COMMA.fullmatch(text.strip()) else "mend it"
+    bare = "write it with a decimal point and without a unit"
+    mend = bare if _sort(text) == "c" else "mend it"
     fix = f"if {text!r} means missing, {empty}; else {mend}" if marks else f"{mend}, or {empty}"
     return (
         f"got the text {_shown(cell)} in row {row}{more}, expected a number, as {n - texts} of the {n} cells are; {fix}"

@@ -27,7 +27,7 @@ Mask = NDArray[np.bool_]
 DENSE_LIMIT = 2**28  # values of a sparse matrix that are made dense without asking: 2 GiB of float64
 SHOWN = 5  # rows named in a message
 WAS = "multiebm_was"  # in `attrs` of a data frame that was made of something else: what that was
-_NOT_NUMBERS = {
+NOT_NUMBERS = {
     "c": ("complex numbers", "pass .real and .imag as two columns"),
     **dict.fromkeys("US", ("text", "convert it to numbers, or encode its classes, one column each")),
     "M": ("dates", "convert them to numbers, array.astype('datetime64[s]').astype('int64')"),
@@ -137,7 +137,7 @@ def read_array(value: Any, where: str) -> Handed:
             raise DataError(f"{where}: got a whole number beyond float64, expected real numbers below 1e37") from error
     dtype = values.dtype
     if dtype.kind not in "biuf":
-        got, fix = _NOT_NUMBERS.get(dtype.kind, (f"values of type {dtype}", "convert them"))
+        got, fix = NOT_NUMBERS.get(dtype.kind, (f"values of type {dtype}", "convert them"))
         raise DataError(f"{where}: got dtype {dtype}, {got}, expected real numbers; {fix}")
     kept = np.dtype(np.float64) if dtype.kind == "f" and dtype.itemsize > 8 else dtype.newbyteorder("=")
     return found._replace(values=values.astype(kept, copy=False))
@@ -200,13 +200,23 @@ def _from_frame(frame: Any, where: str, numbers: bool) -> Handed:
     each = read_array if numbers else unpack
     read = [each(frame[c], f"{where}, column {name!r}") for c, name in zip(frame.columns, names, strict=True)]
     values, said = [column.values for column in read], {column.was for column in read}
+    if not numbers and {"", "categories"} <= said:  # whose classes may be numbers, beside columns that are
+        values = [_as_classes(of.values) if of.was == "categories" else of.values for of in read]
     if len({"n" if of.dtype.kind in "iuf" else of.dtype.kind for of in values}) > 1:
         if dates := [(n, of.dtype.kind) for n, of in zip(names, values, strict=True) if of.dtype.kind in _TIMES]:
-            got, fix = _NOT_NUMBERS[dates[0][1]]
+            got, fix = NOT_NUMBERS[dates[0][1]]
             raise DataError(f"{where}, column {dates[0][0]!r}: got {got}, expected columns of one sort; {fix}")
         values = [of.astype(object) for of in values]  # or truth values among texts would become texts
     was = said.pop() if len(said) == 1 else ""
     return Handed(np.stack(values, 1), columns=names, was=getattr(frame, "attrs", {}).get(WAS, was))
+
+
+def _as_classes(values: Array) -> Array:
+    """Return classes [N] that are numbers as texts, None where NaN; others as they are."""
+    if values.dtype.kind not in "iuf":
+        return values
+    named = [None if cell != cell else str(int(cell) if cell == int(cell) else cell) for cell in values.tolist()]
+    return np.array([*named, None], object)[:-1]
 
 
 def _from_list(rows: Sequence[Any], where: str, numbers: bool) -> Handed:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from multiebm.core.cells import odd_cells
 from multiebm.core.errors import ConfigError, DataError, ModalityError
-from multiebm.core.handed import read_arrays, read_presence, read_present, unpack
+from multiebm.core.handed import NOT_NUMBERS, read_arrays, read_presence, read_present, unpack
 from multiebm.core.names import BESIDE, MASK, TEST, name_problem
 from multiebm.core.random import check_seed
 from multiebm.core.table import nearest
@@ -221,14 +221,26 @@ def declarations(
 
 def _inferred(values: Any, where: str) -> str:
     part = unpack(values, where)
-    if wrong := odd_cells(part.values, part.hidden, part.columns):
+    if part.was != "categories" and (wrong := odd_cells(part.values, part.hidden, part.columns)):
         raise DataError(f"{where}{wrong}")
     for kind in MODALITIES:
         if MODALITIES[kind].infer(part) is not None:
             return kind
+    array = part.values
+    if array.dtype.kind in NOT_NUMBERS:
+        got, fix = NOT_NUMBERS[array.dtype.kind]
+        raise DataError(f"{where}: got dtype {array.dtype}, {got}, expected numbers or classes; {fix}")
+    span = (
+        f" (they lie in [{np.nanmin(array):g}, {np.nanmax(array):g}])"
+        if array.dtype.kind in "iuf" and array.size
+        else ""
+    )
+    flat = (
+        "; numbers that are no pictures are a vector once flat, array.reshape(len(array), -1)" if array.ndim > 2 else ""
+    )
     raise DataError(
-        f"{where}: got shape {part.values.shape} of {part.values.dtype}, expected values whose kind can be told; "
-        f"declare it: {{kind: {' or '.join(MODALITIES)}}}, of pictures with layout: hwc or chw and range: [low, high]"
+        f"{where}: got shape {array.shape} of {array.dtype}, expected values whose kind can be told{span}; declare it: "
+        f"{{kind: {' or '.join(MODALITIES)}}}, of pictures with layout: hwc, chw or hw and range: [low, high]{flat}"
     )
 
 

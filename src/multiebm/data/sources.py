@@ -90,12 +90,23 @@ def read_table(file: Path) -> Any:
     check_bytes(file, file.stat().st_size)
     try:
         if file.suffix.lower() in (".csv", ".tsv"):
-            return pd.read_csv(file, sep="\t" if file.suffix.lower() == ".tsv" else ",")
+            how = "\t" if file.suffix.lower() == ".tsv" else _separator(file)
+            return pd.read_csv(file, sep=how, skipinitialspace=True)
         return pd.read_parquet(file) if file.suffix.lower() == ".parquet" else pd.read_feather(file)
     except ImportError as error:
         raise DataError(f"{file}: got {file.suffix}, which pyarrow reads, and it is not here; {_EXTRA}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: got a table in another encoding than UTF-8 ({error}); save it as UTF-8") from error
     except (OSError, ValueError) as error:  # pandas' own are of the latter
-        raise DataError(f"{file}: got a table that cannot be read ({error}); repair it") from error
+        why = " ".join(str(error).split())
+        raise DataError(f"{file}: got a table that cannot be read ({why}); repair it") from error
+
+
+def _separator(file: Path) -> str:
+    """Return what stands between the cells of a .csv: a comma, unless its first line has none and has another one."""
+    with file.open(encoding="utf-8") as stream:
+        head = stream.readline()
+    return next((mark for mark in (",", ";", "\t", "|") if mark in head), ",")
 
 
 def _columns_of(frame: Any, parts: Columns | None, labels: str | None, what: str) -> dict[str, Any]:
@@ -131,6 +142,10 @@ def columns_of_parts(known: Sequence[str], parts: Columns, what: str) -> dict[st
     for part, wanted in parts.items():
         found[part] = []
         for name in [wanted] if isinstance(wanted, str | int) else wanted:
+            if not isinstance(name, Integral) and (n := known.count(name)) > 1:
+                raise ConfigError(
+                    f"{what}, part {part!r}: got {n} columns called {name!r}, expected one; rename them, or give places"
+                )
             if isinstance(name, Integral):
                 matching = [int(name)] if int(name) in range(len(known)) else []
             else:
