@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from multiebm.evaluation.intervals import interval_fit
 from multiebm.evaluation.learning import fallen_at_end, still_learning
 from multiebm.evaluation.result import Evaluation, Result
-from multiebm.evaluation.verdict import advice, interval_fit, use_of_code, verdict
+from multiebm.evaluation.verdict import advice, use_of_code, verdict
 
 GOOD = {
     "fill/rmse/s": 0.5,
@@ -255,6 +256,24 @@ def test_intervals_of_several_parts_are_told_together():
     assert "Intervals can be trusted: those of 90% hold 88% to 90% of the held-out values." in dict(
         map(reversed, said(both))
     )
+
+
+def test_a_difference_of_nothing_is_none_and_a_huge_one_is_told_in_times():
+    near = made(error=1e-4, fill__over_regression__s=0.003)
+    assert said(near)[0] == (True, "Compared with regression on the same held-out rows, the model is as good for s.")
+    assert "as good as ridge regression (0.60)" in said(near)[1][1]
+    far = made(fill__over_regression__s=-228.5)
+    assert said(far)[0][1].endswith("the model is worse for s, with 229.5 times its error.")
+
+
+def test_of_parts_that_have_nothing_in_common_other_parts_are_advised():
+    alone = made(fill__r2__s=0.0, fill__regression__s=0.99, fill__over_regression__s=-0.001, gen__variety__s=0.0)
+    assert said(alone)[-1] == (
+        False,
+        "Try next: more rows, or other parts: regression finds no more than the model of s.",
+    )
+    related = made(fill__r2__s=0.0, fill__over_regression__s=-0.6, gen__variety__s=0.0)
+    assert "regression finds" not in said(related)[-1][1]
 
 
 @pytest.mark.parametrize(

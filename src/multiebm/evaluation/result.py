@@ -184,8 +184,8 @@ class Evaluation:
             return None
         used = "" if active is None or units is None else f", {active.value:.0f} of {units.value:.0f} latents are used"
         return (
-            f"The shared code has collapsed ({kl.value:.2g} nats an item{used}): it says nothing of an item, so parts "
-            "share nothing; lower training.phases.bound.beta, or train longer."
+            f"The shared code has collapsed ({max(kl.value, 0.0):.2g} nats an item{used}): it says nothing of an item, "
+            "so parts share nothing; lower training.phases.bound.beta, or train longer."
         )
 
     @property

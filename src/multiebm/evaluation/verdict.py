@@ -1,9 +1,10 @@
 """Does it work? What was measured, in sentences that a newcomer can say back, and what to try next."""
 
 from collections.abc import Sequence
-from math import hypot, sqrt
+from math import hypot
 from typing import NamedTuple
 
+from multiebm.evaluation.intervals import CONFIDENCE, FEW, interval_fit, intervals
 from multiebm.evaluation.learning import STILL_FALLING, Lines, Sentence, fallen_at_end, still_learning
 from multiebm.evaluation.regressions import AVERAGE, NEIGHBOURS, REGRESSION
 from multiebm.evaluation.result import (
@@ -20,11 +21,7 @@ from multiebm.evaluation.result import (
     Result,
 )
 
-CONFIDENCE = 1.96  # standard errors on either side of a value, for an interval of 95 %
-
-FEW = 10  # rows below which nothing is concluded: their standard errors say little
 BY_HEART = 1.5  # times the error on training rows that one on held-out rows has where the model has learned them
-RIGHT, TRUSTED = (0.87, 0.93), (0.85, 0.95)  # shares within intervals of 90 %: right, and a little off at most
 DEAD, ALIKE, EVEN = 0.01, 0.25, 0.8  # of the variance of real parts, below which samples are one, alike, too even
 IGNORED, WORTH = 0.05, 0.1  # R2 of a part that the model leaves at its mean, and share that regression saves there
 TELLS, FAINTLY = 0.75, 0.55  # AUROC of what belongs together
@@ -87,15 +84,20 @@ def saved_over(evaluation: Evaluation, part: str, rival: str = REGRESSION) -> Re
     return evaluation.results.get(f"{FILL}/over_{rival}/{part}")
 
 
+def is_even(saved: Result) -> bool:
+    """Return whether a share of an error that is saved is none that can be told, or less than half a percent."""
+    return not is_clear(saved) or round(abs(saved.value), 2) == 0
+
+
 def is_worse(evaluation: Evaluation, part: str, rival: str = REGRESSION) -> bool:
     """Return whether a part is filled in worse than by a rival, by more than the error."""
     saved = saved_over(evaluation, part, rival)
-    return saved is not None and saved.value < 0 and is_clear(saved)
+    return saved is not None and saved.value < 0 and not is_even(saved)
 
 
 def beside(saved: Result) -> str:
     """Return "30% worse than", "12% better than" or "as good as", by the share of an error that is saved."""
-    if not is_clear(saved):
+    if is_even(saved):
         return "as good as"
     if saved.value < -1:
         return f"{1 - saved.value:.1f} times that of"
@@ -115,8 +117,9 @@ def compared(evaluation: Evaluation, parts: Sequence[str]) -> list[Sentence]:
         return [(False, f"Too few held-out rows to tell whether it works: {n}, and {FEW} are the least.")]
     groups: dict[str, list[str]] = {"better": [], "as good": [], "worse": []}
     for part, found in saved.items():
-        how = ("better" if found.value > 0 else "worse") if is_clear(found) else "as good"
-        groups[how].append(part if how == "as good" else f"{part} by {abs(found.value):.0%}")
+        how = "as good" if is_even(found) else "better" if found.value > 0 else "worse"
+        far = f" by {abs(found.value):.0%}" if found.value >= -1 else f", with {1 - found.value:.1f} times its error"
+        groups[how].append(part if how == "as good" else part + far)
     told = [f"{how} for {', '.join(of)}" for how, of in groups.items() if of]
     near = [part for part in saved if is_worse(evaluation, part, NEIGHBOURS) and not is_worse(evaluation, part)]
     words = f"Compared with regression on the same held-out rows, the model is {'; '.join(told)}."
@@ -194,6 +197,13 @@ def ignores(evaluation: Evaluation, part: str) -> bool:
     return regression.value < (1 - WORTH) * mean.value
 
 
+def is_unrelated(evaluation: Evaluation, part: str) -> bool:
+    """Return whether neither the model nor regression fills in a part better than by its mean."""
+    mean, regression = (evaluation.results.get(f"{FILL}/{name}/{part}") for name in (AVERAGE, REGRESSION))
+    known = mean is not None and regression is not None and regression.value >= (1 - IGNORED) * mean.value
+    return known and is_at_mean(evaluation, part)
+
+
 def untold(evaluation: Evaluation, parts: Sequence[str]) -> list[Sentence]:
     """Say of which parts nothing can be told, and why."""
     why: dict[str, str] = {}
@@ -201,47 +211,6 @@ def untold(evaluation: Evaluation, parts: Sequence[str]) -> list[Sentence]:
         if name.startswith(f"{FILL} ") and (part := name.removeprefix(f"{FILL} ").split(" given ")[0]) not in parts:
             why.setdefault(part, reason)
     return [(False, f"How well {part} is filled in cannot be told: {reason}.") for part, reason in why.items()]
-
-
-def intervals(evaluation: Evaluation, parts: Sequence[str]) -> Sentence | None:
-    """Say whether the spread of completions can be trusted; None where no part has intervals of rows enough."""
-    found = {part: evaluation.results.get(f"fill/coverage90/{part}") for part in parts}
-    inside = {part: result for part, result in found.items() if result is not None and result.n >= FEW}
-    if not inside:
-        return None
-    off = {part: how for part, result in inside.items() if (how := _off(result))}
-    if not off:
-        least, most = (f(result.value for result in inside.values()) for f in (min, max))
-        span = f"{least:.0%}" if f"{least:.0%}" == f"{most:.0%}" else f"{least:.0%} to {most:.0%}"
-        return True, f"Intervals can be trusted: those of 90% hold {span} of the held-out values."
-    told = ", ".join(f"{how} for {part!r} (those of 90% hold {inside[part].value:.0%})" for part, how in off.items())
-    if any(interval_fit(inside[part]) for part in off):
-        return False, f"Intervals cannot be trusted: {told}."
-    if all(TRUSTED[0] <= inside[part].value <= TRUSTED[1] for part in off):
-        return True, f"Intervals can nearly be trusted: {told}."
-    n = min(inside[part].n for part in off)
-    return False, f"Whether intervals can be trusted cannot be told from {n} rows: {told}."
-
-
-def _off(inside: Result) -> str:
-    """Return "too narrow", "a little too narrow" or "perhaps too narrow", or wide, of intervals that are not right."""
-    if RIGHT[0] <= inside.value <= RIGHT[1]:
-        return ""
-    how = f"too {'narrow' if inside.value < RIGHT[0] else 'wide'}"
-    if interval_fit(inside):
-        return how
-    return f"a little {how}" if TRUSTED[0] <= inside.value <= TRUSTED[1] else f"perhaps {how}"
-
-
-def interval_fit(inside: Result) -> str:
-    """Return "narrow" or "wide" of intervals that hold far fewer or more than 90 %, else nothing.
-
-    The error is at least that of one value a row: a few rows may all be inside by luck.
-    """
-    clear = CONFIDENCE * max(inside.standard_error, sqrt(0.9 * 0.1 / inside.n))
-    if inside.value < TRUSTED[0] and inside.value + clear < 0.9:
-        return "narrow"
-    return "wide" if inside.value > TRUSTED[1] and inside.value - clear > 0.9 else ""
 
 
 def belonging(evaluation: Evaluation) -> Sentence | None:
@@ -324,6 +293,11 @@ def advice(evaluation: Evaluation, parts: Sequence[str], lines: Lines) -> Senten
     fits = {part: interval_fit(found) for part in numbers if (found := results.get(f"{FILL}/coverage90/{part}"))}
     if (held := max((results[f"{FILL}/r2/{part}"].n for part in parts), default=FEW)) < FEW:
         return False, f"Try next: hold out more rows ({held} are too few to tell anything), {FEW} at least."
+    if parts and all(is_unrelated(evaluation, part) for part in parts):
+        return (
+            False,
+            f"Try next: more rows, or other parts: regression finds no more than the model of {_listed(parts)}.",
+        )
     if learned_by_heart(evaluation, parts):
         tries.append("train on more rows, or for fewer steps (training.phases.bound.steps)")
     elif (fallen_at_end(lines) or 0.0) > STILL_FALLING:

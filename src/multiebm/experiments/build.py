@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any, cast
 
 import torch
@@ -169,13 +170,11 @@ def _likelihood(s: ModelSection, m: Modality) -> Observation:
     return m.likelihood(family, scale, part.weight or like.weights.get(m.name, 1.0))
 
 
-def begin_linear(model: MultimodalModel, data: MultimodalDataset, seed: int) -> bool:
-    """Set the linear half of a model to the factor analysis of LINEAR_ROWS training rows at most; return whether it has
-    one.
+def begin_linear(model: MultimodalModel, data: MultimodalDataset, seed: int) -> float:
+    """Set the linear half of a model to the factor analysis of LINEAR_ROWS training rows at most; return the seconds
+    that took.
     """
-    if not model.inference.linear:
-        return False
-    parts = dict[str, tuple[CellExperts, LinearDecoder, Observation]]()
+    began, parts = perf_counter(), dict[str, tuple[CellExperts, LinearDecoder, Observation]]()
     for name, likelihood in model.generator.likelihoods.items():
         cells = cast(Encoder, model.inference.encoders[module_key(name)]).cells
         decoder = cast(Mixed, model.generator.decoders[module_key(name)]).net
@@ -186,7 +185,7 @@ def begin_linear(model: MultimodalModel, data: MultimodalDataset, seed: int) -> 
         n = max(min(len(data.train), 300), min(len(data.train), LINEAR_ROWS, most))
         rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:n]
         begin(parts, data.batch("train", rows), model.generator.prior.dim)
-    return bool(parts)
+    return perf_counter() - began
 
 
 def _has_line(s: ModelSection, m: Modality) -> bool:

@@ -294,12 +294,10 @@ def fresh_state(
             "baseline"
         )
     model = build_model(experiment.model, dataset.modalities, experiment.seed, own).to(device)
-    began = time.perf_counter()
-    started = begins and begin_linear(model, data, experiment.seed)
-    took = time.perf_counter() - began if started else 0.0
+    took = {ELAPSED: begin_linear(model, data, experiment.seed)} if begins and model.inference.linear else {}
     size = min(experiment.training.batch_size, max(len(data.train), 1))  # of fewer rows all
     state = build_state(experiment, model, BatchStream(data, "train", size, experiment.seed))
-    state.numbers |= {ELAPSED: took} if started else {}
+    state.numbers |= took
     return state
 
 
