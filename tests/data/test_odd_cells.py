@@ -15,7 +15,7 @@ from multiebm.models.use import check_parts
 N = 60
 TABLE = pd.DataFrame(np.random.default_rng(0).normal(size=(N, 4)).round(3), columns=["temp", "hum", "ph", "salt"])
 PARTS = {"sensor": ["temp", "hum"], "lab": ["ph", "salt"]}
-EMPTY = "leave such cells empty (NaN) and say that NaN means missing, --missing nan (in Python missing='nan')"
+EMPTY = "leave such cells empty (NaN) and train with --missing nan (in Python missing='nan')"
 CLASSES = "or if each value is a class declare kind: category (--kind NAME=category)"
 
 

@@ -28,11 +28,12 @@ def made(
     n: int = 400,
     skipped: dict[str, str] | None = None,
     temperature: float | None = None,
+    learned: tuple[str, ...] = (),
     **changes: float | None,
 ):
     values = GOOD | {key.replace("__", "/"): value for key, value in changes.items()}
     results = {name: Result(value, error, n) for name, value in values.items() if value is not None}
-    return Evaluation(results, skipped or {}, None, "mine", 0, 1.0, temperature=temperature)
+    return Evaluation(results, skipped or {}, None, "mine", 0, 1.0, temperature=temperature, learned_noise=learned)
 
 
 def said(evaluation: Evaluation, lines=()) -> list[tuple[bool, str]]:
@@ -240,6 +241,14 @@ def test_intervals_are_trusted_within_five_points(inside: float, fit: str):
 def test_the_words_on_intervals_are_as_strong_as_the_figure(inside: float, n: int, good: bool, words: str):
     found = [s for s in said(made(n=n, fill__coverage90__s=inside)) if "ntervals can" in s[1]]
     assert found == [(good, words)]
+
+
+@pytest.mark.parametrize(("inside", "words"), [(0.7, "train on more rows, or for fewer steps"), (1.0, "train longer")])
+def test_noise_that_is_learned_is_not_advised_to_be(inside: float, words: str):
+    assert "model.parts.s.scale=learned" in said(made(fill__coverage90__s=inside, learned=("t",)))[-1][1]
+    advised = said(made(fill__coverage90__s=inside, learned=("s",)))[-1][1]
+    assert advised.startswith(f"Try next: {words}, as ")
+    assert "scale" not in advised
 
 
 def test_a_part_that_is_a_little_off_stands_beside_one_that_is_far_off():

@@ -60,11 +60,11 @@ def test_main_figures_are_those_of_no_single_part_or_pair():
     assert (figure(0.12345), figure(12.345), figure(0.12345, 12.345)) == ("0.123", "12.3", "0.1")
 
 
-def test_the_temperature_of_samples_is_kept_and_not_known_of_older_files(tmp_path):
+def test_temperature_and_learned_noise_are_kept_and_not_known_of_older_files(tmp_path):
     file = tmp_path / "evaluation.json"
-    Evaluation({}, {}, None, "mine", 0, 1.0, temperature=0.5).save(file)
-    assert load_evaluation(file).temperature == 0.5
+    Evaluation({}, {}, None, "mine", 0, 1.0, temperature=0.5, learned_noise=("s",)).save(file)
+    assert (load_evaluation(file).temperature, load_evaluation(file).learned_noise) == (0.5, ("s",))
     older = json.loads(file.read_text())
-    del older["temperature"]
+    del older["temperature"], older["learned_noise"]
     file.write_text(json.dumps(older))
-    assert load_evaluation(file).temperature is None
+    assert (load_evaluation(file).temperature, load_evaluation(file).learned_noise) == (None, ())

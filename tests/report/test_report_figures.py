@@ -113,3 +113,7 @@ def test_a_dollar_sign_in_a_name_is_a_dollar_sign():
     assert ">price $ or $<" in html(draw_panel(PANEL._replace(x_label="price $ or $"))).replace("> ", ">").replace(
         " <", "<"
     )
+
+
+def test_names_in_any_script_are_kept_as_texts_without_a_warning():
+    assert ">温度</text>" in html(draw_panel(PANEL._replace(y_label="温度"))).replace("> ", ">").replace(" <", "<")

@@ -16,8 +16,7 @@ _COMMA = re.compile(r"[-+]?[\d.]*\d,\d+")  # 1,5 for 1.5, or thousands
 _UNIT = re.compile(r"[$€£]?\s?[-+]?\d[\d.,]*\s?[%$€£]?")  # 12 %, €3
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d\d?[./]\d\d?[./]\d{2,4}")
 OWN_CLASS, FEW_ROWS = 0.5, 20  # share of the cells that are classes of their own where texts name rows; from so many on
-_IN_PYTHON = "in Python missing='nan'"
-EMPTY = f"leave such cells empty (NaN) and say that NaN means missing, --missing nan ({_IN_PYTHON})"
+EMPTY = "leave such cells empty (NaN) and train with --missing nan (in Python missing='nan')"
 CLASSES = "if each value is a class declare kind: category (--kind NAME=category)"
 
 

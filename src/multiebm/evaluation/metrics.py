@@ -16,6 +16,7 @@ import torch
 
 from multiebm.core.table import Table
 from multiebm.data.dataset import MultimodalDataset
+from multiebm.distributions.likelihoods import LearnedScale
 from multiebm.evaluation import result as names
 from multiebm.evaluation.belonging import belonging, two_sample
 from multiebm.evaluation.codes import classification, divergence, units
@@ -178,8 +179,10 @@ def measured(m: Measurement, only: Collection[str] = ()) -> Evaluation:
     for name in [name for name, result in results.items() if not all(map(isfinite, result))]:
         skipped[name] = f"it is not finite ({results.pop(name).value})"
     accuracy = None if m.judges is None else dict(m.judges.accuracy)
-    seconds, drawn_at = perf_counter() - started, m.settings.temperature or m.model.generator.temperature
-    return Evaluation(results, skipped, accuracy, m.dataset.name, m.seed, seconds, m.settings, drawn_at)
+    seconds, generator = perf_counter() - started, m.model.generator
+    drawn_at = m.settings.temperature or generator.temperature
+    learned = tuple(name for name, of in generator.likelihoods.items() if isinstance(of, LearnedScale))
+    return Evaluation(results, skipped, accuracy, m.dataset.name, m.seed, seconds, m.settings, drawn_at, learned)
 
 
 @contextmanager

@@ -146,7 +146,8 @@ class EvaluationSettings:
 @dataclass(frozen=True)
 class Evaluation:
     """`results` by name; `skipped`: name -> reason; `accuracy` of the judges by modality, None without judges;
-    `temperature` of the prior at which joint samples were drawn, None where that was not noted.
+    `temperature` of the prior at which joint samples were drawn, None where that was not noted; `learned_noise`: the
+    parts whose scale of noise the model has learned.
     """
 
     results: dict[str, Result]
@@ -157,6 +158,7 @@ class Evaluation:
     seconds: float
     settings: EvaluationSettings = EvaluationSettings()
     temperature: float | None = None
+    learned_noise: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return the main figures with their errors, and the verdict below, as text to be read."""
@@ -212,6 +214,7 @@ class Evaluation:
             "skipped": self.skipped,
             "settings": asdict(self.settings),
             "temperature": self.temperature,
+            "learned_noise": list(self.learned_noise),
         }
 
     def save(self, file: str | Path) -> None:
@@ -228,7 +231,7 @@ def load_evaluation(file: Path) -> Evaluation:
                 f"{file}: got an evaluation of format {values['format']!r:.80}, expected {FORMAT}, that of this "
                 "release; evaluate the run again"
             )
-        values.setdefault("temperature", None)  # which files of before have not
+        values = {"temperature": None, "learned_noise": []} | values  # which files of before have not
         own = {key.name: values[key.name] for key in fields(Evaluation) if key.name != "accuracy"}
         own["accuracy"] = None if values["judges"] is None else values["judges"]["accuracy"]
         return TypeAdapter(Evaluation).validate_python(own)

@@ -285,6 +285,18 @@ def by_heart(evaluation: Evaluation, parts: Sequence[str]) -> Sentence | None:
     return (False, f"The model has learned training rows by heart: its error is {'; '.join(told)}.") if told else None
 
 
+def other_noise(part: str, fit: str, learned: bool) -> str:
+    """Return what to try where the intervals of a part are too narrow or too wide, if its noise is `learned` or not."""
+    if not learned:
+        how = "learned, or wider than" if fit == "narrow" else "learned, or narrower than"
+        return f"let the noise of {part} be {how} now (model.parts.{part}.scale=learned)"
+    if fit == "wide":
+        return f"train longer, as the noise that is learned of {part} is still too large (training.phases.bound.steps)"
+    return (
+        f"train on more rows, or for fewer steps, as {part} varies more on held-out rows (training.phases.bound.steps)"
+    )
+
+
 def advice(evaluation: Evaluation, parts: Sequence[str], lines: Lines) -> Sentence:
     """Say what to try next, the most promising first, at most two."""
     results, tries = evaluation.results, list[str]()
@@ -307,8 +319,7 @@ def advice(evaluation: Evaluation, parts: Sequence[str], lines: Lines) -> Senten
     if evaluation.collapse is not None or any(ignores(evaluation, part) for part in parts):
         tries.append("lower training.phases.bound.beta, so that codes tell more of an item")
     if wrong := [part for part, fit in fits.items() if fit]:
-        how = "learned, or wider than" if fits[wrong[0]] == "narrow" else "learned, or narrower than"
-        tries.append(f"let the noise of {wrong[0]} be {how} now (model.parts.{wrong[0]}.scale=learned)")
+        tries.append(other_noise(wrong[0], fits[wrong[0]], wrong[0] in evaluation.learned_noise))
     if any(better_alone(evaluation, part) for part in parts):
         tries.append("train a method that combines what is given (such as multiebm compare mopoe mvae --data DATA)")
     elif worse:

@@ -5,6 +5,7 @@ Panels are plain data, drawn in one place: what a chart shows can be compared wi
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -183,7 +184,8 @@ def draw_points(title: str, points: Mapping[str, Sequence[tuple[float, float]]],
 def _chart(figure: Figure, title: str) -> Chart:
     """Return the figure's SVG, whose texts matplotlib escapes, without outside names or ids that could clash."""
     stream = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": title}):
+    with matplotlib.rc_context({"svg.hashsalt": title}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # texts stay texts, and pages have more fonts
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
     found = re.search(r'viewBox="(0 0 (\S+) \S+)"[^>]*>(.*)</svg>', stream.getvalue(), re.DOTALL)
