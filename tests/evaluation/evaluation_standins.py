@@ -74,6 +74,7 @@ class StandIn(nn.Module):
         self.dataset = dataset
         self.has_energy = energy
         self.energy_learned = energy is not None
+        self.interaction_learned = False
         self.inference = GaussianCodes()
         likelihoods = {name: Likelihood(NORMAL, 0.5) for name in dataset.modalities}
         self.generator = SimpleNamespace(prior=StandardPrior("normal", 10), likelihoods=likelihoods, temperature=1.0)

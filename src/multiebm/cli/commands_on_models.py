@@ -16,6 +16,7 @@ from multiebm.cli.options import (
     OldSteps,
     Parts,
     Refine,
+    SampleSteps,
     Seed,
     Table,
     ViewsFile,
@@ -42,13 +43,14 @@ def sample(
     ] = None,
     seed: Seed = 0,
     noise: Noise = False,
+    latent_steps: SampleSteps = 0,
     device: Device = "auto",
     old_steps: OldSteps = None,
 ) -> None:
     """Draw joint samples of all modalities."""
     model, _, _ = _open(run, device, out)
     _check_form(out, model.modalities)
-    views = model.sample(n, _steps(refine, data_steps), seed, temperature, noise)
+    views = model.sample(n, _steps(refine, data_steps), seed, temperature, noise, latent_steps)
     typer.echo(f"{n} samples, {_write(out, model, views)}")
 
 
@@ -68,6 +70,9 @@ def impute(
         ),
     ] = None,
     noise: Noise = False,
+    best_of: Annotated[
+        int, typer.Option(help="Of so many completions keep the one that belongs together best.", min=1)
+    ] = 1,
     device: Device = "auto",
     old_steps: OldSteps = None,
 ) -> None:
@@ -79,9 +84,11 @@ def impute(
     _check_form(out, {name: model.modalities[name] for name in wanted})
     steps, more = _steps(refine, data_steps), {}
     if draws is None:
-        completed = model.impute(views, wanted, latent_steps, steps, seed, present, noise=noise)
+        completed = model.impute(views, wanted, latent_steps, steps, seed, present, noise=noise, best_of=best_of)
     else:
-        found = model.impute(views, wanted, latent_steps, steps, seed, present, draws=draws, noise=noise)
+        found = model.impute(
+            views, wanted, latent_steps, steps, seed, present, draws=draws, noise=noise, best_of=best_of
+        )
         completed, more = found.mean, {"std": found.std, "draws": found.draws}
     typer.echo(f"{len(completed[wanted[0]])} items, {_write(out, model, completed, more)}")
 
@@ -139,7 +146,8 @@ def likelihood(
 
 
 def score(run: Model, parts: Parts, out: Table = None, device: Device = "auto") -> None:
-    """Score complete items; higher = more like data. Minus the energy, or the log-likelihood of a model without one.
+    """Score complete items; higher = more like data. Minus the energy, plus that of interaction where one has learned,
+    or the log-likelihood of a model without energies.
 
     A log density up to a constant; what is like neither data nor samples an energy was never shown.
     """
@@ -149,8 +157,9 @@ def score(run: Model, parts: Parts, out: Table = None, device: Device = "auto") 
 def match(run: Model, parts: Parts, out: Table = None, device: Device = "auto") -> None:
     """Say how well the parts of items belong together: higher = better.
 
-    Of models of own data, in nats, how much likelier they are together than apart. Of others minus the squared distance
-    between the codes that two parts have alone, mean over pairs: 0 at best. nan where an item has one part alone.
+    By an energy of interaction where one has learned, in nats up to a constant. Of models of own data, in nats, how
+    much likelier they are together than apart. Of others minus the squared distance between the codes that two parts
+    have alone, mean over pairs: 0 at best. nan where an item has one part alone.
     """
     _rate("match", run, parts, out, device)
 

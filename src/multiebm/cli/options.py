@@ -46,6 +46,14 @@ DataSteps = Annotated[
     int | None, typer.Option(help="Steps of the data chain; given parts are held fixed. 0 without --refine.", min=0)
 ]
 LatentSteps = Annotated[int, typer.Option(help="Steps of the latent chain on what is observed.", min=0)]
+SampleSteps = Annotated[
+    int,
+    typer.Option(
+        "--latent-steps",
+        help="Steps that move latents to where the parts belong together, by an energy of interaction.",
+        min=0,
+    ),
+]
 Source = Annotated[
     str,
     typer.Argument(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 GAP = "energy/gap"  # E(data) - E(refined), which the guard holds within a limit
+BELONGING = "loss/belonging"  # of the energy of interaction, nats an item
 PRIOR_CODES = "prior/positive_max"  # how far out codes lie
 PRIOR_DRAWS = "prior/negative_max"  # how far out the chain of a prior ends
 BASE_DRAWS = "prior/base_max"  # how far out its base reaches

@@ -13,7 +13,7 @@ from multiebm.evaluation.filling import FEWEST, MOST, WORK, affordable
 from multiebm.evaluation.measurement import NOT_ASKED, Measurement, chosen_items
 from multiebm.evaluation.regressions import training
 from multiebm.evaluation.result import MATCH, TWO_SAMPLE, Result
-from multiebm.models.model import SCORE_SAMPLES
+from multiebm.models.states import SCORE_SAMPLES
 
 FOLDS = 5  # of cross-validation
 TREES = 30  # of the classifier
@@ -38,14 +38,15 @@ def belonging(m: Measurement, name: str) -> dict[str, Result]:
     if not m.settings.items:
         m.skipped[name] = NOT_ASKED
         return {}
-    if name != MATCH and m.model.energy is not None and not m.model.energy_learned:
+    by_energy = m.model.energy_learned or m.model.interaction_learned
+    if name != MATCH and m.model.energy is not None and not by_energy:
         m.skipped[name] = m.no_chain
         return {}
     judge = m.model.match_states if name == MATCH else m.model.score_states
     every = torch.arange(len(m.dataset.test))
     there = m.dataset.batch("test", every)
     each = 0  # an energy or encoders look once; a likelihood decodes every part of every item SCORE_SAMPLES times
-    if name != MATCH and m.model.energy is None:
+    if name != MATCH and not by_energy:
         parts = m.dataset.modalities.values()
         each = SCORE_SAMPLES * (1 + len(parts)) * sum(part.places for part in parts)
     results = {}

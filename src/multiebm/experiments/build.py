@@ -23,6 +23,7 @@ from multiebm.models.aggregation import Aggregation, PriorExpert
 from multiebm.models.energy import EnergyNetwork
 from multiebm.models.generator import Generator
 from multiebm.models.inference import Encoder, InferenceModel, JointEncoder
+from multiebm.models.interaction import InteractionNetwork
 from multiebm.models.linear import CellExperts, LinearDecoder, begin
 from multiebm.models.model import MultimodalModel
 from multiebm.models.own import Own, laid_out, make_own, name_of
@@ -94,7 +95,9 @@ def build_model(
             trunks: dict[str, nn.Module] = {name: Mixed(make("encoder", name)(JOINT_FEATURES)) for name in modalities}
             joint = JointEncoder(trunks, JOINT_FEATURES, s.shared, s.scale_map)
         inference = InferenceModel(encoders, s.family, aggregation, pooled, joint)
-        model = MultimodalModel(modalities, inference, generator, energy, s.data_chain, s.latent_chain)
+        interaction = None if s.interaction is None else InteractionNetwork(modalities, s.interaction)
+        chains = (s.data_chain, s.latent_chain)
+        model = MultimodalModel(modalities, inference, generator, energy, *chains, interaction)
         model.blueprint, model.own = section.model_dump(), own
         return laid_out(model)
 

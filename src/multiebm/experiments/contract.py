@@ -253,7 +253,7 @@ class _Again:
 
 
 class PhaseContract:
-    """Set `phase`, such as `Bound(steps=5)`; it trains a small model with an energy prior and an energy."""
+    """Set `phase`, such as `Bound(steps=5)`; it trains a small model with an energy prior and energies."""
 
     phase: Phase
 
@@ -261,6 +261,7 @@ class PhaseContract:
         """Return the phase alone on a small model."""
         prior = {"kind": "energy", "components": 2, "width": 8, "layers": 1, "steps": 4}
         model = {"private": 2, "private_components": 2, "energy": {"width": 8}, "prior": prior}
+        model |= {"interaction": {"kind": "pair"}}
         cells = {"model": model, "training": {"phases": [asdict(self.phase)]}}
         return Experiment.model_validate(merge(SMALL, cells))
 

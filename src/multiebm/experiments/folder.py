@@ -205,9 +205,12 @@ def describe_run(dataset: MultimodalDataset, model: MultimodalModel, experiment:
 
 
 def parameter_counts(model: MultimodalModel) -> dict[str, int]:
-    """Return the number of parameters by part: generator (without prior), inference, energy, prior."""
+    """Return the number of parameters by part: generator (without prior), inference, energy, prior, and one of
+    interaction where there is one.
+    """
     parts: dict[str, torch.nn.Module | None] = {"generator": model.generator, "inference": model.inference}
     parts |= {"energy": model.energy, "prior": model.generator.prior}
+    parts |= {"interaction": model.interaction} if model.interaction else {}
     count = {name: sum(p.numel() for p in part.parameters()) if part is not None else 0 for name, part in parts.items()}
     return count | {"generator": count["generator"] - count["prior"]}
 

@@ -30,6 +30,7 @@ FITTED = (
     "total",
     "standardise",
 )  # what a modality has of its data, and another of the same kind need not have
+INTERACTION = "interaction."  # begins the names of the weights of an energy of interaction
 _MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye, torch.Tensor.expand}
 
 
@@ -100,7 +101,8 @@ def _load_own(model: MultimodalModel, description: Description, section: ModelSe
 
 
 def start_from(model: MultimodalModel, folder: str | Path) -> None:
-    """Give `model` the weights saved in `folder`; how it standardises values stays its own.
+    """Give `model` the weights saved in `folder`; how it standardises values stays its own, and so does an energy of
+    interaction that the saved model lacks: it may be taught to a model that is finished.
 
     ConfigError where modalities or shapes are others, with every difference; CheckpointError where files are damaged.
     """
@@ -114,14 +116,16 @@ def start_from(model: MultimodalModel, folder: str | Path) -> None:
     problems = [
         f"modality {name!r}: got {saved[name]}, expected {own[name]}" for name in own if own[name] != saved[name]
     ]
-    expected = {name: describe(tensor) for name, tensor in model.state_dict().items()}
+    lacks = not any(name.startswith(INTERACTION) for name in description.tensors)
+    fresh = INTERACTION if lacks else ""
+    expected = {n: describe(t) for n, t in model.state_dict().items() if not (lacks and n.startswith(INTERACTION))}
     if problems := problems or misfits(description.tensors, expected):
         listed = "\n  ".join(problems)
         raise ConfigError(
             f"init_from {folder}: its model does not fit these data and settings:\n  {listed}\nTrain with the settings "
             "of its run (the run folder in place of the preset), on parts of the same kinds and columns."
         )
-    load_weights(model, description)
+    load_weights(model, description, but=fresh)
 
 
 def _but_fitted(m: Modality) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from multiebm.modalities import MODALITIES
 from multiebm.models.aggregation import PriorExpert, Subsets
 from multiebm.models.chains import DataChain, Displaced, LatentChain
 from multiebm.models.inference import SCALES
+from multiebm.models.interaction import Interaction
 from multiebm.objectives.vae import BoundSettings
 from multiebm.priors import PRIORS
 from multiebm.priors.prior import PriorSettings
@@ -145,6 +146,9 @@ class ModelSection(_Section):
         default_factory=dict, description="likelihoods and own networks of parts, by name"
     )
     energy: EnergySection | None = EnergySection()
+    interaction: Interaction | None = Field(
+        None, description="an energy of which parts belong together, taught by a phase belonging; null = none"
+    )
     data_chain: Annotated[DataChain, Field(discriminator="kind")] = Displaced()
     latent_chain: LatentChain = LatentChain()
 
@@ -196,7 +200,9 @@ class Experiment(_Section):
 def contradictions(experiment: Experiment) -> list[str]:
     """Return a line for every pair of choices that cannot both be meant, with the way out."""
     m, phases = experiment.model, experiment.training.phases
-    chosen = Chosen(m.prior, m.family, m.private, m.inference.subsets, m.energy is not None, phases)
+    chosen = Chosen(
+        m.prior, m.family, m.private, m.inference.subsets, m.energy is not None, phases, m.interaction is not None
+    )
     problems = m.prior.problems() + _linear_problems(m, phases)
     if m.inference.subsets == "joint" and experiment.data.missing:
         problems.append(

@@ -7,29 +7,27 @@ gradients whatever the caller has set, a bounded number of items at a time, and 
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from multiebm.core.bars import showing
 from multiebm.core.batch import Batch
-from multiebm.core.errors import ConfigError, DataError, ModalityError, whole_number
+from multiebm.core.errors import ConfigError, ModalityError, whole_number
 from multiebm.core.handed import SHOWN
 from multiebm.core.names import SHARED, Views
 from multiebm.core.progress import track
-from multiebm.core.random import ItemGenerators, check_seed, item_generators, make_generator
-from multiebm.distributions.gaussian import log_mass
+from multiebm.core.random import check_seed, item_generators, make_generator
 from multiebm.mcmc.annealing import LogNormalizer
 from multiebm.models import use
-from multiebm.models.likelihood import LogLikelihood, conditional_log_likelihood, importance_log_likelihood
+from multiebm.models.likelihood import LogLikelihood, conditional_log_likelihood
 from multiebm.models.saving import write_model
 from multiebm.models.states import StateModel
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-SCORE_SAMPLES = 64  # importance samples of a score where there is no energy
 PATHS, STAGES = 1000, 500  # of annealing, by which log Z is estimated unless asked otherwise
 
 
@@ -55,22 +53,29 @@ class MultimodalModel(StateModel):
         seed: int = 0,
         temperature: float | None = None,
         noise: bool = False,
+        latent_steps: int = 0,
     ) -> Views:
         """Return n joint samples of all modalities, raw values: pictures float [n, C, H, W] in [0, 1], vectors [n, D].
 
         `data_steps` of the energy's chain: 0 gives decoder means ("Gen"), None as many as in training ("EBM"). Item i
         depends on (`seed`, i) alone, not on n. `temperature` T in (0, 1] draws z from p(z)^(1/T); None: that of the
-        model. `noise`: with the observation noise that the model assumes around the means.
+        model. `noise`: with the observation noise that the model assumes around the means. `latent_steps` of a chain
+        move latents before that towards samples whose parts belong together, by an energy of interaction that learned.
         """
         most = use.LARGEST // (4 * sum(m.size for m in self.modalities.values()))
         n = whole_number("n", n, 1, most, "a number of samples", f" ({use.LARGEST >> 30} GiB); draw fewer a seed")
         seed, temperature = check_seed(seed), use.check_temperature(temperature)
         data_steps = use.check_data_steps(data_steps, self.energy is not None, self.energy_learned)
         use.check_noise(noise, data_steps)
+        if latent_steps := use.check_steps("latent_steps", latent_steps) or 0:
+            use.check_interaction(f"latent_steps: got {latent_steps}", self.interaction_learned)
 
         def some(first: int, rows: int) -> Views:
             rng = item_generators(seed, rows, first)
-            views = self.decode(self.sample_latents(rows, rng, temperature))  # "Gen"
+            latents = self.sample_latents(rows, rng, temperature)
+            if latent_steps:
+                latents, _ = self.refine_sampled(latents, rng, latent_steps, temperature)
+            views = self.decode(latents)  # "Gen"
             if data_steps != 0:
                 views, _ = self.refine_data(views, rng, data_steps)  # "EBM"
             return self._raw(self.with_noise(views, rng) if noise else views, list(self.modalities))
@@ -88,6 +93,7 @@ class MultimodalModel(StateModel):
         present: Tensor | None = None,
         draws: None = None,
         noise: bool = False,
+        best_of: int = 1,
     ) -> Views: ...
 
     @overload
@@ -102,6 +108,7 @@ class MultimodalModel(StateModel):
         *,
         draws: int,
         noise: bool = False,
+        best_of: int = 1,
     ) -> Completion: ...
 
     def impute(
@@ -114,6 +121,7 @@ class MultimodalModel(StateModel):
         present: Tensor | None = None,
         draws: int | None = None,
         noise: bool = False,
+        best_of: int = 1,
     ) -> Views | Completion:
         """Return the modalities in `want` (all by default) given raw `parts` [B, ...], any subset of the modalities.
 
@@ -123,12 +131,16 @@ class MultimodalModel(StateModel):
 
         With `draws` several times, as a `Completion`: draw k is what `seed` + k gives. `noise`: with the observation
         noise that the model assumes around the means. Item i depends on (`seed`, i) alone; of seeds [B], one for each
-        item, on its own alone, wherever it stands.
+        item, on its own alone, wherever it stands. `best_of` K: of K completions the one whose parts belong together
+        best, by an energy of interaction that learned; the data chain then moves that one.
         """
         names = use.check_names(self.modalities, want, "want")
         latent_steps = use.check_steps("latent_steps", latent_steps) or 0
         data_steps = use.check_data_steps(data_steps, self.energy is not None, self.energy_learned)
         use.check_noise(noise, data_steps)
+        best_of = whole_number("best_of", best_of, 1, 10_000, "a number of completions to choose from")
+        if best_of > 1:
+            use.check_interaction(f"best_of: got {best_of}", self.interaction_learned)
         handed = use.check_parts(self.modalities, parts, present)
         seeds = use.check_seeds(seed, len(handed.present))
 
@@ -136,7 +148,7 @@ class MultimodalModel(StateModel):
             def some(batch: Batch, first: int) -> Views:
                 own = seeds + draw if isinstance(seeds, int) else [seed + draw for seed in seeds]
                 rng = item_generators(own, len(batch.present), first)
-                views = self.fill(batch, self.infer_latents(batch, rng, latent_steps))
+                views = self.best_fill(batch, rng, latent_steps, best_of)
                 if data_steps != 0:
                     views, _ = self.refine_data(views, rng, data_steps, clamp=batch.there())
                 return self._raw(self.with_noise(views, rng) if noise else views, names)
@@ -180,23 +192,7 @@ class MultimodalModel(StateModel):
         Its columns are `shared_0` and so on, for parts those that training had (those of two parts of one name get the
         name of the part in front). DataError for parts that are not vectors; ConfigError without pandas.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ConfigError('frame: got no pandas, expected it here; pip install "multiebm[tables]"') from error
-        by_name = {SHARED: values} if isinstance(values, Tensor) else values
-        found: list[tuple[str, str, Any]] = []
-        for name, rows in by_name.items():
-            if rows.dim() != 2:
-                raise DataError(
-                    f"frame, {name!r}: got shape {list(rows.shape)}, expected rows of numbers [B, D]; leave "
-                    "it out (want=)"
-                )
-            known = self.modalities[name].columns if SHARED not in by_name and name in self.modalities else ()
-            named = known or [f"{name}_{i}" for i in range(rows.shape[1])]
-            found += [(name, column, of) for column, of in zip(named, rows.T.cpu().numpy(), strict=True)]
-        twice = [column for _, column, _ in found]
-        return pd.DataFrame({c if twice.count(c) == 1 else f"{part}_{c}": of for part, c, of in found})
+        return use.to_frame(self.modalities, values)
 
     def log_likelihood(
         self,
@@ -271,34 +267,38 @@ class MultimodalModel(StateModel):
     def match(self, parts: Views, present: Tensor | None = None) -> Tensor:
         """Return how well raw `parts` [B, ...] belong together, [B]: higher = better.
 
-        Of a model with a linear half log p(x_S) - sum_m log p(x_m) in nats, as its codes say it: above 0 they are
-        likelier together than by chance. Of others minus the squared distance between the codes that two parts have
-        alone, E_q_m[z] in R^D, mean over all pairs an item has: 0 at best. Needs no energy; NaN where an item has one
-        part or none, of which nothing can be said.
+        Of a model whose energy of interaction has learned f(x_S): log p(x_S) - sum_m log p(x_m) in nats, up to a
+        constant for each set S of parts. Of others with a linear half the same number without a constant, as its codes
+        say it: above 0 they are likelier together than by chance. Of the rest minus the squared distance between the
+        codes that two parts have alone, E_q_m[z] in R^D, mean over all pairs an item has: 0 at best. Needs no energy;
+        NaN where an item has one part or none, of which nothing can be said.
         """
-
         handed = use.check_parts(self.modalities, parts, present)
         return use.over_parts(self, self.modalities, lambda batch, first: self.match_states(batch), handed)
 
-    def match_states(self, batch: Batch) -> Tensor:
-        """Return what `match` does of states: [B]."""
-        q = self.inference.given(batch)
-        loc, here = q.experts.loc, batch.present.T  # [M, B, D], [M, B]
-        if q.experts.root is not None and q.shared.root is not None:
-            # every density has the factor p(x_m | z) of its parts; what is left is the integral over z, 1 where absent
-            together, alone = log_mass(q.shared.loc[0], q.shared.root[0]), log_mass(loc, q.experts.root).sum(0)
-            return torch.where(here.sum(0) > 1, together - alone, torch.nan)
-        both = here[:, None] & here & ~torch.eye(len(loc), dtype=torch.bool, device=loc.device)[..., None]
-        apart = (loc[:, None] - loc).square().sum(-1)  # [M, M, B]
-        return -torch.where(both, apart, 0.0).sum((0, 1)) / both.sum((0, 1))  # 0 / 0 is NaN
+    def score_parts(self, parts: Views, present: Tensor | None = None) -> Views:
+        """Return how well each of raw `parts` [B, ...] belongs to the others of its item, by name [B]: higher = better.
+
+        f(X) - f(X without the part) in nats, by an energy of interaction that learned: log p(x_m | x_-m) / p(x_m) up to
+        a constant for each part. NaN where the part is absent or the only one of its item. ConfigError without one.
+        """
+        use.check_interaction("score_parts: got a model", self.interaction_learned)
+        handed = use.check_parts(self.modalities, parts, present)
+
+        def some(batch: Batch, first: int) -> Views:
+            assert self.interaction is not None
+            return dict(zip(self.modalities, self.interaction.by_part(*batch[:2]).unbind(1), strict=True))
+
+        return use.over_parts(self, self.modalities, some, handed)
 
     def score(self, parts: Views, present: Tensor | None = None) -> Tensor:
         """Return log pi(X) up to a constant, [B], of raw `parts` [B, ...]: higher = more like data than like samples.
 
-        What is like neither was never shown to the energy (docs/findings.md). A model without an energy scores by its
-        log-likelihood up to the constant log Z of its prior: by SCORE_SAMPLES importance samples from the same noise
-        for every item, so that a score depends on its item alone. Needs every part: ModalityError where one is missing
-        or hidden by `present` [B, M]. ConfigError where the energy has never been trained.
+        That is -E(X) + weight f(X), with the energy of interaction f where there is one that has learned, and f(X)
+        alone where E has not. What is like neither data nor samples was never shown to E (docs/findings.md). A model
+        without energies scores by its log-likelihood up to the constant log Z of its prior: by SCORE_SAMPLES importance
+        samples from the same noise for every item, so that a score depends on its item alone. Needs every part:
+        ModalityError where one is missing or hidden by `present` [B, M]. ConfigError where an energy never learned.
         """
         handed = use.check_parts(self.modalities, parts, present)
         if rows := (~handed.complete()).nonzero()[:, 0].tolist():
@@ -307,20 +307,13 @@ class MultimodalModel(StateModel):
                 f"score: got items with parts missing ({', '.join(missing) or 'single cells'}; {len(rows)} rows, "
                 f"first: {rows[:SHOWN]}), expected every modality of every item; complete them with impute(parts) first"
             )
-        if self.energy is not None and not self.energy_learned:
+        if self.energy is not None and not (self.energy_learned or self.interaction_learned):
             raise ConfigError(
                 "score: got an energy that has made no step of training, expected one that has; train with "
                 "training.phases.cooperative.steps above 0, or with model.energy=null, to score by the likelihood"
             )
 
         return use.over_parts(self, self.modalities, lambda batch, first: self.score_states(batch), handed)
-
-    def score_states(self, batch: Batch) -> Tensor:
-        """Return what `score` does of complete items in state space: [B]."""
-        if self.energy is not None:
-            return -self.energy(batch.views)
-        noise = ItemGenerators([0] * len(batch.present))
-        return importance_log_likelihood(self, batch, SCORE_SAMPLES, noise).value
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights and description into `folder`, which is new, empty or holds a model; else OutputError."""

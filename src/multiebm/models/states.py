@@ -1,5 +1,5 @@
 """What training, evaluation and reports are made of: inference, generator and (optionally) an energy over all
-modalities, with their two chains, on states (pictures in [-1, 1]).
+modalities and one of interaction, with their chains, on states (pictures in [-1, 1]).
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ from multiebm.core.errors import ConfigError
 from multiebm.core.names import Views
 from multiebm.core.random import ItemGenerators, Randomness
 from multiebm.core.tree import per_item, plain
+from multiebm.distributions.gaussian import log_mass
 from multiebm.mcmc.langevin import displaced_langevin, langevin
 from multiebm.mcmc.run import ChainInfo, run_chain
 from multiebm.modalities import Modality
@@ -19,8 +20,12 @@ from multiebm.models.chains import DataChain, Displaced, LatentChain
 from multiebm.models.energy import EnergyNetwork
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Latents, Posterior
+from multiebm.models.interaction import LATENT_STEP, InteractionNetwork
+from multiebm.models.likelihood import importance_log_likelihood
 from multiebm.models.own import Own
 from multiebm.nn.spectral import frozen
+
+SCORE_SAMPLES = 64  # importance samples of a score where there is no energy
 
 
 class StateModel(nn.Module):
@@ -34,10 +39,12 @@ class StateModel(nn.Module):
         energy: EnergyNetwork | None,
         data_chain: DataChain,
         latent_chain: LatentChain,
+        interaction: InteractionNetwork | None = None,
     ) -> None:
         super().__init__()
         self.modalities = modalities
         self.inference, self.generator, self.energy = inference, generator, energy
+        self.interaction = interaction
         self.data_chain, self.latent_chain = data_chain, latent_chain
         self.blueprint: dict[str, Any] = {}  # plain values its builder made it from; save_pretrained writes them
         self.own = Own()  # and code of the user's own, whose names are among them
@@ -56,13 +63,27 @@ class StateModel(nn.Module):
         """Whether there is an energy and training has moved it at all; an energy without a step says nothing."""
         return self.energy is not None and int(self.energy_steps) > 0
 
-    def log_density_unnorm(self, views: Views) -> Tensor:
-        """Return -E(X) of views [B, ...]: [B], the log of eq. (1) up to the constant log Z, at temperature 1.
+    @property
+    def interaction_learned(self) -> bool:
+        """Whether there is an energy of interaction and training has moved it at all."""
+        return self.interaction is not None and self.interaction.learned
 
-        Differentiable in the views. Computed in evaluation mode: nothing of the model changes or gets a gradient.
+    def log_density_unnorm(self, views: Views) -> Tensor:
+        """Return -E(X) + weight f(X) of views [B, ...]: [B], log pi(X) up to the constant log Z, at temperature 1.
+
+        Without an energy of interaction f, or before it has its weight, that is -E(X), eq. (1). Differentiable in the
+        views. Computed in evaluation mode: nothing of the model changes or gets a gradient.
         """
-        with frozen(energy := self._an_energy()):
-            return -energy(views)
+        energies: list[nn.Module] = [self._an_energy(), *([self.interaction] if self.interaction else [])]
+        with frozen(*energies):
+            return self._log_density(views)
+
+    def _log_density(self, views: Views) -> Tensor:
+        """Return `log_density_unnorm` of views [B, ...], in the mode that the networks are in: [B]."""
+        found = -self._an_energy()(views)
+        if self.interaction is None or not self.interaction.weight:
+            return found
+        return found + self.interaction.weight * self.interaction(views)
 
     def _an_energy(self) -> EnergyNetwork:
         if self.energy is None:
@@ -84,7 +105,7 @@ class StateModel(nn.Module):
         of cells [B, ...]), is held fixed: Langevin steps then target the conditional pi(x_absent | x_observed),
         displaced ones seek its modes.
         """
-        energy, chain = self._an_energy(), self.data_chain
+        chain, _ = self.data_chain, self._an_energy()
         held = {name: plain(view.detach()) for name, view in views.items()}
         cells: Views = {}
         if isinstance(clamp, Tensor):
@@ -99,7 +120,7 @@ class StateModel(nn.Module):
             return hold({name: self.modalities[name].settle(view) for name, view in moved.items()})
 
         def logdensity(moved: Views) -> Tensor:
-            return -energy(hold(moved))
+            return self._log_density(hold(moved))
 
         if isinstance(chain, Displaced):
             length = self.displacement
@@ -129,6 +150,27 @@ class StateModel(nn.Module):
         start = {name: latents[name].detach() for name in self.modalities if name in latents}
         return end | mask_views({name: end[name] for name in start}, batch.present, start), info
 
+    def refine_sampled(
+        self, latents: Latents, rng: Randomness, steps: int, temperature: float | None = None
+    ) -> tuple[Latents, ChainInfo]:
+        """Run `steps` of a chain on latents of samples, {"shared": [B, D], modality: [B, P]}, towards what belongs.
+
+        Langevin steps on log p(z) / T + sum_m log p(w_m) + c f(G(z, W)): with c = 1 (`latent_weight`) the prior, at the
+        `temperature` T that it was drawn with, times how much likelier together than apart its decoder means are.
+        """
+        assert self.interaction is not None
+        factor, prior = self.interaction.settings.latent_weight, self.generator.priors()
+        temperature = self.generator.temperature if temperature is None else temperature
+        divided = {key: temperature if key == SHARED else 1.0 for key in prior}
+
+        def logdensity(at: Latents) -> Tensor:
+            assert self.interaction is not None
+            drawn = torch.stack([prior[key].log_prob(at[key]) / divided[key] for key in at]).sum(0)
+            return drawn + factor * self.interaction(self.generator(at))
+
+        with frozen(self):
+            return run_chain(langevin(logdensity, LATENT_STEP), latents, steps, rng)
+
     def sample_latents(self, n: int, rng: Randomness, temperature: float | None = None) -> Latents:
         """Draw latents from the prior: {"shared": [n, D], modality: [n, P]}."""
         with torch.no_grad():
@@ -148,6 +190,22 @@ class StateModel(nn.Module):
         whole = torch.stack([cells.flatten(1).all(1) for cells in there.values()], 1)
         means = self.decode(latents, ~whole)
         return batch.filled(means)
+
+    def best_fill(self, batch: Batch, rng: Randomness, latent_steps: int = 0, best_of: int = 1) -> Views:
+        """Return the views [B, ...] with what is absent decoded from latents of the present parts, the best of so many.
+
+        The best has the largest f(X), the parts that belong together best: the energy of interaction has learned.
+        """
+        best = self.fill(batch, self.infer_latents(batch, rng, latent_steps))
+        if best_of > 1:
+            assert self.interaction is not None
+            most = self.interaction(best)
+            for _ in range(best_of - 1):
+                views = self.fill(batch, self.infer_latents(batch, rng, latent_steps))
+                better = (found := self.interaction(views)) > most
+                most = torch.where(better, found, most)
+                best = {name: torch.where(per_item(better, view), view, best[name]) for name, view in views.items()}
+        return best
 
     def with_noise(self, means: Views, rng: Randomness) -> Views:
         """Return draws [B, ...] of what is observed around the `means` of all modalities: p(x_m | z, w_m)."""
@@ -179,3 +237,27 @@ class StateModel(nn.Module):
         if latent_steps:
             latents, _ = self.refine_latents(latents, batch, rng, latent_steps)
         return latents
+
+    def match_states(self, batch: Batch) -> Tensor:
+        """Return what `match` does of states: [B]."""
+        here = batch.present.T  # [M, B]
+        if self.interaction is not None and self.interaction_learned:
+            return torch.where(here.sum(0) > 1, self.interaction(batch.views, batch.present), torch.nan)
+        q = self.inference.given(batch)
+        loc = q.experts.loc  # [M, B, D]
+        if q.experts.root is not None and q.shared.root is not None:
+            # every density has the factor p(x_m | z) of its parts; what is left is the integral over z, 1 where absent
+            together, alone = log_mass(q.shared.loc[0], q.shared.root[0]), log_mass(loc, q.experts.root).sum(0)
+            return torch.where(here.sum(0) > 1, together - alone, torch.nan)
+        both = here[:, None] & here & ~torch.eye(len(loc), dtype=torch.bool, device=loc.device)[..., None]
+        apart = (loc[:, None] - loc).square().sum(-1)  # [M, M, B]
+        return -torch.where(both, apart, 0.0).sum((0, 1)) / both.sum((0, 1))  # 0 / 0 is NaN
+
+    def score_states(self, batch: Batch) -> Tensor:
+        """Return what `score` does of complete items in state space: [B]."""
+        if self.interaction is not None and self.interaction_learned and not self.energy_learned:
+            return self.interaction(batch.views)
+        if self.energy is not None:
+            return self._log_density(batch.views)
+        noise = ItemGenerators([0] * len(batch.present))
+        return importance_log_likelihood(self, batch, SCORE_SAMPLES, noise).value

@@ -6,21 +6,24 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from multiebm.core.batch import Batch, mask_views
-from multiebm.core.errors import ConfigError, ModalityError, whole_number
+from multiebm.core.errors import ConfigError, DataError, ModalityError, whole_number
 from multiebm.core.handed import read_arrays, read_presence
-from multiebm.core.names import Views
+from multiebm.core.names import SHARED, Views
 from multiebm.core.random import SEEDS, check_seed
 from multiebm.core.table import nearest
 from multiebm.core.tree import TreeT, in_chunks, per_item
 from multiebm.modalities import Modality
 from multiebm.nn.spectral import frozen
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 LARGEST = 2**34  # bytes that one call returns at most
 MOST = 10**7  # importance samples of an item, or paths and stages of log Z
@@ -130,6 +133,15 @@ def check_data_steps(steps: Any, has_energy: bool, learned: bool) -> int | None:
     return steps
 
 
+def check_interaction(asked: str, learned: bool) -> None:
+    """Raise ConfigError, which begins with what was `asked`, where no energy of interaction has learned."""
+    if not learned:
+        raise ConfigError(
+            f"{asked} without an energy of interaction that has learned, expected one: it says what belongs together; "
+            "train with model.interaction.kind=pair and a phase of kind belonging, or leave it out"
+        )
+
+
 def check_noise(noise: bool, data_steps: int | None) -> None:
     """Raise ConfigError for observation noise beside steps of a data chain, whose energy is a density of noisy data."""
     if noise and data_steps != 0:
@@ -230,3 +242,23 @@ def warn_of_errors(errors: Tensor, samples: int) -> None:
             "nats too low: take more samples and see whether they grow (log_likelihood_with_error has each error)",
             rough, len(errors), FAR_OFF, samples,
         )  # fmt: skip
+
+
+def to_frame(modalities: dict[str, Modality], values: Tensor | Mapping[str, Tensor]) -> "DataFrame":
+    """Return what `MultimodalModel.frame` does of codes or parts [B, D], by name."""
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ConfigError('frame: got no pandas, expected it here; pip install "multiebm[tables]"') from error
+    by_name = {SHARED: values} if isinstance(values, Tensor) else values
+    found: list[tuple[str, str, Any]] = []
+    for name, rows in by_name.items():
+        if rows.dim() != 2:
+            raise DataError(
+                f"frame, {name!r}: got shape {list(rows.shape)}, expected rows of numbers [B, D]; leave it out (want=)"
+            )
+        known = modalities[name].columns if SHARED not in by_name and name in modalities else ()
+        named = known or [f"{name}_{i}" for i in range(rows.shape[1])]
+        found += [(name, column, of) for column, of in zip(named, rows.T.cpu().numpy(), strict=True)]
+    twice = [column for _, column, _ in found]
+    return pd.DataFrame({c if twice.count(c) == 1 else f"{part}_{c}": of for part, c, of in found})

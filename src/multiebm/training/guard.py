@@ -10,7 +10,7 @@ import torch
 
 from multiebm.core.batch import Batch
 from multiebm.core.errors import DivergenceError
-from multiebm.core.metrics import BASE_DRAWS, GAP, PRIOR_CODES, find_problem
+from multiebm.core.metrics import BASE_DRAWS, BELONGING, GAP, PRIOR_CODES, find_problem
 from multiebm.training.state import Snapshot, Step, TrainState
 
 LIMIT = 50.0  # of |E(data) - E(refined)|, energy units
@@ -22,12 +22,24 @@ IN_A_ROW = "guard/in_a_row"  # numbers: roll-backs without a healthy stretch bet
 HEALTHY = "guard/healthy_steps"  # numbers: steps since the last roll-back
 RATE = "guard/rate"  # numbers: product of the factors on the energy's rate, without an energy on every rate
 NETWORK_RATE = "guard/network_rate"  # numbers: beside an energy, the same of generator and inference model
+INTERACTION_RATE = "guard/interaction_rate"  # numbers: the same of the energy of interaction
 PRIOR_RATE = "guard/prior_rate"  # numbers: the same of the prior's rate; schedules that set rates multiply by these
 CALM = "guard/calm"  # numbers: 1 where the last step was far from every limit
 CALM_SHARE = 0.5  # of the limit: a state nearer to it than this is not worth returning to
-_PARTS = {PRIOR_RATE: ["prior"], RATE: ["energy"], NETWORK_RATE: ["generator", "inference"]}
-_WHOSE = {PRIOR_RATE: "the prior's", RATE: "the energy's", NETWORK_RATE: "the generator's and the inference model's"}
+_PARTS = {
+    INTERACTION_RATE: ["interaction"],
+    PRIOR_RATE: ["prior"],
+    RATE: ["energy"],
+    NETWORK_RATE: ["generator", "inference"],
+}
+_WHOSE = {
+    INTERACTION_RATE: "the energy of interaction's",
+    PRIOR_RATE: "the prior's",
+    RATE: "the energy's",
+    NETWORK_RATE: "the generator's and the inference model's",
+}
 _ADVICE = {
+    INTERACTION_RATE: "Try a lower rate of the energy of interaction (training.phases.belonging.rate).",
     PRIOR_RATE: "Try a lower training.optimiser.prior, more model.prior.steps, a larger model.prior.penalty, or a "
     "model.prior.bound.",
     RATE: "Try a lower learning rate of the energy (training.optimiser.energy), more data-chain steps, or a larger "
@@ -129,6 +141,8 @@ def _at_fault(problem: str, metrics: dict[str, float], has_energy: bool) -> list
     """
     name = problem.split()[0]
     networks = [NETWORK_RATE] if has_energy else [RATE]
+    if name in (BELONGING, "grad_norm/interaction"):
+        return [INTERACTION_RATE]
     if "prior" in name:
         codes, base = metrics.get(PRIOR_CODES, 0.0), metrics.get(BASE_DRAWS, math.inf)
         return [PRIOR_RATE, *(networks if codes > min(FAR, RUNAWAY * base) else [])]

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from multiebm.core.batch import Batch
-from multiebm.core.random import SEEDS
+from multiebm.core.random import SEEDS, STREAM
 from multiebm.models.model import MultimodalModel
 from multiebm.priors.energy import BETAS
 from multiebm.training.guard import NETWORK_RATE, PRIOR_RATE, RATE
@@ -69,7 +69,9 @@ def marks(phases: Sequence[Phase]) -> list[int]:
 def make_optimisers(
     model: MultimodalModel, o: OptimiserSettings, phases: Sequence[Phase]
 ) -> dict[str, torch.optim.Optimizer]:
-    """Return one Adam for each part that has parameters: generator, inference, energy, and a prior's own ones."""
+    """Return one Adam for each part that has parameters: generator, inference, energy, and a prior's own ones; and
+    those of the phases' own.
+    """
     prior = model.generator.prior.own_parameters()
     own = {id(p) for p in prior}
     # the energy has one momentum in all phases: it learns from one loss
@@ -83,11 +85,14 @@ def make_optimisers(
         "energy": (energy, o.energy, (momentum, o.beta2), 0.0, False),
         "prior": (prior, o.prior, BETAS, 0.0, False),
     }
-    return {
+    found: dict[str, torch.optim.Optimizer] = {
         name: torch.optim.Adam(parameters, rate, betas, weight_decay=decay, amsgrad=amsgrad, fused=True)
         for name, (parameters, rate, betas, decay, amsgrad) in parts.items()
         if parameters
     }
+    for phase in counted(phases):
+        found = phase.optimisers(model) | found  # of two phases of a kind the first makes them
+    return found
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ def _dropping(state: TrainState[MultimodalModel]) -> Iterator[None]:
     """
     device = state.model.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed((state.rng.initial_seed() + SEEDS * state.step) % 2**63)
+        torch.manual_seed((state.rng.initial_seed() + STREAM * state.step) % SEEDS)  # it reads 32 bits
         yield
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.optim import Optimizer
 
 from multiebm.core.batch import Batch
 from multiebm.models.inference import Posterior
@@ -26,6 +27,7 @@ class Chosen(NamedTuple):
     subsets: str  # model.inference.subsets
     energy: bool  # whether there is one
     phases: "Sequence[Phase]"
+    interaction: bool = False  # whether there is an energy of interaction
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class Phase(ABC):
     def momentum(self) -> float | None:
         """beta1 of generator, inference model and energy in this phase; None = training.optimiser.beta1."""
         return None
+
+    def optimisers(self, model: MultimodalModel) -> dict[str, Optimizer]:
+        """Return the optimisers of its own, by name, of parts that no other phase teaches; `step` sets their rates."""
+        return {}
 
     def marks(self) -> tuple[int, ...]:
         """Return the steps within the phase at which another part begins to learn."""

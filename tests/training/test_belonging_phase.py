@@ -1,0 +1,223 @@
+"""The phase that teaches the energy of interaction: what it learns, its weight, its randomness, gaps."""
+
+import pytest
+import torch
+
+import multiebm.training.phases.belonging as module
+from multiebm.core.batch import Batch, mask_views
+from multiebm.core.errors import ConfigError
+from multiebm.core.random import make_generator
+from multiebm.core.tree import item_square_norm
+from multiebm.evaluation.belonging import auroc
+from multiebm.experiments.load import load_experiment
+from multiebm.experiments.schema import contradictions
+from multiebm.mcmc.run import evaluate
+from multiebm.models.model import MultimodalModel
+from multiebm.nn.spectral import frozen
+from multiebm.objectives.belonging import draw_donors
+from multiebm.training.phases.belonging import SAMPLES, WEIGHED_EVERY, Belonging, with_fewer_parts
+from multiebm.training.phases.bound import Bound
+from multiebm.training.state import TrainState
+from multiebm.training.steps import OptimiserSettings, TrainingStep, make_optimisers
+from small_models import mixed, random_views, small_model, vectors, whole
+
+RHO = 0.9  # correlation of two numbers that belong together
+
+
+def started(model: MultimodalModel, phase: Belonging, seed: int = 1) -> TrainState[MultimodalModel]:
+    optimisers = make_optimisers(model, OptimiserSettings(), [phase])
+    return TrainState(model, optimisers, make_generator(seed), None)  # type: ignore[arg-type]
+
+
+def train(model: MultimodalModel, phase: Belonging, batches) -> TrainState[MultimodalModel]:
+    state, step = started(model, phase), TrainingStep([phase], OptimiserSettings())
+    for _ in range(phase.steps):
+        step(state, next(batches))
+        state.step += 1
+    model.eval()
+    return state
+
+
+def triples(n: int, draws: torch.Generator) -> Batch:
+    """a and b are of correlation RHO; c says nothing of them."""
+    a, b, c = torch.randn(3, n, 1, generator=draws)
+    return whole({"a": a, "b": RHO * a + (1 - RHO**2) ** 0.5 * b, "c": c})
+
+
+def endless(make, size: int = 128, seed: int = 0):
+    draws = make_generator(seed)
+    while True:
+        yield make(size, draws)
+
+
+def small(kind: str = "pair", **sections) -> MultimodalModel:
+    return small_model(vectors(a=1, b=1, c=1), interaction={"kind": kind}, **sections)
+
+
+@pytest.mark.parametrize("kind", ["pair", "mlp"])
+def test_it_learns_the_ratio_of_two_gaussian_numbers(kind):
+    """The optimum is -log sqrt(1 - r^2) - (r^2 a^2 + r^2 b^2 - 2 r a b) / (2 (1 - r^2)): f is close to it in ranks and
+    tells foreign parts about as well, and the part that says nothing costs nothing.
+    """
+    model = small(kind)
+    train(model, Belonging(steps=100), endless(triples, 64))
+    batch = triples(2000, make_generator(7))
+    foreign = batch._replace(views=batch.views | {"b": batch.views["b"].roll(1, 0)})
+    alone = batch._replace(views=batch.views | {"c": batch.views["c"].roll(1, 0)})
+
+    def best(of: Batch) -> torch.Tensor:
+        a, b = of.views["a"][:, 0], of.views["b"][:, 0]
+        return -(RHO**2 * (a**2 + b**2) - 2 * RHO * a * b) / (2 * (1 - RHO**2))
+
+    with torch.no_grad():
+        true, moved, unmoved = (model.match_states(of) for of in (batch, foreign, alone))
+    ceiling = auroc(best(batch), best(foreign)).value
+    assert ceiling > 0.8
+    assert ceiling - 0.02 < auroc(true, moved).value < ceiling + 0.01
+    assert auroc(true, unmoved).value == pytest.approx(0.5, abs=0.02)
+    assert int(model.interaction.steps) == 100
+
+
+def test_the_weight_gives_the_gradients_their_ratio():
+    """On the samples that it is set by; another ratio is another weight, in proportion."""
+    weights = []
+    for ratio in (0.7, 1.4):
+        model = small_model(mixed(), interaction={"kind": "pair"})
+        train(model, Belonging(steps=3, ratio=ratio), endless(lambda n, draws: whole(random_views(mixed(), 8)), 8))
+        weights.append(float(model.interaction.weight))
+    assert weights[1] == pytest.approx(2 * weights[0], rel=1e-5)
+    phase, seed = Belonging(steps=3, ratio=0.7), 3
+    weight = phase.weigh(model, seed)
+    views = model.decode(model.sample_latents(SAMPLES, make_generator(seed)))
+    with frozen(model):
+        of_energy, of_f = (
+            item_square_norm(evaluate(of, views).grad).sqrt().mean() for of in (model.energy, model.interaction)
+        )
+    assert float(weight * of_f / of_energy) == pytest.approx(0.7, rel=1e-5)
+    model.energy_steps.fill_(0)
+    assert phase.weigh(model, seed) == 0
+    assert small_model(mixed(), interaction={"kind": "pair"}, energy=None).interaction.weight == 0
+
+
+def test_it_is_weighed_at_the_end_and_on_the_way():
+    model, phase = small(), Belonging(steps=WEIGHED_EVERY + 2)
+    state, batches = started(model, phase), endless(triples, 16)
+    seen = []
+    for done in range(phase.steps):
+        phase.step(state, next(batches), done)
+        state.step += 1
+        seen.append(float(model.interaction.weight))
+    assert not any(seen[: WEIGHED_EVERY - 1])
+    assert len(set(seen[WEIGHED_EVERY - 1 :])) == 2
+
+
+def test_other_parts_their_draws_and_averages_stay_as_they_are():
+    model, phase = small_model(mixed(), interaction={"kind": "pair"}), Belonging(steps=2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = started(model, phase)
+    draws, torch_draws = state.rng.get_state(), torch.get_rng_state()
+    step = TrainingStep([phase], OptimiserSettings())
+    for _ in range(2):
+        step(state, whole(random_views(mixed(), 8)))
+        state.step += 1
+    assert torch.equal(state.rng.get_state(), draws)
+    assert torch.equal(torch.get_rng_state(), torch_draws)
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved
+    assert all(name.startswith("interaction.") for name in moved)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(state.average[name], parameter), name  # no older weights of f in the average
+
+
+def test_every_step_has_donors_shifts_and_dropout_of_its_own(monkeypatch):
+    """Generators read 32 bits of a seed: seeds that differ above these would repeat one step for ever."""
+    seen, drawn = [], []
+    monkeypatch.setattr(module, "draw_donors", lambda *a: seen.append(draw_donors(*a)) or seen[-1])
+    model, phase = small_model(mixed(), interaction={"kind": "pair"}), Belonging(steps=6)
+    dropout = next(part for part in model.interaction.modules() if isinstance(part, torch.nn.Dropout))
+    dropout.register_forward_hook(lambda part, given, made: drawn.append((made == 0) & (given[0] != 0)))
+    batch = whole(random_views(mixed(), 8))
+    train(model, phase, iter([batch] * 6))
+    drawn = [mask for mask in drawn if mask.any()]  # those of training
+    assert len(seen) == 6
+    assert all(not torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
+    assert len(drawn) == 6
+    alike = [a.shape == b.shape and torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i]]
+    assert not any(alike)
+
+
+def test_the_same_seed_gives_the_same_f_and_another_one_another():
+    found = []
+    for seed in (1, 1, 2):
+        model, phase = small_model(mixed(), interaction={"kind": "pair"}), Belonging(steps=2)
+        state, step = started(model, phase, seed), TrainingStep([phase], OptimiserSettings())
+        for _ in range(2):
+            step(state, whole(random_views(mixed(), 8)))
+            state.step += 1
+        found.append(torch.cat([p.detach().flatten() for p in model.interaction.parameters()]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_what_is_hidden_teaches_nothing_even_if_it_is_nan():
+    present = torch.rand(16, 3, generator=make_generator(3)) < 0.7
+    present[0], present[1] = False, torch.tensor([True, False, False])
+    found = []
+    for hidden in (0.0, torch.nan):
+        model, phase = small_model(mixed(), interaction={"kind": "pair"}), Belonging(steps=2)
+        views = random_views(mixed(), 16)
+        for view, here in zip(views.values(), present.T, strict=True):
+            view[~here] = hidden
+        batch = Batch(mask_views(views, present), present)
+        train(model, phase, iter([batch, batch]))
+        found.append(torch.cat([p.detach().flatten() for p in model.interaction.parameters()]))
+    assert torch.equal(*found)
+    assert found[0].isfinite().all()
+
+
+def test_a_batch_in_which_nothing_can_be_foreign_changes_nothing():
+    model, phase = small(), Belonging(steps=3)
+    state, one = started(model, phase), triples(1, make_generator(0))
+    before = [p.clone() for p in model.interaction.parameters()]
+    assert phase.step(state, one, 0) == {}
+    lonely = Batch(triples(4, make_generator(0)).views, torch.tensor([[True, False, False]]).expand(4, 3))
+    assert phase.step(state, lonely, 1) == {}
+    assert all(map(torch.equal, before, model.interaction.parameters()))
+    assert not model.interaction_learned
+
+
+def test_fewer_parts_are_two_or_more_of_those_there_each_set_as_often():
+    present = torch.ones(4000, 4, dtype=torch.bool)
+    present[:1000, 0] = present[:500, 1] = False  # 500 items of two parts, 500 of three, 3000 of four
+    shown = with_fewer_parts(present, 0.5, make_generator(0))
+    assert bool((shown <= present).all())
+    assert torch.equal(shown[:500], present[:500])
+    sizes = shown.sum(1)
+    assert float((sizes[500:1000] == 2).float().mean()) == pytest.approx(0.5, abs=0.09)
+    for size, share in ((2, 0.25), (3, 0.25), (4, 0.5)):
+        assert float((sizes[1000:] == size).float().mean()) == pytest.approx(share, abs=0.035)
+    three = shown[1000:][sizes[1000:] == 3]
+    assert ((~three).float().mean(0) - 0.25).abs().max() < 0.07
+    assert torch.equal(with_fewer_parts(present, 0.0, make_generator(0)), present)
+
+
+def test_the_rate_makes_one_cycle():
+    phase = Belonging(steps=100)
+    rates = [phase.cycle(done) for done in range(100)]
+    assert max(rates) == pytest.approx(1.0, abs=2e-3)
+    assert rates.index(max(rates)) in (29, 30)
+    assert rates[0] < 0.05
+    assert rates[-1] < 1e-3
+    assert all(rate > 0 for rate in rates)
+
+
+def test_a_run_says_what_it_lacks_and_in_which_order_phases_go():
+    phases = "training.phases=[{kind: belonging, steps: 5}, {kind: cooperative, steps: 5}]"
+    lacks = "^model.interaction: got null with training.phases.belonging.steps 5, expected an energy of interaction"
+    with pytest.raises(ConfigError, match=lacks):
+        load_experiment("toy2d", ["training.phases=[{kind: belonging, steps: 5}]"])
+    with pytest.raises(ConfigError, match="^training.phases: got belonging before cooperative, expected it behind"):
+        load_experiment("toy2d", [phases, "model.interaction.kind=pair"])
+    later = "training.phases=[{kind: bound, steps: 5}, {kind: belonging, steps: 5}]"
+    assert contradictions(load_experiment("toy2d", [later, "model.interaction.kind=mlp"])) == []
+    assert "interaction" not in make_optimisers(small_model(mixed()), OptimiserSettings(), [Bound()])
