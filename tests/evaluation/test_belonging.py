@@ -74,7 +74,9 @@ def model_of(match=None, score=None, scale: float = 1.0, energy: object = None, 
         interaction_learned=False,
         match_states=match,
         score_states=score,
-        generator=SimpleNamespace(likelihoods=dict.fromkeys(modalities, SimpleNamespace(sample=sample))),
+        generator=SimpleNamespace(
+            likelihoods=dict.fromkeys(modalities, SimpleNamespace(sample=sample)), temperature=1.0
+        ),
         sample_latents=lambda n, rng, temperature: scale * randn(rng, (n, 1), torch.zeros(1)),
         decode=lambda z, wanted=None: dict.fromkeys(modalities, z),
     )

@@ -149,8 +149,9 @@ def test_a_prediction_is_the_mean_over_draws():
         training=False,
         train=lambda mode: None,
         energy=None,
-        generator=SimpleNamespace(likelihoods=dict.fromkeys(modalities, likelihood)),
-        infer_latents=lambda batch, rng: randn(rng, (len(batch.present), 1), torch.zeros(1)),
+        generator=SimpleNamespace(likelihoods=dict.fromkeys(modalities, likelihood), temperature=1.0),
+        inference=SimpleNamespace(given=lambda batch: None),
+        infer_latents=lambda batch, rng, posterior: randn(rng, (len(batch.present), 1), torch.zeros(1)),
         decode=lambda z, wanted: dict.fromkeys(modalities, z),
     )
     found = measured(Measurement(model, data, None, EvaluationSettings(2, n)), ["fill/rmse"]).results["fill/rmse/b"]

@@ -178,6 +178,25 @@ def test_with_one_draw_or_nothing_unseen_the_predictive_bound_is_the_elbo(known)
         torch.testing.assert_close(losses["predictive", samples, components], losses["elbo", samples, components])
 
 
+def test_one_component_an_item_is_that_of_the_mixture_and_each_comes_as_often_as_it_weighs(known):
+    """Which it is is told by its members; a batch of 700 draws, five standard errors."""
+    model, data, *_ = known
+    batch, _ = states(data, 12)
+    batch = batch.select(torch.arange(12).repeat(100))
+    batch.present[::3, 1] = False
+    every, one = model.inference(batch).shared, model.inference(batch, make_generator(0)).shared
+    assert (len(every.loc), len(one.loc)) == (7, 1)
+    same = (every.members[:, None] == one.members).all(2)  # [K, B]
+    assert (same.sum(0) == 1).all()
+    index = same.float().argmax(0)
+    for found, expected in zip(one.component(torch.zeros_like(index)), every.component(index), strict=True):
+        if isinstance(found, torch.Tensor):
+            torch.testing.assert_close(found, expected)
+    share, weight = same.float().mean(1), every.log_weight.exp().mean(1)
+    assert ((share - weight).abs() < 5 * (weight / same.shape[1]).sqrt()).all()
+    assert (every.log_weight.gather(0, index[None]) > -torch.inf).all()
+
+
 def test_match_is_how_much_likelier_parts_are_together_than_apart(known):
     """log p(x_S) - sum_m log p(x_m) of the Gaussian; NaN for an item of one part."""
     model, data, covariance, loc = known

@@ -48,7 +48,8 @@ class Diagonal(NamedTuple):
 
 
 class Mixture(NamedTuple):
-    """`loc`, `scale` [K, B, D]; normalised `log_weight` [K, B]; `members` bool [K, M]: evidence of component k.
+    """`loc`, `scale` [K, B, D]; normalised `log_weight` [K, B]; `members` bool [K, M]: evidence of component k, or
+    [K, B, M] of component k of each item.
 
     The density of eq. (5) of arXiv 2605.00644, with weights that need not be equal. With a `root` [K, B, D, D], the
     Cholesky factors of their precisions, components are Gaussians with dependent coordinates.
@@ -80,7 +81,8 @@ class Mixture(NamedTuple):
         """Return the mixtures of the items in `rows` (int64 [N], any may come again): [K, N, D]."""
         root = None if self.root is None else self.root[:, rows]
         loc, scale, log_weight = self.loc[:, rows], self.scale[:, rows], self.log_weight[:, rows]
-        return self._replace(loc=loc, scale=scale, log_weight=log_weight, root=root)
+        members = self.members if self.members.dim() == 2 else self.members[:, rows]
+        return self._replace(loc=loc, scale=scale, log_weight=log_weight, members=members, root=root)
 
     def detach(self) -> "Mixture":
         """Return the same density as a constant: no gradient reaches loc, scale [K, B, D] or the weights."""
@@ -98,6 +100,12 @@ class Mixture(NamedTuple):
     def responsibilities(self, z: Tensor) -> Tensor:
         """Return r_k = softmax_k of log w_k q_k(z), its gradient's weights in eq. (12): z [B, D] -> [K, B]."""
         return (self.component_log_prob(z) + self.log_weight).softmax(0)
+
+    def members_of(self, index: Tensor) -> Tensor:
+        """Return the evidence of the component that each item was assigned to: index [B] -> bool [B, M]."""
+        if self.members.dim() == 2:
+            return self.members[index]
+        return self.members[index, torch.arange(len(index), device=index.device)]
 
     def assign(self, rng: Randomness) -> Tensor:
         """Draw one component per item, int64 of shape [B], by the inverse of its weights' distribution function.

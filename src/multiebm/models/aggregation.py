@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from multiebm.core.errors import ConfigError, DivergenceError
+from multiebm.core.random import Randomness
 from multiebm.distributions.families import FAMILIES, NORMAL
 from multiebm.distributions.fusion import FUSIONS
 from multiebm.distributions.mixture import Mixture
@@ -74,13 +75,19 @@ class Aggregation(nn.Module):
         )  # the first component is then what an item has
         self.logits = nn.Parameter(torch.zeros(len(self.members))) if learned_weights else None
 
-    def gaussian(self, pull: Tensor, precision: Tensor, present: Tensor) -> Mixture:
+    def gaussian(self, pull: Tensor, precision: Tensor, present: Tensor, one: Randomness | None = None) -> Mixture:
         """Return the mixture of products of Gaussian experts and N(0, I), with dependent coordinates: [K, B, D].
 
         `pull`: precision times location [M, B, D]; `precision` [M, B, D, D]. Exact where parts are independent given z.
+        `one` draws one component for each item, which is then its only one: the others take time and are not made.
         """
         inside, log_weight = self._subsets(present)
-        return joined(pull, precision, inside, log_weight, self.members)
+        if one is None or self.logits is not None:  # weights that learn get a gradient from all components
+            return joined(pull, precision, inside, log_weight, self.members)
+        every = Mixture(pull[:1], pull[:1], log_weight, self.members, NORMAL)  # whose densities nobody asks for
+        index = every.assign(one)
+        inside = inside[index, :, torch.arange(len(index), device=index.device)].T[None]  # [1, M, B]
+        return joined(pull, precision, inside, torch.zeros_like(log_weight[:1]), every.members_of(index)[None])
 
     def _subsets(self, present: Tensor) -> tuple[Tensor, Tensor]:
         """Return which parts each component has, bool [K, M, B], and the log weights [K, B]."""

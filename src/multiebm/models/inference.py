@@ -159,14 +159,14 @@ class InferenceModel(nn.Module):
         self.aggregation = aggregation or Aggregation(len(encoders), family)
         self.pooled, self.joint = pooled, joint
 
-    def forward(self, batch: Batch) -> Posterior:
+    def forward(self, batch: Batch, one: Randomness | None = None) -> Posterior:
         """Encode views [B, ...] to M experts [M, B, D] and aggregate them as in training.
 
         Encoders see present parts alone; absent experts are the base density, and with nothing present so is every
-        component.
+        component. `one`: a linear half draws one component for each item, and makes no other.
         """
         if self.linear:
-            return self._gaussian(batch, self.aggregation, whole=False)
+            return self._gaussian(batch, self.aggregation, whole=False, one=one)
         experts, private = self._experts(batch)
         if self.joint is None:
             return Posterior(self.aggregation(experts.loc, experts.scale, batch.present), private, experts)
@@ -179,11 +179,14 @@ class InferenceModel(nn.Module):
             )
         return Posterior(self._joined(batch), private, experts)
 
-    def given(self, batch: Batch) -> Posterior:
-        """Return q(z, W | X_S) of views [B, ...] as generation from a subset uses it; `present` [B, M] is S."""
+    def given(self, batch: Batch, alone: bool = False) -> Posterior:
+        """Return q(z, W | X_S) of views [B, ...] as generation from a subset uses it; `present` [B, M] is S.
+
+        Experts of a linear half are exact densities of each part `alone` if asked for, which takes time, else diagonal.
+        """
         aggregate = self.pooled or self.aggregation
         if self.linear:
-            return self._gaussian(batch, aggregate, whole=True)
+            return self._gaussian(batch, aggregate, whole=alone)
         experts, private = self._experts(batch)
         shared = aggregate(experts.loc, experts.scale, batch.present)
         if self.joint is not None and (complete := batch.present.all(1)).any():
@@ -197,7 +200,7 @@ class InferenceModel(nn.Module):
         """Whether experts are Gaussians with dependent coordinates, linear ones and what networks add."""
         return any(getattr(encoder, "linear", False) for encoder in self.encoders.values())
 
-    def _gaussian(self, batch: Batch, aggregate: Aggregation, whole: bool) -> Posterior:
+    def _gaussian(self, batch: Batch, aggregate: Aggregation, whole: bool, one: Randomness | None = None) -> Posterior:
         """Experts of each part alone have dependent coordinates where `whole`, else no `root` (that takes time)."""
         found, private, n = [], dict[str, Diagonal](), len(batch.present)
         for (key, encoder), rows in zip(self.encoders.items(), rows_present(batch.present), strict=True):
@@ -214,7 +217,7 @@ class InferenceModel(nn.Module):
         else:
             own = 1 + precision.diagonal(dim1=-2, dim2=-1)
             experts = Diagonal(pull / own, own.rsqrt(), self.family)
-        return Posterior(aggregate.gaussian(pull, precision, batch.present), private, experts)
+        return Posterior(aggregate.gaussian(pull, precision, batch.present, one), private, experts)
 
     def _experts(self, batch: Batch) -> tuple[Diagonal, dict[str, Diagonal]]:
         shared, private, n = [], {}, len(batch.present)

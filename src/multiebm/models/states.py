@@ -243,7 +243,7 @@ class StateModel(nn.Module):
         here = batch.present.T  # [M, B]
         if self.interaction is not None and self.interaction_learned:
             return torch.where(here.sum(0) > 1, self.interaction(batch.views, batch.present), torch.nan)
-        q = self.inference.given(batch)
+        q = self.inference.given(batch, alone=True)
         loc = q.experts.loc  # [M, B, D]
         if q.experts.root is not None and q.shared.root is not None:
             # every density has the factor p(x_m | z) of its parts; what is left is the integral over z, 1 where absent

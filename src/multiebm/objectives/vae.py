@@ -229,7 +229,7 @@ def draw(
         more = [_again(posterior, q.component(chosen), rng) for _ in range(s.samples - 1)]
         own = {key: torch.stack([value, *(each[key] for each in more)])[:, None] for key, value in own.items()}
         z = own.pop(SHARED)
-        seen = (q.members[chosen] & batch.present)[None]
+        seen = (q.members_of(chosen) & batch.present)[None]
         # value 1, and the gradient of the weight that the component was drawn with
         picked = q.log_weight.gather(0, chosen[None])
         log_weight = picked - picked.detach()

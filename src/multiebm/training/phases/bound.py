@@ -38,7 +38,7 @@ class Bound(BoundSettings, Phase):
         alone = bool(prior.own_parameters())
         learns = alone and done >= self.prior_from  # before it learns a tilt is a random function
         shown = with_more_gaps(model, batch, rng, self.hidden) if self.hidden else batch
-        posterior = model.inference(shown)
+        posterior = model.inference(shown, rng if self.components == "one" and self.divergence != "mixture" else None)
         codes = follow_codes(state, posterior, batch, alone)
         given = posterior, batch, rng, self, self.beta, shown.views
         loss, log_px = vae_loss(model.generator, prior.for_bound(learns), *given)
