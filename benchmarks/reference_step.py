@@ -177,6 +177,10 @@ def data_chain(model: MultimodalModel, views: Views, generator: torch.Generator)
             norm = sum(g.square().flatten(1).sum(1) for g in grads.values()).sqrt().clamp_min(1e-12)
             factor = model.displacement * size**0.5 / norm
         else:
+            if isinstance(chain.step_size, str):
+                raise ConfigError(
+                    "reference step: model.data_chain.step_size: got 'steered', expected a number; time another preset"
+                )
             factor = torch.full((len(next(iter(x.values()))),), 0.5 * chain.step_size**2)
         noise = {name: torch.randn(view.shape, generator=generator) for name, view in x.items()}
         x = {n: x[n] + per_item(factor, x[n]) * grads[n] + chain.noise_scale * noise[n] for n in x}

@@ -37,7 +37,12 @@ RENAMED = {"mohelvae": "helvae"}  # rows whose page does not begin their name
 SECTIONS = "model|training|data|evaluation"
 SPAN = re.compile(rf"`((?:{SECTIONS})\.[a-z][\w.*]*)(\()?[^`\n]*`")  # inline code; with a bracket it is a call
 OVERRIDE = re.compile(rf"(?<![\w.])((?:{SECTIONS})\.[a-z][\w.]*)=\S")  # key=value of a command
-ATTRIBUTES = {"model.generator.prior.tilt", "model.displacement"}  # of a model in Python, in cooperative.md
+ATTRIBUTES = {
+    "model.generator.prior.tilt",
+    "model.displacement",
+    "model.data_step_size",
+    "model.data_temperature",
+}  # of a model in Python, in cooperative.md
 FREE = ("data.settings.", "model.likelihood.weights.", "model.parts.")  # keys below these are names of the user's
 EXAMPLE = "poe"  # a row that extend.md adds
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

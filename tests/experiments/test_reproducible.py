@@ -43,6 +43,22 @@ def test_a_run_interrupted_after_roll_backs_equals_the_uninterrupted_one(tmp_pat
         )
 
 
+def test_a_steered_langevin_chain_resumes_bit_for_bit_with_the_step_size_that_it_had(tmp_path: Path):
+    """Steps 5 to 10 run the chain; the run is cut in the cooperative phase, between two checkpoints."""
+    settings = "model.data_chain={kind: langevin, step_size: steered, steps: 2, noise_scale: 0.05}"
+    whole = run_experiment(tiny(settings), tmp_path / "whole", tiny_data(), device="cpu").model
+    stopped = run_experiment(tiny(settings), tmp_path / "part", tiny_data(), until=7, device="cpu")
+    assert stopped.fit.reason == "stopped"
+    rest = run_experiment(tiny(settings), tmp_path / "part", tiny_data(), resume=True, device="cpu").model
+    saved = multiebm.from_pretrained(tmp_path / "part")
+    assert 0.5 != whole.data_step_size == rest.data_step_size == saved.data_step_size
+    assert digest(rest) == digest(whole) == digest(saved)
+    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "part")]
+    kept = [[{k: v for k, v in json.loads(line).items() if "second" not in k} for line in log] for log in logs]
+    assert kept[0] == kept[1]
+    assert {"data_chain/temperature", "data_chain/acceptance", "energy/data_std_over_T"} <= set(kept[0][-1])
+
+
 def test_the_hash_seed_of_the_process_changes_nothing(tmp_path: Path):
     whole = run_experiment(tiny(), tmp_path / "here", tiny_data(), device="cpu")
     code = (

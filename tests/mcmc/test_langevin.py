@@ -79,6 +79,19 @@ def test_diagnosed_moves_say_what_a_metropolis_test_would_accept():
     assert tempered.acceptance.eq(1).all()  # noise and step differ: not a proposal for this density
 
 
+@pytest.mark.parametrize(("s", "n"), [(1.2, 1.2), (1.2, 0.6), (0.8, 1.1)])
+def test_tempered_moves_say_what_a_metropolis_test_of_p_to_the_1_over_t_would_accept(s, n):
+    """The proposal of (s, n) for p is that of step n for p^(1/T), T = (n / s)^2; the diagnosis changes no move."""
+    u, temperature = start(), (n / s) ** 2
+    end, info = run_chain(langevin(skewed, s, n, tempered=True), u, 2, make_generator(3))
+    adjusted = mala(lambda x: skewed(x) / temperature, n)
+    _, expected = adjusted.step(make_generator(3), adjusted.init(u))
+    torch.testing.assert_close(info.acceptance[0], expected.acceptance, rtol=1e-4, atol=1e-6)
+    assert info.acceptance[0].min() < 0.99
+    assert info.acceptance[1].tolist() == [1.0] * 6
+    assert torch.equal(end, run_chain(langevin(skewed, s, n), u, 2, make_generator(3))[0])
+
+
 def test_a_chain_on_minus_e_is_the_chain_on_minus_e_over_t_with_step_and_noise_alike():
     """Section 1: running -E with (s, n) is running -E / T with step and noise n, T = (n / s)^2, eq. (3')."""
     s, n = 0.5, 0.1

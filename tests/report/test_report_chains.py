@@ -3,6 +3,7 @@ import torch
 from report_standin import VECTORS, data_uris, html, make_scene
 
 from multiebm.core.batch import Batch
+from multiebm.models.chains import Langevin
 from multiebm.priors.prior import Prior
 from multiebm.report.chains import (
     COHERENCE_ITEMS,
@@ -38,6 +39,22 @@ def test_the_energy_curve_is_the_chains_own_and_its_pictures_are_its_positions()
     for name, view in scene.raw(end).items():
         assert torch.equal(trace.views[-1][name], view)
     assert torch.equal(trace.values[0], -scene.model.log_density_unnorm(again).detach())
+
+
+def test_what_a_langevin_chain_targets_is_said_with_the_share_of_moves_that_a_metropolis_test_would_accept():
+    scene = make_scene()
+    length = scene.model.data_chain.steps
+    assert trace_data_chain(scene).acceptance == 1.0  # displaced steps are no proposals for any density
+    assert scene.model.data_temperature is None
+    scene.model.data_chain = Langevin(steps=length, step_size=0.5, noise_scale=0.1)
+    rng = scene.rng("data chain", ITEMS)
+    start = scene.model.decode(scene.model.sample_latents(ITEMS, rng))
+    _, info = scene.model.refine_data(start, rng, steps=LONGER * length)
+    accepted = info.acceptance[: length - 1].mean().item()
+    assert 0 < accepted < 1
+    assert trace_data_chain(scene).acceptance == pytest.approx(accepted)
+    said = f"The chain targets exp(-E / T) with T = 0.04; a Metropolis test would accept {accepted:.1%} of its moves."
+    assert said in html(chains_section(scene))
 
 
 def test_the_likelihood_curve_is_that_of_the_present_parts_at_every_step():

@@ -20,7 +20,7 @@ from multiebm.experiments.build import settling_of
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
 from multiebm.models.own import evaluating
-from multiebm.training.phases.settle import settle_priors
+from multiebm.training.phases.settle import settle_priors, settle_step_size
 from multiebm.training.state import TrainState, averaged
 
 SETTLING_ITEMS, BATCH = 8192, 64  # training items that mixtures are fitted to before a measurement, and at a time
@@ -60,13 +60,17 @@ def settled(state: TrainState, train: MultimodalDataset, experiment: Experiment)
     with averaged(model, state.average), evaluating(model.inference):
         whole = model.generator.state_dict()
         own = {key: value.clone() for key, value in whole.items() if key.startswith(("prior.", "private_priors."))}
+        step_size = {key: value.clone() for key, value in model.named_buffers() if key == "step_size"}
         order = torch.randperm(len(train.train), generator=torch.Generator().manual_seed(seed))[:SETTLING_ITEMS]
         batches = (train.batch("train", rows).to(model.device) for rows in order.split(BATCH))
         try:
-            settle_priors(model, batches, make_generator(seed, model.device), settling_of(experiment, state.numbers))
+            rng = make_generator(seed, model.device)
+            settle_priors(model, batches, rng, settling_of(experiment, state.numbers))
+            settle_step_size(model, rng)
             yield
         finally:
             model.generator.load_state_dict(own, strict=False)
+            model.load_state_dict(step_size, strict=False)
 
 
 def validation(

@@ -30,7 +30,7 @@ FITTED = (
     "total",
     "standardise",
 )  # what a modality has of its data, and another of the same kind need not have
-INTERACTION = "interaction."  # begins the names of the weights of an energy of interaction
+LATER = ("interaction.", "step_size")  # begin the names of weights that a finished model may be given
 _MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye, torch.Tensor.expand}
 
 
@@ -101,8 +101,8 @@ def _load_own(model: MultimodalModel, description: Description, section: ModelSe
 
 
 def start_from(model: MultimodalModel, folder: str | Path) -> None:
-    """Give `model` the weights saved in `folder`; how it standardises values stays its own, and so does an energy of
-    interaction that the saved model lacks: it may be taught to a model that is finished.
+    """Give `model` the weights saved in `folder`; how it standardises values stays its own, and so do an energy of
+    interaction and a steered step size that the saved model lacks: they may be learned by a model that is finished.
 
     ConfigError where modalities or shapes are others, with every difference; CheckpointError where files are damaged.
     """
@@ -116,9 +116,8 @@ def start_from(model: MultimodalModel, folder: str | Path) -> None:
     problems = [
         f"modality {name!r}: got {saved[name]}, expected {own[name]}" for name in own if own[name] != saved[name]
     ]
-    lacks = not any(name.startswith(INTERACTION) for name in description.tensors)
-    fresh = INTERACTION if lacks else ""
-    expected = {n: describe(t) for n, t in model.state_dict().items() if not (lacks and n.startswith(INTERACTION))}
+    fresh = tuple(key for key in LATER if not any(name.startswith(key) for name in description.tensors))
+    expected = {n: describe(t) for n, t in model.state_dict().items() if not n.startswith(fresh)}
     if problems := problems or misfits(description.tensors, expected):
         listed = "\n  ".join(problems)
         raise ConfigError(

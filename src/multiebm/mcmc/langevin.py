@@ -31,13 +31,14 @@ def _move(rng: Randomness, state: State, drift: Drift, noise: float) -> tuple[Tr
 def _unadjusted(logdensity: LogDensity, drift: Drift, noise: float, proposed: float = 0.0) -> Kernel:
     """Return the kernel that accepts every move; its last step needs no gradient at the end, a backward pass saved.
 
-    Moves that are Langevin proposals of step size `proposed` also say how likely a Metropolis test would accept them.
+    Moves that are Langevin proposals of step size `proposed` also say how likely a Metropolis test would accept them
+    for the density p^(1/T), T = (noise / proposed)^2.
     """
 
     def step(rng: Randomness, state: State) -> tuple[State, Info]:
         moved, info = _move(rng, state, drift, noise)
         new = evaluate(logdensity, moved)
-        return new, info._replace(acceptance=_acceptance(state, new, proposed)) if proposed else info
+        return new, info._replace(acceptance=_acceptance(state, new, proposed, noise)) if proposed else info
 
     def last(rng: Randomness, state: State) -> tuple[State, Info]:
         moved, info = _move(rng, state, drift, noise)
@@ -49,20 +50,27 @@ def _unadjusted(logdensity: LogDensity, drift: Drift, noise: float, proposed: fl
     return Kernel(partial(evaluate, logdensity), step, last)
 
 
-def _acceptance(old: State, new: State, step_size: float) -> Tensor:
-    """Return the Metropolis-Hastings acceptance probability [B] of the Langevin proposal old -> new."""
+def _acceptance(old: State, new: State, step_size: float, noise: float) -> Tensor:
+    """Return the Metropolis-Hastings acceptance probability [B] of the Langevin proposal old -> new for p^(1/T), with
+    T = (n / s)^2 of `step_size` s and `noise` n.
+    """
 
     def transition(a: State, b: State) -> Tensor:
-        # log N(v; u + s^2/2 g, s^2) up to a constant
+        # log N(v; u + s^2/2 g, n^2) up to a constant
         gap = tree_map(lambda v, u, g: v - u - 0.5 * step_size**2 * g, b.position, a.position, a.grad)
-        return -item_square_norm(gap) / (2 * step_size**2)
+        return -item_square_norm(gap) / (2 * noise**2)
 
-    log_ratio = new.logdensity - old.logdensity + transition(new, old) - transition(old, new)
+    rise = (new.logdensity - old.logdensity) * (step_size / noise) ** 2
+    log_ratio = rise + transition(new, old) - transition(old, new)
     return log_ratio.clamp(max=0).exp().nan_to_num(0.0)
 
 
 def langevin(
-    logdensity: LogDensity, step_size: float, noise_scale: float | None = None, diagnose: bool = False
+    logdensity: LogDensity,
+    step_size: float,
+    noise_scale: float | None = None,
+    diagnose: bool = False,
+    tempered: bool = False,
 ) -> Kernel:
     """u' = u + s^2/2 grad log p(u) + n eps, with s = `step_size`, n = `noise_scale` (n = s unless given).
 
@@ -70,9 +78,10 @@ def langevin(
     is p^(1/T), T = (n/s)^2, up to the same bias. Positions [B, ...], chains independent. Eqs. (3) and (8) of
     arXiv 2605.00644; Neal (2011), arXiv 1206.1901.
     `diagnose` (n = s): `Info.acceptance` is what a Metropolis test would say of each move but the last, which stays 1.
+    `tempered`: the same for p^(1/T) at any n > 0.
     """
     noise = step_size if noise_scale is None else noise_scale
-    proposed = step_size if diagnose and noise == step_size else 0.0
+    proposed = step_size if (diagnose and noise == step_size) or (tempered and noise > 0) else 0.0
     return _unadjusted(logdensity, _langevin_drift(step_size), noise, proposed)
 
 
@@ -101,7 +110,7 @@ def mala(logdensity: LogDensity, step_size: float) -> Kernel:
     def step(rng: Randomness, state: State) -> tuple[State, Info]:
         moved, info = _move(rng, state, _langevin_drift(step_size), step_size)
         proposal = evaluate(logdensity, moved)
-        acceptance = _acceptance(state, proposal, step_size)
+        acceptance = _acceptance(state, proposal, step_size, step_size)
         accept = rand(rng, (*acceptance.shape, 1), acceptance)[:, 0] < acceptance  # [B]
 
         def chosen(new: Tensor, old: Tensor) -> Tensor:

@@ -28,17 +28,37 @@ class Displaced:
 
 @dataclass(frozen=True)
 class Langevin:
-    """Langevin steps on the energy of s^2/2 times the gradient, eq. (3) of arXiv 2605.00644."""
+    """Langevin steps on the energy of s^2/2 times the gradient, eq. (3) of arXiv 2605.00644.
+
+    With noise n they sample exp(-E / T), T = (n / s)^2, up to the bias of a finite step. Steered, s is one number for
+    all items and steps, which training moves such that the mean step on the gradient is as long as a displaced one.
+    """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     kind: Literal["langevin"] = "langevin"
     steps: Steps = 10
-    step_size: Annotated[float, Field(gt=0, le=10, description="s, state units")] = 0.5
+    step_size: Annotated[
+        Annotated[float, Field(gt=0, le=10)] | Literal["steered"],
+        Field(description="s, state units; steered: training finds it"),
+    ] = 0.5
     noise_scale: Noise = 0.001
+    displacement_max: Annotated[
+        float, Field(ge=1e-3, description="of a steered step: most that it moves on average, as of displaced ones")
+    ] = 0.004
 
 
 DataChain = Displaced | Langevin
+
+
+def steers_step_size(chain: DataChain) -> bool:
+    """Return whether training finds the step size s of a Langevin chain."""
+    return isinstance(chain, Langevin) and chain.step_size == "steered"
+
+
+def is_steered(chain: DataChain) -> bool:
+    """Return whether training steers how far a step of the data chain goes."""
+    return isinstance(chain, Displaced) or steers_step_size(chain)
 
 
 @dataclass(frozen=True)

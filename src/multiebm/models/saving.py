@@ -151,13 +151,13 @@ def read_description(folder: Path) -> Description:
     return Description(header.model, modalities, header.precision, folder, weights, tensors, kept)
 
 
-def load_weights(model: nn.Module, description: Description, but: str = "") -> None:
+def load_weights(model: nn.Module, description: Description, but: tuple[str, ...] = ()) -> None:
     """Read the weights of a description into `model`, layouts kept; CheckpointError lists misfit names, shapes and
     types, or says that the file is damaged or holds values that are not finite, with nothing changed. Weights whose
-    names begin with `but` stay as they are.
+    names begin with one of `but` stay as they are.
     """
     own, file = model.state_dict(), description.folder / description.weights.name
-    own = {name: tensor for name, tensor in own.items() if not but or not name.startswith(but)}
+    own = {name: tensor for name, tensor in own.items() if not name.startswith(but)}
     if problems := misfits(description.tensors, {name: describe(tensor) for name, tensor in own.items()}):
         listed = "\n  ".join(problems)  # before they are read: these, too, may be of any size
         raise CheckpointError(

@@ -16,7 +16,7 @@ from multiebm.distributions.gaussian import log_mass
 from multiebm.mcmc.langevin import displaced_langevin, langevin
 from multiebm.mcmc.run import ChainInfo, run_chain
 from multiebm.modalities import Modality
-from multiebm.models.chains import DataChain, Displaced, LatentChain
+from multiebm.models.chains import DataChain, Displaced, LatentChain, steers_step_size
 from multiebm.models.energy import EnergyNetwork
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Latents, Posterior
@@ -52,6 +52,9 @@ class StateModel(nn.Module):
         self.energy_steps: Tensor  # updates of the energy; until the first it is random
         self.register_buffer("displacement", torch.tensor(0.004, dtype=torch.float32))
         self.register_buffer("energy_steps", torch.tensor(0))
+        self.step_size: Tensor  # s of a data chain whose steps are steered; others have none
+        if steers_step_size(data_chain):
+            self.register_buffer("step_size", torch.tensor(0.5, dtype=torch.float32))
 
     @property
     def device(self) -> torch.device:
@@ -62,6 +65,20 @@ class StateModel(nn.Module):
     def energy_learned(self) -> bool:
         """Whether there is an energy and training has moved it at all; an energy without a step says nothing."""
         return self.energy is not None and int(self.energy_steps) > 0
+
+    @property
+    def data_step_size(self) -> float | None:
+        """Step size s of the data chain, eq. (3), in state units; None where steps are displaced and have none."""
+        chain = self.data_chain
+        if isinstance(chain, Displaced):
+            return None
+        return float(self.step_size) if chain.step_size == "steered" else chain.step_size
+
+    @property
+    def data_temperature(self) -> float | None:
+        """Temperature T = (n / s)^2 of the data chain: it targets exp(-E / T). None where steps are displaced."""
+        s = self.data_step_size
+        return None if s is None else (self.data_chain.noise_scale / s) ** 2
 
     @property
     def interaction_learned(self) -> bool:
@@ -129,7 +146,8 @@ class StateModel(nn.Module):
                 length = length * (free.float() / sum(m.size for m in self.modalities.values())).sqrt()
             kernel = displaced_langevin(logdensity, length, chain.noise_scale)
         else:
-            kernel = langevin(logdensity, chain.step_size, chain.noise_scale)
+            assert (s := self.data_step_size) is not None
+            kernel = langevin(logdensity, s, chain.noise_scale, tempered=True)
         start = {name: self.modalities[name].relax(view) for name, view in held.items()}
         with frozen(self):
             end, info = run_chain(kernel, start, chain.steps if steps is None else steps, rng, record)

@@ -32,11 +32,14 @@ LATENT_LEAD = (
 
 
 class Trace(NamedTuple):
-    """`values` [T+1, B] along a chain, and the raw `views` of its items at the steps `at`, in that order."""
+    """`values` [T+1, B] along a chain, and the raw `views` of its items at the steps `at`, in that order; `acceptance`:
+    share of its moves that a Metropolis test would accept, where it is known.
+    """
 
     values: Tensor
     at: list[int]
     views: list[Views]
+    acceptance: float | None = None
 
 
 def chains_section(scene: Scene) -> Section:
@@ -68,6 +71,9 @@ def _data_part(scene: Scene) -> list[Block]:
         panel = panel._replace(levels=[Level(level, "mean of real test items", DATA)])
     fell = float((trace.values[length] < trace.values[0]).float().mean())
     words = f"Mean energy {_ends(trace.values, length)}; {fell:.0%} of the items are lower after {length} steps."
+    if scene.model.data_temperature and trace.acceptance is not None:
+        words += f" The chain targets exp(-E / T) with T = {scene.model.data_temperature:.3g}; a Metropolis test would "
+        words += f"accept {trace.acceptance:.1%} of its moves."
     if scene.judges and scene.judges.accuracy:
         before, *after = (scene.read(trace.views[trace.at.index(t)]) for t in (0, length, LONGER * length))
         then, last = (torch.stack([a[n] != before[n] for n in before]).float().mean().item() for a in after)
@@ -96,7 +102,8 @@ def trace_data_chain(scene: Scene) -> Trace:
     _, info = scene.model.refine_data(start, rng, steps=LONGER * length, record=True)
     positions = info.positions or []
     at = sorted({0, length // 2, length, 2 * length, 3 * length, LONGER * length})
-    return Trace(-info.logdensity.cpu(), at, [scene.raw(positions[t]) for t in at])
+    accepted = float(info.acceptance[: length - 1].mean()) if length > 1 else None
+    return Trace(-info.logdensity.cpu(), at, [scene.raw(positions[t]) for t in at], accepted)
 
 
 def _latent_part(scene: Scene) -> list[Block]:

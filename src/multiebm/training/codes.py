@@ -4,6 +4,7 @@ Nothing here teaches the three networks: what comes back is constant, but for th
 """
 
 from collections.abc import Iterable
+from math import inf
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,10 +15,12 @@ from multiebm.core.metrics import TILT_STD
 from multiebm.core.names import Views
 from multiebm.core.progress import track
 from multiebm.mcmc.run import ChainInfo
+from multiebm.models.chains import steers_step_size
 from multiebm.models.inference import SHARED, Latents, Posterior
 from multiebm.models.model import MultimodalModel
 from multiebm.training.state import TrainState, update
 
+FOLLOW = 0.5  # share of the way that a steered step size goes at a step of training, of its logarithm
 REFIT_DRAWS = 2  # codes an item that a mixture is fitted anew to: one full covariance a component needs many
 
 
@@ -42,7 +45,9 @@ def refine_samples(state: TrainState[MultimodalModel], n: int) -> tuple[RefinedS
     x0 = model.generator(z)  # one pass, for the chain's start and L_omega
     refined, chain = model.refine_data(x0, state.rng)
     size = sum(m.size for m in model.modalities.values())
-    return RefinedSamples(z, x0, refined), {
+    kept = langevin_metrics(model, chain)
+    steer_step_size(model, chain)
+    return RefinedSamples(z, x0, refined), kept | {
         "energy/generated": -chain.logdensity[0].mean().item(),
         "energy/generated_std": chain.logdensity[0].std(correction=0).item(),
         "energy/refined": -chain.logdensity[-1].mean().item(),
@@ -52,6 +57,31 @@ def refine_samples(state: TrainState[MultimodalModel], n: int) -> tuple[RefinedS
         "data_chain/grad_norm": chain.grad_norm.mean().item() if len(chain.grad_norm) else 0.0,
         "data_chain/displacement": model.displacement.item(),
     }
+
+
+def langevin_metrics(model: MultimodalModel, chain: ChainInfo) -> dict[str, float]:
+    """Return s and T of a Langevin data chain, and the share of its moves that a Metropolis test at T would accept."""
+    s, temperature = model.data_step_size, model.data_temperature
+    if s is None or not temperature:  # steps are displaced, or have no noise
+        return {}
+    acceptance = chain.acceptance[:-1]  # the last move's is unknown
+    known = {"data_chain/acceptance": acceptance.mean().item()} if len(acceptance) else {}
+    return known | {"data_chain/step_size": s, "data_chain/temperature": temperature}
+
+
+def steer_step_size(model: MultimodalModel, chain: ChainInfo, share: float = FOLLOW) -> None:
+    """Move s of a steered Langevin chain such that a step on the gradient is `model.displacement` long on average.
+
+    s^2/2 |g| = d sqrt(D), with the mean of |g| over items and steps of the chain just run. s goes the `share` of the
+    way on a log scale, and all of it before the energy has learned: what s began with says nothing.
+    """
+    if not steers_step_size(model.data_chain) or not len(chain.grad_norm):
+        return
+    if 0 < (gradient := chain.grad_norm.mean()) < inf:
+        size = sum(m.size for m in model.modalities.values())
+        asked = (2 * model.displacement * size**0.5 / gradient).sqrt()
+        share = share if model.energy_learned else 1.0
+        model.step_size.copy_(model.step_size ** (1 - share) * asked**share)
 
 
 class RefinedCodes(NamedTuple):

@@ -9,7 +9,7 @@ from pydantic import Field
 from multiebm.core.batch import Batch
 from multiebm.core.metrics import GAP
 from multiebm.core.names import Views
-from multiebm.models.chains import Displaced
+from multiebm.models.chains import is_steered
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.objectives.cooperative import energy_loss
@@ -66,12 +66,14 @@ def energy_step(state: TrainState[MultimodalModel], data: Views, refined: Views)
     rests = 0 < model.energy.gate < -loss.gap.item()
     metrics = {} if rests else update(state, loss.total, "energy")
     model.energy_steps += not rests
-    if isinstance(model.data_chain, Displaced):
+    if is_steered(model.data_chain):
         # the chain is too short while refined samples are less likely than data, too long once they are more likely
         factor = torch.exp(torch.tensor(STEER_RATE if loss.gap < 0 else -STEER_RATE))
         model.displacement.copy_(
             (model.displacement * factor).clamp(DISPLACEMENT_MIN, model.data_chain.displacement_max)
         )
+    if temperature := model.data_temperature:
+        metrics["energy/data_std_over_T"] = real.std(correction=0).item() / temperature
     return metrics | {
         "loss/energy": loss.total.item(),
         "energy/data": loss.data.item(),

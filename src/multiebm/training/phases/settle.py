@@ -14,15 +14,17 @@ from pydantic import Field
 from multiebm.core.batch import Batch
 from multiebm.core.errors import DivergenceError
 from multiebm.core.progress import listening
+from multiebm.models.chains import steers_step_size
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.priors.prior import Settling
-from multiebm.training.codes import codes_of
+from multiebm.training.codes import codes_of, steer_step_size
 from multiebm.training.guard import PRIOR_RATE
 from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.phase import Chosen, Phase
 from multiebm.training.state import TrainState, assign
 
+STEP_SAMPLES, STEP_ROUNDS = 128, 3  # of the data chain, by which a steered step size settles
 REFIT_BATCHES = 128  # that priors settle on when training is over, at most
 FEWEST, TIMES = 1024, 2  # items that they settle on at least, and how often each item, where that is fewer
 MOST = 0.3  # share of a time budget that settling may take
@@ -92,7 +94,7 @@ def take_average(state: TrainState[MultimodalModel], how: Settling, share: float
     """Give the model its averaged weights for good, and put it in evaluation mode: training is over.
 
     Priors settle on the codes that the averaged weights give to the stream's next batches (`batches_to_settle`), with a
-    `share` of the batches and steps. DivergenceError where they cannot.
+    `share` of the batches and steps. DivergenceError where they cannot. So does a steered step size of the data chain.
     """
     model = state.model.eval()
     assign(model, state.average)
@@ -100,6 +102,18 @@ def take_average(state: TrainState[MultimodalModel], how: Settling, share: float
         logger.warning("%s", said)
     batches = (next(state.stream).to(model.device) for _ in range(math.ceil(share * batches_to_settle(state))))
     settle_priors(model, batches, state.rng, how._replace(steps=math.ceil(share * how.steps)))
+    settle_step_size(model, state.rng)
+
+
+def settle_step_size(model: MultimodalModel, rng: torch.Generator) -> None:
+    """Fit a steered step size of the data chain, if there is one, to samples of the model as it is now.
+
+    The gradient of averaged weights has another length than the gradients that training steered it by.
+    """
+    if steers_step_size(model.data_chain) and model.energy_learned:
+        for _ in range(STEP_ROUNDS):
+            _, chain = model.refine_data(model.decode(model.sample_latents(STEP_SAMPLES, rng)), rng)
+            steer_step_size(model, chain, share=1.0)
 
 
 def batches_to_settle(state: TrainState[MultimodalModel]) -> int:
