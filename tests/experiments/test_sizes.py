@@ -14,21 +14,23 @@ def data(rows, columns):
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns", "shared", "steps"),
+    ("rows", "columns", "shared", "steps", "samples"),
     [
-        (400, 10, 10, 1000),
-        (8, 10, 4, 1000),
-        (60, 50, 15, 1000),
-        (700, 50, 32, 1400),
-        (4000, 3, 4, 6000),
-        (1600, 400, 80, 1280),
+        (400, 10, 10, 1000, 8),
+        (8, 24, 4, 1000, 8),
+        (60, 50, 15, 1000, 1),
+        (700, 50, 32, 1400, 1),
+        (4000, 3, 4, 6000, 8),
+        (1600, 400, 80, 1280, 1),
     ],
 )
-def test_columns_and_rows_choose_the_shared_numbers_and_rows_the_steps(rows, columns, shared, steps):
+def test_columns_and_rows_choose_the_shared_numbers_the_steps_and_the_draws(rows, columns, shared, steps, samples):
     found = sizes_for("own", data(rows, columns), [])
-    assert found == [f"model.shared={shared}", f"training.phases.bound.steps={steps}"]
+    bound = "training.phases.bound"
+    assert found == [f"model.shared={shared}", f"{bound}.steps={steps}", f"{bound}.samples={samples}"]
 
 
 def test_settings_that_are_given_and_other_presets_are_left_alone():
-    assert sizes_for("own", data(400, 10), ["model.shared=3"]) == ["training.phases.bound.steps=1000"]
+    given = ["model.shared=3", "training.phases.bound.samples=2"]
+    assert sizes_for("own", data(400, 10), given) == ["training.phases.bound.steps=1000"]
     assert sizes_for("arrays", data(400, 10), []) == []
