@@ -8,9 +8,10 @@ from importlib import invalidate_caches
 import torch
 
 from multiebm.data import load_dataset
-from multiebm.evaluation.contract import mirrored
+from multiebm.evaluation.contract import mirrored, misread
 from multiebm.evaluation.judges import JudgeSettings, train_judges
 from multiebm.evaluation.metrics import METRICS
+from multiebm.evaluation.result import FOUND, PART
 from multiebm.modalities import Vector
 from multiebm.modalities.category import Category
 from multiebm.modalities.counts import Counts
@@ -49,7 +50,29 @@ def untaught(n, wrong=0.0):
     return replace(found, dataset=replace(found.dataset, train=mixed))
 
 
+class Remembering:
+    """The term of a part is minus its distance from the part of the batch before, a share of which it misremembers: of
+    a batch and the same with a foreign part, which are shown in turn.
+    """
+
+    def __init__(self, wrong):
+        self.wrong, self.known = wrong, None
+
+    def by_part(self, views, present):
+        del present
+        known, self.known = (views, views) if self.known is None else (self.known, None)
+        return torch.stack([-(v - misread(known[n], self.wrong)).square().sum(1) for n, v in views.items()], 1)
+
+
+def taught(n, wrong=0.0):
+    """The same with an energy of interaction that has learned."""
+    found = mirrored(n, wrong)
+    found.model.interaction_learned, found.model.interaction = True, Remembering(wrong)
+    return found
+
+
 MEASUREMENTS = {f"fill/{name}": of_any_kind for name in ("ssim", "log_loss", "accuracy", "deviance")}
+MEASUREMENTS |= dict.fromkeys((PART, FOUND), taught)
 MEASUREMENTS |= {f"fill/over_{name}": untaught for name in ("regression", "neighbours")}
 for metric in METRICS:
     title = f"Test{metric.title().replace('_', '').replace('/', '')}"

@@ -103,6 +103,38 @@ def test_a_match_that_sees_the_distance_tells_foreign_parts_and_one_that_sees_no
     assert equal["belong/match/b"].value == 0.5
 
 
+class ByThirds:
+    """A part belongs by minus its distance from the mean of the others."""
+
+    def by_part(self, views, present):
+        seen = torch.where(present, torch.cat(list(views.values()), 1), torch.nan)  # [B, 3]
+        rest = torch.stack([seen[:, [k for k in range(3) if k != i]].nanmean(1) for i in range(3)], 1)
+        return -(seen - rest).square()
+
+
+def test_the_foreign_part_of_three_is_found_and_its_number_is_lower_than_its_own_items():
+    draws = torch.Generator().manual_seed(1)
+    z = 10 * torch.randn(N, 1, generator=draws)
+    present = torch.ones(N, 3, dtype=torch.bool)
+    present[:50, 2] = False
+    views = {name: z + 0.1 * torch.randn(N, 1, generator=draws) for name in "abc"}
+    dataset = MultimodalDataset("triples", vectors(a=1, b=1, c=1), *[Split(views, present)] * 2, None, "", "triples")
+    model = model_of()
+    assert not results(model, dataset, "belong/part", "belong/found").results  # no energy of interaction
+    model.interaction_learned, model.interaction = True, ByThirds()
+    found = results(model, dataset, "belong/part", "belong/found").results
+    assert [found[f"belong/found/{name}"].n for name in "abc"] == [N, N, N - 50]
+    assert found["belong/found/c"].value > 0.97
+    m = Measurement(model, dataset, None, EvaluationSettings(2000, N))
+    batch = dataset.batch("test", torch.arange(50, N))
+    batch = batch.select(torch.randperm(N - 50, generator=m.rng("belong/part")))
+    foreign = batch.views | {"c": batch.views["c"].roll(1, 0)}
+    own, moved = (ByThirds().by_part(of, batch.present) for of in (batch.views, foreign))
+    assert found["belong/part/c"] == auroc(own[:, 2], moved[:, 2])
+    assert found["belong/found/c"].value == pytest.approx(float((moved.argmin(1) == 2).double().mean()))
+    assert found["belong/part"].value == pytest.approx(sum(found[f"belong/part/{k}"].value for k in "abc") / 3)
+
+
 def test_only_complete_items_are_scored_and_items_with_two_parts_are_matched():
     whole = data()
     present = whole.test.present.clone()

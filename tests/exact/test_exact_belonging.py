@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from multiebm.objectives.belonging import belonging_loss, contrasts, draw_donors, has_contrast
+from multiebm.objectives.belonging import belonging_loss, contrasts, draw_donors, has_contrast, with_corrupted
 
 EXACT = 1e-10  # float64 sums in another order
 
@@ -56,8 +56,9 @@ class Table:
 class Cases:
     """Every item with every choice of J donors of each part, as one batch, and how likely each case is [B, M]."""
 
-    def __init__(self, p: Tensor, donors: int) -> None:
+    def __init__(self, p: Tensor, donors: int, drawn_from: list[Tensor] | None = None) -> None:
         parts, values = p.dim(), len(p)
+        q = drawn_from or [marginal(p, m) for m in range(parts)]
         items = torch.tensor(list(product(range(values), repeat=parts)))
         drawn = torch.tensor(list(product(range(values), repeat=donors)))  # values of the donors' parts
         item = torch.arange(len(items)).repeat_interleave(len(drawn))
@@ -68,16 +69,16 @@ class Cases:
         row = torch.tensor([[int((items[item][:, m] == v).nonzero()[0]) for v in range(values)] for m in range(parts)])
         self.donors = torch.stack([row[m][drawn] for m in range(parts)], 1)
         likely = p[tuple(items[item].T)]
-        self.weight = torch.stack([likely * marginal(p, m)[drawn].prod(1) for m in range(parts)], 1)
+        self.weight = torch.stack([likely * q[m][drawn].prod(1) for m in range(parts)], 1)
 
     def losses(self, table: Tensor) -> Tensor:
         """The expected terms [M] of a table."""
         return (self.weight * contrasts(Table(table), self.features, self.present, self.donors)).sum(0)
 
 
-def learned(p: Tensor, donors: int) -> Tensor:
+def learned(p: Tensor, donors: int, drawn_from: list[Tensor] | None = None) -> Tensor:
     """The table that the expected loss teaches, from zeros."""
-    cases, table = Cases(p, donors), torch.zeros_like(p, requires_grad=True)
+    cases, table = Cases(p, donors, drawn_from), torch.zeros_like(p, requires_grad=True)
     learner = torch.optim.LBFGS(
         [table], max_iter=500, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
     )
@@ -107,6 +108,48 @@ def area(true: Tensor, foreign: Tensor, statistic: Tensor) -> float:
 def test_the_optimum_is_the_pointwise_total_correlation_for_every_number_of_donors(parts, values, donors):
     p = toy(parts, values)
     torch.testing.assert_close(centred(learned(p, donors)), centred(total_correlation(p)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("parts", "values", "donors"), [(3, 3, 1), (2, 4, 2), (3, 2, 4)])
+def test_corrupted_donors_add_a_term_of_each_part_alone_and_change_nothing_between_parts(parts, values, donors):
+    """Each donor with probability e from c: log p(X) / prod_m [(1 - e) p(x_m) + e c(x_m)], one f for all parts. What it
+    has beside the total correlation is a sum of terms log p(x_m) / [...] of one part each, at most -log(1 - e).
+    """
+    p, share = toy(parts, values, seed=6), 0.3
+    draws = torch.Generator().manual_seed(7)
+    spoilt = [torch.rand(values, generator=draws, dtype=torch.float64).softmax(0) for _ in range(parts)]
+    mixed = [(1 - share) * marginal(p, m) + share * spoilt[m] for m in range(parts)]
+    terms = [(marginal(p, m) / mixed[m]).log() for m in range(parts)]
+    expected = total_correlation(p)
+    for m, term in enumerate(terms):
+        expected = expected + term.view([-1 if axis == m else 1 for axis in range(parts)])
+    found = learned(p, donors, mixed)
+    torch.testing.assert_close(centred(found), centred(expected), atol=1e-5, rtol=0)
+    assert all(float(term.max()) <= -log(1 - share) + EXACT for term in terms)
+    assert float((centred(found) - centred(total_correlation(p))).abs().max()) > 1e-2
+
+
+def test_what_only_corrupted_parts_look_like_is_told_apart_without_bound():
+    """A value of part 0 that no item has, every third donor: the least loss falls as f of it falls, to minus infinity,
+    and tells nothing else about f.
+    """
+    seen = toy(2, 3, seed=8)
+    p = torch.cat([seen, torch.zeros(1, 3, dtype=torch.float64)])
+    p = torch.cat([p, torch.zeros(4, 1, dtype=torch.float64)], 1)
+    share, never = 0.3, torch.tensor([0, 0, 0, 1.0], dtype=torch.float64)
+    mixed = [(1 - share) * marginal(p, m) + share * never for m in range(2)]
+    best = torch.zeros(4, 4, dtype=torch.float64)
+    best[:3, :3] = total_correlation(seen)
+    losses = []
+    for low in (0.0, -3.0, -6.0, -30.0):
+        best[3], best[:, 3] = low, low
+        table = best.clone().requires_grad_()
+        loss = Cases(p, 2, mixed).losses(table).sum()
+        loss.backward()
+        losses.append(float(loss.detach()))
+        assert float(table.grad[3, :3].min()) > 0 or low < -20  # descent lowers f of it
+    assert losses == sorted(losses, reverse=True)
+    assert float(table.grad.abs().max()) < EXACT
 
 
 def test_the_gradient_is_zero_at_the_total_correlation():
@@ -231,6 +274,46 @@ def test_a_term_by_hand():
     found = belonging_loss(dots, features, present, donors)
     assert float(found.total) == pytest.approx(float(expected))
     assert found.information.tolist() == pytest.approx([log(3) - float(expected), 0, 0], abs=1e-6)
+
+
+def test_corrupted_donors_are_a_share_of_them_and_never_an_items_own():
+    """Rows from 6 on; of 6 items with 8 donors, 2 corrupted items 1 and 4, of which 4 has no part 1."""
+    present = torch.ones(6, 2, dtype=torch.bool)
+    present[4:, 1] = False
+    donors = draw_donors(present, 3, torch.Generator().manual_seed(0))
+    own, rng, taken = torch.tensor([1, 4]), torch.Generator().manual_seed(1), torch.zeros(6, 2, 2)
+    for _ in range(500):
+        found = with_corrupted(donors, own, present[own], 0.25, rng)
+        assert torch.equal(found[found < 6], donors[found < 6])
+        assert bool((found[donors < 0] == -1).all())
+        for k in (0, 1):
+            taken[:, :, k] += (found == 6 + k).sum(2)
+    assert taken[1, 0, 0] == taken[1, 1, 0] == taken[4, 0, 1] == 0
+    assert not taken[:, 1, 1].any()  # it has no such part to spoil
+    assert not taken[4:, 1].any()
+    share = taken[[0, 2, 3, 5], 0].sum() / (4 * 500 * 3)
+    assert float(share) == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 6000) ** 0.5)
+    assert float(taken[[0, 2, 3], 1, 0].sum() / (3 * 500 * 3)) == pytest.approx(0.25, abs=0.026)
+    both = taken[[0, 2, 3, 5], 0]
+    assert float(both[:, 0].sum() / both.sum()) == pytest.approx(0.5, abs=0.06)
+    assert torch.equal(with_corrupted(donors, own, present[own], 0.0, rng), donors)
+
+
+def test_a_corrupted_part_is_a_donor_like_any_other():
+    """A term by hand: features of two items and, below them, of their corrupted versions."""
+    features, present = features_of(4, 2), torch.ones(2, 2, dtype=torch.bool)
+    donors = torch.tensor([[[1, 3], [1, -1]], [[0, 2], [0, 0]]])
+    x = features
+    own = x[0, 0] @ x[0, 1]
+    others = [x[row, 0] @ x[0, 1] for row in (1, 3)]
+    expected = -(own.exp() / (own.exp() + sum(of.exp() for of in others))).log()
+    terms = contrasts(dots, features, present, donors)
+    assert terms.shape == (2, 2)
+    torch.testing.assert_close(terms[0, 0], expected, atol=EXACT, rtol=0)
+    told = belonging_loss(dots, features, present, donors, corrupted=0.25)
+    plain = belonging_loss(dots, features, present, donors)
+    assert torch.equal(told.total, plain.total)
+    torch.testing.assert_close(told.information, plain.information + log(0.75), atol=EXACT, rtol=0)
 
 
 def test_donors_are_other_items_with_the_part_each_as_often():

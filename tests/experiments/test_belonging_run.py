@@ -93,6 +93,33 @@ def test_the_commands_ask_it(trained, tmp_path):
     assert not np.array_equal(best["b"], model.impute({"a": expected["a"]})["b"])
 
 
+def test_match_says_which_part_does_not_belong_and_marks_what_is_suspect(trained, tmp_path):
+    """A column of each part; beside held-out items a mark where a value is at or below their threshold."""
+    folder, model = trained
+    model.eval()
+    names = list(tiny_data().modalities)
+    parts = {name: view.numpy() for name, view in model.sample(12, seed=5).items()}
+    known = {name: view.numpy() for name, view in model.sample(39, seed=6).items()}
+    files = [tmp_path / "parts.npz", tmp_path / "known.npz"]
+    for file, views in zip(files, (parts, known), strict=True):
+        np.savez(file, **views)
+    out = tmp_path / "out.csv"
+    asked = ["match", str(folder / "whole"), "--parts", str(files[0]), "--by-part", "--out", str(out)]
+    with pytest.raises(SystemExit):
+        main(asked)
+    found = np.genfromtxt(out, delimiter=",", names=True)
+    expected = {"match": model.match(parts)} | model.score_parts(parts)
+    assert found.dtype.names == ("row", "match", *names)
+    assert all(np.allclose(found[name], of, atol=1e-5) for name, of in expected.items())
+    with pytest.raises(SystemExit):
+        main([*asked, "--held-out", str(files[1]), "--rate", "0.5"])
+    found = np.genfromtxt(out, delimiter=",", names=True)
+    assert found.dtype.names == ("row", *(f"{n}{end}" for n in ("match", *names) for end in ("", "_odd")))
+    ends = {"match": model.threshold(known, 0.5)} | model.threshold(known, 0.5, "score_parts")
+    assert all(np.array_equal(found[f"{n}_odd"], expected[n].numpy() <= ends[n]) for n in expected)
+    assert 0 < found["match_odd"].sum() < 12
+
+
 def test_evaluation_judges_match_and_score_by_it(trained):
     """The areas are those of f, and of minus the energy and weighted f, of the items that the metric moves."""
     _, model = trained

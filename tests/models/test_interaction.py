@@ -8,11 +8,12 @@ from torch.nn import functional as F
 
 import multiebm
 from multiebm.core.batch import Batch
-from multiebm.core.errors import ConfigError
+from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.random import item_generators, make_generator
 from multiebm.core.tree import item_dot, item_square_norm
 from multiebm.models.inference import SHARED
-from multiebm.models.interaction import LATENT_STEP, START, Interaction, InteractionNetwork, MlpHead, PairHead
+from multiebm.models.interaction import FEATURES, LATENT_STEP, START, Interaction, InteractionNetwork, MlpHead, PairHead
+from multiebm.models.use import threshold
 from small_models import mixed, random_views, small_model, vectors, whole
 
 HEADS = pytest.mark.parametrize("kind", ["pair", "mlp"])
@@ -36,7 +37,7 @@ def raw(model, n: int = 6, seed: int = 1):
 
 
 def test_the_pair_head_is_the_scaled_sum_of_cosines_of_the_pairs_that_are_there():
-    head, features = PairHead(3), torch.randn(2, 4, 3, 5, generator=make_generator(0))
+    head, features = PairHead(3), torch.randn(2, 4, 3, FEATURES, generator=make_generator(0))
     present = torch.ones(2, 4, 3, dtype=torch.bool)
     present[1, :, 2] = False
     cosines = [F.cosine_similarity(features[:, :, a], features[:, :, b], dim=-1) for a, b in ((0, 1), (0, 2), (1, 2))]
@@ -44,14 +45,28 @@ def test_the_pair_head_is_the_scaled_sum_of_cosines_of_the_pairs_that_are_there(
     torch.testing.assert_close(head(features, present), START / 2 * expected)
     assert head.log_scale.item() == pytest.approx(log(START / 2))
     assert head(features, present[:1] & torch.tensor([True, False, False])).abs().max() < 1e-5  # one part: no pair
-    nothing = head(torch.zeros(1, 3, 5, requires_grad=True), torch.ones(1, 3, dtype=torch.bool))
-    assert torch.autograd.grad(nothing.sum(), head.parameters())[0] == 0  # features of zeros give no NaN
+    nothing = head(torch.zeros(1, 3, FEATURES, requires_grad=True), torch.ones(1, 3, dtype=torch.bool))
+    assert torch.autograd.grad(nothing.sum(), head.log_scale)[0] == 0  # features of zeros give no NaN
+
+
+@pytest.mark.parametrize("head", [PairHead(3), MlpHead(3)])
+def test_a_part_has_a_term_of_its_own_whatever_the_others_are(head):
+    """Where it changes, f does by its term and by what it is beside the others; one that is absent has none."""
+    draws = make_generator(0)
+    features, present = torch.randn(4, 3, FEATURES, generator=draws), torch.ones(4, 3, dtype=torch.bool)
+    present[0, 1] = False
+    without = head(features, present)
+    head.alone.data = torch.randn(3, FEATURES, generator=draws)
+    terms = torch.einsum("bmf,mf->bm", features, head.alone.data)
+    terms[0, 1] = 0
+    torch.testing.assert_close(head(features, present), without + terms.sum(1))
 
 
 def test_the_mlp_reads_zeros_for_what_is_absent_and_which_parts_there_are():
     head, features = MlpHead(3), torch.randn(4, 3, 32, generator=make_generator(0))
     present = torch.ones(4, 3, dtype=torch.bool)
-    assert torch.equal(head(features, present), head.net(torch.cat([features.flatten(1), torch.ones(4, 3)], 1))[:, 0])
+    unit = F.normalize(features, dim=-1) * FEATURES**0.5  # their lengths say nothing to it
+    assert torch.equal(head(features, present), head.net(torch.cat([unit.flatten(1), torch.ones(4, 3)], 1))[:, 0])
     present[:, 1] = False
     spoilt = features.clone()
     spoilt[:, 1] = 1e3
@@ -92,13 +107,48 @@ def test_a_part_is_told_by_f_with_and_without_it(kind):
         torch.testing.assert_close(found[name], expected, equal_nan=True, atol=1e-4, rtol=1e-4)
 
 
-def test_a_part_of_the_pair_head_is_the_sum_of_its_pairs():
+def test_a_part_of_the_pair_head_is_its_term_and_the_sum_of_its_pairs():
     model = model_with()
     views, present = random_views(model.modalities, 4), torch.ones(4, 3, dtype=torch.bool)
-    unit = F.normalize(model.interaction.features(views, present), dim=-1)
+    features, head = model.interaction.features(views, present), model.interaction.head
+    unit = F.normalize(features, dim=-1)
     cosines = torch.einsum("bif,bjf->bij", unit, unit)
-    own = model.interaction.head.log_scale.exp() * (cosines.sum(2) - 1)
+    own = head.log_scale.exp() * (cosines.sum(2) - 1) + (features * head.alone).sum(2)
     torch.testing.assert_close(model.interaction.by_part(views, present), own)
+
+
+def test_a_threshold_is_the_value_below_which_a_share_of_held_out_items_lies(monkeypatch):
+    """Of 19 items the least at a rate of 0.05, of 40 the second; NaN, of which nothing is known, does not count."""
+    model, values = model_with(), torch.arange(40.0).flip(0)
+    monkeypatch.setattr(type(model), "match", lambda self, parts, present=None: parts)
+    assert model.threshold(values[:19]) == 21
+    assert model.threshold(values) == 1
+    assert model.threshold(torch.cat([values, torch.full((60,), torch.nan)])) == 1
+    assert model.threshold(values, 0.5) == 19
+    with pytest.raises(DataError, match="^match: got 18 held-out items .*, expected at least 19 for a rate of 0.05"):
+        model.threshold(values[:18])
+    with pytest.raises(ConfigError, match="^rate: got 1.5, expected a share of false alarms between 0 and 1"):
+        model.threshold(values, 1.5)
+    with pytest.raises(ConfigError, match="^of: got 'energy', expected match, score or score_parts"):
+        model.threshold(values, of="energy")
+
+
+def test_false_alarms_of_new_items_are_as_rare_as_the_rate_says():
+    """500 repetitions of 39 held-out values and one new one: 0.05 within four deviations of a binomial share."""
+    draws, alarms = make_generator(0), 0
+    for _ in range(500):
+        values = torch.randn(40, generator=draws)
+        alarms += float(values[-1]) <= threshold(values[:-1], 0.05, "match")
+    assert alarms / 500 == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / 500) ** 0.5)
+
+
+def test_thresholds_of_parts_are_by_name():
+    model = model_with()
+    views = raw(model, 40)
+    ends = model.threshold(views, 0.1, "score_parts")
+    found = model.score_parts(views)
+    assert ends == {name: pytest.approx(float(of.sort().values[3])) for name, of in found.items()}
+    assert model.threshold(views, 0.1, "score") == pytest.approx(float(model.score(views).sort().values[3]))
 
 
 @HEADS

@@ -78,6 +78,28 @@ def test_it_learns_the_ratio_of_two_gaussian_numbers(kind):
     assert int(model.interaction.steps) == 100
 
 
+def test_what_no_item_has_is_told_even_where_all_parts_are_so():
+    """Parts are points on a circle; inside it there are none. Without corrupted donors f knows that less well."""
+    modalities, found = vectors(a=2, b=2), {}
+
+    def make(n: int, draws: torch.Generator) -> Batch:
+        angle = 6.2832 * torch.rand(n, 1, generator=draws)
+        turned = angle + 0.3 * torch.randn(n, 1, generator=draws)
+        return whole({k: torch.cat([v.cos(), v.sin()], 1) for k, v in (("a", angle), ("b", turned))})
+
+    batch = make(1000, make_generator(7))
+    middle = whole({name: 0.3 * view for name, view in batch.views.items()})  # inside, where no item is
+    one = batch._replace(views=batch.views | {"b": middle.views["b"]})
+    for n in (0, 8):
+        model = small_model(modalities, interaction={"kind": "pair"})
+        train(model, Belonging(steps=100, corrupted=n), endless(make, 64))
+        with torch.no_grad():
+            true, all_of, part = (model.match_states(of) for of in (batch, middle, one))
+        found[n] = auroc(true, all_of).value, auroc(true, part).value
+    assert min(found[8]) > 0.9
+    assert all(with_them > without for with_them, without in zip(found[8], found[0], strict=True))
+
+
 def test_the_weight_gives_the_gradients_their_ratio():
     """On the samples that it is set by; another ratio is another weight, in proportion."""
     weights = []

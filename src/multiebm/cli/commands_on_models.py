@@ -149,19 +149,44 @@ def score(run: Model, parts: Parts, out: Table = None, device: Device = "auto") 
     """Score complete items; higher = more like data. Minus the energy, plus that of interaction where one has learned,
     or the log-likelihood of a model without energies.
 
-    A log density up to a constant; what is like neither data nor samples an energy was never shown.
+    A log density up to a constant; what is like neither data nor samples an energy was never shown, but
+    one of interaction was shown corrupted parts.
     """
     _rate("score", run, parts, out, device)
 
 
-def match(run: Model, parts: Parts, out: Table = None, device: Device = "auto") -> None:
+def match(
+    run: Model,
+    parts: Parts,
+    out: Table = None,
+    by_part: Annotated[
+        bool, typer.Option("--by-part", help="How well each part belongs to the others of its item, too.")
+    ] = False,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(help="Items that are as they should be, not of training: marks what falls below them."),
+    ] = None,
+    rate: Annotated[float, typer.Option(help="False alarms: share of such items that is marked at most.")] = 0.05,
+    device: Device = "auto",
+) -> None:
     """Say how well the parts of items belong together: higher = better.
 
     By an energy of interaction where one has learned, in nats up to a constant. Of models of own data, in nats, how
     much likelier they are together than apart. Of others minus the squared distance between the codes that two parts
-    have alone, mean over pairs: 0 at best. nan where an item has one part alone.
+    have alone, mean over pairs: 0 at best. nan where an item has one part alone. --by-part needs an energy of
+    interaction. With --held-out a column NAME_odd is 1 where a value is at or below all but a share --rate of theirs.
     """
-    _rate("match", run, parts, out, device)
+    from multiebm.cli.outputs import write_columns
+    from multiebm.data import read_parts
+
+    model, views, present = _open(run, device, out, TABLES, parts)
+    columns = {"match": model.match(views, present)} | (model.score_parts(views, present) if by_part else {})
+    if held_out is not None:
+        known, there = read_parts(held_out, model.modalities)
+        of_parts: Any = model.threshold(known, rate, "score_parts", there) if by_part else {}
+        ends = {"match": model.threshold(known, rate, present=there)} | of_parts
+        columns = {n: v for name, of in columns.items() for n, v in ((name, of), (f"{name}_odd", of <= ends[name]))}
+    write_columns(out, {name: of.tolist() for name, of in columns.items()})
 
 
 def _rate(method: str, run: Path, parts: Path, out: Path | None, device: str) -> None:

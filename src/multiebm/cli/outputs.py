@@ -4,7 +4,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,10 +82,17 @@ def write_frame(out: Path, frame: "DataFrame") -> None:
 
 def write_scores(out: Path | None, scores: Sequence[float], title: str = "score") -> None:
     """Write row and score as CSV under this title, or as JSON lines where `out` ends in .jsonl; None: on the screen."""
+    write_columns(out, {title: scores})
+
+
+def write_columns(out: Path | None, columns: Mapping[str, Sequence[float]]) -> None:
+    """Write the number of a row and columns by title, bool as 0 and 1, as `write_scores` does one of them."""
+    rows = [[int(v) if isinstance(v, bool) else v for v in values] for values in zip(*columns.values(), strict=True)]
     if out is not None and out.suffix.lower() == ".jsonl":
-        lines = [json.dumps({"row": row, title: value}) for row, value in enumerate(scores)]
+        titles = ["row", *columns]
+        lines = [json.dumps(dict(zip(titles, [i, *row], strict=True))) for i, row in enumerate(rows)]
     else:
-        lines = [f"row,{title}", *(f"{row},{value}" for row, value in enumerate(scores))]
+        lines = [",".join(["row", *columns]), *(",".join(map(str, [i, *row])) for i, row in enumerate(rows))]
     text = "".join(f"{line}\n" for line in lines)
     if out is None:
         sys.stdout.write(text)

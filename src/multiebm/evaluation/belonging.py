@@ -12,7 +12,7 @@ from multiebm.core.progress import track
 from multiebm.evaluation.filling import FEWEST, MOST, WORK, affordable
 from multiebm.evaluation.measurement import NOT_ASKED, Measurement, chosen_items
 from multiebm.evaluation.regressions import training
-from multiebm.evaluation.result import MATCH, TWO_SAMPLE, Result
+from multiebm.evaluation.result import MATCH, PART, TWO_SAMPLE, Result, proportion
 from multiebm.models.states import SCORE_SAMPLES
 
 FOLDS = 5  # of cross-validation
@@ -64,15 +64,59 @@ def belonging(m: Measurement, name: str) -> dict[str, Result]:
             for of in (batch, foreign)
         ]
         results[f"{name}/{part}"] = auroc(*values)
+    return with_mean(name, results)
+
+
+def _chunks(m: Measurement, n: int) -> tuple[Tensor, ...]:
+    return torch.arange(n).split(m.batch_size)
+
+
+def odd_parts(m: Measurement, name: str) -> dict[str, Result]:
+    """Return how well an energy of interaction tells which part of an item is another item's, by part, "name/part", and
+    `name`, the mean: an AUROC of the number of that part, or how often the part has the lowest one of its item.
+    """
+    if not m.model.interaction_learned:
+        return {}
+    if not m.settings.items:
+        m.skipped[name] = NOT_ASKED
+        return {}
+    results, moved = {}, m.once(moved_parts)
+    for i, part in enumerate(m.dataset.modalities):
+        if part not in moved:
+            m.skipped[f"{name}/{part}"] = "fewer than two test items have it beside another part"
+            continue
+        own, foreign = moved[part]  # [N, M]
+        lowest = foreign.nan_to_num(nan=torch.inf).argmin(1) == i
+        results[f"{name}/{part}"] = auroc(own[:, i], foreign[:, i]) if name == PART else proportion(lowest)
+    return with_mean(name, results)
+
+
+def moved_parts(m: Measurement) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return how well each part belongs, [N, M] in nats, of test items and of the same with a part of other items."""
+    f, there = m.model.interaction, m.dataset.batch("test", torch.arange(len(m.dataset.test)))
+    assert f is not None
+    found = {}
+    for i, part in enumerate(m.dataset.modalities):
+        items = chosen_items((there.present[:, i] & (there.present.sum(1) > 1)).nonzero()[:, 0], m.settings.items)
+        if len(items) < 2:
+            continue
+        batch = there.select(items[torch.randperm(len(items), generator=m.rng(PART))])
+        foreign = batch._replace(views=batch.views | {part: batch.views[part].roll(1, 0)})
+        values = [
+            torch.cat([f.by_part(*of.select(rows).to(m.model.device)[:2]).cpu() for rows in _chunks(m, len(items))])
+            for of in (batch, foreign)
+        ]
+        found[part] = values[0], values[1]
+    return found
+
+
+def with_mean(name: str, results: dict[str, Result]) -> dict[str, Result]:
+    """Return the mean of results as `name`, before them; nothing where there are none."""
     if not results:
         return {}
     found = list(results.values())
     value, error = (sum(result[i] for result in found) / len(found) for i in range(2))
     return {name: Result(value, error, max(result.n for result in found))} | results
-
-
-def _chunks(m: Measurement, n: int) -> tuple[Tensor, ...]:
-    return torch.arange(n).split(m.batch_size)
 
 
 def two_sample(m: Measurement, name: str) -> dict[str, Result]:

@@ -18,7 +18,7 @@ from multiebm.core.table import Table
 from multiebm.data.dataset import MultimodalDataset
 from multiebm.distributions.likelihoods import LearnedScale
 from multiebm.evaluation import result as names
-from multiebm.evaluation.belonging import belonging, two_sample
+from multiebm.evaluation.belonging import belonging, odd_parts, two_sample
 from multiebm.evaluation.codes import classification, divergence, units
 from multiebm.evaluation.completion import completed, subsets_of_size
 from multiebm.evaluation.filling import filling
@@ -82,6 +82,8 @@ _INSIDE = "share of held-out values within the central {}% of completions with n
 _R2 = "1: all of a part's variation is filled in; 0: no better than its mean"
 _NATS = "log density of a held-out part given the others, nats an item, by 20 completions"
 _FOREIGN = "share of pairs in which a true row {} than one whose part is another row's; 0.5 is chance"
+_ODD = "share of pairs in which a part belongs better to its own item than another row's part does; 0.5 is chance"
+_FOUND = "share of items with a part of another row in which that part is told to belong least"
 _TOLD = "how often a classifier tells held-out rows from samples with noise (means: without); 0.5 is chance"
 METRICS: Table[Metric] = Table(
     "metric",
@@ -115,6 +117,8 @@ METRICS: Table[Metric] = Table(
         "fill/coverage90": Metric(filling, "within 90%", _INSIDE.format(90), 0.9, _SHARE, _PARTS),
         names.MATCH: Metric(belonging, "match", _FOREIGN.format("matches better"), 1, _SHARE, _PARTS),
         names.SCORE: Metric(belonging, "score", _FOREIGN.format("scores higher"), 1, _SHARE, _PARTS),
+        names.PART: Metric(odd_parts, "match of a part", _ODD, 1, _SHARE, _PARTS),
+        names.FOUND: Metric(odd_parts, "foreign part found", _FOUND, 1, _SHARE, _PARTS),
         names.TWO_SAMPLE: Metric(two_sample, "told from real rows", _TOLD, 0.5, _SHARE),
         names.KL: Metric(divergence, _KL, "near 0, codes tell nothing", span=(-inf, inf)),
         names.ACTIVE: Metric(units, "latents in use", "coordinates of codes that vary over items", span=_OVER_0),

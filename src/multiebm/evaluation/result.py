@@ -25,6 +25,7 @@ COND, REFINED, CLAMPED = "cond", "cond_refined", "cond_ebm"  # completed by the 
 KL, ACTIVE, UNITS = "latent/kl", "latent/active_units", "latent/units"
 FILL = "fill"  # held-out parts filled in from all others, and from each of them alone
 MATCH, SCORE, TWO_SAMPLE = "belong/match", "belong/score", "two_sample"
+PART, FOUND = "belong/part", "belong/found"  # which part of an item does not belong
 PROBE, LEAKAGE, ACCURACY = "latent_classification", "private_leakage", "judge/accuracy"
 
 FORMAT = 2  # of evaluation.json

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import SHOWN, Array, Handed, Mask, in_order
+from multiebm.core.random import rand
 from multiebm.core.table import nearest
 from multiebm.distributions.likelihoods import LIKELIHOODS, LearnedScale, Likelihood, Observation
 
@@ -182,6 +183,24 @@ class Modality(ABC):
     def jitter(self, state: Tensor, rng: torch.Generator) -> Tensor:
         """Return states [B, *shape] as a judge sees them in training, changed by no more than their labels can take."""
         return state
+
+    def corrupt(self, state: Tensor, rng: torch.Generator) -> Tensor:
+        """Return what no item has: states [B, *shape], each spoilt in one of three ways that `rng` draws.
+
+        One value everywhere, of a picture one for each channel; uniform noise; or its own values, of a picture its
+        pixels, shuffled. Values are within the range of the batch. A missing cell stays missing.
+        """
+        x = state.flatten(2) if state.dim() > 2 else state[:, None]  # [B, channels, places]
+        gone = x.isnan()
+        low, high = x.nan_to_num(nan=math.inf).amin(0), x.nan_to_num(nan=-math.inf).amax(0)
+        low, high = (end.where(low <= high, 0.0) for end in (low, high))  # 0 where no item has the cell
+        at, least, most = rand(rng, x.shape, x), low.amin(1, keepdim=True), high.amax(1, keepdim=True)
+        one = (least + (most - least) * at[:, :, :1]).expand_as(x)
+        order = at[:, :1].argsort(2).expand_as(x)
+        shuffled = x.where(~gone, x.nanmean(2, keepdim=True)).gather(2, order).nan_to_num()
+        way = torch.randint(3, (len(x),), generator=rng).to(x.device)
+        spoilt = torch.stack([one, low + (high - low) * at, shuffled])[way, torch.arange(len(x), device=x.device)]
+        return self.settle(spoilt.view_as(state)).where(~state.isnan(), torch.nan)
 
     # density and chain
 

@@ -312,6 +312,10 @@ class Category(Modality):
         """Return the nearest probabilities to [B, K], column by column (Duchi et al. 2008)."""
         return torch.cat([_to_simplex(block) for block in moved.split(self.sizes, 1)], 1)
 
+    def corrupt(self, state: Tensor, rng: torch.Generator) -> Tensor:
+        """Return states [B, K] with a class drawn for each column, all as likely; a missing column stays missing."""
+        return Categorical(self.sizes).sample(torch.ones_like(state), rng).where(~state.isnan(), torch.nan)
+
     intervals: ClassVar[bool] = False
 
     def errors(self, true: Tensor, predicted: Tensor, spread: Tensor) -> dict[str, Tensor]:

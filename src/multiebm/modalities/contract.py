@@ -134,6 +134,26 @@ class ModalityContract:
         assert m.places >= 1
         assert m.jitter(state, draws).shape == state.shape
 
+    def test_a_corrupted_state_is_a_state_within_the_range_of_the_others(self) -> None:
+        """The same generator spoils alike; another one otherwise; nothing else moves, and a missing cell stays so."""
+        m, state = self.modality(), self.modality().to_state(self.raw())
+        before = state.clone()
+        spoilt, again, other = (m.corrupt(state, make_generator(seed)) for seed in (1, 1, 2))
+        assert torch.equal(spoilt, again)
+        assert not torch.equal(spoilt, other)
+        assert torch.equal(state, before)
+        assert (spoilt.dtype, spoilt.shape) == (torch.float32, state.shape)
+        assert spoilt.isfinite().all()
+        torch.testing.assert_close(m.settle(spoilt), spoilt, rtol=1e-4, atol=1e-5)
+        slack = 1e-4 * (1 + float(state.abs().max()))
+        assert float(spoilt.max()) <= float(state.max()) + slack
+        assert float(spoilt.min()) >= float(state.min()) - slack
+        if m.lacks_cells:
+            gone = torch.zeros_like(state, dtype=torch.bool)
+            gone[0] = True
+            holes = m.corrupt(state.masked_fill(gone, torch.nan), make_generator(1))
+            assert torch.equal(holes.isnan(), gone)
+
     def test_a_decoded_mean_is_the_state_of_its_raw_values(self) -> None:
         """What a decoder makes can be handed over again, as its user would see it."""
         m = self.modality()

@@ -301,6 +301,10 @@ class Counts(Modality):
         """Return [B, D] with no count below 0."""
         return self.settle(state)
 
+    def corrupt(self, state: Tensor, rng: torch.Generator) -> Tensor:
+        """Return states [B, D] of whole counts, spoilt as any others."""
+        return self.to_state(self.to_raw(super().corrupt(state, rng)).round())
+
     def judged(self, state: Tensor) -> Tensor:
         """Return states [B, D] as whole counts."""
         return self.to_raw(state).round()

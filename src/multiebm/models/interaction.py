@@ -38,11 +38,25 @@ class Interaction:
     ] = 1.0
 
 
-class PairHead(nn.Module):
-    """f = exp(s) sum over pairs a < b of cos(h_a, h_b): an absent part drops out. A constant could not be learned."""
+class Head(nn.Module):
+    """What all heads share: a term of each part alone, linear in its features, so that what no part looks like counts
+    for each part that does so. A constant could not be learned.
+    """
 
     def __init__(self, parts: int) -> None:
         super().__init__()
+        self.alone = nn.Parameter(torch.zeros(parts, FEATURES))
+
+    def of_parts(self, features: Tensor, present: Tensor) -> Tensor:
+        """Map features [..., M, F] and `present` bool [..., M] to the sum [...] of the terms of parts, nats."""
+        return torch.where(present, (features * self.alone).sum(-1), 0.0).sum(-1)
+
+
+class PairHead(Head):
+    """f = exp(s) sum over pairs a < b of cos(h_a, h_b), and terms of parts: an absent part drops out."""
+
+    def __init__(self, parts: int) -> None:
+        super().__init__(parts)
         self.log_scale = nn.Parameter(torch.tensor(log(START / max(parts - 1, 1)), dtype=torch.float32))
 
     def forward(self, features: Tensor, present: Tensor) -> Tensor:
@@ -50,20 +64,22 @@ class PairHead(nn.Module):
         unit = torch.where(present[..., None], F.normalize(features, dim=-1), 0.0)
         # the square of a sum of n unit vectors is n and twice the sum over pairs
         pairs = (unit.sum(-2).square().sum(-1) - unit.square().sum((-1, -2))) / 2
-        return self.log_scale.exp() * pairs
+        return self.log_scale.exp() * pairs + self.of_parts(features, present)
 
 
-class MlpHead(nn.Module):
-    """f = an MLP of all features, zeros for those of absent parts, and of which parts there are."""
+class MlpHead(Head):
+    """f = an MLP of all features, zeros for those of absent parts, and of which parts there are, and terms of parts."""
 
     def __init__(self, parts: int) -> None:
-        super().__init__()
+        super().__init__(parts)
         self.net = mlp([parts * (FEATURES + 1), 4 * FEATURES, 1], nn.ReLU(), last_bias=False)
 
     def forward(self, features: Tensor, present: Tensor) -> Tensor:
         """Map features [..., M, F] and `present` bool [..., M] to f [...] in nats."""
-        seen = torch.where(present[..., None], features, 0.0).flatten(-2)
-        return self.net(torch.cat([seen, present.to(seen.dtype)], -1))[..., 0]
+        unit = F.normalize(features, dim=-1) * FEATURES**0.5  # a term of a part moves lengths, and the MLP not at all
+        seen = torch.where(present[..., None], unit, 0.0).flatten(-2)
+        told = self.net(torch.cat([seen, present.to(seen.dtype)], -1))[..., 0]
+        return told + self.of_parts(features, present)
 
 
 class InteractionNetwork(nn.Module):
@@ -117,8 +133,9 @@ class InteractionNetwork(nn.Module):
     def by_part(self, views: Views, present: Tensor) -> Tensor:
         """Return f(X) - f(X without part m) [B, M] in nats, NaN for a part that is absent or alone.
 
-        It learns log p(x_m | x_-m) / p(x_m): low = the part does not belong to the others. Needs no other items. Of the
-        pair head it is the sum over the pairs with part m.
+        It learns log p(x_m | x_-m) / p(x_m), or over what foreign and corrupted parts are in training: low = the part
+        does not belong to the others. Needs no other items. Of the pair head it is the sum over the pairs with part m,
+        and the term of m.
         """
         features, n = self.features(views, present), present.shape[1]
         without = present[:, None] & ~torch.eye(n, dtype=torch.bool, device=present.device)  # [B, M, M]

@@ -291,14 +291,27 @@ class MultimodalModel(StateModel):
 
         return use.over_parts(self, self.modalities, some, handed)
 
+    def threshold(
+        self, parts: Views, rate: float = 0.05, of: str = "match", present: Tensor | None = None
+    ) -> float | dict[str, float]:
+        """Return the value of "match", "score", or by name of "score_parts", at or below which an item is suspect.
+
+        Of new items like the held-out `parts` [B, ...] a share `rate` at most is, by false alarm; all lack no part.
+        """
+        use.check_threshold(of, rate)
+        found = {of: values} if isinstance(values := getattr(self, of)(parts, present), Tensor) else values
+        ends = {name: use.threshold(values, rate, name) for name, values in found.items()}
+        return ends.get(of, ends)
+
     def score(self, parts: Views, present: Tensor | None = None) -> Tensor:
         """Return log pi(X) up to a constant, [B], of raw `parts` [B, ...]: higher = more like data than like samples.
 
         That is -E(X) + weight f(X), with the energy of interaction f where there is one that has learned, and f(X)
-        alone where E has not. What is like neither data nor samples was never shown to E (docs/findings.md). A model
-        without energies scores by its log-likelihood up to the constant log Z of its prior: by SCORE_SAMPLES importance
-        samples from the same noise for every item, so that a score depends on its item alone. Needs every part:
-        ModalityError where one is missing or hidden by `present` [B, M]. ConfigError where an energy never learned.
+        alone where E has not. What is like neither data nor samples was never shown to E; f learns from corrupted parts
+        (docs/methods/belonging.md). A model without energies scores by its log-likelihood up to the constant log Z of
+        its prior: by SCORE_SAMPLES importance samples from the same noise for every item, so that a score depends on
+        its item alone. Needs every part: ModalityError where one is missing or hidden by `present` [B, M]. ConfigError
+        where an energy never learned.
         """
         handed = use.check_parts(self.modalities, parts, present)
         if rows := (~handed.complete()).nonzero()[:, 0].tolist():

@@ -234,6 +234,31 @@ def over_parts(
     return over_items(model, modalities, some, n)
 
 
+def check_threshold(of: Any, rate: Any) -> None:
+    """Raise ConfigError where a threshold of that answer, or for that rate of false alarms, makes no sense."""
+    if of not in (known := ("match", "score", "score_parts")):
+        raise ConfigError(f"of: got {of!r}, expected {', '.join(known[:-1])} or {known[-1]}")
+    if isinstance(rate, bool) or not isinstance(rate, int | float | np.number) or not 0 < rate < 1:
+        raise ConfigError(f"rate: got {rate!r}, expected a share of false alarms between 0 and 1, such as 0.05")
+
+
+def threshold(values: Tensor, rate: float, what: str) -> float:
+    """Return what at most a share `rate` of new items like the held-out ones of `values` [N] have or fall below.
+
+    The k-th smallest, k = floor(rate (N + 1)): of N + 1 exchangeable values the last is among the k smallest with
+    probability k / (N + 1), ties apart (conformal p-values, Bates et al. 2021, arXiv 2104.08279). NaN is left out.
+    """
+    known = values[~values.isnan()].sort().values
+    k = math.floor(rate * (len(known) + 1) + 1e-9)
+    if k < 1:
+        least = math.ceil(1 / rate - 1e-9) - 1
+        raise DataError(
+            f"{what}: got {len(known)} held-out items of which it is known, expected at least {least} for a rate of "
+            f"{rate:g}; hand over more, or raise the rate"
+        )
+    return float(known[k - 1])
+
+
 def warn_of_errors(errors: Tensor, samples: int) -> None:
     """Say of estimates with standard errors [B] in nats how many are rough; these are too low rather than too high."""
     if rough := int((errors > FAR_OFF).sum()):

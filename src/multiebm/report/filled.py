@@ -2,7 +2,7 @@
 
 from multiebm.evaluation.filling import DRAWS
 from multiebm.evaluation.regressions import COMPONENTS, NEAREST
-from multiebm.evaluation.result import FILL, GEN, MATCH, SCORE, VARIETY, Evaluation, Result
+from multiebm.evaluation.result import FILL, FOUND, GEN, MATCH, PART, SCORE, VARIETY, Evaluation, Result
 from multiebm.evaluation.verdict import measure_of, parts_of
 from multiebm.report.content import Block, Cell, Table
 from multiebm.report.record import with_interval
@@ -19,7 +19,8 @@ NOTE = (
 MORE = (
     "Nats: log density of a held-out part given the others. Accuracy of categories, structural similarity (SSIM) of "
     "pictures. Training rows: the error of the model on rows that it learned from. Score: as match, by the energy or "
-    "by the likelihood."
+    "by the likelihood. Match of the part: as match, by the number of the part alone. Part found: how often a part of "
+    "another row is told to belong least of its item's."
 )
 MARK = 0.15  # opacity behind the smallest error
 BESIDE = {"regression": "regression", "neighbours": f"{NEAREST} neighbours", "mean": "the mean"}
@@ -34,6 +35,8 @@ SECOND = {
     "coverage90": "within 90%",
     MATCH: "match",
     SCORE: "score",
+    PART: "match of the part",
+    FOUND: "part found",
 }
 
 

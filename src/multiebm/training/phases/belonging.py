@@ -1,6 +1,7 @@
 """The energy of interaction alone learns what belongs together, by contrast; at the end it gets its weight."""
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Annotated, Literal
 
 import torch
@@ -15,7 +16,7 @@ from multiebm.core.tree import item_square_norm
 from multiebm.mcmc.run import evaluate
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.spectral import frozen
-from multiebm.objectives.belonging import belonging_loss, draw_donors, has_contrast
+from multiebm.objectives.belonging import belonging_loss, draw_donors, has_contrast, with_corrupted
 from multiebm.training.guard import INTERACTION_RATE
 from multiebm.training.phases.cooperative import Cooperative
 from multiebm.training.phases.energy import Energy
@@ -24,6 +25,7 @@ from multiebm.training.state import TrainState, update
 
 RISE, START, END = 0.3, 0.04, 1e-4  # of one cycle: share of the steps in which the rate rises, and factors at its ends
 DONORS = 16  # foreign parts beside each true one, of other items of the batch
+SPOILT = 0.25  # share of the items of a batch whose parts are corrupted, for the others
 HIDDEN = 0.5  # share of the items that show some of their parts, two or more: f of fewer parts is needed too
 WEIGHT_DECAY = 1e-2  # of AdamW
 SAMPLES = 64  # of the generator, by which the weight is set
@@ -32,7 +34,8 @@ WEIGHED_EVERY = 50  # steps between settings of the weight, for a run that is cu
 
 @dataclass(frozen=True)
 class Belonging(Phase):
-    """The energy of interaction learns to tell true items from such as have one part of another item.
+    """The energy of interaction learns to tell true items from such as have one part of another item, or a corrupted
+    one: constant, noise or shuffled.
 
     It draws from a generator of its own, so what the other phases draw stays as it is.
     """
@@ -40,6 +43,9 @@ class Belonging(Phase):
     kind: Literal["belonging"] = "belonging"
     steps: Annotated[int, Field(ge=0, description="training steps; 0 = the phase is left out")] = 300
     rate: Annotated[PositiveFloat, Field(description="learning rate at its highest, of one cycle")] = 3e-3
+    corrupted: Annotated[
+        int, Field(ge=0, le=256, description=f"corrupted parts beside {DONORS} foreign ones, on average; 0 = none")
+    ] = 4
     ratio: Annotated[
         PositiveFloat, Field(description="length of the gradient of weighted f over that of E, on samples")
     ] = 2.0
@@ -53,10 +59,19 @@ class Belonging(Phase):
             group["lr"] = self.rate * self.cycle(done) * state.numbers.get(INTERACTION_RATE, 1.0)
         present = with_fewer_parts(batch.present, HIDDEN, rng)
         present = present & (present.sum(0) > 1)  # nobody could give a part that one item has alone
-        donors, metrics = draw_donors(present, DONORS, rng), dict[str, float]()
+        donors, metrics = draw_donors(present, DONORS + self.corrupted, rng), dict[str, float]()
         if bool(has_contrast(present, donors).any()):
             views = {name: model.modalities[name].jitter(view, rng) for name, view in batch.views.items()}
-            loss = belonging_loss(interaction.head, interaction.features(views, present), present, donors)
+            share, shown = self.corrupted / (DONORS + self.corrupted), present
+            if done < RISE * self.steps:  # corrupted parts are told so easily that an MLP would learn nothing else
+                share = 0.0
+            if share:
+                own = torch.randperm(len(present), generator=rng)[: ceil(SPOILT * len(present))].to(present.device)
+                donors = with_corrupted(donors, own, present[own], share, rng)
+                spoilt = {name: model.modalities[name].corrupt(view[own], rng) for name, view in views.items()}
+                views = {name: torch.cat([view, spoilt[name]]) for name, view in views.items()}
+                shown = torch.cat([present, present[own]])
+            loss = belonging_loss(interaction.head, interaction.features(views, shown), present, donors, share)
             metrics = {BELONGING: loss.total.item()} | update(state, loss.total, "interaction")
             known = zip(model.modalities, loss.information.tolist(), strict=True)
             metrics |= {f"belonging/information/{name}": nats for name, nats in known}
