@@ -78,7 +78,7 @@ def test_it_learns_the_ratio_of_two_gaussian_numbers(kind):
     assert int(model.interaction.steps) == 100
 
 
-def test_what_no_item_has_is_told_even_where_all_parts_are_so():
+def test_what_no_item_has_is_told_even_where_all_parts_are_so(monkeypatch):
     """Parts are points on a circle; inside it there are none. Without corrupted donors f knows that less well."""
     modalities, found = vectors(a=2, b=2), {}
 
@@ -92,7 +92,8 @@ def test_what_no_item_has_is_told_even_where_all_parts_are_so():
     one = batch._replace(views=batch.views | {"b": middle.views["b"]})
     for n in (0, 8):
         model = small_model(modalities, interaction={"kind": "pair"})
-        train(model, Belonging(steps=100, corrupted=n), endless(make, 64))
+        monkeypatch.setattr(module, "CORRUPTED", n)
+        train(model, Belonging(steps=100), endless(make, 64))
         with torch.no_grad():
             true, all_of, part = (model.match_states(of) for of in (batch, middle, one))
         found[n] = auroc(true, all_of).value, auroc(true, part).value

@@ -235,6 +235,9 @@ def evaluate(
     inception: Annotated[
         Path | None, typer.Option(help="Weights of Inception (pt_inception-2015-12-05-6726825d.pth), for FID too.")
     ] = None,
+    robust_judges: Annotated[
+        int, typer.Option(help="Sets of judges that read under noise and blur; 0 = none.", min=0, max=100)
+    ] = 1,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="File to write; the run's evaluation.json by default.")] = None,
 ) -> None:
@@ -257,7 +260,7 @@ def evaluate(
     judges = "; judges of the data are trained the first time" if readable(dataset) else ""
     what = f"{measured.samples} joint samples and completions of {measured.items} items"
     typer.echo(f"measuring {what}{judges}", err=True)
-    evaluation = measure_model(model, dataset, measured, seed, inception)
+    evaluation = measure_model(model, dataset, measured, seed, inception, robust_judges)
     evaluation.save(out)
     print_evaluation(evaluation, [line.values for line in read_log(run / METRICS).lines])
     typer.echo(f"all of it: {out}")

@@ -18,10 +18,21 @@ from multiebm.evaluation.measurement import (
     joined,
     labelled_items,
 )
-from multiebm.evaluation.result import CLAMPED, COND, REFINED, Result, mean_and_columns
+from multiebm.evaluation.result import (
+    CLAMPED,
+    COND,
+    REFINED,
+    ROBUST_CLAMPED,
+    ROBUST_COND,
+    Result,
+    mean_and_columns,
+)
+from multiebm.evaluation.samples import read_by_all
 
 CLAMPED_SIZES = (1,)  # of observed subsets that are held fixed while the data chain completes them
 Pair = tuple[tuple[str, ...], str]  # observed modalities, target
+Hits = dict[Pair, Tensor]  # [N]
+PLAIN = {ROBUST_COND: COND, ROBUST_CLAMPED: CLAMPED}  # what robust judges read, and how it was completed
 
 
 class Conditioning(NamedTuple):
@@ -41,14 +52,15 @@ def completed(m: Measurement, name: str) -> dict[str, Result]:
         COND: (Conditioning(COND), s.sizes, s.items),
         REFINED: (Conditioning(REFINED, s.latent_steps), s.sizes, s.refined_items if s.latent_steps else 0),
         CLAMPED: (Conditioning(CLAMPED, data_chain=True), CLAMPED_SIZES, s.refined_items),
-    }[name]
+    }[PLAIN.get(name, name)]
     if n == 0 or not sizes:
         m.skipped[name] = NOT_ASKED
         return {}
     items = chosen_items(labelled_items(m.dataset.test), n)
     results: dict[str, Result] = {}
     for size in sizes:
-        results |= conditional_coherence(conditional_hits(m, items, size, how), name)
+        hits = m.once(hits_of, n, size, how)[name in PLAIN]
+        results |= conditional_coherence(hits, name)
     absent: list[tuple[str, ...]] = []  # the smallest subsets that no item has whole
     for subset in (subset for k in range(1, max(sizes) + 1) for subset in combinations(m.dataset.modalities, k)):
         inside = any(set(smaller) <= set(subset) for smaller in absent)
@@ -76,32 +88,46 @@ def completions(m: Measurement, items: Tensor, observed: tuple[str, ...], how: C
         yield m.shown(views, f"{how.name} given {'+'.join(observed)}")
 
 
-def conditional_hits(m: Measurement, items: Tensor, size: int, how: Conditioning) -> dict[Pair, Tensor]:
+def hits_of(m: Measurement, n: int, size: int, how: Conditioning) -> tuple[Hits, Hits]:
+    """Return the hits of n labelled test items, and those by robust judges: completions are made once for both."""
+    return all_hits(m, chosen_items(labelled_items(m.dataset.test), n), size, how)
+
+
+def conditional_hits(m: Measurement, items: Tensor, size: int, how: Conditioning) -> Hits:
     """Return, for every subset S of `size` modalities and every target with a judge, whether it reads the true label.
 
     Entries [N]: 1 or 0, NaN where an item lacks a member of S or its class is not known. Targets inside S appear for
     size 1 only, the cross coherence of Shi et al. 2019, arXiv 1911.03393, and are self-reconstructions.
     """
+    return all_hits(m, items, size, how)[0]
+
+
+def all_hits(m: Measurement, items: Tensor, size: int, how: Conditioning) -> tuple[Hits, Hits]:
+    """Return `conditional_hits`, and the same by robust judges: shares of their sets that read the true label."""
     judges, labels = m.judges, m.dataset.test.labels
     assert judges is not None
     assert labels is not None
     known = items[labels[items] >= 0]
-    hits: dict[Pair, Tensor] = {}
+    hits, robust = Hits(), Hits()
     subsets = subsets_of_size(list(m.dataset.modalities), size)
     with task(f"{how.name}, {size} given", len(subsets) * len(known)) as advance:
         for observed in subsets:
             rows = complete_items(m.dataset.test, known, observed)
             targets = [name for name in judges.accuracy if size == 1 or name not in observed]
-            read = []
+            read, more = [], []
             for views in completions(m, rows, observed, how) if targets else ():
-                read.append(judges.predict({target: views[target] for target in targets}))
+                shown = {target: views[target] for target in targets}
+                read.append(judges.predict(shown))
+                more.append(read_by_all(m, shown) if m.robust else {})
                 advance(len(next(iter(views.values()))))
-            for target in targets:
-                hit = torch.full((len(m.dataset.test),), torch.nan, dtype=torch.float64)
-                if read:
-                    hit[rows] = (joined(read)[target] == labels[rows]).double()
-                hits[observed, target] = hit[items]
-    return hits
+            for into, found in ((hits, joined(read) if read else {}), (robust, joined(more) if more else {})):
+                for target in targets if into is hits else found:
+                    hit = torch.full((len(m.dataset.test),), torch.nan, dtype=torch.float64)
+                    if target in found:
+                        same = (found[target].view(len(rows), -1) == labels[rows, None]).double()
+                        hit[rows] = same.mean(1)
+                    into[observed, target] = hit[items]
+    return hits, robust
 
 
 def conditional_coherence(hits: dict[Pair, Tensor], prefix: str) -> dict[str, Result]:

@@ -11,7 +11,7 @@ whenever they are asked for.
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -22,7 +22,7 @@ from multiebm.core.errors import CheckpointError, ConfigError, DataError, Modali
 from multiebm.core.files import ASIDE, reading, remove_stale, replace_file, sha256_of_json, why_not_written
 from multiebm.core.names import Views
 from multiebm.core.progress import track
-from multiebm.core.random import make_generator
+from multiebm.core.random import ItemGenerators, make_generator
 from multiebm.core.store import Header, Store
 from multiebm.data.cache import CHOOSE
 from multiebm.data.dataset import MultimodalDataset, Split
@@ -58,6 +58,7 @@ class JudgeSettings:
     learning_rate: float = 1e-2  # peak of each cycle, AdamW
     label_smoothing: float = 0.1
     cycles: tuple[tuple[int, float], ...] = ((300, 1.0), (700, 0.975), (1500, 0.95))
+    reads: ClassVar[int] = 0  # of a part under noise and blur, to the mean of which a judge answers; 0 = as it is
 
     def __post_init__(self) -> None:
         if not self.cycles or min(steps for steps, _ in self.cycles) < _SHORTEST_CYCLE:
@@ -67,11 +68,23 @@ class JudgeSettings:
             )
 
 
-class Judge(nn.Module):
-    """An untrained judge of a modality: `body` [B, *shape] -> features [B, 128], `head` -> logits [B, n_classes]."""
+@dataclass(frozen=True)
+class RobustSettings(JudgeSettings):
+    """How robust judges are trained and read: under noise and blur (`Modality.disturb`)."""
 
-    def __init__(self, modality: Modality, n_classes: int, width: int) -> None:
+    cycles: tuple[tuple[int, float], ...] = ((300, 1.0), (700, 0.95))
+    reads: int = 4  # type: ignore[misc]
+
+
+class Judge(nn.Module):
+    """An untrained judge of a modality: `body` [B, *shape] -> features [B, 128], `head` -> logits [B, n_classes].
+
+    A robust one reads each part `reads` times under noise and blur, every item under the same draws.
+    """
+
+    def __init__(self, modality: Modality, n_classes: int, width: int, reads: int = 0) -> None:
         super().__init__()
+        self.reads, self.disturb = reads, modality.disturb
         self.body = modality.judge_trunk(width, N_FEATURES)
         self.head = nn.Linear(N_FEATURES, n_classes)
 
@@ -84,6 +97,13 @@ class Judge(nn.Module):
         """Return logits [B, n_classes] of states [B, *shape] on any device."""
         return self.head(self.features(x))
 
+    def read(self, x: Tensor) -> Tensor:
+        """Return what says the class of states [B, *shape]: logits [B, n_classes], of a robust judge probabilities."""
+        if not self.reads:
+            return self(x)
+        draws = [ItemGenerators([k] * len(x)) for k in range(self.reads)]
+        return torch.stack([self(self.disturb(x, rng)).softmax(1) for rng in draws]).mean(0)
+
 
 @dataclass(frozen=True, eq=False)
 class Judges:
@@ -94,15 +114,19 @@ class Judges:
 
     def predict(self, views: Views) -> dict[str, Tensor]:
         """Return labels int64 [B] of states [B, *shape], by modality."""
+        self._check(views)
         with torch.no_grad():
-            return {name: self.networks[name].head(own).argmax(1) for name, own in self.features(views).items()}
+            return {name: self.networks[name].read(view).argmax(1) for name, view in views.items()}
 
     def features(self, views: Views) -> dict[str, Tensor]:
         """Return penultimate activations float32 [B, 128] of states [B, *shape], by modality."""
-        if unknown := [name for name in views if name not in self.networks]:
-            raise ModalityError(f"judges: got modality {unknown[0]!r}, expected one of {', '.join(self.networks)}")
+        self._check(views)
         with torch.no_grad():
             return {name: self.networks[name].features(view) for name, view in views.items()}
+
+    def _check(self, views: Views) -> None:
+        if unknown := [name for name in views if name not in self.networks]:
+            raise ModalityError(f"judges: got modality {unknown[0]!r}, expected one of {', '.join(self.networks)}")
 
 
 def train_judges(
@@ -139,7 +163,7 @@ def _train_judge(
     forked = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=forked):  # initial weights and dropout draw from the global generator
         torch.manual_seed(seed)
-        network = Judge(modality, dataset.n_classes, settings.width).to(device)
+        network = Judge(modality, dataset.n_classes, settings.width, settings.reads).to(device)
         optimiser = torch.optim.AdamW(network.parameters(), peak, weight_decay=1e-2)
         accuracy = 0.0
         for steps, run_below in settings.cycles:
@@ -153,6 +177,7 @@ def _train_judge(
                     order = rows[torch.randperm(len(rows), generator=rng)]
                 batch, order = order[:size], order[size:]
                 state = modality.jitter(modality.to_state(train.views[name][batch].to(device)), rng)
+                state = modality.disturb(state, rng) if settings.reads else state
                 with torch.autocast(state.device.type, torch.bfloat16, fastest_precision(device) == "bf16"):
                     logits = network(state)
                 labels = train.labels[batch].to(device)
@@ -214,7 +239,7 @@ def real_accuracy(network: Judge, dataset: MultimodalDataset, modality: Modality
     assert labels is not None
     with torch.no_grad():
         chunks = rows.split(_READ_ITEMS)
-        read = [network(modality.to_state(view[chunk].to(device))).argmax(1).cpu() for chunk in chunks]
+        read = [network.read(modality.to_state(view[chunk].to(device))).argmax(1).cpu() for chunk in chunks]
     return float((torch.cat(read) == labels[rows]).double().mean())
 
 
@@ -272,7 +297,7 @@ def read_judges(stem: Path, dataset: MultimodalDataset, settings: JudgeSettings,
             raise ValueError(f"got judges of {', '.join(header.accuracy)}, expected of {', '.join(names)}")
         assert dataset.n_classes is not None
         for i, name in enumerate(names):
-            network = Judge(dataset.modalities[name], dataset.n_classes, settings.width)
+            network = Judge(dataset.modalities[name], dataset.n_classes, settings.width, settings.reads)
             own = {key.removeprefix(f"{i}."): t for key, t in tensors.items() if key.startswith(f"{i}.")}
             try:
                 network.load_state_dict(own)

@@ -4,7 +4,7 @@ A metric looks at a `Measurement` and returns its results by name; what several 
 a generator of its own, so neither the batch size nor the order of metrics changes a sample.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -47,7 +47,8 @@ class JudgesLike(FeatureReader, Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """A model, data and readers of its samples; `skipped` says of each result that is left out why.
+    """A model, data and readers of its samples, among them sets of `robust` judges; `skipped` says of each result that
+    is left out why.
 
     Any `batch_size` (items) gives the same numbers, and every stream of draws derives from `seed`.
     """
@@ -59,8 +60,9 @@ class Measurement:
     seed: int = 0
     inception: FeatureReader | None = None
     batch_size: int = 500
+    robust: tuple[JudgesLike, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
-    _made: dict[Callable[..., Any], Any] = field(default_factory=dict)
+    _made: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     @property
     def no_chain(self) -> str:
@@ -70,11 +72,11 @@ class Measurement:
         learned = self.model.energy_learned
         return "" if learned else "the energy has not had a step of training, so its chain says nothing"
 
-    def once(self, make: Callable[["Measurement"], T]) -> T:
-        """Return `make(self)`, computed on the first call."""
-        if make not in self._made:
-            self._made[make] = make(self)
-        return self._made[make]
+    def once(self, make: Callable[..., T], *key: Hashable) -> T:
+        """Return `make(self, *key)`, computed on the first call."""
+        if (make, *key) not in self._made:
+            self._made[make, *key] = make(self, *key)
+        return self._made[make, *key]
 
     def rng(self, name: str) -> torch.Generator:
         """Return a fresh generator of the stream called `name`."""

@@ -7,9 +7,10 @@ Results are named by their metric, "gen/fcd", with "/part" by modality, pair or 
 out, and `skipped` says why.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from math import inf, isfinite, sqrt
+from statistics import fmean
 from time import perf_counter
 
 import torch
@@ -30,12 +31,15 @@ from multiebm.models.model import MultimodalModel
 
 
 def judge_accuracy(m: Measurement, name: str) -> dict[str, Result]:
-    """Return how well each judge reads real test items; parts without a judge are named in `skipped`."""
-    if m.judges is None:
+    """Return how well each judge reads real test items, of robust ones the mean over their sets; parts without a judge
+    are named in `skipped`.
+    """
+    sets = m.robust if name == names.ROBUST_ACCURACY else () if m.judges is None else (m.judges,)
+    if not sets:
         return {}
     results, why = {}, unread(m.dataset)
     for part in m.dataset.modalities:
-        if (p := m.judges.accuracy.get(part)) is None:
+        if (p := fmean(s.accuracy[part] for s in sets) if part in sets[0].accuracy else None) is None:
             reason = f"the data set {why[part]}" if part in why else "no judge of it was given"
             m.skipped[f"{name}/{part}"] = f"{reason}; what judges read leaves this part out"
         else:
@@ -63,6 +67,7 @@ _DRAWN, _JUDGED, _COMPLETION = (GEN, EBM), ("judges",), ("judges", "labels", "pa
 _PARTS = ("parts",)
 _BESIDE = {"mean": "the mean of training", "regression": "regression", "neighbours": "10 nearest neighbours"}
 _AGREE = "all modalities of a sample show the same class; real items, as the judges read them, are the ceiling"
+_ROBUST = "the same, read by judges that learn and read under noise and blur: pixels that judges like help less"
 _EVENLY = "1: all classes equally often; a collapsed model can be coherent"
 _FCD, _FID = (f"Frechet distance on {whose} features, lower is better" for whose in ("the judges'", "Inception"))
 _VARIED = "variance of pixels and numbers as a share of real ones': 1 is as varied as the data"
@@ -89,6 +94,7 @@ METRICS: Table[Metric] = Table(
     "metric",
     {
         names.COHERENCE: Metric(coherence, "joint coherence", _AGREE, 1, _SHARE, _JUDGED, SOURCES),
+        names.ROBUST_COHERENCE: Metric(coherence, "robust coherence", _ROBUST, 1, _SHARE, _JUDGED, SOURCES),
         names.ENTROPY: Metric(entropy, "label entropy", _EVENLY, 1, _SHARE, _JUDGED, _DRAWN),
         names.FCD: Metric(beside_real, "FCD", _FCD, 0, _OVER_0, _JUDGED, _DRAWN),
         names.FID: Metric(beside_real, "FID", _FID, 0, _OVER_0, ("inception",), _DRAWN),
@@ -96,6 +102,8 @@ METRICS: Table[Metric] = Table(
         names.COND: Metric(completed, "amortised", "one draw of the inference model", 1, _SHARE, _COMPLETION),
         names.REFINED: Metric(completed, "latent chain", _REFINED, 1, _SHARE, _COMPLETION),
         names.CLAMPED: Metric(completed, "data chain", _CLAMPED, 1, _SHARE, (*_COMPLETION, "energy")),
+        names.ROBUST_COND: Metric(completed, "amortised, robust", _ROBUST, 1, _SHARE, _COMPLETION),
+        names.ROBUST_CLAMPED: Metric(completed, "data chain, robust", _ROBUST, 1, _SHARE, (*_COMPLETION, "energy")),
         "fill/rmse": Metric(filling, "RMSE, filled in", _RMSE, 0, _OVER_0, _PARTS),
         "fill/ssim": Metric(filling, "SSIM, filled in", _SSIM, 1, (-1, 1), _PARTS),
         "fill/log_loss": Metric(filling, "log loss, filled in", _LOG_LOSS, None, _OVER_0, _PARTS),
@@ -130,6 +138,7 @@ METRICS: Table[Metric] = Table(
         names.ACCURACY: Metric(
             judge_accuracy, "judges", "real test items whose class the judge of a modality reads", 1
         ),
+        names.ROBUST_ACCURACY: Metric(judge_accuracy, "robust judges", "the same by robust judges", 1),
     },
     "multiebm.metrics",
 )
@@ -143,13 +152,15 @@ def evaluate(
     settings: EvaluationSettings | None = None,
     seed: int = 0,
     inception: FeatureReader | None = None,
+    robust: Sequence[JudgesLike] = (),
 ) -> Evaluation:
     """Measure `model` on the test split; every metric has its own random stream and depends on no other.
 
-    `judges` None leaves out what needs them; `skipped` says why whatever else cannot be measured is left out too. The
-    model is left as it was. DivergenceError where it generates values that are not finite.
+    `judges` None leaves out what needs them, and so do no sets of `robust` ones; `skipped` says why whatever else is
+    left out too. The model is left as it was. DivergenceError where it generates values that are not finite.
     """
-    return measured(Measurement(model, dataset, judges, settings or EvaluationSettings(), seed, inception))
+    settings = settings or EvaluationSettings()
+    return measured(Measurement(model, dataset, judges, settings, seed, inception, robust=tuple(robust)))
 
 
 def quick_look(
@@ -165,13 +176,14 @@ def measured(m: Measurement, only: Collection[str] = ()) -> Evaluation:
         for size in m.settings.sizes:
             subsets_of_size(list(m.dataset.modalities), size)
     started, skipped = perf_counter(), m.skipped
-    rows = {name: METRICS[name] for name in only or METRICS}
+    known = [name for name in METRICS if m.robust or name not in names.ROBUST]
+    rows = {name: METRICS[name] for name in only or known}
     lacking = {name: next(filter(None, (NEEDS[need](m) for need in row.needs)), "") for name, row in rows.items()}
     joint = [name for name, why in lacking.items() if why and rows[name].sources]
     for why in dict.fromkeys(lacking[name] for name in joint):  # those that lack the same are named together
         skipped[", ".join(name for name in joint if lacking[name] == why)] = why
     skipped |= {name: why for name, why in lacking.items() if why and name not in joint}
-    skipped |= {name: NOT_ASKED for name in METRICS if name not in rows}
+    skipped |= {name: NOT_ASKED for name in known if name not in rows}
     skipped |= {EBM: m.no_chain} if m.no_chain else {}
     there = {name: row for name, row in rows.items() if not lacking[name]}
     sources = (REAL, GEN, *(() if m.no_chain else (EBM,)))

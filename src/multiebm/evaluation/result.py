@@ -26,6 +26,10 @@ KL, ACTIVE, UNITS = "latent/kl", "latent/active_units", "latent/units"
 FILL = "fill"  # held-out parts filled in from all others, and from each of them alone
 MATCH, SCORE, TWO_SAMPLE = "belong/match", "belong/score", "two_sample"
 PART, FOUND = "belong/part", "belong/found"  # which part of an item does not belong
+# Read by robust judges, which learn and read under noise and blur
+ROBUST_COHERENCE, ROBUST_ACCURACY = "robust_coherence", "judge/robust"
+ROBUST_COND, ROBUST_CLAMPED = "robust_cond", "robust_cond_ebm"
+ROBUST = (ROBUST_COHERENCE, ROBUST_ACCURACY, ROBUST_COND, ROBUST_CLAMPED)
 PROBE, LEAKAGE, ACCURACY = "latent_classification", "private_leakage", "judge/accuracy"
 
 FORMAT = 2  # of evaluation.json

@@ -13,11 +13,23 @@ from multiebm.core.names import Views
 from multiebm.core.progress import task, track
 from multiebm.evaluation.frechet import frechet_results
 from multiebm.evaluation.measurement import Measurement, joined
-from multiebm.evaluation.result import EBM, FCD, FID, GEN, REAL, VARIETY, Result, mean_and_parts, proportion
+from multiebm.evaluation.result import (
+    EBM,
+    FCD,
+    FID,
+    GEN,
+    REAL,
+    ROBUST_COHERENCE,
+    VARIETY,
+    Result,
+    mean_and_parts,
+    mean_of_items,
+    proportion,
+)
 
 ITEMS = 1000  # of which the parts themselves are kept
-LABEL, PART = "label", "part"
-Read = dict[tuple[str, str], Tensor]  # what is kept, [N, ...] on the CPU: labels, parts and features by (what, part)
+LABEL, ROBUST, PART = "label", "robust", "part"
+Read = dict[tuple[str, str], Tensor]  # kept [N, ...] on the CPU, by (what, part); labels of S robust sets are [N, S]
 
 
 def samples(m: Measurement) -> dict[str, Read]:
@@ -31,6 +43,8 @@ def samples(m: Measurement) -> dict[str, Read]:
             judged = {name: views[name] for name in m.judges.accuracy}
             kept |= {(LABEL, name): label for name, label in m.judges.predict(judged).items()}
             kept |= {(FCD, name): own for name, own in m.judges.features(judged).items()}
+        if m.robust:
+            kept |= {(ROBUST, name): label for name, label in read_by_all(m, views).items()}
         if m.inception is not None:
             kept |= {(FID, name): own for name, own in m.inception.features(views).items()}
         read.setdefault(source, []).append(kept)
@@ -50,21 +64,29 @@ def samples(m: Measurement) -> dict[str, Read]:
     return {source: joined(batches) for source, batches in read.items()}
 
 
+def read_by_all(m: Measurement, views: Views) -> dict[str, Tensor]:
+    """Return labels int64 [B, S] of states [B, ...] by S sets of robust judges, by the modalities that they read."""
+    each = [judges.predict({name: views[name] for name in judges.accuracy if name in views}) for judges in m.robust]
+    return {name: torch.stack([labels[name] for labels in each], 1) for name in each[0]}
+
+
 def of(m: Measurement, source: str, what: str) -> dict[str, Tensor]:
     """Return what is kept of samples [N, ...] by modality: of real parts, those that are present; features of such as
     lack no cell.
     """
     found = {name: own for (kept, name), own in m.once(samples)[source].items() if kept == what}
-    if source != REAL or what == LABEL:
+    if source != REAL or what in (LABEL, ROBUST):
         return found
     there = {name: own[m.dataset.test.of(name)[1][: len(own)]] for name, own in found.items()}
     return {name: own if what == PART else own[~own.flatten(1).isnan().any(1)] for name, own in there.items()}
 
 
 def coherence(m: Measurement, name: str) -> dict[str, Result]:
-    """Return the joint coherence of samples, or of real items that have all parts with a judge."""
+    """Return the joint coherence of samples, or of real items that have all parts with a judge, by robust ones where
+    the name says so.
+    """
     source, metric = name.split("/")
-    labels = of(m, source, LABEL)
+    labels = of(m, source, ROBUST if metric == ROBUST_COHERENCE else LABEL)
     if len(labels) < 2:
         m.skipped[metric] = "judges read one part only, and one part agrees with itself"
         return {}
@@ -78,12 +100,14 @@ def coherence(m: Measurement, name: str) -> dict[str, Result]:
 
 
 def joint_coherence(predictions: dict[str, Tensor]) -> Result:
-    """Return the share of items whose labels int64 [N] agree in all modalities (Shi et al. 2019, arXiv 1911.03393).
+    """Return the share of items whose labels int64 [N] agree in all modalities (Shi et al. 2019, arXiv 1911.03393); of
+    labels [N, S] by S sets of judges the mean over these.
 
     No ground truth is involved: a model that always draws the same digit scores 1, so read it next to `label_entropy`.
     """
     labels = torch.stack(list(predictions.values()))  # [M, N]
-    return proportion((labels == labels[0]).all(0))
+    agree = (labels == labels[0]).all(0)
+    return proportion(agree) if agree.dim() == 1 else mean_of_items(agree.double())
 
 
 def entropy(m: Measurement, name: str) -> dict[str, Result]:

@@ -9,14 +9,14 @@ import torch
 from rich.console import Console
 
 from multiebm.core.bars import showing
-from multiebm.core.errors import ConfigError
+from multiebm.core.errors import ConfigError, whole_number
 from multiebm.core.keys import CONFIG
 from multiebm.data import MultimodalDataset, read_data
 from multiebm.evaluation.result import Evaluation, EvaluationSettings
 from multiebm.experiments.build import build_dataset, build_model, naming_kept, naming_own, resolved
 from multiebm.experiments.live import live_view
 from multiebm.experiments.load import Source, load_experiment
-from multiebm.experiments.measure import measure_model
+from multiebm.experiments.measure import ROBUST_SETS, measure_model
 from multiebm.experiments.run import run_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.experiments.sizes import sizes_for
@@ -134,12 +134,15 @@ def evaluate(
     seed: int = 0,
     inception: str | Path | None = None,
     progress: bool = True,
+    robust_judges: int = ROBUST_SETS,
 ) -> Evaluation:
     """Return every metric defined for model and data, with standard errors; see `Evaluation.results`.
 
     `inception`: a file with the weights of Inception, for FID too (torchmetrics, TensorFlow-ported weights).
-    `progress` shows how far it is, as in `train`.
+    `progress` shows how far it is, as in `train`. `robust_judges`: sets, of seeds of their own, of judges that learn
+    and read under noise and blur, for `gen/robust_coherence` and the like; 0 leaves these out.
     """
+    robust = whole_number("robust_judges", robust_judges, 0, 100, "a number of sets of judges")
     weights = None if inception is None else Path(inception)
     with showing(progress):
-        return measure_model(model, dataset, settings or EvaluationSettings(), seed, weights)
+        return measure_model(model, dataset, settings or EvaluationSettings(), seed, weights, robust)

@@ -13,7 +13,7 @@ from multiebm.core.random import make_generator
 from multiebm.data import MultimodalDataset
 from multiebm.data.cache import cache_root
 from multiebm.evaluation.frechet import load_inception
-from multiebm.evaluation.judges import Judges, load_judges, readable
+from multiebm.evaluation.judges import Judges, RobustSettings, load_judges, readable
 from multiebm.evaluation.metrics import evaluate, quick_look
 from multiebm.evaluation.result import Evaluation, EvaluationSettings
 from multiebm.experiments.build import settling_of
@@ -24,6 +24,7 @@ from multiebm.training.phases.settle import settle_priors, settle_step_size
 from multiebm.training.state import TrainState, averaged
 
 SETTLING_ITEMS, BATCH = 8192, 64  # training items that mixtures are fitted to before a measurement, and at a time
+ROBUST_SETS = 1  # of robust judges: one takes a minute of a CPU on pictures, once per data set
 BEST = "validate/gen/fcd"  # the metric, lower is better, whose checkpoint is kept as the best
 _WATCHED = ("gen/joint_coherence", "gen/fcd", "gen/label_entropy", "ebm/joint_coherence", "ebm/fcd", "cond/size1")
 
@@ -36,20 +37,28 @@ def measure_model(
     settings: EvaluationSettings,
     seed: int = 0,
     inception: Path | None = None,
+    robust: int = ROBUST_SETS,
 ) -> Evaluation:
     """Return every metric defined for model and data; the judges are trained once per data set, then read from a cache.
 
     Without labels, what needs judges is left out and `Evaluation.skipped` says so; likewise FID without the weights
-    `inception`, a file.
+    `inception`, a file. `robust`: sets of robust judges, over which what they read is a mean.
     """
     device = str(model.device)
     reader = None if inception is None else load_inception(inception, device)
-    return evaluate(model, dataset, judges_of(dataset, device), settings, seed, inception=reader)
+    others = robust_judges_of(dataset, device, robust)
+    return evaluate(model, dataset, judges_of(dataset, device), settings, seed, reader, others)
 
 
 def judges_of(dataset: MultimodalDataset, device: str) -> Judges | None:
     """Return the classifiers that read generated parts, from the user's cache; None without labels of two classes."""
     return load_judges(dataset, cache_root() / "judges", device=device) if readable(dataset) else None
+
+
+def robust_judges_of(dataset: MultimodalDataset, device: str, sets: int) -> list[Judges]:
+    """Return so many sets of judges that learn and read under noise and blur, of other seeds; none without labels."""
+    folder, how = cache_root() / "judges", RobustSettings()
+    return [load_judges(dataset, folder, seed, how, device) for seed in range(sets) if readable(dataset)]
 
 
 @contextmanager

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import SHOWN, Array, Handed, Mask, in_order
-from multiebm.core.random import rand
+from multiebm.core.random import Randomness, rand, randn
 from multiebm.core.table import nearest
 from multiebm.distributions.likelihoods import LIKELIHOODS, LearnedScale, Likelihood, Observation
+from multiebm.nn.pictures import blurred
 
 Given = tuple[Tensor, Tensor]  # raw values [N, ...] of one split, and which are present, bool [N]
 
@@ -29,6 +30,7 @@ Shows = Literal["pictures", "points", "text"]  # what `show` gives
 Columns = npt.NDArray[np.float64]
 Scale = Literal["none", "fixed", "learned"]  # what a likelihood has: none, a number, a number or a learned one
 RAW_LIMIT = 1e37  # near the largest float32, which is what networks compute in
+NOISE = 0.5  # deviation of the most noise under which a robust judge reads states: a quarter of black to white
 PENALTIES = np.logspace(-2, 4, 13)  # of ridge regression, of which cross-validation chooses
 
 
@@ -49,6 +51,7 @@ class Modality(ABC):
     missing: Literal["nan"] | None = None  # what says that a value is missing, beside masks
     likelihoods: ClassVar[Mapping[str, Scale]] = {"normal": "fixed", "laplace": "fixed"}  # the first is the default
     linked: ClassVar[bool] = False  # its own decoders end in a `Link`, as means are not any numbers
+    blurs: ClassVar[bool] = False  # neighbours on the last two axes are alike: blurred they show the same
     by_cell: ClassVar[bool] = False  # where values may be missing, single cells may be: NaN in raw values and states
 
     @property
@@ -183,6 +186,15 @@ class Modality(ABC):
     def jitter(self, state: Tensor, rng: torch.Generator) -> Tensor:
         """Return states [B, *shape] as a judge sees them in training, changed by no more than their labels can take."""
         return state
+
+    def disturb(self, state: Tensor, rng: Randomness) -> Tensor:
+        """Return states [B, *shape] under noise whose deviation is drawn for each item, up to NOISE; where neighbours
+        are alike, half of them blurred before. A robust judge learns and reads them.
+        """
+        alone = (len(state), *(1,) * (state.dim() - 1))
+        if self.blurs:
+            state = blurred(state).where(rand(rng, alone, state) < 0.5, state)
+        return self.settle(state + NOISE * rand(rng, alone, state) * randn(rng, state.shape, state))
 
     def corrupt(self, state: Tensor, rng: torch.Generator) -> Tensor:
         """Return what no item has: states [B, *shape], each spoilt in one of three ways that `rng` draws.

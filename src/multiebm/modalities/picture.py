@@ -63,6 +63,7 @@ class Picture(Modality):
     kind: ClassVar[str] = "picture"
     shows: ClassVar[Shows] = "pictures"
     networks: ClassVar[type] = PictureNetworks
+    blurs: ClassVar[bool] = True
     likelihoods: ClassVar[Mapping[str, Scale]] = {"normal": "learned", "laplace": "learned", "bernoulli": "none"}
 
     name: str
@@ -250,9 +251,8 @@ class Picture(Modality):
         """Map [B, C, H, W] from black..white to [-1, 1]."""
         if self.range is not None:
             return self.show(raw).mul_(2).sub_(1).to(torch.float32)
-        if raw.dtype == torch.uint8:
-            return raw.to(torch.float32).mul_(2 / 255).sub_(1)
-        return raw.to(torch.float32) * 2 - 1
+        unit = raw.to(torch.float32)  # of bytes a copy
+        return unit.mul_(2 / 255).sub_(1) if raw.dtype == torch.uint8 else unit * 2 - 1
 
     def to_raw(self, state: Tensor) -> Tensor:
         """Map [B, C, H, W] back to float32 in [0, 1] or the declared range, clamped."""

@@ -184,6 +184,16 @@ def shifted(pictures: Tensor, rng: torch.Generator) -> Tensor:
     return padded[..., down : down + height, right : right + width]
 
 
+def blurred(pictures: Tensor) -> Tensor:
+    """Return pictures [B, C, H, W] with each pixel the mean of 3 x 3 with weights 1, 2, 1 each way."""
+    height, width = pictures.shape[-2:]
+    edge = [int(side > 1) for side in (height, width)]
+    x = pad(pictures, (edge[1], edge[1], edge[0], edge[0]), mode="reflect")
+    if edge[0]:
+        x = (x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]) / 4
+    return (x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]) / 4 if edge[1] else x
+
+
 def ssim(x: Tensor, y: Tensor, span: float) -> Tensor:
     """Return the structural similarity of pictures [N, C, H, W] whose values span `span`: [N], 1 for equal ones.
 

@@ -13,7 +13,7 @@ from multiebm.experiments.load import load_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.training.hooks import read_log
 
-_PAIR = re.compile(r"([^/]+)/(?:size1/(.+)->(.+)|self/(.+))")
+_PAIR = re.compile(r"(?!robust)([^/]+)/(?:size1/(.+)->(.+)|self/(.+))")
 
 
 class RollBack(NamedTuple):

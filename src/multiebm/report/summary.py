@@ -17,6 +17,9 @@ from multiebm.evaluation.result import (
     COND,
     FILL,
     REFINED,
+    ROBUST_ACCURACY,
+    ROBUST_CLAMPED,
+    ROBUST_COND,
     TRUSTED_ACCURACY,
     VARIETY,
     Evaluation,
@@ -34,7 +37,7 @@ from multiebm.report.record import RunRecord, pair_tables, with_interval
 from multiebm.report.scene import Scene
 
 _KINDS = {f"{source}/": head for source, head in HEADS.items()}
-_WAYS = {f"{way}/": METRICS[way].title for way in (COND, REFINED, CLAMPED)}
+_WAYS = {f"{way}/": METRICS[way].title for way in (COND, REFINED, CLAMPED, ROBUST_COND, ROBUST_CLAMPED)}
 _JOINT = [name for name in METRICS if METRICS[name].sources]
 _OTHERS = [
     name for name in METRICS if name not in _JOINT and f"{name}/" not in _WAYS and not name.startswith(f"{FILL}/")
@@ -128,7 +131,7 @@ def metrics_section(scene: Scene) -> Section:
     given = {"self": "Itself"} | {f"size{size}": f"{size} given" for size in sizes}
     ways = [way[:-1] for way in _WAYS if any(name.startswith(way) for name in results)]
     told = [name for name in _OTHERS if name in results]
-    others = told + [name for name in results if name.startswith(f"{ACCURACY}/")]
+    others = told + [name for name in results if name.startswith((f"{ACCURACY}/", f"{ROBUST_ACCURACY}/"))]
     blocks = [
         Block("Joint samples", [value_table(results, {key: label(key) for key in joint}, _KINDS)]),
         Block("Completion from subsets", [value_table(results, given, _WAYS)], _meanings(ways)),

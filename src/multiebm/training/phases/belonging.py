@@ -25,6 +25,9 @@ from multiebm.training.state import TrainState, update
 
 RISE, START, END = 0.3, 0.04, 1e-4  # of one cycle: share of the steps in which the rate rises, and factors at its ends
 DONORS = 16  # foreign parts beside each true one, of other items of the batch
+CORRUPTED = (
+    4  # corrupted parts beside them, on average: each candidate is one with the probability of its share; 0 = none
+)
 SPOILT = 0.25  # share of the items of a batch whose parts are corrupted, for the others
 HIDDEN = 0.5  # share of the items that show some of their parts, two or more: f of fewer parts is needed too
 WEIGHT_DECAY = 1e-2  # of AdamW
@@ -43,9 +46,6 @@ class Belonging(Phase):
     kind: Literal["belonging"] = "belonging"
     steps: Annotated[int, Field(ge=0, description="training steps; 0 = the phase is left out")] = 300
     rate: Annotated[PositiveFloat, Field(description="learning rate at its highest, of one cycle")] = 3e-3
-    corrupted: Annotated[
-        int, Field(ge=0, le=256, description=f"corrupted parts beside {DONORS} foreign ones, on average; 0 = none")
-    ] = 4
     ratio: Annotated[
         PositiveFloat, Field(description="length of the gradient of weighted f over that of E, on samples")
     ] = 2.0
@@ -59,10 +59,10 @@ class Belonging(Phase):
             group["lr"] = self.rate * self.cycle(done) * state.numbers.get(INTERACTION_RATE, 1.0)
         present = with_fewer_parts(batch.present, HIDDEN, rng)
         present = present & (present.sum(0) > 1)  # nobody could give a part that one item has alone
-        donors, metrics = draw_donors(present, DONORS + self.corrupted, rng), dict[str, float]()
+        donors, metrics = draw_donors(present, DONORS + CORRUPTED, rng), dict[str, float]()
         if bool(has_contrast(present, donors).any()):
             views = {name: model.modalities[name].jitter(view, rng) for name, view in batch.views.items()}
-            share, shown = self.corrupted / (DONORS + self.corrupted), present
+            share, shown = CORRUPTED / (DONORS + CORRUPTED), present
             if done < RISE * self.steps:  # corrupted parts are told so easily that an MLP would learn nothing else
                 share = 0.0
             if share:
