@@ -25,9 +25,7 @@ from multiebm.training.state import TrainState, update
 
 RISE, START, END = 0.3, 0.04, 1e-4  # of one cycle: share of the steps in which the rate rises, and factors at its ends
 DONORS = 16  # foreign parts beside each true one, of other items of the batch
-CORRUPTED = (
-    4  # corrupted parts beside them, on average: each candidate is one with the probability of its share; 0 = none
-)
+CORRUPTED = 4  # corrupted parts beside them, on average: each candidate is one with the same probability; 0 = none
 SPOILT = 0.25  # share of the items of a batch whose parts are corrupted, for the others
 HIDDEN = 0.5  # share of the items that show some of their parts, two or more: f of fewer parts is needed too
 WEIGHT_DECAY = 1e-2  # of AdamW
