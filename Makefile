@@ -24,7 +24,7 @@ install: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/multiebm train polydigits --out demo --overwrite
-	$(BIN)/multiebm evaluate demo --robust-judges 0
+	$(BIN)/multiebm evaluate demo
 	$(BIN)/multiebm report demo
 
 # one thread: waiting threads would slow a busy machine down, and the tests are small

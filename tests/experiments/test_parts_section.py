@@ -53,11 +53,11 @@ def test_a_part_has_the_global_likelihood_unless_its_kind_or_its_section_says_ot
     assert found["genes"].dispersion is None
 
 
-def test_learned_scales_are_one_a_column_and_one_a_picture_and_the_generators_own():
+def test_learned_scales_are_one_a_column_and_a_pixel_and_the_generators_own():
     model = small_model(KINDS, parts={"face": {"scale": "learned"}, "table": {"scale": "learned", "weight": 2}})
     like = model.generator.likelihoods
     assert isinstance(like["table"], LearnedScale)
-    assert (like["face"].now.scale.shape, like["table"].now.scale.shape) == ((1,), (3,))
+    assert (like["face"].now.scale.shape, like["table"].now.scale.shape) == ((1, 8, 8), (3,))
     learned = {name for name, _ in model.generator.named_parameters() if name.startswith("learned_likelihoods")}
     assert learned == {
         f"learned_likelihoods.{name}" for name in ("face.log_scale", "table.log_scale", "genes.log_dispersion")

@@ -237,7 +237,7 @@ def evaluate(
     ] = None,
     robust_judges: Annotated[
         int, typer.Option(help="Sets of judges that read under noise and blur; 0 = none.", min=0, max=100)
-    ] = 1,
+    ] = 0,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="File to write; the run's evaluation.json by default.")] = None,
 ) -> None:
