@@ -436,15 +436,15 @@ def test_overrides_that_are_no_list_of_texts_are_refused_in_one_line(given):
 def test_there_are_fewer_than_ninety_settings():
     """Those of a union are counted once by their name, as are those of the networks of kinds of parts; kinds are not.
 
-    By their keys there are nine more: `model.parts`, the widths of the networks of counts and of categories,
-    `model.linear`, what the bound has `hidden`, `latent_weight` of the energy of interaction, and what the phase that
-    teaches it has: steps, rate and ratio.
+    By their keys there are eight more: `model.parts`, the widths of the networks of counts and of categories,
+    `model.linear`, what the bound has `hidden`, and what the phase has that teaches the energy of interaction: steps,
+    rate and ratio.
     """
     keys = [key for key in all_keys() if not key.endswith(".kind")]
     names = {re.sub(rf"^model\.networks\.({'|'.join(MODALITIES)})\.", "model.networks.", key) for key in keys}
     names = {".".join(p for i, p in enumerate(key.split(".")) if not ("phases" in key and i == 2)) for key in names}
     assert len(names) < 90, len(names)
-    assert len(keys) < 90 + 9, len(keys)
+    assert len(keys) < 90 + 8, len(keys)
 
 
 def test_phases_are_addressed_by_their_kind_or_their_place():

@@ -205,8 +205,8 @@ def test_the_data_chain_climbs_the_density_with_what_is_observed_held_fixed(kind
 
 
 def test_latents_of_samples_climb_the_prior_times_exp_f():
-    """One step as written out: s^2 / 2 times the gradient of log p(z) / T + log p(w) + c f(G(z, w)), and the noise."""
-    model = model_with(interaction={"kind": "pair", "latent_weight": 2.0})
+    """One step as written out: s^2 / 2 times the gradient of log p(z) / T + log p(w) + f(G(z, w)), and the noise."""
+    model = model_with()
     model.interaction.steps.fill_(1)
     latents = model.sample_latents(4, item_generators(3, 4))
     moved, _ = model.refine_sampled(latents, item_generators(0, 4), 1, temperature=0.5)
@@ -214,7 +214,7 @@ def test_latents_of_samples_climb_the_prior_times_exp_f():
     at = {key: value.clone().requires_grad_() for key, value in latents.items()}
     priors = model.generator.priors()
     value = sum(priors[key].log_prob(at[key]) / (0.5 if key == SHARED else 1.0) for key in at)
-    value = value + 2.0 * model.interaction(model.generator(at))
+    value = value + model.interaction(model.generator(at))
     grads = torch.autograd.grad(value.sum(), list(at.values()))
     noise = item_generators(0, 4).draw(torch.randn, (4, sum(v.shape[1] for v in at.values())))
     for (key, start), grad, eps in zip(

@@ -146,8 +146,7 @@ def train(
         )
     typer.echo(result.fit.message())
     if result.fit.reason == "interrupted":
-        again = ["--device", device] if device != "auto" else []
-        again += ["--tensorboard"] if tensorboard else []
+        again = [*(["--device", device] if device != "auto" else []), *(["--tensorboard"] if tensorboard else [])]
         typer.echo(f"to go on: {shlex.join(['multiebm', 'train', str(out), *again, '--resume'])}")
         raise typer.Exit(INTERRUPTED)
     ending = view_ending(result.model.modalities)

@@ -24,7 +24,7 @@ from multiebm.training.phases.settle import settle_priors, settle_step_size
 from multiebm.training.state import TrainState, averaged
 
 SETTLING_ITEMS, BATCH = 8192, 64  # training items that mixtures are fitted to before a measurement, and at a time
-ROBUST_SETS = 0  # of robust judges, unless asked for: one takes a minute of a CPU on pictures, once per data set
+ROBUST_SETS = 0  # of robust judges, unless asked for: each is trained once for a data set
 BEST = "validate/gen/fcd"  # the metric, lower is better, whose checkpoint is kept as the best
 _WATCHED = ("gen/joint_coherence", "gen/fcd", "gen/label_entropy", "ebm/joint_coherence", "ebm/fcd", "cond/size1")
 

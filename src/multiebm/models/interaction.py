@@ -9,7 +9,7 @@ from math import log
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,9 +33,6 @@ class Interaction:
     kind: Annotated[
         Literal["pair", "mlp"], Field(description="sum of cosines over all pairs of parts, or an MLP of all parts")
     ] = "pair"
-    latent_weight: Annotated[
-        PositiveFloat, Field(description="factor on f where latents of samples move; 1 = towards p(z) exp f")
-    ] = 1.0
 
 
 class Head(nn.Module):
@@ -90,10 +87,7 @@ class InteractionNetwork(nn.Module):
 
     def __init__(self, modalities: dict[str, Modality], settings: Interaction) -> None:
         super().__init__()
-        self.settings, n = (
-            settings,
-            2 * FEATURES,
-        )  # of the trunk, whose features are not negative: a line lets them point anywhere
+        n = 2 * FEATURES  # of a trunk, whose features are not negative: a line lets them point anywhere
         trunks = {
             module_key(name): nn.Sequential(m.judge_trunk(CHANNELS, n), nn.Linear(n, FEATURES))
             for name, m in modalities.items()

@@ -173,18 +173,18 @@ class StateModel(nn.Module):
     ) -> tuple[Latents, ChainInfo]:
         """Run `steps` of a chain on latents of samples, {"shared": [B, D], modality: [B, P]}, towards what belongs.
 
-        Langevin steps on log p(z) / T + sum_m log p(w_m) + c f(G(z, W)): with c = 1 (`latent_weight`) the prior, at the
-        `temperature` T that it was drawn with, times how much likelier together than apart its decoder means are.
+        Langevin steps on log p(z) / T + sum_m log p(w_m) + f(G(z, W)): the prior, at the `temperature` T that it was
+        drawn with, times how much likelier together than apart its decoder means are.
         """
         assert self.interaction is not None
-        factor, prior = self.interaction.settings.latent_weight, self.generator.priors()
+        prior = self.generator.priors()
         temperature = self.generator.temperature if temperature is None else temperature
         divided = {key: temperature if key == SHARED else 1.0 for key in prior}
 
         def logdensity(at: Latents) -> Tensor:
             assert self.interaction is not None
             drawn = torch.stack([prior[key].log_prob(at[key]) / divided[key] for key in at]).sum(0)
-            return drawn + factor * self.interaction(self.generator(at))
+            return drawn + self.interaction(self.generator(at))
 
         with frozen(self):
             return run_chain(langevin(logdensity, LATENT_STEP), latents, steps, rng)
@@ -214,12 +214,14 @@ class StateModel(nn.Module):
 
         The best has the largest f(X), the parts that belong together best: the energy of interaction has learned.
         """
-        best = self.fill(batch, self.infer_latents(batch, rng, latent_steps))
+        with torch.no_grad():
+            posterior = self.inference.given(batch)  # once for all of them
+        best = self.fill(batch, self.infer_latents(batch, rng, latent_steps, posterior))
         if best_of > 1:
             assert self.interaction is not None
             most = self.interaction(best)
             for _ in range(best_of - 1):
-                views = self.fill(batch, self.infer_latents(batch, rng, latent_steps))
+                views = self.fill(batch, self.infer_latents(batch, rng, latent_steps, posterior))
                 better = (found := self.interaction(views)) > most
                 most = torch.where(better, found, most)
                 best = {name: torch.where(per_item(better, view), view, best[name]) for name, view in views.items()}
