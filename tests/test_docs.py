@@ -20,7 +20,7 @@ from multiebm.experiments.load import load_experiment
 from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.experiments.values import parse
 from multiebm.modalities import MODALITIES
-from multiebm.objectives.vae import PENALTIES
+from multiebm.objectives.penalties import PENALTIES
 from multiebm.priors import PRIORS
 from multiebm.testing import DatasetContract, MetricContract, PhaseContract, PriorContract
 from multiebm.training.phases import PHASES

@@ -93,10 +93,11 @@ def test_gaps_are_the_mean_of_the_draws_of_the_model(fitted, table):
 def test_a_row_is_filled_alike_wherever_it_stands_and_in_every_table(fitted, table):
     table = np.tile(table, (6, 1))  # more than are filled in at a time
     whole, order = fitted.transform(table), np.random.default_rng(0).permutation(len(table))
-    np.testing.assert_allclose(fitted.transform(table[order]), whole[order], rtol=1e-7)
-    np.testing.assert_allclose(whole[:60], whole[300:], rtol=1e-7)
+    rounding = 1e-6 * np.nanstd(table, 0)  # of float32: some processors add up rows of a batch in another order
+    assert (abs(fitted.transform(table[order]) - whole[order]) <= rounding).all()
+    assert (abs(whole[:60] - whole[300:]) <= rounding).all()
     for row in (0, 7, 31):
-        np.testing.assert_allclose(fitted.transform(table[[row]])[0], whole[row], rtol=1e-7)
+        assert (abs(fitted.transform(table[[row]])[0] - whole[row]) <= rounding).all()
 
 
 def test_the_same_seed_fills_alike_and_another_does_not(fitted, table):

@@ -22,6 +22,13 @@ PACE = 10.0  # Adam moves a scale by 1 % a step at a rate of 1e-3, as fast as wh
 class Observation(Protocol):
     """p(x | mean) of one item's state, and its weight in sums over modalities."""
 
+    @property
+    def weight(self) -> float:
+        """The factor on this part in sums over modalities."""
+
+    def cells(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Return log p of each value, 0 where it is missing: [B, ...] -> [B, K] in nats, whose sum is `log_density`."""
+
     def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return log p(x | mean), summed over the item: [B, ...] -> [B] in nats."""
 
@@ -82,11 +89,15 @@ class Likelihood(NamedTuple):
 
     def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return log p(x | mean) itself, summed over what there is of the item: [B, ...] -> [B] in nats."""
+        return self.cells(x, mean).sum(1)
+
+    def cells(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Return log p of each number, 0 where it is missing: [B, ...] -> [B, K] in nats."""
         if not self.gaps:
-            return self.family.log_prob(x, mean, self._scale(mean)).flatten(1).sum(1)
+            return self.family.log_prob(x, mean, self._scale(mean)).flatten(1)
         there = ~x.isnan()
         cells = self.family.log_prob(torch.where(there, x, 0.0), mean, self._scale(mean))
-        return torch.where(there, cells, 0.0).flatten(1).sum(1)
+        return torch.where(there, cells, 0.0).flatten(1)
 
     def sample(self, mean: Tensor, rng: Randomness) -> Tensor:
         """Draw mean plus noise: [B, ...] -> [B, ...]."""
@@ -125,6 +136,10 @@ class LearnedScale(nn.Module):
         """Return log p(x | mean) itself, summed over what there is of the item: [B, ...] -> [B] in nats."""
         return self.now.log_density(x, mean)
 
+    def cells(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Return log p of each number, 0 where it is missing: [B, ...] -> [B, K] in nats."""
+        return self.now.cells(x, mean)
+
     def sample(self, mean: Tensor, rng: Randomness) -> Tensor:
         """Draw mean plus noise: [B, ...] -> [B, ...]."""
         return self.now.sample(mean, rng)
@@ -143,9 +158,13 @@ class Bernoulli(NamedTuple):
         return self.weight * self.log_density(x, mean)
 
     def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return v log p + (1 - v) log(1 - p) of v = (x + 1) / 2 and p = (mean + 1) / 2: [B, ...] -> [B] in nats."""
+        """Return the sum of `cells`: [B, ...] -> [B] in nats."""
+        return self.cells(x, mean).sum(1)
+
+    def cells(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Return v log p + (1 - v) log(1 - p) of v = (x + 1) / 2 and p = (mean + 1) / 2: [B, ...] -> [B, K] in nats."""
         v, p = (x + 1) / 2, ((mean + 1) / 2).clamp(EDGE, 1 - EDGE)
-        return (v * p.log() + (1 - v) * (-p).log1p()).flatten(1).sum(1)
+        return (v * p.log() + (1 - v) * (-p).log1p()).flatten(1)
 
     def sample(self, mean: Tensor, rng: Randomness) -> Tensor:
         """Draw black or white, -1 or 1: [B, ...] -> [B, ...]."""

@@ -45,7 +45,11 @@ class Categorical(NamedTuple):
 
     def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return sum_c x_c log mean_c over columns that are not NaN: [B, K] -> [B] in nats."""
-        return (x.nan_to_num(0.0) * mean.clamp_min(LEAST).log()).sum(1)
+        return self.cells(x, mean).sum(1)
+
+    def cells(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Return x_c log mean_c of each class, 0 in columns that are NaN: [B, K] in nats."""
+        return x.nan_to_num(0.0) * mean.clamp_min(LEAST).log()
 
     def sample(self, mean: Tensor, rng: Randomness) -> Tensor:
         """Draw a class of each column, as 1 among 0: [B, K] -> [B, K]."""

@@ -74,6 +74,10 @@ class Counting(nn.Module):
 
     def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return the sum of log p(count | rate) over cells that are not NaN: [B, D] -> [B] in nats."""
+        return self.cells(x, mean).sum(1)
+
+    def cells(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Return log p(count | rate) of each cell, 0 where it is NaN: [B, D] in nats."""
         there = ~x.isnan()
         count, rate = self.counts(torch.where(there, x, 0.0)), self.counts(mean)
         if self.library:
@@ -86,7 +90,7 @@ class Counting(nn.Module):
             x64, mu, r = count.double(), rate.double(), 1 / dispersion.double()
             cells = (x64 + r).lgamma() - r.lgamma() - (x64 + 1).lgamma() - r * (mu / r).log1p()
             cells = (cells + x64.xlogy(mu / (mu + r))).to(mean.dtype)
-        return torch.where(there, cells, 0.0).sum(1)
+        return torch.where(there, cells, 0.0)
 
     def sample(self, mean: Tensor, rng: Randomness) -> Tensor:
         """Draw whole counts around the rates of `mean`, as states: [B, D] -> [B, D]."""

@@ -1,6 +1,6 @@
 """The generator p(X, z, W) = p(z) prod_m p(w_m) p(x_m | z, w_m) of eqs. (4) and (16), arXiv 2605.00644."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +101,21 @@ class Generator(nn.Module):
 
     def log_likelihoods_where(self, looks: Sequence[Views], latents: Latents, wanted: Tensor) -> Tensor:
         """Return `log_likelihood_where` of several looks at the same items, which may lack other cells: [L, N, M]."""
+        return torch.stack(self._where(looks, latents, wanted, lambda of, x, mean: of.log_prob(x, mean)), 2)
+
+    def cells_where(self, looks: Sequence[Views], latents: Latents, wanted: Tensor) -> tuple[Tensor, ...]:
+        """Return the values of which `log_likelihoods_where` has the sums: of each part [L, N, K], K 1 if nobody's."""
+        found = self._where(looks, latents, wanted, lambda of, x, mean: of.weight * of.cells(x, mean))
+        return tuple(of if of.dim() > 2 else of[..., None] for of in found)
+
+    def _where(
+        self,
+        looks: Sequence[Views],
+        latents: Latents,
+        wanted: Tensor,
+        asked: Callable[[Observation, Tensor, Tensor], Tensor],
+    ) -> list[Tensor]:
+        """Return what is asked of each part's likelihood, state and mean, [L, N, ...]; 0 where not `wanted` [N, M]."""
         n, found = len(wanted), []
         for name, rows in zip(self.likelihoods, rows_present(wanted), strict=True):
             if rows is not None and not len(rows):  # nobody wants it: no network runs
@@ -110,9 +125,9 @@ class Generator(nn.Module):
             mean, each = self.decode(latents, name, rows), []
             for view in (look[name] for look in looks):
                 x = view if rows is None and len(view) == n else view[item % len(view)]
-                each.append(spread(self.likelihoods[name].log_prob(x, mean), rows, n))
+                each.append(spread(asked(self.likelihoods[name], x, mean), rows, n))
             found.append(torch.stack(each))
-        return torch.stack(found, 2)
+        return found
 
     def log_joint(self, views: Views, latents: Latents, present: Tensor) -> Tensor:
         """Return log p(X_S, z, W) [B] in nats with S = `present` [B, M]; only the items that have a part decode it.

@@ -20,11 +20,11 @@ from multiebm.core.batch import Batch
 from multiebm.core.names import Views
 from multiebm.core.random import Randomness
 from multiebm.core.table import Table
-from multiebm.distributions.fusion import geometric
 from multiebm.distributions.gaussian import kl_to_standard
 from multiebm.distributions.mixture import Diagonal
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, Latents, Posterior
+from multiebm.objectives.penalties import PENALTIES, Factor
 from multiebm.priors.prior import Density
 from multiebm.priors.standard import StandardPrior
 
@@ -43,9 +43,6 @@ class Draw(NamedTuple):
     log_ratio: Tensor
     log_weight: Tensor
     seen: Tensor
-
-
-Factor = Tensor | float
 
 
 def elbo(log_l: Tensor, drawn: Draw, weight: Tensor, divergence: Factor) -> Tensor:
@@ -85,12 +82,13 @@ def dreg(log_l: Tensor, drawn: Draw, weight: Tensor, divergence: Factor) -> Tens
 
 class Estimator(NamedTuple):
     """How importance samples become one bound; `fixed`: densities of the posterior get no gradient but by samples;
-    `predicts`: of what a component has seen the mean over samples is taken first, so that what it has not is joined.
+    `predicts`: of what a component has seen the mean over samples is taken first, so that what it has not is joined,
+    as a whole or value by value.
     """
 
     join: Callable[[Tensor, Draw, Tensor, Factor], Tensor]
     fixed: bool = False
-    predicts: bool = False
+    predicts: Literal["not", "whole", "values"] = "not"
 
 
 ESTIMATORS: Table[Estimator] = Table(
@@ -103,75 +101,9 @@ ESTIMATORS: Table[Estimator] = Table(
         "dreg_as_coded": Estimator(dreg_as_coded),
         # E_q[log p(x_seen | z)] - KL(q || p) + log E_q[p(x_unseen | z)]: log p(x) where q is exact, else no bound; the
         # last term is the likelihood of what a model fills in (Foong et al. 2020, arXiv 2007.01332)
-        "predictive": Estimator(iwae, predicts=True),
-    },
-)
-
-
-class Terms(NamedTuple):
-    """Factor of the reconstruction [B] and of the divergence; penalties [B] in nats, one of them `scaled` by beta."""
-
-    reconstruction: Factor = 1.0
-    divergence: Factor = 1.0
-    scaled: Factor = 0.0
-    plain: Factor = 0.0
-
-
-def _to_experts(posterior: Posterior, present: Tensor) -> Tensor:
-    """Return sum_m KL(q || q_m) over the present parts, q being the first component: [B]."""
-    q, experts = posterior.shared, posterior.experts
-    kl = q.family.kl(q.loc[:1], q.scale[:1], experts.loc, experts.scale).sum(-1)  # [M, B]
-    return torch.where(present.T, kl, 0.0).sum(0)
-
-
-def none(posterior: Posterior, present: Tensor, alpha: float) -> Terms:
-    """Nothing; `present` [B, M]."""
-    return Terms()
-
-
-def total_correlation(posterior: Posterior, present: Tensor, alpha: float) -> Terms:
-    """MVTCAE (Hwang et al. 2021): with n parts, [(n - alpha) / n] reconstruction - beta (1 - alpha) KL(q || p)
-    - beta (alpha / n) sum_m KL(q || q_m); `present` [B, M]. The last term teaches each encoder to cover the joint one.
-    """
-    n = present.sum(1).clamp_min(1).float()
-    return Terms((n - alpha) / n, torch.full_like(n, 1 - alpha), alpha / n * _to_experts(posterior, present))
-
-
-def jensen_shannon(posterior: Posterior, present: Tensor, alpha: float) -> Terms:
-    """mmJSD (Sutter et al. 2020, arXiv 2006.08242): sum_j pi_j KL(q_j || p_f), in place of the divergence.
-
-    j runs over the present experts and the prior, pi_j = 1 / (n + 1); p_f is their geometric mean; `present` [B, M].
-    """
-    experts = posterior.experts
-    loc = torch.cat([experts.loc, torch.zeros_like(experts.loc[:1])])
-    scale = torch.cat([experts.scale, torch.ones_like(experts.scale[:1])])
-    inside = torch.cat([present.T, torch.ones_like(present.T[:1])])[None]
-    dynamic = geometric(loc, scale, inside)
-    kl = experts.family.kl(loc, scale, *dynamic).sum(-1)  # [M + 1, B]
-    return Terms(divergence=0.0, scaled=torch.where(inside[0], kl, 0.0).sum(0) / inside[0].sum(0))
-
-
-def joint(posterior: Posterior, present: Tensor, alpha: float) -> Terms:
-    """JMVAE (Suzuki et al. 2016, arXiv 1611.01891): alpha sum_m KL(q(z | X) || q_m(z | x_m)); `present` [B, M]."""
-    return Terms(plain=alpha * _to_experts(posterior, present))
-
-
-def entropy(posterior: Posterior, present: Tensor, alpha: float) -> Terms:
-    """CoDE-VAE (Mancisidor et al. 2025): -alpha H(pi), which keeps learned weights near uniform; `present` [B, M]."""
-    log_weight = posterior.shared.log_weight
-    finite = torch.where(log_weight > -torch.inf, log_weight, 0.0)  # 0 log 0 = 0, with a gradient
-    return Terms(plain=alpha * (log_weight.exp() * finite).sum(0))
-
-
-Penalty = Callable[[Posterior, Tensor, float], Terms]
-PENALTIES: Table[Penalty] = Table(
-    "training.phases.bound.penalty",
-    {
-        "none": none,
-        "jensen_shannon": jensen_shannon,
-        "total_correlation": total_correlation,
-        "joint": joint,
-        "entropy": entropy,
+        "predictive": Estimator(iwae, predicts="whole"),
+        # the last term of each value alone, sum_d log E_q[p(x_d | z)]: few draws do where there are many values
+        "predictive_values": Estimator(iwae, predicts="values"),
     },
 )
 
@@ -188,7 +120,7 @@ class BoundSettings:
         Field(
             description="how importance samples are joined; iwae_inside also joins components; dreg_as_coded: as in "
             "public code, whose stop and hook never act (the gradient of iwae); predictive: ELBO of what a component "
-            "has seen, and log of the mean likelihood of what it has not"
+            "has seen, and log of the mean likelihood of what it has not; predictive_values: of each value of that"
         ),
     ] = "elbo"
     samples: Annotated[int, Field(ge=1, description="K, importance samples of a component")] = 1
@@ -269,30 +201,45 @@ def _again(posterior: Posterior, component: Diagonal, rng: Randomness) -> Latent
 
 def log_likelihoods(model: Generator, drawn: Draw, batch: Batch, s: BoundSettings) -> Tensor:
     """Return lambda_n log p(x_n | z, w_n) [N, C, B, M] in nats, 0 where absent or not asked for."""
-    return _decoded(model, drawn, [batch.views], batch.present, s)[0]
+    return _decoded(model, drawn, [batch.views], batch.present, s)[0][0]
 
 
-def _decoded(model: Generator, drawn: Draw, looks: Sequence[Views], present: Tensor, s: BoundSettings) -> Tensor:
-    """Return `log_likelihoods` of several looks at the items, decoded once: [L, N, C, B, M].
+def _decoded(
+    model: Generator, drawn: Draw, looks: Sequence[Views], present: Tensor, s: BoundSettings
+) -> tuple[Tensor, ...]:
+    """Return `log_likelihoods` of several looks at the items, decoded once: [L, N, C, B, M]; or of each part, where
+    `s` joins values, that of each value [L, N, C, B, K].
 
     With several importance samples each is decoded in a checkpoint of its own: memory as for one, time of one more
     forward pass. Those of `predictive` are decoded together where they are small.
     """
     n, c, b = drawn.log_ratio.shape
     wanted = drawn.seen if s.unseen == "skipped" else present.expand(c, -1, -1)
-    latents = drawn.latents
+    latents, predicts = drawn.latents, ESTIMATORS[s.estimator].predicts
 
-    def decode(*values: Tensor) -> Tensor:  # [N', C, B, .] each
+    def decode(*values: Tensor) -> tuple[Tensor, ...]:  # [N', C, B, .] each
         copies = len(values[0])
         flat = {key: value.flatten(0, 2) for key, value in zip(latents, values, strict=True)}
         rows = wanted.expand(copies, *wanted.shape).flatten(0, 2)
-        return model.log_likelihoods_where(looks, flat, rows).view(len(looks), copies, c, b, -1)
+        if predicts == "values":
+            found = model.cells_where(looks, flat, rows)
+        else:
+            found = (model.log_likelihoods_where(looks, flat, rows),)
+        return tuple(of.view(len(looks), copies, c, b, -1) for of in found)
 
     numbers = n * c * sum(view.numel() for view in looks[0].values())
-    if n == 1 or (ESTIMATORS[s.estimator].predicts and numbers <= TOGETHER):
+    if n == 1 or (predicts != "not" and numbers <= TOGETHER):
         return decode(*latents.values())
     samples = zip(*(value.split(1) for value in latents.values()), strict=True)
-    return torch.cat([checkpoint(decode, *sample, use_reentrant=False) for sample in samples], 1)
+    each = [checkpoint(decode, *sample, use_reentrant=False) for sample in samples]
+    return tuple(torch.cat(of, 1) for of in zip(*each, strict=True))
+
+
+class Told(NamedTuple):
+    """Log-likelihoods, nats: of what components have `seen` [N, C, B], and of the `rest` [N or 1, C, B]."""
+
+    seen: Tensor
+    rest: Tensor
 
 
 def bound_loss(
@@ -303,19 +250,19 @@ def bound_loss(
     present: Tensor,
     s: BoundSettings,
     beta: float,
-    told: Tensor | None = None,
+    told: Told | None = None,
 ) -> Tensor:
     """Return minus the bound, mean over the batch, in nats per item; `log_px` [N, C, B, M] of `log_likelihoods`.
 
-    `told` [N, C, B]: that of what components have seen, which an estimator that `predicts` averages first. An item of
-    which nothing is present adds 0 and no gradient: its posterior is the prior, whatever that has learned.
+    `told`: its halves, of which an estimator that `predicts` averages the first before it joins. An item of which
+    nothing is present adds 0 and no gradient: its posterior is the prior, whatever that has learned.
     """
     terms = PENALTIES[s.penalty](posterior, present, s.alpha)
     divergence = beta * terms.divergence
     log_l = terms.reconstruction * log_px.sum(-1) + divergence * drawn.log_ratio  # [N, C, B]
     if told is not None:
-        seen = terms.reconstruction * told + divergence * drawn.log_ratio
-        log_l = seen.mean(0) + (log_l - seen)
+        seen = terms.reconstruction * told.seen + divergence * drawn.log_ratio
+        log_l = seen.mean(0) + terms.reconstruction * told.rest
     count = (posterior.shared.log_weight > -torch.inf).sum(0) if s.components == "sum" else 1
     bound = ESTIMATORS[s.estimator].join(log_l, drawn, drawn.log_weight.exp() * count, divergence)
     if s.divergence == "analytic":
@@ -341,10 +288,27 @@ def vae_loss(
 
     `shown` [B, ...]: what the posterior is of, where that lacks cells of the batch.
     """
-    drawn = draw(model, prior, posterior, batch, rng, s)
-    if not ESTIMATORS[s.estimator].predicts:
+    drawn, predicts = draw(model, prior, posterior, batch, rng, s), ESTIMATORS[s.estimator].predicts
+    if predicts == "not":
         log_px = log_likelihoods(model, drawn, batch, s)
         return bound_loss(log_px, drawn, prior, posterior, batch.present, s, beta), log_px
-    log_px, of_shown = _decoded(model, drawn, [batch.views, batch.views if shown is None else shown], batch.present, s)
-    told = torch.where(drawn.seen, of_shown, 0.0).sum(-1)
+    of = _decoded(model, drawn, [batch.views, batch.views if shown is None else shown], batch.present, s)
+    if predicts == "whole":
+        log_px, of_shown = of[0]
+        seen = torch.where(drawn.seen, of_shown, 0.0).sum(-1)
+        told = Told(seen, log_px.sum(-1) - seen)
+    else:
+        log_px = torch.stack([values[0].sum(-1) for values in of], -1)
+        told = _by_value(of, drawn.seen)
     return bound_loss(log_px, drawn, prior, posterior, batch.present, s, beta, told), log_px
+
+
+def _by_value(of: Sequence[Tensor], seen: Tensor) -> Told:
+    """Return both halves of parts' values [2, N, C, B, K], all and those shown; `seen` [C, B, M]: sum_d log mean_n."""
+    total, rest = torch.zeros_like(of[0][0, ..., 0]), torch.zeros_like(of[0][0, :1, ..., 0])
+    for part, (every, shown) in enumerate(of):
+        shown = torch.where(seen[..., part, None], shown, 0.0)
+        total = total + shown.sum(-1)
+        left = every - shown  # 0, and so no news, of what was shown
+        rest = rest + (left.logsumexp(0, keepdim=True) - log(len(left))).sum(-1)
+    return Told(total, rest)

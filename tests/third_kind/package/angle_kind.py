@@ -39,8 +39,12 @@ class VonMises(NamedTuple):
 
     def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return k (cos(x - mean) - 1) - log(2 pi I0(k) e^-k): [B, 2] -> [B]."""
+        return self.cells(x, mean)[:, 0]
+
+    def cells(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Return that of the one angle an item has, [B, 1]."""
         k = mean.new_tensor(self.scale**-2)
-        return k * ((x * mean).sum(1) - 1) - torch.special.i0e(k).log() - log(2 * pi)
+        return (k * ((x * mean).sum(1) - 1) - torch.special.i0e(k).log() - log(2 * pi))[:, None]
 
     def log_prob(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return the weight times `log_density`."""

@@ -62,7 +62,7 @@ class Bound(BoundSettings, Phase):
     def problems(self, chosen: Chosen) -> list[str]:
         """Return a line for every pair of choices that cannot both be meant, with the way out."""
         at, prior, problems = "training.phases.bound", chosen.prior, []
-        predicts = ESTIMATORS[self.estimator].predicts
+        predicts = ESTIMATORS[self.estimator].predicts != "not"
         if self.components == "one" and not predicts and (self.estimator != "elbo" or self.samples > 1):
             problems.append(
                 f"{at}.components: got one with estimator {self.estimator} and {self.samples} sample(s), expected all, "
