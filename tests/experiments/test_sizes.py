@@ -21,13 +21,14 @@ def data(rows, columns):
         (60, 50, 15, 1000, 1),
         (700, 50, 32, 1400, 1),
         (4000, 3, 4, 6000, 8),
-        (1600, 400, 80, 1280, 1),
+        (1600, 400, 80, 1280, 8),
     ],
 )
 def test_columns_and_rows_choose_the_shared_numbers_the_steps_and_the_draws(rows, columns, shared, steps, samples):
     found = sizes_for("own", data(rows, columns), [])
     bound = "training.phases.bound"
-    assert found == [f"model.shared={shared}", f"{bound}.steps={steps}", f"{bound}.samples={samples}"]
+    by_value = [f"{bound}.estimator=predictive_values"] if columns > 160 else []
+    assert found == [f"model.shared={shared}", f"{bound}.steps={steps}", f"{bound}.samples={samples}", *by_value]
 
 
 def test_settings_that_are_given_and_other_presets_are_left_alone():

@@ -9,7 +9,7 @@ SIZED = "own"  # the preset whose sizes are chosen here
 FEWEST, MOST, MOST_OF_WIDE = 4, 32, 128  # shared numbers
 COLUMNS_PER_NUMBER = 5  # columns of tables that a shared number beyond MOST takes
 ROWS_PER_NUMBER = 4  # training rows that a shared number takes
-SAMPLES, NARROW = 8, 24  # draws by which the rest is told, where parts have so few numbers; else one
+SAMPLES, NARROW = 8, 24  # draws by which the rest is told where parts have so few numbers, or tables are wide; else 1
 LEAST_STEPS, MOST_STEPS, STEPS_PER_ROW = 1000, 6000, 2
 
 
@@ -25,7 +25,10 @@ def sizes_for(source: object, dataset: MultimodalDataset, overrides: Sequence[st
     most = max(MOST, min(MOST_OF_WIDE, in_tables // COLUMNS_PER_NUMBER))
     shared = max(FEWEST, min(most, columns, rows // ROWS_PER_NUMBER))
     steps = max(LEAST_STEPS, min(MOST_STEPS, STEPS_PER_ROW * rows)) * MOST // max(MOST, shared)
-    samples = SAMPLES if max(part.size for part in parts) <= NARROW else 1
-    found = {"model.shared": shared, "training.phases.bound.steps": steps, "training.phases.bound.samples": samples}
+    wide, bound = in_tables == columns and most > MOST, "training.phases.bound"
+    samples = SAMPLES if wide or max(part.size for part in parts) <= NARROW else 1
+    found = {"model.shared": shared, f"{bound}.steps": steps, f"{bound}.samples": samples}
+    if wide:
+        found[f"{bound}.estimator"] = "predictive_values"
     given = [text.partition("=")[0].strip() for text in overrides]
     return [f"{key}={value}" for key, value in found.items() if key not in given]
