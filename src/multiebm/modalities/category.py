@@ -7,7 +7,6 @@ Where NaN means missing, single columns may be: all their classes are NaN. The l
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -16,10 +15,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from multiebm.core.cells import is_missing
+from multiebm.core.classes import LARGEST, LISTED, class_name, classes_of, places_of
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import Array, Handed, Mask
 from multiebm.core.random import Randomness, rand
-from multiebm.core.table import nearest
 from multiebm.distributions.likelihoods import Observation
 from multiebm.modalities.base import Columns, Modality, Scale, Shows, in_columns, missing_problems, unknown_keys
 from multiebm.modalities.vector import VectorNetworks
@@ -27,10 +26,8 @@ from multiebm.nn.blocks import Link, VectorTrunk, WithoutGaps, mlp
 
 SMOOTHED = 0.01  # of a probability that is judged, which is then at least that over the number of classes
 STEPS = 500  # of logistic regression
-LARGEST = 1000  # classes of a column: each is a coordinate of the state
 LEAST = 1e-9  # probability of a class: log 0 has no gradient
 SUM_TOLERANCE = 1e-3  # by which probabilities that are handed over may miss 1
-LISTED = 10  # classes in a message
 
 
 class Categorical(NamedTuple):
@@ -191,7 +188,7 @@ class Category(Modality):
 
         def name(cell: Any, hidden: Any) -> str:
             try:
-                return "" if hidden else _text(cell, "")
+                return "" if hidden else class_name(cell, "")
             except DataError:  # in a row that is not there
                 return ""
 
@@ -214,15 +211,7 @@ class Category(Modality):
         cells, hidden, classes = part.values.reshape(shape), part.hidden.reshape(shape), []
         for i in range(shape[1]):
             column = f" of column {part.columns[i]!r}" if part.columns else f" of column {i}" if shape[1] > 1 else ""
-            rows = np.flatnonzero(~hidden[:, i])
-            found = {_text(cells[row, i], f"{where}, row {row}{column}") for row in rows}
-            if not 1 <= len(found) <= LARGEST:
-                got = f"{len(found):,} classes" if found else "no class that is there"
-                raise DataError(
-                    f"{where}: got {got}{column}, expected 1 to {LARGEST:,}; put rare ones together as one class, "
-                    "leave out columns that tell rows apart (names, numbers of rows), or declare numbers a vector"
-                )
-            classes.append(tuple(sorted(found, key=_order)))
+            classes.append(classes_of(cells[:, i], hidden[:, i], where, column))
         return cls(name, tuple(classes), part.columns or tuple(declared.get("columns", ())), missing)
 
     def read(self, part: Handed, present: Mask, where: str) -> Tensor:
@@ -235,21 +224,11 @@ class Category(Modality):
         part = in_columns(part, self.variables, n, where)
         raw, first = np.zeros((len(values), *self.shape), np.float32), 0
         for i, classes in enumerate(self.classes):
-            code = {text: first + place for place, text in enumerate(classes)}
-            for row in np.flatnonzero(present):
-                if part.hidden[row, i]:
-                    raw[row, first : first + len(classes)] = np.nan
-                    continue
-                at = f" of column {self.handed_columns[i]!r}" if n > 1 else ""
-                text = _text(part.values[row, i], f"{where}, row {row}{at}")
-                if text not in code:
-                    listed = f"{', '.join(classes[:LISTED])}{', ...' if len(classes) > LISTED else ''}"
-                    raise DataError(
-                        f"{where}: got {text!r} in row {row}{at}, expected one of the {len(classes)} classes of "
-                        f"training: {listed}.{nearest(text, list(classes))} Correct it, or mark it missing"
-                    )
-                raw[row, code[text]] = 1
-            first += len(classes)
+            own, first = slice(first, first + len(classes)), first + len(classes)
+            at = f" of column {self.handed_columns[i]!r}" if n > 1 else ""
+            rows = np.flatnonzero(present & ~part.hidden[:, i])
+            raw[present & part.hidden[:, i], own] = np.nan
+            raw[rows, own.start + places_of(part.values[rows, i], rows, classes, where, at)] = 1
         return torch.from_numpy(raw)
 
     def _probabilities(self, values: Array, hidden: Mask, present: Mask, where: str) -> Tensor:
@@ -359,29 +338,3 @@ def _to_simplex(x: Tensor) -> Tensor:
     t = (falling.cumsum(1) - 1) / torch.arange(1, x.shape[1] + 1, device=x.device)  # if the first k are left
     kept = (falling > t).sum(1, keepdim=True).clamp_min(1)
     return (x - t.gather(1, kept - 1)).clamp_min(0)
-
-
-def _text(cell: Any, where: str) -> str:
-    """Return the name of the class that one cell says."""
-    if isinstance(cell, str):
-        return str(cell)
-    if isinstance(cell, bool | np.bool_):
-        return str(bool(cell))
-    if isinstance(cell, bytes):
-        return cell.decode(errors="replace")
-    if isinstance(cell, Integral):
-        return str(int(cell))
-    if isinstance(cell, Real) and float(cell).is_integer():
-        return str(int(float(cell)))
-    fix = (
-        "say that it is missing by missing: nan, or by a mask"
-        if is_missing(cell)
-        else "convert it, or declare kind: vector"
-    )
-    got = f"{cell:g}" if isinstance(cell, float) else f"{cell!r:.40}"
-    raise DataError(f"{where}: got {got}, expected a class, a text, bool or whole number; {fix}")
-
-
-def _order(text: str) -> tuple[float, str]:
-    """Whole numbers come in their order, before texts."""
-    return (int(text), "") if text.removeprefix("-").isdecimal() else (np.inf, text)
