@@ -142,6 +142,19 @@ def test_rows_with_nothing_present_are_allowed_and_logged(caplog):
 # .npz files
 
 
+def test_rows_to_train_on_with_nothing_present_are_refused():
+    with pytest.raises(
+        DataError, match="arrays: got 16 rows to train on and nothing present .* `present` says what is"
+    ):
+        from_arrays(make_views(), PARTS, present=np.zeros((N, 2), bool))
+
+
+def test_a_part_that_no_row_to_train_on_has_is_named():
+    said = from_arrays(make_views(), PARTS, present={"table": np.zeros(N, bool)}).describe().splitlines()
+    assert said[-1] == "no row to train on has table, so nothing is learned of it; is `present` inverted?"
+    assert len(from_arrays(make_views(), PARTS).describe().splitlines()) == 1
+
+
 def test_an_npz_gives_what_the_arrays_give(tmp_path):
     views, labels, present = make_views(), np.arange(N) % 3, np.ones((N, 2), bool)
     present[0, 1] = False

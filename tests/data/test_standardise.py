@@ -10,6 +10,7 @@ from multiebm.cli.main import main
 from multiebm.core.errors import ConfigError
 from multiebm.data import Rows, from_arrays, load_dataset
 from multiebm.modalities import Vector, from_json, to_json
+from small_models import small_model
 
 N = 200
 NORMAL = 1.3489795003921634  # between the quartiles of N(0, 1)
@@ -106,3 +107,61 @@ def test_constant_columns_are_named_before_training(tmp_path, capsys, monkeypatc
 
 class Ended(Exception):  # noqa: N818
     pass
+
+
+@pytest.mark.parametrize("value", [1e-6, -3e-12, 0.0, 7.7, 3e8])
+def test_a_constant_column_comes_back_as_itself_and_a_new_value_is_only_centred(value):
+    values = np.c_[np.random.default_rng(0).normal(size=(N, 2)), np.full(N, value)]
+    part = from_arrays({"x": values}, test=Rows({"x": values[:2]})).modalities["x"]
+    assert (part.same, part.loc[2], part.scale[2]) == ((2,), value, 1.0)
+    raw = part.to_raw(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)))
+    assert (raw[:, 2] == value).all()
+    assert raw[:, :2].std() > 0.5
+    assert from_json(to_json(part)) == part
+    new = torch.from_numpy(values[:1] + 0.25)
+    assert part.to_state(new)[0, 2] == pytest.approx(new[0, 2].item() - value)
+
+
+def test_places_of_constant_columns_that_are_not_there_are_refused():
+    with pytest.raises(ConfigError, match=r"modality 'x', same: got 2, expected places below 2"):
+        Vector("x", (2,), (0.0, 0.0), (1.0, 1.0), same=(2,))
+
+
+def test_samples_and_completions_have_the_value_of_a_constant_column():
+    data = from_arrays({"x": np.c_[rows()[:, 0], np.full(N, 1e-6)], "y": rows()[:, 1:2]})
+    model = small_model(data.modalities)
+    assert model.sample(5)["x"][:, 1].tolist() == [1e-6] * 5
+    assert model.impute({"y": rows()[:3, 1:2]})["x"][:, 1].tolist() == [1e-6] * 3
+
+
+def test_an_outlier_that_squashes_its_column_is_named_before_training():
+    values = rows()
+    values[17, 1] = 1e12
+    frame = pd.DataFrame(values, columns=["a", "b", "c", "same"])
+    data = from_arrays({"x": frame}, test=Rows({"x": frame[:2]}))
+    low, middle, high = np.percentile(values[:, 1], [25, 50, 75])
+    off = f"{(1e12 - middle) / (high - low) * NORMAL:.2g}"
+    assert data.describe().splitlines()[2] == (
+        "outliers of x, beside which other values look all the same: 1e+12 in row 17, column 'b' "
+        f"({off} deviations from the median); leave such cells empty, or, where they are right, train with --kind "
+        "x=vector,standardise=robust and model.parts.x.likelihood=student_t"
+    )
+    plain = from_arrays({"x": values[:, :2]}, test=Rows({"x": values[:2, :2]}))
+    assert "1e+12 in row 17, column 1 (" in plain.outliers()["x"]
+
+
+def test_the_row_of_an_outlier_is_that_of_the_users_own_rows_with_gaps_and_hidden_ones():
+    values, there = rows()[:, :2], np.arange(N) % 3 > 0
+    values[10, 0] = -1e9
+    values[4::7, 0] = np.nan
+    data = from_arrays({"x": values, "y": np.arange(N)}, {"x": {"kind": "vector", "missing": "nan"}, "y": None},
+                       present={"x": there})  # fmt: skip
+    assert 10 in data.train.rows.tolist()
+    assert data.outliers()["x"].endswith("deviations from the median)")
+    assert "-1e+09 in row 10, column 0 (" in data.outliers()["x"]
+
+
+def test_skew_and_rare_values_are_no_outliers():
+    draws = np.random.default_rng(0)
+    skewed = np.c_[draws.lognormal(0, 1.5, N), draws.random(N) < 0.02, draws.standard_t(3, N), rows()[:, 2:]]
+    assert from_arrays({"x": skewed.astype(float)}, {"x": "vector"}).outliers() == {}

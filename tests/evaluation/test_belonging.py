@@ -10,10 +10,11 @@ import torch
 
 from multiebm.core.random import randn
 from multiebm.data.dataset import MultimodalDataset, Split
-from multiebm.evaluation.belonging import auroc, told_apart
+from multiebm.evaluation.belonging import FEATURES, auroc, told_apart
 from multiebm.evaluation.measurement import Measurement
 from multiebm.evaluation.metrics import measured
 from multiebm.evaluation.result import EvaluationSettings
+from multiebm.modalities import Vector
 from small_models import small_model, vectors
 
 N = 400
@@ -180,6 +181,21 @@ def test_halves_of_the_same_rows_cannot_be_told_and_shifted_ones_can():
     shifted = second._replace(views={name: view + 5 for name, view in second.views.items()})
     assert told_apart(m, first, shifted).value > 0.95
     assert told_apart(m, first, first).value == 0.5  # the same rows, in the same folds
+
+
+@pytest.mark.parametrize(("rows", "value"), [(6, None), (20, 0.0)])
+def test_wide_parts_of_few_or_equal_training_rows_are_told_apart(rows: int, value: float | None):
+    """More columns than components, of which few rows have few and equal ones none; nothing is warned of."""
+    draws = torch.Generator().manual_seed(0)
+    wide = {"v": Vector("v", (FEATURES + 6,))}
+    train, test = (torch.randn(n, FEATURES + 6, generator=draws) for n in (rows, 80))
+    train = train if value is None else torch.full_like(train, value)
+    splits = [Split({"v": of}, torch.ones(len(of), 1).bool()) for of in (train, test)]
+    m = Measurement(model_of(), MultimodalDataset("wide", wide, *splits, None, "", "wide"), None)
+    real = m.dataset.batch("test", torch.arange(80))
+    assert told_apart(m, real, real).value == 0.5
+    far = real._replace(views={"v": real.views["v"] + 9})
+    assert told_apart(m, real, far).value > 0.95
 
 
 def test_gaps_of_real_rows_do_not_give_samples_away():

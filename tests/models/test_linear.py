@@ -95,6 +95,23 @@ def test_every_kind_begins_at_predictions_of_the_others():
         assert off.var() < 0.5 * true[there, column].var()
 
 
+def test_the_start_of_robust_numbers_is_not_ruled_by_an_outlier():
+    draws = np.random.default_rng(0)
+    z = draws.standard_normal((80, 1))
+    numbers = z * [1.0, -2.0, 0.5] + 0.1 * draws.standard_normal((80, 3))
+    kinds = {"x": {"kind": "vector", "standardise": "robust"}, "y": {"kind": "vector"}}
+    found = []
+    for value in (None, 1e7):
+        if value is not None:
+            numbers[17, 0] = value
+        data = multiebm.from_arrays({"x": numbers, "y": z}, kinds, test=multiebm.Rows({"x": numbers[:2], "y": z[:2]}))
+        model = begun(data)
+        x, y = (decoder(model, name).line.weight.detach()[:, :3] for name in ("x", "y"))
+        found.append(x @ y.T)  # covariances with y
+    assert found[0].abs().min() > 0.4
+    torch.testing.assert_close(found[1], found[0], rtol=0.25, atol=0)
+
+
 def test_a_run_with_it_is_resumed_bit_for_bit_and_saved_whole(tmp_path):
     data = rows()
     settings = [*TINY, "training.phases.bound.steps=6", "training.batch_size=16", "training.checkpoint_every=3"]

@@ -87,6 +87,11 @@ def from_arrays(
             raise DataError(f"{name}: got {n} row, expected at least 2 to split into training and test; {fix}")
         order, cut = np.random.default_rng(seed).permutation(n), min(max(round(n * test_fraction), 1), n - 1)
         train, held_out = (splits[0].select(torch.from_numpy(chosen)) for chosen in (order[cut:], order[:cut]))
+    if not train.present.any():
+        raise DataError(
+            f"{name}: got {len(train)} rows to train on and nothing present in any of them, expected values to learn "
+            "from; true in `present` says what is there, false what is missing"
+        )
     parts = {
         key: m.fit(train.of(key), [split.of(key) for split in splits], f"{name}, modality {key!r}")
         for key, m in kinds.items()

@@ -81,7 +81,8 @@ class MultimodalDataset:
     def describe(self) -> str:
         """Return it in words: "photo: 32x32 RGB pictures; sensors: 12 numbers; 80 rows to train, 20 to test".
 
-        A second line names the columns that are constant in training, where there are some.
+        More lines name the columns that are constant in training, parts that no row to train on has, and `outliers`,
+        where there are some.
         """
         parts = "; ".join(f"{name}: {m.describe()}" for name, m in self.modalities.items())
         missing = 1 - torch.cat([self.train.present, self.test.present]).float().mean().item()
@@ -98,7 +99,34 @@ class MultimodalDataset:
             more = f", ... ({len(columns)} in all)" if len(columns) > SHOWN else ""
             same += [f"{name}: {', '.join(columns[:SHOWN])}{more}"] if columns else []
         told = f"\nconstant in training, so nothing is learned of them: columns of {'; '.join(same)}" if same else ""
+        if none := [name for name in self.modalities if not self.train.of(name)[1].any()]:
+            told += f"\nno row to train on has {' or '.join(none)}, so nothing is learned of it; is `present` inverted?"
+        for name, far in self.outliers().items():
+            told += (
+                f"\n{far}; leave such cells empty, or, where they are right, train with --kind {name}="
+                f"{self.modalities[name].kind},standardise=robust and model.parts.{name}.likelihood=student_t"
+            )
         return f"{parts}; {len(self.train)} rows to train, {len(self.test)} to test{gaps}{told}"
+
+    def outliers(self) -> dict[str, str]:
+        """Return by part which values squash the others of their columns in training, where there are some."""
+        found = {}
+        for name, m in self.modalities.items():
+            view, there = self.train.of(name)
+            at = there.nonzero()[:, 0]
+            far = m.far_off(view[at])
+            shown = []
+            for column, place, deviations in far[:SHOWN]:
+                row = int(at[place] if self.train.rows is None else self.train.rows[at[place]])
+                named = repr(m.columns[column]) if m.columns else column
+                value = f"{float(view[at[place], column]):g}"
+                shown.append(f"{value} in row {row}, column {named} ({deviations:.2g} deviations from the median)")
+            if far:
+                more = f", ... ({len(far)} columns in all)" if len(far) > SHOWN else ""
+                found[name] = (
+                    f"outliers of {name}, beside which other values look all the same: {'; '.join(shown)}{more}"
+                )
+        return found
 
     def split(self, split: SplitName) -> Split:
         """Return the split called "train" or "test"; DataError for any other name."""

@@ -152,9 +152,9 @@ def told_apart(m: Measurement, real: Batch, samples: Batch) -> Result:
 
     t, names = m.once(training), list(m.dataset.modalities)
     x, n = np.concatenate([t.columns(of, names) for of in (real, samples)]), len(real.present)
-    if x.shape[1] > FEATURES:
-        pca = PCA(min(FEATURES, n), svd_solver="randomized", random_state=0)
-        x = pca.fit(t.columns(t.batch, names)).transform(x)
+    seen = t.columns(t.batch, names)
+    if x.shape[1] > FEATURES and seen.any():  # what never varies has no components
+        x = PCA(min(FEATURES, n, len(seen)), svd_solver="randomized", random_state=0).fit(seen).transform(x)
     label = np.repeat([0, 1], n)
     order = torch.randperm(n, generator=m.rng(TWO_SAMPLE)).numpy()
     fold = np.tile(order % FOLDS, 2)  # item i and sample i stand in one fold: equal ones give 1 / 2 exactly

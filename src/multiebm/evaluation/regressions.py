@@ -51,7 +51,7 @@ def training(m: Measurement) -> Training:
         own = flat(batch, name)
         at, spread = moments(own)
         scaling = Scaling(at, spread, None)
-        if own.shape[1] > COMPONENTS:
+        if own.shape[1] > COMPONENTS and bool((spread > 0).any()):  # what never varies has no components
             from sklearn.decomposition import PCA  # late: scikit-learn takes a second to import
 
             scaled = scaling.columns(own)

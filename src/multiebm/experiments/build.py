@@ -187,7 +187,9 @@ def begin_linear(model: MultimodalModel, data: MultimodalDataset, seed: int) -> 
         most = LINEAR_CELLS // sum(data.modalities[name].size for name in parts)
         n = max(min(len(data.train), 300), min(len(data.train), LINEAR_ROWS, most))
         rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:n]
-        begin(parts, data.batch("train", rows), model.generator.prior.dim)
+        batch = data.batch("train", rows)
+        views = {name: data.modalities[name].tamed(view) for name, view in batch.views.items()}
+        begin(parts, batch._replace(views=views), model.generator.prior.dim)
     return perf_counter() - began
 
 

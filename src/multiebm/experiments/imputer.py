@@ -1,5 +1,6 @@
 """Tables with gaps, filled in by a model, as a step of scikit-learn."""
 
+import logging
 from collections.abc import Sequence
 from datetime import date, timedelta
 from numbers import Integral, Real
@@ -24,6 +25,8 @@ from multiebm.experiments.planning import in_steps
 from multiebm.experiments.schema import Experiment
 from multiebm.experiments.sizes import sizes_for
 from multiebm.models.use import check_parts
+
+logger = logging.getLogger("multiebm")
 
 PART = "table"  # the only part where none are named
 TOGETHER = 256  # rows that are filled in at a time, always as many: sums are then rounded alike
@@ -103,6 +106,8 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.scale_ = np.where(same, 0.0, seen.std(0).filled(0.0))
         with TemporaryDirectory() as folder:
             dataset = self._dataset(table, names)
+            for far in dataset.outliers().values():
+                logger.warning("%s; mend them, or make them NaN", far)
             experiment = self._experiment(sizes_for(self.method, dataset, self.overrides))
             self.model_ = train(experiment, Path(folder) / "run", dataset=dataset, progress=bool(self.verbose))
         return self

@@ -105,6 +105,12 @@ class Modality(ABC):
         alike = (least >= largest).nonzero()[:, 0].tolist()
         return [repr(self.columns[i]) if self.columns else str(i) for i in alike]
 
+    def far_off(self, raw: Tensor) -> list[tuple[int, int, float]]:
+        """Return (column, row, how many robust deviations from the median) of values of raw [N, D] so far off that the
+        others of their column have all but one state, the furthest of a column; of kinds without such none.
+        """
+        return []
+
     def hide(self, part: Handed) -> Handed:
         """Return values handed over [N, ...] with those masked that are missing."""
         if self.missing is None or part.values.dtype.kind != "f":
@@ -149,6 +155,10 @@ class Modality(ABC):
     @abstractmethod
     def to_state(self, raw: Tensor) -> Tensor:
         """Map raw values [B, *raw_shape] to float32 states [B, *shape]; NaN passes through, for the caller to mask."""
+
+    def tamed(self, state: Tensor) -> Tensor:
+        """Return states [B, *shape] as the linear start reads them, with none so far off that it rules the others."""
+        return state
 
     @abstractmethod
     def to_raw(self, state: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
-from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from multiebm.core.errors import ConfigError, DataError
@@ -32,6 +32,8 @@ from multiebm.nn.blocks import VectorTrunk, WithGaps, WithoutGaps, mlp
 QUARTILES = 1.3489795003921634  # between those of N(0, 1): their distance over it is a deviation
 STATE_LIMIT = 1e9  # standard deviations from the training mean; networks square them, and float32 ends at 3e38
 Standardise = Literal["deviation", "robust"]  # by mean and deviation, or by median and quartiles
+FLAT, LONE = 30.0, 3.0  # times its middle half's that a column's deviation is, by values of so many deviations
+TAME = 10.0  # deviations from the median, within which the start sees robust states: it has squares
 _CONSTANT = 1e-14  # of the largest magnitude: less spread than that is rounding, a few last digits of float64
 
 
@@ -47,7 +49,7 @@ class VectorNetworks:
 @dataclass(frozen=True)
 class Vector(Modality):
     """`shape` (D,), the standardisation of each coordinate (none: states are raw values), and the names of the columns
-    where training had them.
+    where training had them. `same`: places of columns with one value in training; all that is generated has it.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -64,6 +66,7 @@ class Vector(Modality):
     columns: tuple[str, ...] = ()
     missing: Literal["nan"] | None = field(default=None, repr=False)
     standardise: Standardise = field(default="deviation", repr=False)
+    same: tuple[NonNegativeInt, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         check_per_column(self, "loc", "scale", "columns")
@@ -71,6 +74,8 @@ class Vector(Modality):
             raise ConfigError(
                 f"modality {self.name!r}: got {len(self.loc)} loc and {len(self.scale)} scale, expected as many of both"
             )
+        if wrong := [place for place in self.same if place >= len(self.loc)]:
+            raise ConfigError(f"modality {self.name!r}, same: got {wrong[0]}, expected places below {len(self.loc)}")
 
     @classmethod
     def infer(cls, part: Handed) -> dict[str, Any] | None:
@@ -149,7 +154,27 @@ class Vector(Modality):
         constant = (least == largest) | (spread <= _CONSTANT * size)
         first = least if gaps else seen[0]
         loc, spread = torch.where(constant, first, loc), torch.where(constant, 1.0, spread)  # only centred
-        return replace(self, loc=tuple(loc.tolist()), scale=tuple(spread.tolist()))
+        same = tuple(constant.nonzero()[:, 0].tolist())
+        return replace(self, loc=tuple(loc.tolist()), scale=tuple(spread.tolist()), same=same)
+
+    def far_off(self, raw: Tensor) -> list[tuple[int, int, float]]:
+        """Return (column, row, deviations from the median by quartiles) of the furthest values of raw [N, D]: of each
+        column that few values stretch so far that its others have all but one state. The furthest comes first.
+        """
+        if self.standardise == "robust" or not len(raw):
+            return []
+        lone = self.to_state(raw).abs_().nan_to_num_(nan=0).amax(0) > LONE
+        columns = lone.nonzero()[:, 0]
+        if not len(columns):
+            return []
+        own = raw[:, columns].double()
+        low, middle, high = _quartiles(own)
+        robust = (high - low) / QUARTILES
+        off = (own - middle).abs().nan_to_num_(nan=0) / robust
+        most, rows = off.max(0)
+        flat = (robust > 0) & (own.new_tensor(self.scale)[columns] > FLAT * robust)
+        found = [(int(columns[i]), int(rows[i]), float(most[i])) for i in flat.nonzero()[:, 0].tolist()]
+        return sorted(found, key=lambda of: -of[2])
 
     def check(self, raw: Tensor, present: Tensor, where: str) -> None:
         """Refuse vectors [N, D] whose standardised values lie where arithmetic ends."""
@@ -172,10 +197,18 @@ class Vector(Modality):
         exact = raw.to(torch.float64)
         return ((exact - exact.new_tensor(self.loc)) / exact.new_tensor(self.scale)).to(torch.float32)
 
+    def tamed(self, state: Tensor) -> Tensor:
+        """Return robust states [B, D] within TAME deviations of the median; others as they are."""
+        return state.clamp(-TAME, TAME) if self.standardise == "robust" else state
+
     def to_raw(self, state: Tensor) -> Tensor:
         """Map [B, D] back to float64 in their own units."""
         state = state.to(torch.float64)
-        return state * state.new_tensor(self.scale) + state.new_tensor(self.loc) if self.loc else state
+        if not self.loc:
+            return state
+        scale = state.new_tensor(self.scale)
+        scale[list(self.same)] = 0
+        return state * scale + state.new_tensor(self.loc)
 
     def as_given(self, raw: Tensor) -> Tensor:
         """Return [B, D] as float64."""
