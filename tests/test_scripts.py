@@ -27,7 +27,17 @@ def loaded(name: str) -> dict:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_every_script_says_how_it_is_called(script: Path):
+def test_every_script_says_how_it_is_called(script: Path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    monkeypatch.setattr(sys, "path", [str(script.parent), *sys.path])  # as of a command
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert not ended.value.code
+    assert capsys.readouterr().out.startswith("usage: ")
+
+
+def test_a_script_is_a_command_of_a_process_of_its_own():
+    script = ROOT / "scripts" / "matching.py"  # which reads another one
     done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: ")

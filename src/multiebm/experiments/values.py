@@ -8,6 +8,8 @@ can stand for gigabytes.
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,11 @@ _PLAIN: list[tuple[str, Callable[[str], Any]]] = [  # the core schema of YAML 1.
 
 def parse(text: str, where: str) -> Any:
     """Return the plain values of one document; ConfigError naming `where`, the line and the problem."""
+    return deepcopy(_parsed(text, where))
+
+
+@lru_cache(maxsize=256)  # presets build on each other and are compared, so that the same text is read many times
+def _parsed(text: str, where: str) -> Any:
     if len(text) > LARGEST:
         raise ConfigError(f"{where}: got more than {LARGEST:,} characters, expected a configuration; name another file")
     try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import log, pi
 from typing import Any, ClassVar, NamedTuple, Self
 
+import numpy as np
 import torch
 from scipy.stats import vonmises
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from multiebm.distributions.likelihoods import LEAST_DRAW
 from multiebm.modalities import Modality
 from multiebm.modalities.base import Shows, refuse, unknown_keys
 from multiebm.nn.blocks import VectorTrunk, mlp
+
+GRID = 2001  # angles between which quantiles are interpolated, which are then right to 1e-4
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ class VonMises(NamedTuple):
     def sample(self, mean: Tensor, rng: Randomness) -> Tensor:
         """Draw directions around `mean`, [B, 2] -> [B, 2]."""
         at = rand(rng, (len(mean), 1), mean).clamp_min(LEAST_DRAW).double().cpu().numpy()
-        angle = torch.from_numpy(vonmises.ppf(at, self.scale**-2)).to(mean) + torch.atan2(mean[:, 1:], mean[:, :1])
+        around = np.linspace(-np.pi, np.pi, GRID)  # scipy's own quantiles take a millisecond each
+        cumulative = vonmises.cdf(around, self.scale**-2)
+        angle = torch.from_numpy(np.interp(at, cumulative, around)).to(mean) + torch.atan2(mean[:, 1:], mean[:, :1])
         return torch.cat([angle.cos(), angle.sin()], 1)
 
 
