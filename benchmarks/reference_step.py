@@ -105,7 +105,7 @@ def reference_state(experiment: Experiment, model: MultimodalModel) -> TrainStat
     tilt = {id(p) for p in prior}
     generator = [p for p in plain.generator.parameters() if id(p) not in tilt]
     cooperative = experiment.training.phase("cooperative")
-    betas, scale = (cooperative.beta1, o.beta2), cooperative.rate
+    betas, scale = (cooperative.beta1, o.betas[1]), cooperative.rate
     optimisers: dict[str, torch.optim.Optimizer] = {
         "generator": torch.optim.Adam(generator, o.generator * scale, betas, weight_decay=o.weight_decay),
         "inference": torch.optim.Adam(

@@ -54,7 +54,7 @@ def reference_state(experiment: Experiment, row: str, model: MultimodalModel) ->
         {"params": plain.generator.parameters(), "lr": o.generator},
         {"params": plain.inference.parameters(), "lr": o.inference},
     ]
-    optimiser = torch.optim.Adam(groups, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay, amsgrad=o.amsgrad)
+    optimiser = torch.optim.Adam(groups, betas=o.betas, weight_decay=o.weight_decay, amsgrad=o.amsgrad)
     return ReferenceState(plain, optimiser, make_generator(experiment.seed + 1), BOUNDS[row], experiment.training)
 
 

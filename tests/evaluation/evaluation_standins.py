@@ -95,6 +95,9 @@ class StandIn(nn.Module):
 
     score_states = match_states
 
+    def before_data_chain(self, latent_steps, best_of, chain):
+        return 0, 1
+
     def refine_data(self, views, generator, steps=None, clamp=None):
         self.clamps.append(clamp)
         return views, None

@@ -436,35 +436,35 @@ def test_overrides_that_are_no_list_of_texts_are_refused_in_one_line(given):
 def test_there_are_fewer_than_ninety_settings():
     """Those of a union are counted once by their name, as are those of the networks of kinds of parts; kinds are not.
 
-    By their keys there are eight more: `model.parts`, the widths of the networks of counts and of categories,
-    `model.linear`, what the bound has `hidden`, and what the phase has that teaches the energy of interaction: steps,
-    rate and ratio.
+    By their keys there are ten more: `model.parts`, the widths of the networks of counts and of categories,
+    `model.linear`, what the bound has `hidden`, what the energy of interaction chooses before the data chain, and what
+    the phase has that teaches it: steps, rate and ratio.
     """
     keys = [key for key in all_keys() if not key.endswith(".kind")]
     names = {re.sub(rf"^model\.networks\.({'|'.join(MODALITIES)})\.", "model.networks.", key) for key in keys}
     names = {".".join(p for i, p in enumerate(key.split(".")) if not ("phases" in key and i == 2)) for key in names}
     assert len(names) < 90, len(names)
-    assert len(keys) < 90 + 8, len(keys)
+    assert len(keys) < 90 + 10, len(keys)
 
 
 def test_phases_are_addressed_by_their_kind_or_their_place():
     by_kind = load_experiment(
         "polydigits", ["training.phases.cooperative.steps=7", "training.phases.settle={steps: 3}"]
     )
-    assert [phase.steps for phase in by_kind.training.phases] == [2600, 40, 7, 3]
+    assert [phase.steps for phase in by_kind.training.phases] == [2600, 40, 7, 3, 300]
     assert by_kind.training.phases[2].rate == 0.1  # the rest of a section stays, but of one that is given whole
     assert by_kind.training.phases[3].widen_base == 1
     assert load_experiment("polydigits", ["training.phases.2.steps=7"]).training.phases[2].steps == 7
     (problem,) = problems_of("polydigits-warmup", "training.phases.energy.steps=5")
     assert "got energy, expected one of bound, or the place of one from 0" in problem
-    (problem,) = problems_of("polydigits", "training.phases.4.steps=5")
-    assert "got 4, expected one of bound, energy, cooperative, settle" in problem
+    (problem,) = problems_of("polydigits", "training.phases.5.steps=5")
+    assert "got 5, expected one of bound, energy, cooperative, settle, belonging" in problem
 
 
 def test_a_mapping_is_laid_on_the_phases_of_a_base_and_a_list_replaces_them(tmp_path: Path):
     file = tmp_path / "mine.yaml"
     file.write_text("base: polydigits\ntraining: {phases: {bound: {steps: 9}}}\n")
-    assert [phase.steps for phase in load_experiment(file).training.phases] == [9, 40, 120, 500]
+    assert [phase.steps for phase in load_experiment(file).training.phases] == [9, 40, 120, 500, 300]
     file.write_text("base: polydigits\ntraining: {phases: [{kind: bound}]}\n")
     assert [phase.kind for phase in load_experiment(file).training.phases] == ["bound"]
     file.write_text("base: polydigits-warmup\ntraining: {phases: {energy: {steps: 5}}}\n")

@@ -60,9 +60,9 @@ def test_one_step_of_each_phase_changes_its_weights_and_gives_finite_numbers(nam
         state.step += 1
         assert find_problem(metrics, {GAP: 1e3}) is None
     moved = {key.split(".")[0] for key, p in state.model.named_parameters() if not torch.equal(p, before[key])}
-    assert moved == {"generator", "inference"} | (
-        {"energy"} if experiment.training.phase("cooperative").steps else set()
-    )
+    phases = experiment.training
+    expected = {"energy": phases.phase("cooperative").steps, "interaction": phases.phase("belonging").steps}
+    assert moved == {"generator", "inference"} | {network for network, steps in expected.items() if steps}
 
 
 def test_the_preset_of_the_predecessor_has_the_papers_equations_and_its_constants():
@@ -74,7 +74,7 @@ def test_the_preset_of_the_predecessor_has_the_papers_equations_and_its_constant
     assert (c.anchor, c.reconstruction, c.synthetic) == (0, 1, "balance")
     assert (c.inference_synthetic, c.negatives, e.model.energy.penalty) == (0.1, "refresh", 0)  # type: ignore[union-attr]
     assert (o.energy, o.generator, o.inference) == (1e-4, 3e-4, 1e-4)
-    assert (o.beta1, c.beta1, o.beta2, o.average) == (0, 0, 0.9, 0)
+    assert (o.betas, c.beta1, o.average) == ((0, 0.9), 0, 0)
 
 
 def test_the_warmup_preset_has_the_networks_of_the_demo_and_no_energy():

@@ -83,7 +83,7 @@ def test_what_is_not_named_or_no_rate_is_refused_with_the_way_out(tmp_path):
         go(tmp_path / "run", resume=True)
     assert f"multiebm train {tmp_path / 'run'} --resume" in str(error.value)
     assert "rates given by name, training.optimiser.generator=1e-4, may change" in str(error.value)
-    for other in ("training.optimiser.beta2=0.5", "training.batch_size=4"):
+    for other in ("training.optimiser.betas=[0.9, 0.5]", "training.batch_size=4"):
         with pytest.raises(ConfigError, match="cannot resume with another configuration"):
             go(tmp_path / "run", other, source=str(tmp_path / "run"), settings=[], resume=True)
 

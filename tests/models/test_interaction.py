@@ -251,6 +251,27 @@ def test_the_best_of_several_completions_has_the_largest_f_and_one_is_as_ever():
     assert not torch.equal(refined["right"], found["right"])
 
 
+def test_where_the_data_chain_runs_the_settings_say_what_is_chosen_first_unless_it_is_asked_for():
+    plain = model_with()
+    model = model_with(interaction={"kind": "pair", "latent_steps": 4, "best_of": 3})
+    views = {name: view for name, view in raw(model, 8).items() if name == "left"}
+
+    def same(a, b):
+        return all(map(torch.equal, a.values(), b.values()))
+
+    assert same(model.sample(4), plain.sample(4))  # "Gen"
+    assert same(model.sample(4, None), plain.sample(4, None, latent_steps=4))
+    assert same(model.sample(4, 2, latent_steps=0), plain.sample(4, 2))
+    assert not same(model.sample(4, None), plain.sample(4, None))
+    assert same(model.impute(views), plain.impute(views))
+    assert same(model.impute(views, data_steps=None), plain.impute(views, data_steps=None, best_of=3))
+    assert same(model.impute(views, data_steps=2, best_of=1), plain.impute(views, data_steps=2))
+    assert not same(model.impute(views, data_steps=None), plain.impute(views, data_steps=None))
+    model.interaction.steps.fill_(0)  # has not learned, and chooses nothing
+    plain.interaction.steps.fill_(0)
+    assert same(model.sample(4, None), plain.sample(4, None))
+
+
 def test_what_needs_an_energy_of_interaction_says_so_without_one():
     plain, untaught = small_model(mixed()), model_with()
     untaught.interaction.steps.fill_(0)

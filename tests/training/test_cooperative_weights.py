@@ -19,7 +19,7 @@ def constant_views(model, value: float, n: int = 8):
 
 
 def weight(state, batch, own, revised, x0, **changes) -> float:
-    samples = RefinedSamples({"shared": torch.zeros(8, 3)}, x0, revised)
+    samples = RefinedSamples(z := {"shared": torch.zeros(8, 3)}, z, x0, revised)
     return replace(LITERAL, **changes)._lambda_s(state, batch, own, samples)
 
 

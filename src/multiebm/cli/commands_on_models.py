@@ -43,7 +43,7 @@ def sample(
     ] = None,
     seed: Seed = 0,
     noise: Noise = False,
-    latent_steps: SampleSteps = 0,
+    latent_steps: SampleSteps = None,
     device: Device = "auto",
     old_steps: OldSteps = None,
 ) -> None:
@@ -71,8 +71,13 @@ def impute(
     ] = None,
     noise: Noise = False,
     best_of: Annotated[
-        int, typer.Option(help="Of so many completions keep the one that belongs together best.", min=1)
-    ] = 1,
+        int | None,
+        typer.Option(
+            help="Of so many completions keep the one that belongs together best; with --refine as many as the model "
+            "was set to by default.",
+            min=1,
+        ),
+    ] = None,
     device: Device = "auto",
     old_steps: OldSteps = None,
 ) -> None:

@@ -47,10 +47,11 @@ DataSteps = Annotated[
 ]
 LatentSteps = Annotated[int, typer.Option(help="Steps of the latent chain on what is observed.", min=0)]
 SampleSteps = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--latent-steps",
-        help="Steps that move latents to where the parts belong together, by an energy of interaction.",
+        help="Steps that move latents to where the parts belong together, by an energy of interaction; with --refine "
+        "as many as the model was set to by default.",
         min=0,
     ),
 ]

@@ -75,6 +75,9 @@ class _Mirror:
     def refine_data(self, views: Views, rng: Randomness, clamp: Tensor | Views | None = None) -> tuple[Views, None]:
         return views, None
 
+    def before_data_chain(self, latent_steps: None, best_of: None, chain: bool) -> tuple[int, int]:
+        return 0, 1
+
     def match_states(self, batch: Batch) -> Tensor:
         return -(batch.views["a"] - misread(batch.views["b"], self.wrong)).square().sum(1)
 

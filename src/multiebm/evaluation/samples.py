@@ -52,9 +52,13 @@ def samples(m: Measurement) -> dict[str, Read]:
     with task("joint samples", m.settings.samples) as advance:
         for rows, rng in m.chunks(torch.arange(m.settings.samples), "joint"):
             # the chain starts from decoder means as they are; both are read clamped
-            drawn = m.model.decode(m.model.sample_latents(len(rows), rng, m.settings.temperature))
+            latents = m.model.sample_latents(len(rows), rng, m.settings.temperature)
+            drawn = m.model.decode(latents)
             shown = {GEN: m.shown(drawn, "Gen samples")}
             if not m.no_chain:
+                if steps := m.model.before_data_chain(None, None, chain=True)[0]:
+                    moved, _ = m.model.refine_sampled(latents, rng, steps, m.settings.temperature)
+                    drawn = m.model.decode(moved)
                 shown[EBM] = m.shown(m.model.refine_data(drawn, rng)[0], "EBM samples")
             for source, views in shown.items():
                 keep(source, views, int(rows[0]))

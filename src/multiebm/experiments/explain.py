@@ -93,6 +93,8 @@ def describe(node: Node) -> str:
     form = node.get("type")
     if form == "object":
         return f"a section with {', '.join(node['properties'])}" if "properties" in node else "a section of name: value"
+    if form == "array" and "prefixItems" in node:
+        return f"a list of {len(node['prefixItems'])}: {', then '.join(map(describe, node['prefixItems']))}"
     if form == "array":
         return f"a list of items, each {describe(node['items'])}"
     bounds = [f"{sign} {node[bound]:g}" for bound, sign in _BOUNDS.items() if bound in node]
@@ -137,7 +139,7 @@ def node_at(path: Keys, raw: Any) -> Node:
     node = _schema()
     for key in path:
         if node.get("type") == "array":
-            node = node["items"]
+            node = node.get("items", {})
         else:
             extra = node.get("additionalProperties")
             node = node.get("properties", {}).get(key) or (extra if isinstance(extra, dict) else {})
@@ -177,7 +179,7 @@ def _siblings(path: Keys, raw: Any) -> list[Node]:
     """Return the sections of all kinds that may stand at a path."""
     *above, last = path
     parent = node_at(above, raw)
-    node = parent["items"] if parent.get("type") == "array" else parent.get("properties", {}).get(last, {})
+    node = parent.get("items", {}) if parent.get("type") == "array" else parent.get("properties", {}).get(last, {})
     return [section for section in _sections(node) if _kind_of(section)]
 
 
@@ -188,7 +190,7 @@ def _kind_of(node: Node) -> str:
 def _keys(node: Node, prefix: str) -> Iterator[str]:
     for key, child in node.get("properties", {}).items():
         of_list = child.get("type") == "array"
-        for section in _sections(child["items"] if of_list else child) or [child]:
+        for section in _sections(child.get("items", {}) if of_list else child) or [child]:
             if "properties" in section:
                 yield from _keys(section, f"{prefix}{key}." + (f"{_kind_of(section)}." if of_list else ""))
             else:

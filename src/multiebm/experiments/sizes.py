@@ -27,7 +27,7 @@ def sizes_for(source: object, dataset: MultimodalDataset, overrides: Sequence[st
     steps = max(LEAST_STEPS, min(MOST_STEPS, STEPS_PER_ROW * rows)) * MOST // max(MOST, shared)
     wide, bound = in_tables == columns and most > MOST, "training.phases.bound"
     samples = SAMPLES if wide or max(part.size for part in parts) <= NARROW else 1
-    found = {"model.shared": shared, f"{bound}.steps": steps, f"{bound}.samples": samples}
+    found: dict[str, object] = {"model.shared": shared, f"{bound}.steps": steps, f"{bound}.samples": samples}
     if wide:
         found[f"{bound}.estimator"] = "predictive_values"
     given = [text.partition("=")[0].strip() for text in overrides]

@@ -9,7 +9,7 @@ from math import log
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,13 +26,18 @@ START = 4.0  # nats by which the pair head first lowers an item one of whose par
 
 @dataclass(frozen=True)
 class Interaction:
-    """The energy of interaction: which parts belong together."""
+    """The energy of interaction: which parts belong together; and what is chosen by it before the data chain runs."""
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     kind: Annotated[
         Literal["pair", "mlp"], Field(description="sum of cosines over all pairs of parts, or an MLP of all parts")
     ] = "pair"
+    ratio: Annotated[
+        PositiveFloat, Field(description="length of the gradient of weighted f over that of E, on samples")
+    ] = 2.0
+    latent_steps: Annotated[int, Field(ge=0, le=10_000, description="steps that move latents of samples first")] = 0
+    best_of: Annotated[int, Field(ge=1, le=10_000, description="completions of which the best one is taken first")] = 1
 
 
 class Head(nn.Module):
@@ -87,6 +92,7 @@ class InteractionNetwork(nn.Module):
 
     def __init__(self, modalities: dict[str, Modality], settings: Interaction) -> None:
         super().__init__()
+        self.settings = settings
         n = 2 * FEATURES  # of a trunk, whose features are not negative: a line lets them point anywhere
         trunks = {
             module_key(name): nn.Sequential(m.judge_trunk(CHANNELS, n), nn.Linear(n, FEATURES))

@@ -53,22 +53,24 @@ class MultimodalModel(StateModel):
         seed: int = 0,
         temperature: float | None = None,
         noise: bool = False,
-        latent_steps: int = 0,
+        latent_steps: int | None = None,
     ) -> Views:
         """Return n joint samples of all modalities, raw values: pictures float [n, C, H, W] in [0, 1], vectors [n, D].
 
         `data_steps` of the energy's chain: 0 gives decoder means ("Gen"), None as many as in training ("EBM"). Item i
         depends on (`seed`, i) alone, not on n. `temperature` T in (0, 1] draws z from p(z)^(1/T); None: that of the
         model. `noise`: with the observation noise that the model assumes around the means. `latent_steps` of a chain
-        move latents before that towards samples whose parts belong together, by an energy of interaction that learned.
+        move latents before that towards samples whose parts belong together, by an energy of interaction that learned;
+        None: as many as `model.interaction.latent_steps` says where the data chain runs, else none.
         """
         most = use.LARGEST // (4 * sum(m.size for m in self.modalities.values()))
         n = whole_number("n", n, 1, most, "a number of samples", f" ({use.LARGEST >> 30} GiB); draw fewer a seed")
         seed, temperature = check_seed(seed), use.check_temperature(temperature)
         data_steps = use.check_data_steps(data_steps, self.energy is not None, self.energy_learned)
         use.check_noise(noise, data_steps)
-        if latent_steps := use.check_steps("latent_steps", latent_steps) or 0:
+        if latent_steps := use.check_steps("latent_steps", latent_steps):
             use.check_interaction(f"latent_steps: got {latent_steps}", self.interaction_learned)
+        latent_steps, _ = self.before_data_chain(latent_steps, None, data_steps != 0)
 
         def some(first: int, rows: int) -> Views:
             rng = item_generators(seed, rows, first)
@@ -93,7 +95,7 @@ class MultimodalModel(StateModel):
         present: Tensor | None = None,
         draws: None = None,
         noise: bool = False,
-        best_of: int = 1,
+        best_of: int | None = None,
     ) -> Views: ...
 
     @overload
@@ -108,7 +110,7 @@ class MultimodalModel(StateModel):
         *,
         draws: int,
         noise: bool = False,
-        best_of: int = 1,
+        best_of: int | None = None,
     ) -> Completion: ...
 
     def impute(
@@ -121,7 +123,7 @@ class MultimodalModel(StateModel):
         present: Tensor | None = None,
         draws: int | None = None,
         noise: bool = False,
-        best_of: int = 1,
+        best_of: int | None = None,
     ) -> Views | Completion:
         """Return the modalities in `want` (all by default) given raw `parts` [B, ...], any subset of the modalities.
 
@@ -132,15 +134,15 @@ class MultimodalModel(StateModel):
         With `draws` several times, as a `Completion`: draw k is what `seed` + k gives. `noise`: with the observation
         noise that the model assumes around the means. Item i depends on (`seed`, i) alone; of seeds [B], one for each
         item, on its own alone, wherever it stands. `best_of` K: of K completions the one whose parts belong together
-        best, by an energy of interaction that learned; the data chain then moves that one.
+        best, by an energy of interaction that learned; the data chain then moves that one. None: as many as
+        `model.interaction.best_of` says where the data chain runs, else one.
         """
         names = use.check_names(self.modalities, want, "want")
         latent_steps = use.check_steps("latent_steps", latent_steps) or 0
         data_steps = use.check_data_steps(data_steps, self.energy is not None, self.energy_learned)
         use.check_noise(noise, data_steps)
-        best_of = whole_number("best_of", best_of, 1, 10_000, "a number of completions to choose from")
-        if best_of > 1:
-            use.check_interaction(f"best_of: got {best_of}", self.interaction_learned)
+        best_of = use.check_best_of(best_of, self.interaction_learned)
+        _, best_of = self.before_data_chain(None, best_of, data_steps != 0)
         handed = use.check_parts(self.modalities, parts, present)
         seeds = use.check_seeds(seed, len(handed.present))
 

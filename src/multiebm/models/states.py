@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import ConfigError
 from multiebm.core.names import Views
-from multiebm.core.random import ItemGenerators, Randomness
-from multiebm.core.tree import per_item, plain
+from multiebm.core.random import ItemGenerators, Randomness, make_generator
+from multiebm.core.tree import item_square_norm, per_item, plain
 from multiebm.distributions.gaussian import log_mass
 from multiebm.mcmc.langevin import displaced_langevin, langevin
-from multiebm.mcmc.run import ChainInfo, run_chain
+from multiebm.mcmc.run import ChainInfo, evaluate, run_chain
 from multiebm.modalities import Modality
 from multiebm.models.chains import DataChain, Displaced, LatentChain, steers_step_size
 from multiebm.models.energy import EnergyNetwork
@@ -26,6 +26,7 @@ from multiebm.models.own import Own
 from multiebm.nn.spectral import frozen
 
 SCORE_SAMPLES = 64  # importance samples of a score where there is no energy
+WEIGHING = 64  # samples of the generator by which the weight of the energy of interaction is set
 
 
 class StateModel(nn.Module):
@@ -84,6 +85,15 @@ class StateModel(nn.Module):
     def interaction_learned(self) -> bool:
         """Whether there is an energy of interaction and training has moved it at all."""
         return self.interaction is not None and self.interaction.learned
+
+    def before_data_chain(self, latent_steps: int | None, best_of: int | None, chain: bool) -> tuple[int, int]:
+        """Return the steps on latents of samples, and of how many completions one is taken: those asked for, or where
+        these are None those of `model.interaction` if the data chain runs; else 0 and 1.
+        """
+        own = self.interaction.settings if chain and self.interaction is not None and self.interaction_learned else None
+        if latent_steps is None:
+            latent_steps = 0 if own is None else own.latent_steps
+        return latent_steps, (1 if own is None else own.best_of) if best_of is None else best_of
 
     def log_density_unnorm(self, views: Views) -> Tensor:
         """Return -E(X) + weight f(X) of views [B, ...]: [B], log pi(X) up to the constant log Z, at temperature 1.
@@ -188,6 +198,24 @@ class StateModel(nn.Module):
 
         with frozen(self):
             return run_chain(langevin(logdensity, LATENT_STEP), latents, steps, rng)
+
+    def weigh_interaction(self, seed: int) -> None:
+        """Set the weight of f with which |grad weight f| / |grad E| is `model.interaction.ratio` on samples.
+
+        Norms are over the state of an item, means over WEIGHING samples of the generator. 0 where one has not learned.
+        """
+        if self.interaction is None:
+            return
+        self.interaction.weight.zero_()
+        if self.energy is None or not (self.energy_learned and self.interaction_learned):
+            return
+        drawn = self.decode(self.sample_latents(WEIGHING, make_generator(seed, self.device)))
+        views = {name: self.modalities[name].relax(view) for name, view in drawn.items()}
+        with frozen(self):
+            grads = [evaluate(of, views).grad for of in (self.energy, self.interaction)]
+        of_energy, of_interaction = (float(item_square_norm(grad).sqrt().mean()) for grad in grads)
+        if of_interaction:
+            self.interaction.weight.fill_(self.interaction.settings.ratio * of_energy / of_interaction)
 
     def sample_latents(self, n: int, rng: Randomness, temperature: float | None = None) -> Latents:
         """Draw latents from the prior: {"shared": [n, D], modality: [n, P]}."""

@@ -142,6 +142,16 @@ def check_interaction(asked: str, learned: bool) -> None:
         )
 
 
+def check_best_of(best_of: Any, learned: bool) -> int | None:
+    """Return a number of completions to choose from, 1..10,000, or None; several need an energy of interaction."""
+    if best_of is None:
+        return None
+    best_of = whole_number("best_of", best_of, 1, 10_000, "a number of completions to choose from")
+    if best_of > 1:
+        check_interaction(f"best_of: got {best_of}", learned)
+    return best_of
+
+
 def check_noise(noise: bool, data_steps: int | None) -> None:
     """Raise ConfigError for observation noise beside steps of a data chain, whose energy is a density of noisy data."""
     if noise and data_steps != 0:

@@ -116,9 +116,12 @@ def _cross_table(
         alone = batch.present & torch.tensor([name == source for name in batch.views], device=batch.present.device)
         given = Batch(mask_views(batch.views, alone), alone)
         rng = scene.rng(f"cross/{source}", len(alone))
-        made = scene.model.decode(scene.model.infer_latents(given, rng))
         if refine:
-            made, _ = scene.model.refine_data(given.filled(made), rng, clamp=given.there())
+            _, best_of = scene.model.before_data_chain(None, None, chain=True)
+            made = scene.model.best_fill(given, rng, best_of=best_of)
+            made, _ = scene.model.refine_data(made, rng, clamp=given.there())
+        else:
+            made = scene.model.decode(scene.model.infer_latents(given, rng))
         real, made = scene.real(batch), scene.raw(made)
         first = one_view(scene, source, real[source], real[source], batch.labels, f"given: {source}")
         row: list[str | Cell] = [source, Cell(first)]

@@ -25,9 +25,13 @@ REFIT_DRAWS = 2  # codes an item that a mixture is fitted anew to: one full cova
 
 
 class RefinedSamples(NamedTuple):
-    """Latents [B, .], their means [B, ...] (graph to omega), and the means after the data chain (detached)."""
+    """Latents [B, .], their means [B, ...] (graph to omega), and what the data chain made of it (detached).
+
+    It starts from the means of `moved`: of the latents themselves, or of these after steps towards what belongs.
+    """
 
     latents: Latents
+    moved: Latents
     means: Views
     refined: Views
 
@@ -39,15 +43,23 @@ class RefinedSamples(NamedTuple):
 
 
 def refine_samples(state: TrainState[MultimodalModel], n: int) -> tuple[RefinedSamples, dict[str, float]]:
-    """Draw latents [n, .] of the prior, decode and refine them by the data chain, eq. (3); and what the chain did."""
+    """Draw latents [n, .] of the prior, decode and refine them by the data chain, eq. (3); and what the chain did.
+
+    Where an energy of interaction has learned before, latents are first moved by its `latent_steps`. Generator and
+    inference model learn from what comes of them beside the latents as they were drawn.
+    """
     model = state.model
-    z = model.sample_latents(n, state.rng)
-    x0 = model.generator(z)  # one pass, for the chain's start and L_omega
-    refined, chain = model.refine_data(x0, state.rng)
+    z, (steps, _) = model.sample_latents(n, state.rng), model.before_data_chain(None, None, chain=True)
+    start = x0 = model.generator(z)  # one pass, for the chain's start and L_omega
+    moved = z
+    if steps:
+        moved, _ = model.refine_sampled(z, state.rng, steps)
+        start = model.decode(moved)
+    refined, chain = model.refine_data(start, state.rng)
     size = sum(m.size for m in model.modalities.values())
     kept = langevin_metrics(model, chain)
     steer_step_size(model, chain)
-    return RefinedSamples(z, x0, refined), kept | {
+    return RefinedSamples(z, moved, x0, refined), kept | {
         "energy/generated": -chain.logdensity[0].mean().item(),
         "energy/generated_std": chain.logdensity[0].std(correction=0).item(),
         "energy/refined": -chain.logdensity[-1].mean().item(),

@@ -29,8 +29,10 @@ class OptimiserSettings:
     inference: Annotated[Positive, Field(description="learning rate of the inference model")] = 1e-3
     energy: Annotated[Positive, Field(description="learning rate of the energy")] = 1e-4
     prior: Annotated[Positive, Field(description="learning rate of an energy prior's tilt")] = 1e-4
-    beta1: Annotated[float, Field(ge=0, lt=1, description="first moment decay where a phase has none of its own")] = 0.9
-    beta2: Annotated[float, Field(gt=0, lt=1, description="second moment decay")] = 0.99
+    betas: Annotated[
+        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]],
+        Field(description="decay of the first moment, where a phase has none of its own, and of the second"),
+    ] = (0.9, 0.99)
     weight_decay: Annotated[float, Field(ge=0, description="L2 inside Adam, generator and inference model")] = 0.0
     amsgrad: Annotated[bool, Field(description="Adam of generator and inference never raises its step again")] = False
     decay: Annotated[float, Field(gt=0, le=1, description="factor on all rates but the prior's, each epoch")] = 1.0
@@ -75,14 +77,14 @@ def make_optimisers(
     prior = model.generator.prior.own_parameters()
     own = {id(p) for p in prior}
     # the energy has one momentum in all phases: it learns from one loss
-    momentum = next((p.momentum for p in counted(phases) if p.momentum is not None), o.beta1)
+    momentum = next((p.momentum for p in counted(phases) if p.momentum is not None), o.betas[0])
     generator = [p for p in model.generator.parameters() if id(p) not in own]
     energy = list(model.energy.parameters()) if model.energy else []
-    usual = (o.beta1, o.beta2)
+    usual = o.betas
     parts = {
         "generator": (generator, o.generator, usual, o.weight_decay, o.amsgrad),
         "inference": (list(model.inference.parameters()), o.inference, usual, o.weight_decay, o.amsgrad),
-        "energy": (energy, o.energy, (momentum, o.beta2), 0.0, False),
+        "energy": (energy, o.energy, (momentum, o.betas[1]), 0.0, False),
         "prior": (prior, o.prior, BETAS, 0.0, False),
     }
     found: dict[str, torch.optim.Optimizer] = {
@@ -133,11 +135,11 @@ def set_rates(state: TrainState[MultimodalModel], o: OptimiserSettings, phase: P
     guarded = decay * state.numbers.get(RATE, 1.0)
     has_energy = "energy" in state.optimisers
     factor = (decay * state.numbers.get(NETWORK_RATE, 1.0) if has_energy else guarded) * phase.factor(done)
-    momentum = o.beta1 if phase.momentum is None else phase.momentum
+    momentum = o.betas[0] if phase.momentum is None else phase.momentum
     for name, rate in (("generator", o.generator), ("inference", o.inference)):
         for group in state.optimisers[name].param_groups:
             group["lr"] = rate * factor
-            group["betas"] = (momentum, o.beta2)
+            group["betas"] = (momentum, o.betas[1])
     if has_energy:
         for group in state.optimisers["energy"].param_groups:
             group["lr"] = o.energy * guarded

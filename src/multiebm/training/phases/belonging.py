@@ -12,14 +12,9 @@ from torch.optim import AdamW, Optimizer
 from multiebm.core.batch import Batch
 from multiebm.core.metrics import BELONGING
 from multiebm.core.random import SEEDS, STREAM, make_generator, rand
-from multiebm.core.tree import item_square_norm
-from multiebm.mcmc.run import evaluate
 from multiebm.models.model import MultimodalModel
-from multiebm.nn.spectral import frozen
 from multiebm.objectives.belonging import belonging_loss, draw_donors, has_contrast, with_corrupted
 from multiebm.training.guard import INTERACTION_RATE
-from multiebm.training.phases.cooperative import Cooperative
-from multiebm.training.phases.energy import Energy
 from multiebm.training.phases.phase import Chosen, Phase, half_cosine
 from multiebm.training.state import TrainState, update
 
@@ -29,7 +24,6 @@ CORRUPTED = 4  # corrupted parts beside them, on average: each candidate is one 
 SPOILT = 0.25  # share of the items of a batch whose parts are corrupted, for the others
 HIDDEN = 0.5  # share of the items that show some of their parts, two or more: f of fewer parts is needed too
 WEIGHT_DECAY = 1e-2  # of AdamW
-SAMPLES = 64  # of the generator, by which the weight is set
 WEIGHED_EVERY = 50  # steps between settings of the weight, for a run that is cut short
 
 
@@ -44,9 +38,6 @@ class Belonging(Phase):
     kind: Literal["belonging"] = "belonging"
     steps: Annotated[int, Field(ge=0, description="training steps; 0 = the phase is left out")] = 300
     rate: Annotated[PositiveFloat, Field(description="learning rate at its highest, of one cycle")] = 3e-3
-    ratio: Annotated[
-        PositiveFloat, Field(description="length of the gradient of weighted f over that of E, on samples")
-    ] = 2.0
 
     def step(self, state: TrainState[MultimodalModel], batch: Batch, done: int) -> dict[str, float]:
         """One step on true and foreign parts of a batch [B, ...]; the averaged weights are the weights themselves."""
@@ -77,28 +68,13 @@ class Belonging(Phase):
         for name, _ in interaction.named_parameters(prefix="interaction"):
             state.average.pop(name, None)  # the rate ends at 0: no older weights are better
         if done + 1 == self.steps or (done + 1) % WEIGHED_EVERY == 0:
-            interaction.weight.fill_(self.weigh(model, rng.initial_seed()))
+            model.weigh_interaction(rng.initial_seed())
         return metrics | ({"belonging/weight": float(interaction.weight)} if metrics else {})
 
     def cycle(self, done: int) -> float:
         """Return the factor on the rate: half a cosine up over the share RISE of the steps, then down (Smith 2018)."""
         share = (done + 0.5) / max(self.steps, 1)
         return half_cosine(START, 1.0, share / RISE) if share < RISE else half_cosine(1.0, END, (share - RISE) / 0.7)
-
-    def weigh(self, model: MultimodalModel, seed: int) -> float:
-        """Return the weight of f with which |grad weight f| / |grad E| is `ratio` on samples.
-
-        Norms are over the state of an item, means over SAMPLES samples of the generator. 0 where E has not learned.
-        """
-        energy, interaction = model.energy, model.interaction
-        if energy is None or interaction is None or not model.energy_learned:
-            return 0.0
-        drawn = model.decode(model.sample_latents(SAMPLES, make_generator(seed, model.device)))
-        views = {name: model.modalities[name].relax(view) for name, view in drawn.items()}
-        with frozen(model):
-            grads = [evaluate(of, views).grad for of in (energy, interaction)]
-        of_energy, of_interaction = (float(item_square_norm(grad).sqrt().mean()) for grad in grads)
-        return self.ratio * of_energy / of_interaction if of_interaction else 0.0
 
     def optimisers(self, model: MultimodalModel) -> dict[str, Optimizer]:
         """Return AdamW for the energy of interaction, where there is one."""
@@ -108,24 +84,14 @@ class Belonging(Phase):
         return {"interaction": AdamW(parameters, self.rate, weight_decay=WEIGHT_DECAY, fused=True)}
 
     def problems(self, chosen: Chosen) -> list[str]:
-        """Return a line where nothing could learn, or where the weight is set by an energy that learns later."""
-        at, problems = "training.phases.belonging", []
-        if not chosen.interaction:
-            problems.append(
-                f"model.interaction: got null with {at}.steps {self.steps}, expected an energy of interaction; set "
-                f"model.interaction.kind=pair, or {at}.steps=0"
-            )
-        later = [p.kind for p in chosen.phases[chosen.phases.index(self) + 1 :] if p.steps and _teaches_energy(p)]
-        if chosen.energy and later:
-            problems.append(
-                f"training.phases: got belonging before {later[0]}, expected it behind: f is weighed by the gradient "
-                "of a finished energy; change the order"
-            )
-        return problems
-
-
-def _teaches_energy(phase: Phase) -> bool:
-    return isinstance(phase, Energy | Cooperative)
+        """Return a line where nothing could learn."""
+        if chosen.interaction:
+            return []
+        at = "training.phases.belonging"
+        return [
+            f"model.interaction: got null with {at}.steps {self.steps}, expected an energy of interaction; set "
+            f"model.interaction.kind=pair, or {at}.steps=0"
+        ]
 
 
 def with_fewer_parts(present: Tensor, share: float, rng: torch.Generator) -> Tensor:

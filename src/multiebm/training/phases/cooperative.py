@@ -103,7 +103,7 @@ class Cooperative(Phase):
         refined = samples.refined
         if self.negatives == "refresh":
             # X~ once more: data chain from G(z, W), the same z, W and the updated generator
-            refined, _ = model.refine_data(model.decode(samples.latents), rng)
+            refined, _ = model.refine_data(model.decode(samples.moved), rng)
         # X of the positive phase: gaps are filled by both chains
         data = complete_items(state, posterior, batch, codes, self.incomplete)
         # theta <- L_theta(X, X~)                                                                           eq. (10)

@@ -9,6 +9,7 @@ from pydantic import Field
 from multiebm.core.batch import Batch
 from multiebm.core.metrics import GAP
 from multiebm.core.names import Views
+from multiebm.core.random import SEEDS, STREAM
 from multiebm.models.chains import is_steered
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
@@ -17,6 +18,7 @@ from multiebm.training.codes import complete_items, follow_codes, observed, prio
 from multiebm.training.phases.phase import Chosen, Phase
 from multiebm.training.state import TrainState, update
 
+WEIGHED_EVERY = 20  # steps of the energy between settings of the weight of an energy of interaction that learned before
 STEER_RATE = 0.02  # log change of the displacement per step
 DISPLACEMENT_MIN = 0.001  # to which steering may lower it, rms per coordinate and chain step, state units
 
@@ -66,6 +68,8 @@ def energy_step(state: TrainState[MultimodalModel], data: Views, refined: Views)
     rests = 0 < model.energy.gate < -loss.gap.item()
     metrics = {} if rests else update(state, loss.total, "energy")
     model.energy_steps += not rests
+    if model.interaction_learned and not int(model.energy_steps) % WEIGHED_EVERY:
+        model.weigh_interaction((state.rng.initial_seed() + STREAM * (state.step + 1)) % SEEDS)
     if is_steered(model.data_chain):
         # the chain is too short while refined samples are less likely than data, too long once they are more likely
         factor = torch.exp(torch.tensor(STEER_RATE if loss.gap < 0 else -STEER_RATE))

@@ -54,7 +54,7 @@ class Phase(ABC):
 
     @property
     def momentum(self) -> float | None:
-        """beta1 of generator, inference model and energy in this phase; None = training.optimiser.beta1."""
+        """First moment decay of generator, inference model and energy here; None = that of training.optimiser.betas."""
         return None
 
     def optimisers(self, model: MultimodalModel) -> dict[str, Optimizer]:
