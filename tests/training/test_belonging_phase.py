@@ -143,6 +143,7 @@ def test_other_parts_their_draws_and_averages_stay_as_they_are():
     model, phase = small_model(mixed(), interaction={"kind": "pair"}), Belonging(steps=2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = started(model, phase)
+    state.average.update({name: p + 1 for name, p in model.named_parameters() if not name.startswith("interaction.")})
     draws, torch_draws = state.rng.get_state(), torch.get_rng_state()
     step = TrainingStep([phase], OptimiserSettings())
     for _ in range(2):
@@ -154,7 +155,10 @@ def test_other_parts_their_draws_and_averages_stay_as_they_are():
     assert moved
     assert all(name.startswith("interaction.") for name in moved)
     for name, parameter in model.named_parameters():
-        assert torch.equal(state.average[name], parameter), name  # no older weights of f in the average
+        if name.startswith("interaction."):
+            assert torch.equal(state.average[name], parameter), name  # no older weights of f in the average
+        else:
+            assert torch.equal(state.average[name], parameter + 1), name  # older weights of what it does not teach stay
 
 
 def test_every_step_has_donors_shifts_and_dropout_of_its_own(monkeypatch):

@@ -177,13 +177,16 @@ def update(state: TrainState, loss: Tensor, *names: str) -> dict[str, float]:
 
 
 @torch.no_grad()
-def move_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    """Move `average` in place: a <- decay a + (1 - decay) p for every parameter; an empty one starts as a copy."""
+def move_average(average: dict[str, Tensor], model: nn.Module, decay: float, moving: str = "") -> None:
+    """Move `average` in place: a <- decay a + (1 - decay) p for the parameters whose names begin with `moving`.
+
+    What has none yet starts as a copy.
+    """
     for name, parameter in model.named_parameters():
-        if name in average:
-            average[name].lerp_(parameter, 1 - decay)
-        else:
+        if name not in average:
             average[name] = parameter.detach().clone()
+        elif name.startswith(moving):
+            average[name].lerp_(parameter, 1 - decay)
 
 
 @torch.no_grad()

@@ -111,7 +111,7 @@ class TrainingStep:
         with _dropping(state):
             metrics = phase.step(state, batch, done)
         if self.optimiser.average:
-            move_average(state.average, state.model, self.optimiser.average)
+            move_average(state.average, state.model, self.optimiser.average, phase.averages)
         return metrics
 
 

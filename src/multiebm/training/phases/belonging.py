@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat
@@ -36,6 +36,7 @@ class Belonging(Phase):
     """
 
     kind: Literal["belonging"] = "belonging"
+    averages: ClassVar[str] = "interaction"
     steps: Annotated[int, Field(ge=0, description="training steps; 0 = the phase is left out")] = 300
     rate: Annotated[PositiveFloat, Field(description="learning rate at its highest, of one cycle")] = 3e-3
 
@@ -65,7 +66,7 @@ class Belonging(Phase):
             known = zip(model.modalities, loss.information.tolist(), strict=True)
             metrics |= {f"belonging/information/{name}": nats for name, nats in known}
             interaction.steps += 1
-        for name, _ in interaction.named_parameters(prefix="interaction"):
+        for name, _ in interaction.named_parameters(prefix=self.averages):
             state.average.pop(name, None)  # the rate ends at 0: no older weights are better
         if done + 1 == self.steps or (done + 1) % WEIGHED_EVERY == 0:
             model.weigh_interaction(rng.initial_seed())

@@ -41,6 +41,7 @@ class Phase(ABC):
 
     kind: str = ""
     planned: ClassVar[tuple[str, ...]] = ("steps",)  # settings that are numbers of steps, stretched to a time budget
+    averages: ClassVar[str] = ""  # begins the names of the parameters whose averages its steps move
     is_last: ClassVar[bool] = False  # begins when the steps of all others are made; its own are not counted by the loop
     steps: Annotated[int, Field(ge=0, description="training steps; 0 = the phase is left out")] = 0
 
