@@ -74,5 +74,7 @@ def test_the_rows_of_every_table_load():
         data = "toy2d" if "CHANGES" in script else "polydigits"
         assert all(isinstance(load_experiment(source_of(row, data), some), Experiment) for some in changes)
     assert all(isinstance(e, Experiment) for e in loaded("remedies")["experiments"](0).values())
+    ablations = loaded("ablations")
+    assert all(isinstance(ablations["configure"](row, 0, 5), Experiment) for row in ablations["ROWS"].values())
     missing = loaded("missing_table")
     assert all(load_experiment(source_of(row, "polydigits"), ["data.missing=0.5"]) for row in missing["ROWS"])

@@ -13,3 +13,9 @@ class TestPhases(PhaseContract):
     @pytest.fixture(autouse=True)
     def _phase(self, kind):
         self.phase = PHASES[kind](steps=3)
+
+
+class TestIndependentInference(PhaseContract):
+    """Cooperative steps whose latent chains see their own part alone."""
+
+    phase = PHASES["cooperative"](steps=3, positive_phase="own_part")

@@ -23,6 +23,7 @@ CODES = 4000  # test items whose posteriors are looked at, and training codes th
 _ACTIVE_VARIANCE = 0.01  # over items, of a coordinate's posterior mean: Burda et al. 2016, arXiv 1509.00519
 _DRAWS = 16  # of an item's posterior, for the divergence
 _MAX_ITERATIONS = 1000  # of lbfgs, as in the MMVAE+ protocol
+_NO_SHARED = "the model has no shared latent (model.shared 0)"
 _LATENT = "latent"  # the stream of draws
 
 
@@ -41,6 +42,9 @@ def posteriors(m: Measurement) -> dict[str, Tensor]:
         draws = [q.component(q.assign(rng)).rsample(rng) for _ in range(_DRAWS)]
         ratios = torch.stack([q.log_prob(z) - prior.log_prob(z) for z in draws])
         found.append({"ratio": ratios.double().mean(0), "mean": q.mean.double()})
+    if not found[0]["mean"].shape[1]:
+        m.skipped[_LATENT] = _NO_SHARED
+        return {}
     return joined(found)
 
 
@@ -112,7 +116,7 @@ def probes(m: Measurement) -> dict[str, dict[str, Tensor]]:
             continue
         seen, new = codes(m, "train", train_rows, name), codes(m, "test", test_rows, name)
         for metric, key in ((PROBE, "shared"), (LEAKAGE, name)):
-            if key in seen:
+            if key in seen and seen[key].shape[1]:
                 hits[metric][name] = torch.full((len(test),), torch.nan, dtype=torch.float64)
                 hits[metric][name][test_rows] = linear_hits(seen[key], truth, new[key], test_truth).double()
     return hits
@@ -121,6 +125,7 @@ def probes(m: Measurement) -> dict[str, dict[str, Tensor]]:
 def classification(m: Measurement, name: str) -> dict[str, Result]:
     """Return the test accuracy of probes of the shared code or of private latents, by the name asked for."""
     hits = m.once(probes)
-    if hits and name == LEAKAGE and not hits[name]:
-        m.skipped[name] = "the model has no private latents" if hits[PROBE] else "no probe could be fitted"
+    if hits and not hits[name]:
+        lacking = {LEAKAGE: "the model has no private latents", PROBE: _NO_SHARED}[name]
+        m.skipped[name] = lacking if any(hits.values()) else "no probe could be fitted"
     return mean_and_columns(name, hits.get(name, {}))

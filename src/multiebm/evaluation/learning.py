@@ -1,12 +1,15 @@
-"""Was training long enough? What its log says."""
+"""Was training long enough, and did it fluctuate? What its log says."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from multiebm.core.errors import DataError
+
 Sentence = tuple[bool, str]  # whether it is good news
 Lines = Sequence[Mapping[str, float | None]]  # of a run's log of training, as in metrics.jsonl
 LOSS = "loss/elbo"  # of the log: that of the phase bound
+WINDOW = 200  # steps of the running median that is taken from a loss before its fluctuation is measured
 LEAST_LINES = 12  # of the log, below which nothing is said of its end
 STILL_FALLING = 0.02  # of all that the loss has fallen, in its last quarter
 
@@ -34,3 +37,21 @@ def fallen_at_end(lines: Lines) -> float | None:
     noise = float(np.sqrt(np.square(end - end.mean() - slope * at).sum() / (len(end) - 2) / (at @ at)))
     whole = start - float(end.mean()) - slope * float(at[-1])
     return -slope * (len(loss) // 4) / whole if whole > 0 and -slope > 2 * noise else 0.0
+
+
+def fluctuation(loss: Sequence[float], scale: float, window: int = WINDOW) -> float:
+    """Return the standard deviation of a loss [T] around its running median, over `scale`, a number above 0.
+
+    The median is over the `window` values around each one (W and the next W - 1 of an even 2 W), fewer at the ends.
+    `loss` holds one value a step; `scale` is the standard deviation of E over data, so that energies of different
+    scales compare. DataError where there are fewer than two values, or one of them or the scale is not usable.
+    """
+    x = np.asarray(loss, float)
+    if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all() or not scale > 0 or window < 1:
+        raise DataError(
+            f"fluctuation: got a loss of shape {x.shape}, scale {scale} and window {window}, expected two finite "
+            "values or more, a scale and a window above 0; read a log with one line a step (training.log_every=1)"
+        )
+    before, after = window // 2, window - window // 2
+    trend = [np.median(x[max(0, t - before) : t + after]) for t in range(len(x))]
+    return float(np.std(x - trend)) / scale

@@ -16,7 +16,7 @@ from multiebm.distributions.fusion import FUSIONS
 from multiebm.evaluation.result import EvaluationSettings
 from multiebm.modalities import MODALITIES
 from multiebm.models.aggregation import PriorExpert, Subsets
-from multiebm.models.chains import DataChain, Displaced, LatentChain
+from multiebm.models.chains import DataChain, Displaced, LatentChain, starts_from_noise
 from multiebm.models.inference import SCALES
 from multiebm.models.interaction import Interaction
 from multiebm.objectives.vae import BoundSettings
@@ -124,7 +124,9 @@ _NETWORKS = create_model(
 class ModelSection(_Section):
     """The three models and their chains."""
 
-    shared: PositiveInt = Field(32, description="size of the shared latent")
+    shared: Annotated[int, Field(ge=0)] = Field(
+        32, description="size of the shared latent; 0 = none, parts then have their private latents alone"
+    )
     private: Annotated[int, Field(ge=0)] = Field(16, description="size of each private latent; 0 = none")
     linear: bool = Field(
         False,
@@ -200,10 +202,9 @@ class Experiment(_Section):
 def contradictions(experiment: Experiment) -> list[str]:
     """Return a line for every pair of choices that cannot both be meant, with the way out."""
     m, phases = experiment.model, experiment.training.phases
-    chosen = Chosen(
-        m.prior, m.family, m.private, m.inference.subsets, m.energy is not None, phases, m.interaction is not None
-    )
-    problems = m.prior.problems() + _linear_problems(m, phases)
+    energy, noise = m.energy is not None, starts_from_noise(m.data_chain)
+    chosen = Chosen(m.prior, m.family, m.private, m.inference.subsets, energy, phases, m.interaction is not None, noise)
+    problems = m.prior.problems() + _linear_problems(m, phases) + _apart_problems(m)
     if m.inference.subsets == "joint" and experiment.data.missing:
         problems.append(
             f"model.inference.subsets: got joint with data.missing {experiment.data.missing:g}, expected complete "
@@ -211,6 +212,31 @@ def contradictions(experiment: Experiment) -> list[str]:
         )
     problems += [problem for phase in phases if phase.steps for problem in phase.problems(chosen)]
     return list(dict.fromkeys(problems))  # two phases of a kind may say the same
+
+
+def _apart_problems(m: ModelSection) -> list[str]:
+    """Return what does not go with no shared latent, where parts are independent given nothing."""
+    if m.shared:
+        return []
+    wanted: dict[str, tuple[Any, str, set[Any]]] = {
+        "model.prior.kind": (m.prior.kind, "normal", {"normal", "laplace"}),
+        "model.prior.learned_scale": (getattr(m.prior, "learned_scale", False), "false", {False}),
+        "model.inference.subsets": (m.inference.subsets, "single", {"single"}),
+        "model.inference.separate_trunks": (m.inference.separate_trunks, "false", {False}),
+        "model.linear": (m.linear, "false", {False}),
+    }
+    problems = [
+        f"{key}: got {str(got).lower()} with model.shared 0, expected {want}: there is no shared latent it could be "
+        f"of; set {key}={want}, or model.shared above 0"
+        for key, (got, want, fits) in wanted.items()
+        if got not in fits
+    ]
+    if not m.private:
+        problems.append(
+            "model.private: got 0 with model.shared 0, expected latents of either kind; set model.private above 0, or "
+            "model.shared above 0"
+        )
+    return problems
 
 
 def _linear_problems(m: ModelSection, phases: list[Phase]) -> list[str]:

@@ -52,6 +52,7 @@ class Modality(ABC):
     likelihoods: ClassVar[Mapping[str, Scale]] = {"normal": "fixed", "laplace": "fixed"}  # the first is the default
     linked: ClassVar[bool] = False  # its own decoders end in a `Link`, as means are not any numbers
     blurs: ClassVar[bool] = False  # neighbours on the last two axes are alike: blurred they show the same
+    noise_range: ClassVar[tuple[float, float] | None] = None  # of noise, from which a chain may start; None: N(0, I)
     by_cell: ClassVar[bool] = False  # where values may be missing, single cells may be: NaN in raw values and states
 
     @property
@@ -239,6 +240,11 @@ class Modality(ABC):
     def relax(self, state: Tensor) -> Tensor:
         """Return what a chain in data space moves in place of `state`: [B, ...] that the energy reads as well."""
         return state
+
+    def noise(self, like: Tensor, rng: Randomness) -> Tensor:
+        """Return noise [B, *shape] from which a chain may start, in the shape of states `like`."""
+        low, high = self.noise_range or (0.0, 0.0)
+        return low + (high - low) * rand(rng, like.shape, like) if self.noise_range else randn(rng, like.shape, like)
 
     def settle(self, moved: Tensor) -> Tensor:
         """Return the state [B, *shape] that the end of a chain becomes, on the set where states lie."""

@@ -226,3 +226,11 @@ class ModalityContract:
         assert settled.isfinite().all()
         torch.testing.assert_close(m.settle(m.relax(settled)), settled)
         torch.testing.assert_close(m.seen(m.seen(settled)), m.seen(settled))
+
+    def test_a_chain_may_start_from_noise(self) -> None:
+        """Finite, in the shape of states, a function of the generator alone."""
+        m, state = self.modality(), self.modality().to_state(self.raw())
+        one, other = (m.noise(x, make_generator(0)) for x in (state, torch.full_like(state, torch.nan)))
+        assert one.shape == state.shape
+        assert one.isfinite().all()
+        assert torch.equal(one, other)

@@ -64,6 +64,7 @@ class Picture(Modality):
     shows: ClassVar[Shows] = "pictures"
     networks: ClassVar[type] = PictureNetworks
     blurs: ClassVar[bool] = True
+    noise_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     likelihoods: ClassVar[Mapping[str, Scale]] = {"normal": "learned", "laplace": "learned", "bernoulli": "none"}
 
     name: str
@@ -339,9 +340,7 @@ def range_problem(span: Any) -> str | None:
     if (far := max(abs(low), abs(high))) > RAW_LIMIT:
         return f"got {span!r}, expected numbers of at most {RAW_LIMIT:g}; scale the values down"
     if high - low < _LEVELS * far * torch.finfo(torch.float32).eps:
-        return (
-            f"got {span!r}, too narrow so far from 0 for float32, expected one around 0; subtract low from the values"
-        )
+        return f"got {span!r}, too narrow so far from 0 for float32, expected one near 0; subtract low from the values"
     return None
 
 

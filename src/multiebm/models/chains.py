@@ -7,6 +7,10 @@ from pydantic import Field
 
 Steps = Annotated[int, Field(ge=0, le=10_000, description="Langevin steps")]
 Noise = Annotated[float, Field(ge=0, description="scale of the noise of a step, state units")]
+StepSize = Annotated[
+    Annotated[float, Field(gt=0, le=10)] | Literal["steered"],
+    Field(description="s, state units; steered: training finds it"),
+]
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,36 @@ class Langevin:
 
     kind: Literal["langevin"] = "langevin"
     steps: Steps = 10
-    step_size: Annotated[
-        Annotated[float, Field(gt=0, le=10)] | Literal["steered"],
-        Field(description="s, state units; steered: training finds it"),
-    ] = 0.5
+    step_size: StepSize = 0.5
     noise_scale: Noise = 0.001
     displacement_max: Annotated[
         float, Field(ge=1e-3, description="of a steered step: most that it moves on average, as of displaced ones")
     ] = 0.004
 
 
-DataChain = Displaced | Langevin
+@dataclass(frozen=True)
+class ShortRun(Langevin):
+    """Langevin steps that start from noise, not from the generator's samples (short-run MCMC, arXiv 1904.09770).
+
+    Noise is uniform on [-1, 1] for pictures and N(0, I) for vectors. By default a step adds the whole gradient:
+    s^2/2 = 1. With spectral norm gradients are small; a steered s then grows until the chain reaches the data.
+    """
+
+    kind: Literal["short_run"] = "short_run"  # type: ignore[assignment]
+    steps: Steps = 100
+    step_size: StepSize = 2**0.5
+    noise_scale: Noise = 0.01
+    displacement_max: Annotated[
+        float, Field(ge=1e-3, description="of a steered step: most that it moves on average, as of displaced ones")
+    ] = 0.03
+
+
+DataChain = Displaced | Langevin | ShortRun
+
+
+def starts_from_noise(chain: DataChain) -> bool:
+    """Return whether a data chain starts from noise; else it starts from the views that it is given."""
+    return isinstance(chain, ShortRun)
 
 
 def steers_step_size(chain: DataChain) -> bool:

@@ -174,9 +174,9 @@ class MultimodalModel(StateModel):
     def encode(self, parts: Views, present: Tensor | None = None, private: bool = False) -> Tensor | Views:
         """Return the mean of q(z | parts) [B, D] for raw `parts` [B, ...], any subset of the modalities.
 
-        `private`: all codes by name, {"shared": [B, D], modality: [B, P]}; that of an absent part is NaN, as nothing is
-        known of it.
+        `private`: all by name, {"shared": [B, D], modality: [B, P]}, NaN of absent parts; ConfigError if D = 0 without.
         """
+        use.check_codes(self.generator.prior.dim, private)
 
         def some(batch: Batch, first: int) -> Tensor | Views:
             q = self.inference.given(batch)
@@ -271,9 +271,8 @@ class MultimodalModel(StateModel):
 
         Of a model whose energy of interaction has learned f(x_S): log p(x_S) - sum_m log p(x_m) in nats, up to a
         constant for each set S of parts. Of others with a linear half the same number without a constant, as its codes
-        say it: above 0 they are likelier together than by chance. Of the rest minus the squared distance between the
-        codes that two parts have alone, E_q_m[z] in R^D, mean over all pairs an item has: 0 at best. Needs no energy;
-        NaN where an item has one part or none, of which nothing can be said.
+        say it: above 0 they are likelier together than by chance. Of the rest minus the squared distance of what two
+        parts say alone, E_q_m[z] in R^D, mean over an item's pairs, always 0 if D = 0. NaN of one part or none.
         """
         handed = use.check_parts(self.modalities, parts, present)
         return use.over_parts(self, self.modalities, lambda batch, first: self.match_states(batch), handed)

@@ -16,7 +16,7 @@ from multiebm.distributions.gaussian import log_mass
 from multiebm.mcmc.langevin import displaced_langevin, langevin
 from multiebm.mcmc.run import ChainInfo, evaluate, run_chain
 from multiebm.modalities import Modality
-from multiebm.models.chains import DataChain, Displaced, LatentChain, steers_step_size
+from multiebm.models.chains import DataChain, Displaced, LatentChain, starts_from_noise, steers_step_size
 from multiebm.models.energy import EnergyNetwork
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Latents, Posterior
@@ -130,7 +130,8 @@ class StateModel(nn.Module):
         Displaced steps have one length along the normalised gradient: scaling the energy changes nothing, and the chain
         seeks modes; it does not sample exp(-E / T). What is observed, where `clamp` (of parts bool [B, M],
         of cells [B, ...]), is held fixed: Langevin steps then target the conditional pi(x_absent | x_observed),
-        displaced ones seek its modes.
+        displaced ones seek its modes. A short-run chain starts from noise: of the views it takes what is held, and
+        the shapes of the rest.
         """
         chain, _ = self.data_chain, self._an_energy()
         held = {name: plain(view.detach()) for name, view in views.items()}
@@ -158,7 +159,11 @@ class StateModel(nn.Module):
         else:
             assert (s := self.data_step_size) is not None
             kernel = langevin(logdensity, s, chain.noise_scale, tempered=True)
-        start = {name: self.modalities[name].relax(view) for name, view in held.items()}
+        if starts_from_noise(chain):
+            held = {name: self.modalities[name].relax(view) for name, view in held.items()}
+            start = hold({name: self.modalities[name].noise(view, rng) for name, view in held.items()})
+        else:
+            start = {name: self.modalities[name].relax(view) for name, view in held.items()}
         with frozen(self):
             end, info = run_chain(kernel, start, chain.steps if steps is None else steps, rng, record)
         positions = None if info.positions is None else [settled(p) for p in info.positions]

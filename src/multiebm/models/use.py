@@ -152,6 +152,14 @@ def check_best_of(best_of: Any, learned: bool) -> int | None:
     return best_of
 
 
+def check_codes(size: int, private: bool) -> None:
+    """Raise ConfigError where codes of a shared latent of `size` 0 are asked for, and no `private` ones."""
+    if not size and not private:
+        raise ConfigError(
+            "encode: got a model without a shared latent (model.shared 0), expected one, or private=True (--private)"
+        )
+
+
 def check_noise(noise: bool, data_steps: int | None) -> None:
     """Raise ConfigError for observation noise beside steps of a data chain, whose energy is a density of noisy data."""
     if noise and data_steps != 0:

@@ -31,6 +31,7 @@ from multiebm.experiments.folder import parameter_counts
 from multiebm.experiments.load import differences, load_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.experiments.sources import preset_names
+from multiebm.models.chains import starts_from_noise
 from multiebm.report.content import Block, Cell, Part, Section, Table, Text
 from multiebm.report.filled import filled_blocks, more_blocks
 from multiebm.report.record import RunRecord, pair_tables, with_interval
@@ -75,6 +76,8 @@ def headline_section(scene: Scene) -> Section:
             note += f" Samples are drawn at temperature {temperature:g} of the prior over the shared latent."
         if evaluation.provisional and evaluation.has_distances:
             note += f" FCD from {evaluation.settings.samples:,} samples is biased upwards: compare equal numbers only."
+        if {kind for kind, _ in scene.record.phases} == {"energy"} and starts_from_noise(scene.model.data_chain):
+            note += " The energy alone has learned, by chains from noise: Gen samples and completions say nothing."
         parts += [*filled_blocks(evaluation), Block("", headline_cards(evaluation), kind="cards"), Text(note, "note")]
     return Section("headline", "", "", [*parts, Table("facts", [], run_facts(scene))])
 

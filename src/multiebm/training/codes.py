@@ -21,6 +21,7 @@ from multiebm.models.model import MultimodalModel
 from multiebm.training.state import TrainState, update
 
 FOLLOW = 0.5  # share of the way that a steered step size goes at a step of training, of its logarithm
+PositivePhase = Literal["random_expert", "all_experts", "own_part"]
 REFIT_DRAWS = 2  # codes an item that a mixture is fitted anew to: one full covariance a component needs many
 
 
@@ -55,11 +56,18 @@ def refine_samples(state: TrainState[MultimodalModel], n: int) -> tuple[RefinedS
     if steps:
         moved, _ = model.refine_sampled(z, state.rng, steps)
         start = model.decode(moved)
-    refined, chain = model.refine_data(start, state.rng)
+    refined, metrics = refine_views(state, start)
+    return RefinedSamples(z, moved, x0, refined), metrics
+
+
+def refine_views(state: TrainState[MultimodalModel], views: Views) -> tuple[Views, dict[str, float]]:
+    """Refine views [B, ...] by the data chain, whose step size follows; what comes of it, and what the chain did."""
+    model = state.model
+    refined, chain = model.refine_data(views, state.rng)
     size = sum(m.size for m in model.modalities.values())
     kept = langevin_metrics(model, chain)
     steer_step_size(model, chain)
-    return RefinedSamples(z, moved, x0, refined), kept | {
+    return refined, kept | {
         "energy/generated": -chain.logdensity[0].mean().item(),
         "energy/generated_std": chain.logdensity[0].std(correction=0).item(),
         "energy/refined": -chain.logdensity[-1].mean().item(),
@@ -99,8 +107,8 @@ def steer_step_size(model: MultimodalModel, chain: ChainInfo, share: float = FOL
 class RefinedCodes(NamedTuple):
     """Latents [N, .] after the chain (detached), what it did, and whose codes they are.
 
-    `batch` and `posterior` hold the item of every row, `item` [N] its place in the step's batch; `repeated`: it may
-    come again.
+    `batch` and `posterior` hold the item of every row, `item` [N] its place in the step's batch of so many `items`;
+    `repeated`: it may come again. `apart`: a row knows one part alone, the one that `batch` has as present.
     """
 
     latents: Latents
@@ -109,33 +117,62 @@ class RefinedCodes(NamedTuple):
     posterior: Posterior
     item: Tensor
     repeated: bool
+    items: int
+    apart: bool = False
+
+    @property
+    def share(self) -> float:
+        """What makes a mean over rows one over items, where rows are `apart`: an item has the sum of its rows."""
+        return len(self.item) / self.items if self.apart else 1.0
+
+    def log_q(self) -> Tensor:
+        """Return log q(z~, W~ | X) [N] in nats, of rows `apart` log q_m(z~, w~_m | x_m) of their part m."""
+        return log_q(self.posterior, self.latents, self.batch.present, self.apart)
 
 
 def refine_codes(
     state: TrainState[MultimodalModel],
     posterior: Posterior,
     batch: Batch,
-    positive_phase: Literal["random_expert", "all_experts"],
+    positive_phase: PositivePhase,
 ) -> RefinedCodes:
     """Draw z0, W0 ~ q(z, W | X) [B, .] and refine them by the present parts, eq. (8).
 
-    `all_experts` draws from every expert that an item has, [N, .]; an item then counts as often.
+    `all_experts` draws from every expert that an item has, [N, .]; an item then counts as often. `own_part` does so and
+    refines each by its own part alone, towards p(z, w_m | x_m): the parts' inference is independent.
     """
-    item, repeated = torch.arange(len(batch.present), device=batch.present.device), positive_phase == "all_experts"
+    items, repeated, apart = len(batch.present), positive_phase != "random_expert", positive_phase == "own_part"
+    item = torch.arange(items, device=batch.present.device)
     if repeated:
         expert, item = batch.present.T.nonzero(as_tuple=True)
         batch, posterior = batch.select(item), posterior.select(item)
+        if apart:
+            alone = torch.nn.functional.one_hot(expert, batch.present.shape[1]).bool()
+            batch = batch._replace(present=alone)
     with torch.no_grad():
         start, _ = posterior.sample(state.rng)
         if repeated:
             start[SHARED] = posterior.shared.component(expert).rsample(state.rng)
     latents, chain = state.model.refine_latents(start, batch, state.rng)
-    return RefinedCodes(latents, chain, batch, posterior, item, repeated)
+    return RefinedCodes(latents, chain, batch, posterior, item, repeated, items, apart)
+
+
+def log_q(posterior: Posterior, latents: Latents, present: Tensor, apart: bool = False) -> Tensor:
+    """Return log q(z, W | X) [N] in nats of latents {"shared": [N, D], modality: [N, P]} and `present` parts [N, M].
+
+    `apart`: sum_m log q_m(z, w_m | x_m) over present parts, of single experts, which then know nothing of each other.
+    """
+    if not apart:
+        return posterior.log_prob(latents, present)
+    each = posterior.shared.component_log_prob(latents[SHARED])  # [M, N]
+    if posterior.private:
+        each = each + torch.stack([q.log_prob(latents[name]) for name, q in posterior.private.items()])
+    return torch.where(present.T, each, 0.0).sum(0)
 
 
 def complete_items(
     state: TrainState[MultimodalModel],
-    posterior: Posterior,
+    posterior: Posterior | None,
     batch: Batch,
     codes: RefinedCodes | None,
     incomplete: Literal["fill", "skip"] = "fill",
@@ -144,7 +181,7 @@ def complete_items(
 
     An absent part is decoded from the item's refined latents and then refined by the energy, the present parts held
     fixed: a short chain on pi(x_absent | x_present). Items with nothing present, and with `skip` all that have a gap,
-    are left out. docs/methods/missing.md.
+    are left out. docs/methods/missing.md. Without a `posterior`, where the chain starts from noise, so do absent parts.
     """
     model, rng = state.model, state.rng
     complete = batch.complete()
@@ -155,6 +192,9 @@ def complete_items(
     if incomplete == "skip" or not len(rows):
         return whole
     some = batch.select(rows)
+    if posterior is None:
+        refined, _ = model.refine_data(some.views, rng, clamp=some.there())
+        return {name: torch.cat([whole[name], refined[name]]) for name in whole}
     if codes is None:  # while the energy learns alone
         with torch.no_grad():
             latents = posterior.select(rows).sample(rng)[0]

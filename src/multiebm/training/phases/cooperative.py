@@ -15,11 +15,13 @@ from multiebm.objectives.cooperative import balanced_weight, generator_loss, inf
 from multiebm.objectives.vae import BoundSettings, Draw, bound_loss, draw
 from multiebm.priors.prior import Prior
 from multiebm.training.codes import (
+    PositivePhase,
     RefinedCodes,
     RefinedSamples,
     complete_items,
     follow_codes,
     latent_chain_metrics,
+    log_q,
     observed,
     prior_step,
     refine_codes,
@@ -54,8 +56,11 @@ class Cooperative(Phase):
     ] = 1.0
     inference_synthetic: Annotated[NonNegative, Field(description="lambda_I, weight of -log q(z | X~), eq. (12)")] = 0.1
     positive_phase: Annotated[
-        Literal["random_expert", "all_experts"],
-        Field(description="latent chains start from a code of one expert an item, or of each that it has"),
+        PositivePhase,
+        Field(
+            description="latent chains start from a code of one expert an item, or of each that it has; own_part: each "
+            "then sees its own part alone, and its decoder and encoder learn from it"
+        ),
     ] = "random_expert"
     incomplete: Annotated[
         Literal["fill", "skip"],
@@ -87,7 +92,7 @@ class Cooperative(Phase):
             samples, metrics = refine_samples(state, len(batch.present))
         # z0, W0 ~ q(z, W | X);  z~, W~: latent chain from z0, W0 towards p(z, W | X)                         eq. (8)
         codes = refine_codes(state, posterior, batch, self.positive_phase)
-        if len(codes.item):  # of `all_experts` there are none where nobody has a part
+        if len(codes.item):  # of each expert an item has there are none where nobody has a part
             # omega <- L_omega(X, z~, W~; X~, z, W), phi <- L_phi(z~, W~, X; z, W, X~)                  eqs. (11), (12)
             metrics |= self._generator_and_inference(state, batch, posterior, codes, samples)
         # p(z) follows the codes; its own parameters learn from z~, or from codes as drawn, against draws of the prior
@@ -128,15 +133,15 @@ class Cooperative(Phase):
         if samples is not None:
             weight = self._lambda_s(state, codes.batch, means, samples)
             log_ps = generator.log_likelihood(samples.refined, samples.means)
-        loss = generator_loss(log_px, codes.batch.present, self.reconstruction, log_ps, weight)
+        loss = generator_loss(log_px, codes.batch.present, self.reconstruction * codes.share, log_ps, weight)
         metrics = {"loss/generator": loss.item()} | ({} if samples is None else {"weight/synthetic": weight})
         if self.inference or (self.inference_synthetic and samples is not None):
             # L_phi = -log q(z~, W~ | X) - lambda_I log q(z, W | X~)                                          eq. (12)
-            log_q, log_qs = codes.posterior.log_prob(codes.latents, codes.batch.present), None
+            log_qs = None
             if self.inference_synthetic and samples is not None:
-                there = samples.present
-                log_qs = model.inference(Batch(samples.refined, there)).log_prob(samples.latents, there)
-            phi_loss = inference_loss(log_q, self.inference, log_qs, self.inference_synthetic)
+                made = Batch(samples.refined, samples.present)
+                log_qs = log_q(model.inference(made), samples.latents, made.present, codes.apart)
+            phi_loss = inference_loss(codes.log_q(), self.inference * codes.share, log_qs, self.inference_synthetic)
             loss = loss + phi_loss
             metrics["loss/inference"] = phi_loss.item()
         base = generator.prior.for_bound(learns=False)
@@ -217,6 +222,11 @@ class Cooperative(Phase):
             problems.append(
                 f"{at}.inference: got 0 with inference_synthetic and anchor 0, expected something from which the "
                 f"inference model learns; set {at}.inference=1, or {at}.anchor=1"
+            )
+        if chosen.from_noise:
+            problems.append(
+                f"model.data_chain.kind: got short_run with {at}.steps {self.steps}, expected a chain that starts from "
+                f"the generator: only then have its ends codes; set {at}.steps=0, or model.data_chain.kind=langevin"
             )
         bounds = [phase for phase in chosen.phases if isinstance(phase, BoundSettings) and phase.steps]
         other = any(getattr(phase, f.name) != f.default for phase in bounds for f in fields(BoundSettings))

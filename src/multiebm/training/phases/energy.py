@@ -9,23 +9,28 @@ from pydantic import Field
 from multiebm.core.batch import Batch
 from multiebm.core.metrics import GAP
 from multiebm.core.names import Views
-from multiebm.core.random import SEEDS, STREAM
-from multiebm.models.chains import is_steered
+from multiebm.core.random import SEEDS, STREAM, randn
+from multiebm.models.chains import is_steered, starts_from_noise
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.objectives.cooperative import energy_loss
-from multiebm.training.codes import complete_items, follow_codes, observed, prior_step, refine_samples
+from multiebm.training.codes import complete_items, follow_codes, observed, prior_step, refine_samples, refine_views
 from multiebm.training.phases.phase import Chosen, Phase
 from multiebm.training.state import TrainState, update
 
 WEIGHED_EVERY = 20  # steps of the energy between settings of the weight of an energy of interaction that learned before
 STEER_RATE = 0.02  # log change of the displacement per step
+DATA_NOISE = 0.03  # deviation of the noise that data get where chains start from noise, state units (arXiv 1904.09770)
 DISPLACEMENT_MIN = 0.001  # to which steering may lower it, rms per coordinate and chain step, state units
 
 
 @dataclass(frozen=True)
 class Energy(Phase):
-    """The energy learns alone, before generator and inference model follow it."""
+    """The energy learns alone, before generator and inference model follow it.
+
+    Where its chain starts from noise (`model.data_chain.kind: short_run`) neither of these two is asked: it is maximum
+    likelihood of the energy, and the others learn nothing.
+    """
 
     kind: Literal["energy"] = "energy"
     steps: Annotated[int, Field(ge=0, description="training steps; 0 = the phase is left out")] = 50
@@ -33,6 +38,11 @@ class Energy(Phase):
     def step(self, state: TrainState[MultimodalModel], batch: Batch, done: int) -> dict[str, float]:
         """One step of the energy on data [B, ...] against refined samples, and of a prior on codes as drawn."""
         model, prior = state.model, state.model.generator.prior
+        if starts_from_noise(model.data_chain):
+            refined, metrics = refine_views(state, batch.views)  # which give their shapes alone
+            data = complete_items(state, None, batch, None)
+            noisy = {name: view + DATA_NOISE * randn(state.rng, view.shape, view) for name, view in data.items()}
+            return metrics | energy_step(state, noisy, refined)
         posterior = model.inference(batch)
         samples, metrics = refine_samples(state, len(batch.present))
         alone = bool(prior.own_parameters())

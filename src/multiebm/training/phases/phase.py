@@ -28,6 +28,7 @@ class Chosen(NamedTuple):
     energy: bool  # whether there is one
     phases: "Sequence[Phase]"
     interaction: bool = False  # whether there is an energy of interaction
+    from_noise: bool = False  # whether the data chain starts from noise
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,6 @@ def per_modality(model: MultimodalModel, what: str, values: Tensor, present: Ten
 
 
 def encoder_metrics(posterior: Posterior, batch: Batch) -> dict[str, float]:
-    """Return mean and least scale of the experts of present parts."""
+    """Return mean and least scale of the experts of present parts; nothing where there is no shared latent."""
     scale = posterior.experts.scale.detach()[batch.present.T]
-    return {"encoder/scale_mean": scale.mean().item(), "encoder/scale_min": scale.min().item()} if len(scale) else {}
+    return {"encoder/scale_mean": scale.mean().item(), "encoder/scale_min": scale.min().item()} if scale.numel() else {}
