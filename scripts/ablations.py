@@ -51,11 +51,13 @@ ROWS = {
     "mle-noise-30": Row("energy alone, from noise, 30 steps", NOISE, "energy", (f"{ENERGY}=30",)),
     "mle-noise-60": Row("energy alone, from noise, 60 steps", NOISE, "energy", (f"{ENERGY}=60",)),
     "mle-noise-100": Row("energy alone, from noise, 100 steps", NOISE, "energy", (f"{ENERGY}=100",)),
-    "mle-noise-fixed": Row("the same, 60 steps of fixed size", NOISE, "energy", ("model.data_chain.step_size=5",)),
+    "mle-noise-fixed": Row(
+        "energy alone, from noise, 60 fixed steps", NOISE, "energy", ("model.data_chain.step_size=5",)
+    ),
     "indep-gen": Row("independent generators", "polydigits-indep-gen"),
-    "indep-gen-30": Row("the same, 30 data steps", "polydigits-indep-gen", overrides=(f"{ENERGY}=30",)),
+    "indep-gen-30": Row("independent generators, 30 data steps", "polydigits-indep-gen", overrides=(f"{ENERGY}=30",)),
     "indep-inf": Row("independent inference", "polydigits-indep-inf"),
-    "indep-inf-30": Row("the same, 30 latent steps", "polydigits-indep-inf", overrides=(f"{LATENT}=30",)),
+    "indep-inf-30": Row("independent inference, 30 latent steps", "polydigits-indep-inf", overrides=(f"{LATENT}=30",)),
 }
 COLUMNS = {
     "joint coherence, Gen": ("gen/joint_coherence", 3),
