@@ -42,6 +42,16 @@ def test_each_draw_is_a_completion_with_the_next_seed(noise):
     assert (found.std["face"] > 0).any()
 
 
+def test_items_are_encoded_once_for_all_draws(monkeypatch):
+    model, calls = model_of(), []
+    given = model.inference.given
+    monkeypatch.setattr(
+        model.inference, "given", lambda batch, **more: calls.append(len(batch.present)) or given(batch)
+    )
+    model.impute(GIVEN, latent_steps=1, draws=6)
+    assert calls == [5]
+
+
 def test_what_was_observed_is_exact_in_mean_and_draws_and_has_no_deviation():
     found = model_of().impute(GIVEN, draws=7, noise=True)
     there = ~GIVEN["right"].isnan()

@@ -17,7 +17,7 @@ TOLERANCE = 1e-4  # nats a row and step of EM, below which it ends
 STEPS = 100  # of EM at most
 TURNS, SETTLED = 100, 1e-4  # of the start at most, until no column's noise changes by more
 WIDE, TURNS_OF_WIDE = 200, 10  # columns, with more of which the start takes that many turns
-FEW = 32  # patterns of gaps, up to which sums over rows are products of matrices, one a pattern
+FEW = 32  # patterns of gaps, up to which sums go by pattern (`_Few`), beyond by row (`_Many`)
 FOLDS, MANY = 5, 500  # of the cross-validation that chooses the prior on loadings; of so many rows one fold does
 SHRINK = (1.0, 10.0, 100.0, 1000.0)  # precisions of the prior on loadings that it tries, in units of a column's noise
 
@@ -35,39 +35,71 @@ class Factors(NamedTuple):
 
     def posterior(self, x: Tensor) -> Tensor:
         """Return E[z | x] [N, K] of rows [N, F], NaN where a cell is missing."""
-        return self.expect(x, *_patterns(x))[0]
+        return self.expect(x, _gaps(x))[0]
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) [N] in nats of what there is of rows [N, F], NaN where a cell is missing."""
-        return self.expect(x, *_patterns(x))[2]
+        return self.expect(x, _gaps(x))[2]
 
-    def expect(self, x: Tensor, patterns: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return E[z | x] [N, K], covariances [P, K, K] of z by pattern of gaps, and log p(x) [N]; `patterns` bool
-        [P, F] of the cells that are there, and the one `index` [N] that a row has.
-        """
+    def expect(self, x: Tensor, gaps: "_Few | _Many") -> tuple[Tensor, Tensor, Tensor]:
+        """Return E[z | x] [N, K], covariances [P, K, K] of z by pattern of gaps, and log p(x) [N] of rows [N, F]."""
         off = torch.nan_to_num(x.double() - self.loc, nan=0.0)
         weighed = self.loadings / self.noise[:, None]
         eye = torch.eye(self.loadings.shape[1], dtype=torch.float64)
-        if len(patterns) <= FEW:
-            precision = eye + torch.stack([weighed[own].T @ self.loadings[own] for own in patterns])
-        else:
-            squares = (weighed[:, :, None] * self.loadings[:, None]).flatten(1)  # [F, K K]
-            precision = eye + (patterns.double() @ squares).view(-1, *eye.shape)
-        root = torch.linalg.cholesky(precision)
+        root = torch.linalg.cholesky(eye + gaps.products(weighed, self.loadings))
         covariance, pull = torch.cholesky_inverse(root), off @ weighed
-        if len(patterns) <= FEW:
-            mean = torch.zeros_like(pull)
-            for i, own in enumerate(covariance):
-                mean[index == i] = pull[index == i] @ own
-        else:
-            mean = (covariance[index] @ pull[..., None])[..., 0]
-        fixed = patterns.double() @ (self.noise * 2 * torch.pi).log() + 2 * root.diagonal(dim1=1, dim2=2).log().sum(1)
-        return mean, covariance, 0.5 * ((pull * mean).sum(1) - (off.square() / self.noise).sum(1) - fixed[index])
+        mean, there = gaps.times(pull, covariance), gaps.patterns.double()
+        fixed = there @ (self.noise * 2 * torch.pi).log() + 2 * root.diagonal(dim1=1, dim2=2).log().sum(1)
+        return mean, covariance, 0.5 * ((pull * mean).sum(1) - (off.square() / self.noise).sum(1) - fixed[gaps.of_row])
 
 
-def _patterns(x: Tensor) -> tuple[Tensor, Tensor]:
+class _Few(NamedTuple):
+    """Which cells the rows have: `patterns` [P, F] (bool) and the one of each row, `of_row` [N]. Sums go by pattern, as
+    products of matrices.
+    """
+
+    patterns: Tensor
+    of_row: Tensor
+
+    def products(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return a' b over the cells of each pattern, of a and b [F, K]: [P, K, K]."""
+        return torch.stack([a[own].T @ b[own] for own in self.patterns])
+
+    def times(self, rows: Tensor, matrices: Tensor) -> Tensor:
+        """Return each of the rows [N, K] times the matrix of its pattern, symmetric [P, K, K]: [N, K]."""
+        found = torch.zeros_like(rows)
+        for i, own in enumerate(matrices):
+            found[self.of_row == i] = rows[self.of_row == i] @ own
+        return found
+
+    def with_squares(self, sums: Tensor, z: Tensor) -> Tensor:
+        """Return sums [P, K, K] and z' z of the rows z [N, K] of each pattern."""
+        return sums + torch.stack([z[self.of_row == i].T @ z[self.of_row == i] for i in range(len(self.patterns))])
+
+
+class _Many(NamedTuple):
+    """`_Few` of so many patterns that sums go by row."""
+
+    patterns: Tensor
+    of_row: Tensor
+
+    def products(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return a' b over the cells of each pattern, of a and b [F, K]: [P, K, K]."""
+        each = (a[:, :, None] * b[:, None]).flatten(1)  # [F, K K]
+        return (self.patterns.double() @ each).view(-1, a.shape[1], b.shape[1])
+
+    def times(self, rows: Tensor, matrices: Tensor) -> Tensor:
+        """Return each of the rows [N, K] times the matrix of its pattern, symmetric [P, K, K]: [N, K]."""
+        return (matrices[self.of_row] @ rows[..., None])[..., 0]
+
+    def with_squares(self, sums: Tensor, z: Tensor) -> Tensor:
+        """Return sums [P, K, K] and z' z of the rows z [N, K] of each pattern."""
+        return sums.index_add(0, self.of_row, z[:, :, None] * z[:, None])
+
+
+def _gaps(x: Tensor) -> _Few | _Many:
     patterns, index = (~x.isnan()).unique(dim=0, return_inverse=True)
-    return patterns, index
+    return (_Few if len(patterns) <= FEW else _Many)(patterns, index)
 
 
 def factor_analysis(x: Tensor, k: int, shrink: float = 1.0, start: Factors | None = None) -> Factors:
@@ -75,7 +107,7 @@ def factor_analysis(x: Tensor, k: int, shrink: float = 1.0, start: Factors | Non
 
     Loadings have the prior N(0, noise / shrink): few rows make small ones. A column without two values has none.
     """
-    x, (patterns, index) = x.double(), _patterns(x)
+    x, gaps = x.double(), _gaps(x)
     there = ~x.isnan()
     n = there.sum(0).clamp_min(1)
     loc = torch.nan_to_num(x, nan=0.0).sum(0) / n
@@ -86,22 +118,18 @@ def factor_analysis(x: Tensor, k: int, shrink: float = 1.0, start: Factors | Non
     variance = off.square().sum(0) / n
     before, eye = -torch.inf, torch.eye(k, dtype=torch.float64)
     own = _start(off, variance, k) if start is None else start.in_units(loc, unit)
-    rows = torch.zeros(len(patterns), dtype=torch.float64).index_add(0, index, torch.ones(len(x), dtype=torch.float64))
+    rows = gaps.of_row.bincount(minlength=len(gaps.patterns)).double()
     for _ in range(STEPS):
-        z, covariance, log_p = own.expect(seen, patterns, index)
+        z, covariance, log_p = own.expect(seen, gaps)
         prior = 0.5 * shrink * (own.loadings.square().sum(1) / own.noise).sum() / len(x)
         if (value := float(log_p.mean() - prior)) - before < TOLERANCE:
             break
         before, xz = value, off.T @ z  # [F, K]
-        squares = rows[:, None, None] * covariance  # [P, K, K]
-        if len(patterns) <= FEW:
-            squares += torch.stack([z[index == i].T @ z[index == i] for i in range(len(patterns))])
-        else:
-            squares = squares.index_add(0, index, z[:, :, None] * z[:, None])
-        if len(patterns) == 1:  # all columns share one system
+        squares = gaps.with_squares(rows[:, None, None] * covariance, z)  # [P, K, K]
+        if len(squares) == 1:  # all columns share one system
             loadings = torch.linalg.solve(squares[0] + shrink * eye, xz.T).T
         else:
-            zz = torch.einsum("pf,pkl->fkl", patterns.double(), squares)
+            zz = torch.einsum("pf,pkl->fkl", gaps.patterns.double(), squares)
             loadings = torch.linalg.solve(zz + shrink * eye, xz[..., None])[..., 0]
         noise = variance - (loadings * xz).sum(1) / n
         own = Factors(own.loc, loadings, noise.clamp_min(LEAST_NOISE))

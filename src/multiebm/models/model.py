@@ -146,24 +146,25 @@ class MultimodalModel(StateModel):
         handed = use.check_parts(self.modalities, parts, present)
         seeds = use.check_seeds(seed, len(handed.present))
 
-        def complete(draw: int) -> Views:
-            def some(batch: Batch, first: int) -> Views:
-                own = seeds + draw if isinstance(seeds, int) else [seed + draw for seed in seeds]
-                rng = item_generators(own, len(batch.present), first)
-                views = self.best_fill(batch, rng, latent_steps, best_of)
-                if data_steps != 0:
-                    views, _ = self.refine_data(views, rng, data_steps, clamp=batch.there())
-                return self._raw(self.with_noise(views, rng) if noise else views, names)
-
-            return handed.observed(self.modalities, use.over_parts(self, self.modalities, some, handed))
-
-        with use.in_use(self):
-            if draws is None:
-                return complete(0)
+        if draws is not None:
             size = 8 * len(handed.present) * sum(self.modalities[name].size for name in names)
             draws = whole_number("draws", draws, 2, max(2, use.LARGEST // size), "a number of draws")
-            each = [complete(draw) for draw in track(range(draws), "draws")]
-            return _completion({name: torch.stack([views[name] for views in each]) for name in names})
+
+        def some(batch: Batch, first: int) -> Views:
+            posterior, each = self.inference.given(batch), list[Views]()  # encoded once for all draws
+            for draw in [0] if draws is None else track(range(draws), "draws"):
+                own = seeds + draw if isinstance(seeds, int) else [seed + draw for seed in seeds]
+                rng = item_generators(own, len(batch.present), first)
+                views = self.best_fill(batch, rng, latent_steps, best_of, posterior)
+                if data_steps != 0:
+                    views, _ = self.refine_data(views, rng, data_steps, clamp=batch.there())
+                each.append(self._raw(self.with_noise(views, rng) if noise else views, names))
+            return {name: torch.stack([views[name] for views in each], 1) for name in names}  # [B, K, ...]
+
+        found = use.over_parts(self, self.modalities, some, handed)
+        each = [{name: of[:, k] for name, of in found.items()} for k in range(draws or 1)]
+        each = [handed.observed(self.modalities, views) for views in each]
+        return each[0] if draws is None else _completion({k: torch.stack([of[k] for of in each]) for k in names})
 
     @overload
     def encode(self, parts: Views, present: Tensor | None = None, private: Literal[False] = False) -> Tensor: ...

@@ -242,13 +242,21 @@ class StateModel(nn.Module):
         means = self.decode(latents, ~whole)
         return batch.filled(means)
 
-    def best_fill(self, batch: Batch, rng: Randomness, latent_steps: int = 0, best_of: int = 1) -> Views:
+    def best_fill(
+        self,
+        batch: Batch,
+        rng: Randomness,
+        latent_steps: int = 0,
+        best_of: int = 1,
+        posterior: Posterior | None = None,
+    ) -> Views:
         """Return the views [B, ...] with what is absent decoded from latents of the present parts, the best of so many.
 
         The best has the largest f(X), the parts that belong together best: the energy of interaction has learned.
+        `posterior`: q(z, W | x_S), where it is known.
         """
         with torch.no_grad():
-            posterior = self.inference.given(batch)  # once for all of them
+            posterior = self.inference.given(batch) if posterior is None else posterior  # once for all of them
         best = self.fill(batch, self.infer_latents(batch, rng, latent_steps, posterior))
         if best_of > 1:
             assert self.interaction is not None
