@@ -7,22 +7,18 @@ and fills it in. Errors are root mean squares of hidden cells, in standard devia
 parts of the sets of `own_sets.py` that are numbers. All have their defaults.
 """
 
-import argparse
-import json
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cells import processor
+from cells import Kept, parser_of, processor
 from own_sets import SETS
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 
 import multiebm
 
-RESULTS = Path(__file__).parents[1] / "results"
 TABLES = [
     "cancer",
     "wine",
@@ -70,19 +66,14 @@ def hidden(table: np.ndarray, places: dict[str, list[int]], what: str, seed: int
 
 def main() -> None:
     """Measure what is not there yet; write the cells and the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="*", default=TABLES, choices=list(SETS))
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    given = parser.parse_args()
-    kept = given.out / "imputers" / "cells.json"
-    cells = json.loads(kept.read_text()) if kept.exists() else []
+    given = parser_of(__doc__, TABLES, SETS).parse_args()
+    cells = Kept(given.out / "imputers" / "cells.json")
     for name in given.sets:
         table, places = table_of(name)
         spread = np.nanstd(table, 0)
         for seed in given.seeds:
             for what in ("cells", "parts"):
-                if any((of["set"], of["seed"], of["hidden"]) == (name, seed, what) for of in cells):
+                if cells.has(set=name, seed=seed, hidden=what):
                     continue
                 gone = hidden(table, places, what, seed)
                 seen, errors, seconds = np.where(gone, np.nan, table), {}, {}
@@ -95,10 +86,7 @@ def main() -> None:
                     errors[label] = float(
                         np.sqrt(np.mean(((filled - table) / np.where(spread > 0, spread, 1))[gone] ** 2))
                     )
-                cells.append({"set": name, "seed": seed, "hidden": what, "rmse": errors, "seconds": seconds})
-                print(cells[-1], flush=True)
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                kept.write_text(json.dumps(cells, indent=1) + "\n")
+                cells.add({"set": name, "seed": seed, "hidden": what, "rmse": errors, "seconds": seconds})
     page = [
         "# Gaps of tables",
         "",
@@ -109,7 +97,7 @@ def main() -> None:
     for what in ("cells", "parts"):
         page += ["", f"## A fifth of the {what} hidden", "", f"| set | {' | '.join(IMPUTERS)} | seconds of ours |"]
         page += ["|---" * (len(IMPUTERS) + 2) + "|"]
-        for name in dict.fromkeys(of["set"] for of in cells):
+        for name in cells.sets():
             own = [of for of in cells if (of["set"], of["hidden"]) == (name, what)]
             shown = [f"{np.mean([of['rmse'][label] for of in own]):.3f}" for label in IMPUTERS]
             took = np.mean([of["seconds"]["multiebm"] for of in own])

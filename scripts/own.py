@@ -9,7 +9,6 @@ training, of categories those of probabilities. Cells are kept in results/own/ME
 of them.
 """
 
-import argparse
 import json
 import logging
 import tempfile
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import processor
+from cells import Kept, parser_of, processor
 from own_sets import NUMBERS, SETS, length, rows_of
 
 import multiebm
@@ -29,7 +28,6 @@ from multiebm.evaluation.measurement import Measurement
 from multiebm.evaluation.result import MATCH, SCORE, EvaluationSettings
 from multiebm.modalities.base import Modality
 
-RESULTS = Path(__file__).parents[1] / "results"
 DRAWS = 100
 WORSE = 1.03  # times the error of the better of regression and neighbours that is no worse than these
 
@@ -119,27 +117,18 @@ def lines(cells: list[dict[str, Any]], method: str) -> list[str]:
 
 def main() -> None:
     """Measure what is asked for and not there yet; write the cells and the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS))
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser = parser_of(__doc__, SETS, SETS)
     parser.add_argument("--method", default="own")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--validation", action="store_true", help="measure the rows for validation, into no page")
-    parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     logging.disable(logging.WARNING)
     filling.DRAWS = DRAWS
-    kept = given.out / "own" / f"{given.method}.json"
-    cells = json.loads(kept.read_text()) if kept.exists() and not given.validation else []
+    cells = Kept(None if given.validation else given.out / "own" / f"{given.method}.json")
     for name in given.sets:
         for seed in given.seeds:
-            if any((of["set"], of["seed"]) == (name, seed) for of in cells):
-                continue
-            cells.append(cell(name, seed, given.method, given.overrides, given.validation))
-            print(name, seed, f"{ratio(cells[-1]):.3f}", json.dumps(cells[-1]), flush=True)
-            if not given.validation:
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                kept.write_text(json.dumps(cells, indent=1) + "\n")
+            if not cells.has(set=name, seed=seed):
+                cells.add(cell(name, seed, given.method, given.overrides, given.validation))
     print("\n".join(lines(cells, given.method)))
     if not given.validation:
         write_page(given.out)

@@ -8,16 +8,15 @@ of 0.3 standard deviations. They train as long as the cell of `results/own/own.j
 100 draws there too. Seconds are those of one thread.
 """
 
-import argparse
 import json
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from own import DRAWS, RESULTS, dataset_of
+from cells import RESULTS, Kept, parser_of
+from own import DRAWS, dataset_of
 from own_sets import SETS
 
 COMPLETE = ["cancer", "diabetes", "linnerud", "digit halves", "crime", "sensors", "factors", "ring"]
@@ -65,27 +64,19 @@ def error(model: Any, states: dict[str, torch.Tensor], part: str) -> float:
 
 def main() -> None:
     """Measure what is not there yet; write the cells and the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="*", default=COMPLETE, choices=list(SETS))
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    given = parser.parse_args()
+    given = parser_of(__doc__, COMPLETE, SETS).parse_args()
     ours = {(of["set"], of["seed"]): of for of in json.loads((RESULTS / "own" / "own.json").read_text())}
-    kept = given.out / "peer" / "cells.json"
-    cells = json.loads(kept.read_text()) if kept.exists() else []
+    cells = Kept(given.out / "peer" / "cells.json")
     for name in given.sets:
         for seed in given.seeds:
             data = dataset_of(name, seed, validation=False)
             splits = [data.batch(split, torch.arange(len(getattr(data, split)))).views for split in ("train", "test")]
             for method in METHODS:
-                if any((of["set"], of["seed"], of["method"]) == (name, seed, method) for of in cells):
+                if cells.has(set=name, seed=seed, method=method):
                     continue
                 model, took = trained(method, splits[0], ours[name, seed]["seconds"], seed)
                 errors = {part: error(model, splits[1], part) for part in splits[1]}
-                cells.append({"set": name, "seed": seed, "method": method, "rmse": errors, "seconds": round(took, 1)})
-                print(cells[-1], flush=True)
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                kept.write_text(json.dumps(cells, indent=1) + "\n")
+                cells.add({"set": name, "seed": seed, "method": method, "rmse": errors, "seconds": round(took, 1)})
     labels = ["own", *(f"MultiVae {method}" for method in METHODS), "regression", "neighbours"]
     page = ["# The suite of own data in MultiVae", "", *(__doc__ or "").strip().split("\n\n")[2].splitlines(), ""]
     page += [
@@ -94,7 +85,7 @@ def main() -> None:
         f"| set | {' | '.join(labels)} | seconds |",
         "|---" * (len(labels) + 2) + "|",
     ]
-    for name in dict.fromkeys(of["set"] for of in cells):
+    for name in cells.sets():
         mine = [ours[name, seed] for seed in given.seeds]
         row = [np.mean([part["model"] for of in mine for part in of["parts"].values()])]
         for method in METHODS:
