@@ -54,7 +54,7 @@ def odd_cells(
             first = written[int(np.argmax(found[written] != "w"))]
             return (
                 f"{at}: got a number that is written as a text, {_shown(cells[first])} in row {rows[first]}, expected "
-                f"numbers; convert them (with a decimal point, without a unit; pandas.to_numeric), or {CLASSES}"
+                f"numbers; convert them (with a decimal point, without a unit; {_reader(cells[first])}), or {CLASSES}"
             )
         if not declared and (no_classes := _no_classes(cells, rows)):
             return f"{at}: {no_classes}, or {CLASSES}"
@@ -68,6 +68,12 @@ def odd_cells(
         f": got numbers ({sorts['numbers']}) and texts ({sorts['texts']}) in one part, expected columns of one sort; "
         f"make two parts of them, or {CLASSES}"
     )
+
+
+def _reader(cell: Any) -> str:
+    """Return what of pandas makes a number of a text like this one."""
+    comma = (b"," if isinstance(cell, bytes) else ",") in cell
+    return "pandas.read_csv has decimal=',' and thousands=','" if comma else "pandas.to_numeric"
 
 
 def _no_classes(cells: Array, rows: Array) -> str:

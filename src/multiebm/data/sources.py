@@ -3,6 +3,7 @@
 Foreign objects are known by their attributes: nothing is imported for them.
 """
 
+import csv
 import logging
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -90,22 +91,49 @@ def read_table(file: Path) -> Any:
     check_bytes(file, file.stat().st_size)
     try:
         if file.suffix.lower() in (".csv", ".tsv"):
-            how = "\t" if file.suffix.lower() == ".tsv" else _separator(file)
-            return pd.read_csv(file, sep=how, skipinitialspace=True)
+            return _read_text(file)
         return pd.read_parquet(file) if file.suffix.lower() == ".parquet" else pd.read_feather(file)
     except ImportError as error:
         raise DataError(f"{file}: got {file.suffix}, which pyarrow reads, and it is not here; {_EXTRA}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: got a table in another encoding than UTF-8 ({error}); save it as UTF-8") from error
-    except (OSError, ValueError) as error:  # pandas' own are of the latter
+    except (OSError, ValueError, csv.Error) as error:  # pandas' own are of the latter
         why = " ".join(str(error).split())
-        raise DataError(f"{file}: got a table that cannot be read ({why}); repair it") from error
+        fix = "expected a line of names and then a line a row, with as many cells in each; repair it"
+        raise DataError(f"{file}: got a table that cannot be read ({why}), {fix}") from error
 
 
-def _separator(file: Path) -> str:
-    """Return what stands between the cells of a .csv: a comma, unless its first line has none and has another one."""
-    with file.open(encoding="utf-8") as stream:
-        head = stream.readline()
+def _read_text(file: Path) -> Any:
+    """Return the data frame of a .csv or .tsv, its columns named as its first line says, twice if it does.
+
+    Where lines end in a separator, the empty cells behind it are left out. Where rows have one cell more than there are
+    names, the first one is the name of the row, as R writes it, which is said. DataError where they have more.
+    """
+    import pandas as pd
+
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        mark = _separator(next((line for line in stream if line.strip()), ""), file)
+        stream.seek(0)
+        lines = (line for line in csv.reader(stream, delimiter=mark, skipinitialspace=True) if line)
+        names, first = next(lines, []), next(lines, [])
+    width, n = max(len(names), len(first)), len(names)
+    frame = pd.read_csv(file, sep=mark, skipinitialspace=True, header=0, names=list(range(width)))
+    if frame.iloc[:, n:].notna().any(axis=None):
+        if width > n + 1:
+            raise ValueError(f"{n} names in the first line and {width} cells in the next")
+        logger.warning("%s: rows have a cell more than there are names; the first is read as the name of a row", file)
+        frame = frame.iloc[:, 1:]
+    while n and not names[n - 1] and frame.iloc[:, n - 1].isna().all():
+        n -= 1
+    frame = frame.iloc[:, :n]
+    frame.columns = [name or f"Unnamed: {i}" for i, name in enumerate(names[:n])]
+    return frame
+
+
+def _separator(head: str, file: Path) -> str:
+    """Return what stands between cells: of a .tsv a tab, else a comma, unless the `head` has none and another one."""
+    if file.suffix.lower() == ".tsv":
+        return "\t"
     return next((mark for mark in (",", ";", "\t", "|") if mark in head), ",")
 
 

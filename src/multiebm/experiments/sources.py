@@ -65,6 +65,8 @@ def names_settings(source: Any) -> bool:
     path = Path(source)
     if source in preset_names() or (path / CONFIG).is_file():
         return True
+    if path.is_file():  # another one than a YAML file is meant as data, and refused as such if need be
+        return path.suffix.lower() in (".yaml", ".yml", "")
     return not path.is_dir() and path.suffix.lower() not in DATA_ENDINGS
 
 

@@ -1,0 +1,71 @@
+"""Tables as programs write them: separators, names, line ends; what is read is under its name, the rest refused."""
+
+import pytest
+import torch
+
+import multiebm
+from multiebm.cli.main import main
+from multiebm.core.errors import ConfigError, DataError
+from multiebm.data.sources import read_table
+
+
+def table_of(tmp_path, text: str, name: str = "t.csv"):
+    (tmp_path / name).write_bytes(text.encode("utf-8"))
+    return read_table(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,b,c\n1,2,x\n3,4,y\n",
+        "a,b,c,\n1,2,x,\n3,4,y,\n",  # lines end in a comma
+        "a,b,c\n1,2,x,\n3,4,y,\n",  # all but the first do: pandas calls b a
+        "a,b,c\n1,2,x,,\n3,4,y,,\n",
+        "\ufeffa;b;c\r\n1;2;x\r\n3;4;y\r\n",
+        'a,b,"c"\r1,2,x\r3,4,y\r',
+        "\n\na|b|c\n\n1|2|x\n3|4|y\n\n",
+    ],
+)
+def test_columns_of_a_csv_have_the_names_above_them(tmp_path, text):
+    frame = table_of(tmp_path, text)
+    assert frame.to_dict("list") == {"a": [1, 3], "b": [2, 4], "c": ["x", "y"]}
+
+
+def test_a_cell_before_the_names_is_the_name_of_its_row_and_is_said(tmp_path, caplog):
+    frame = table_of(tmp_path, '"a","b"\n"row 1",1,2\n"row 2",3,\n')
+    assert frame["a"].tolist() == [1, 3]
+    assert frame["b"].fillna(-1).tolist() == [2, -1]
+    assert "t.csv: rows have a cell more than there are names; the first is read as the name of a row" in caplog.text
+    with pytest.raises(
+        DataError, match=r"t.csv: got a table that cannot be read \(1 names in the first line and 3 cells"
+    ):
+        table_of(tmp_path, "a\n1,2,3\n")
+
+
+def test_names_and_cells_in_quotes_may_have_line_ends(tmp_path):
+    frame = table_of(tmp_path, 'a,"b\nof car"\n1,"x\ny"\n2,"z, w"\n')
+    assert frame.to_dict("list") == {"a": [1, 2], "b\nof car": ["x\ny", "z, w"]}
+
+
+def test_a_name_that_a_csv_has_twice_is_not_taken(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b,a\n1,2,3\n4,5,6\n")
+    with pytest.raises(ConfigError, match="part 'x': got 2 columns called 'a', expected one; rename them, or give pl"):
+        multiebm.read_data(tmp_path / "t.csv", parts={"x": ["a", "b"]})
+    data = multiebm.read_data(tmp_path / "t.csv", parts={"x": [2, 1]})
+    assert sorted(torch.cat([data.train.views["x"], data.test.views["x"]]).tolist()) == [[3, 2], [6, 5]]
+
+
+def test_a_file_that_is_neither_data_nor_settings_is_refused_as_data(tmp_path, capsys):
+    (tmp_path / "t.xlsx").write_bytes(b"PK")
+    for more in ([], ["--part", "x=a"]):
+        with pytest.raises(SystemExit, match="1"):
+            main(["train", str(tmp_path / "t.xlsx"), *more, "--out", str(tmp_path / "run")])
+        assert "t.xlsx: got a file '.xlsx', expected .npz, .csv," in capsys.readouterr().err
+
+
+def test_numbers_with_commas_are_refused_with_what_reads_them(tmp_path):
+    for text in ("a;b\n1,5;2\n2,25;3\n", 'a,b\n"1,500",2\n"2,250",3\n'):
+        (tmp_path / "t.csv").write_text(text)
+        said = r"column 'a': got a number .* '1,5\d*' in row 0, .*; pandas.read_csv has decimal=',' and thousands=','"
+        with pytest.raises(DataError, match=said):
+            multiebm.read_data(tmp_path / "t.csv", parts={"x": ["a", "b"]})
