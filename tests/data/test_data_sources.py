@@ -149,6 +149,25 @@ def test_a_picture_of_another_size_is_named_with_the_usual_one(tmp_path):
         read_source(tmp_path / "left")
 
 
+def test_folders_and_files_that_are_no_part_are_said_or_refused(tmp_path, caplog):
+    write_pictures(tmp_path / "left", ["a", "b"])
+    Image.new("RGB", (11, 8)).save(tmp_path / "left" / "c.JPG")
+    (tmp_path / "left" / ".DS_Store").write_text("x")
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "empty").mkdir()
+    assert list(read_source(tmp_path)) == ["left"]
+    assert len(read_source(tmp_path)["left"]) == 3
+    assert "1 files are in no folder of a part and are not read: notes.txt" in caplog.text
+    assert f"{tmp_path / 'empty'}: an empty folder, which is no part" in caplog.text
+    (tmp_path / "empty" / "a").mkdir()
+    with pytest.raises(DataError, match=r"empty: got 1 entries, first 'a', and no picture, .* or remove the folder"):
+        read_source(tmp_path)
+    (tmp_path / "left" / "b.png").write_bytes((tmp_path / "left" / "b.png").read_bytes()[:99])
+    (tmp_path / "empty" / "a").rmdir()
+    with pytest.raises(DataError, match=r"left/b.png: got .*truncated.*, expected a readable picture; save it again"):
+        read_source(tmp_path)
+
+
 SHAPES = {
     "12x9 RGB pictures": np.zeros((N, 12, 9, 3), np.uint8),
     "12x9 grey pictures": np.zeros((N, 12, 9), bool),

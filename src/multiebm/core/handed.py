@@ -166,10 +166,15 @@ def unpack(value: Any, where: str, numbers: bool = False) -> Handed:
         if hasattr(value, "to_numpy") and hasattr(value, "columns"):
             return _from_frame(value, where, numbers)
         if hasattr(value, "to_numpy"):
-            dtype = value.dtype
+            dtype = getattr(value, "dtype", None)
             if hasattr(dtype, "categories"):
                 return Handed(np.asarray(value.to_numpy()), was="categories")
-            if not isinstance(dtype, np.dtype) and getattr(dtype, "kind", "O") in "biuf" and value.isna().any():
+            if (
+                dtype is not None
+                and not isinstance(dtype, np.dtype)
+                and getattr(dtype, "kind", "O") in "biuf"
+                and value.isna().any()
+            ):
                 # what a nullable type calls missing becomes NaN, and is treated as NaN is
                 kept = np.float64 if numbers or dtype.kind != "b" else object  # truth values stay what they are
                 return Handed(value.to_numpy(dtype=kept, na_value=np.nan))

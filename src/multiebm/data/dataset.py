@@ -101,6 +101,10 @@ class MultimodalDataset:
         told = f"\nconstant in training, so nothing is learned of them: columns of {'; '.join(same)}" if same else ""
         if none := [name for name in self.modalities if not self.train.of(name)[1].any()]:
             told += f"\nno row to train on has {' or '.join(none)}, so nothing is learned of it; is `present` inverted?"
+        elif len(self.modalities) > 1 and not (self.train.present.sum(1) > 1).any():
+            told += (
+                "\nno row to train on has two parts, so nothing joins them; are rows of one item in one place, or name?"
+            )
         for name, far in self.outliers().items():
             told += (
                 f"\n{far}; leave such cells empty, or, where they are right, train with --kind {name}="

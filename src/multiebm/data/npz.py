@@ -86,6 +86,9 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"{info.filename}: format {version[0]}.{version[1]} of an array")
     shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(start)
+    if dtype.hasobject and not dtype.names:
+        fix = "make numbers or texts of them, .astype(float) or .astype(str)"
+        raise ValueError(f"{info.filename}: values of type object; {fix}")
     if dtype.hasobject or dtype.names or dtype.subdtype or not dtype.itemsize:
         raise ValueError(f"{info.filename}: values of type {dtype}")
     holds = info.file_size - start.tell()

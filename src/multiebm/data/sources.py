@@ -47,12 +47,32 @@ def read_source(data: Any, parts: Columns | None = None, labels: str | None = No
         return found | ({"labels": data.obs[labels].to_numpy()} if labels else {})
     if hasattr(data, "data_vars"):
         return _without_parts({str(name): array.to_numpy() for name, array in data.data_vars.items()}, parts)
-    if hasattr(data, "columns") and hasattr(data, "to_numpy"):
-        return _columns_of(data, parts, labels, "table")
+    if (frame := _as_pandas(data)) is not None:
+        return _columns_of(frame, parts, labels, "table")
     raise DataError(
         f"data: got {type(data).__name__}, expected a dict of arrays by part, a data frame, AnnData, MuData, "
         "an xarray Dataset, or a path; make it a dict: {'name': values}"
     )
+
+
+def _as_pandas(data: Any) -> Any:
+    """Return a table of any library as a data frame of pandas; None for what is no table."""
+    if hasattr(data, "iloc"):
+        return data if hasattr(data, "columns") else None  # a series is no table
+    if not hasattr(data, "to_pandas") and not (hasattr(data, "columns") and hasattr(data, "to_numpy")):
+        return None
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise DataError(f"data: got {type(data).__name__}, which pandas reads, and it is not here; {_EXTRA}") from error
+    if hasattr(data, "to_pandas"):
+        try:
+            return data.to_pandas()
+        except ImportError:  # polars wants pyarrow for it
+            pass
+    if hasattr(data, "__getitem__") and hasattr(data, "columns"):
+        return pd.DataFrame({str(name): np.asarray(data[name].to_numpy()) for name in data.columns})
+    return pd.DataFrame(data.to_numpy(), columns=list(data.columns))
 
 
 def read_path(path: str | Path, parts: Columns | None = None, labels: str | None = None) -> dict[str, Any]:
@@ -147,6 +167,8 @@ def _columns_of(frame: Any, parts: Columns | None, labels: str | None, what: str
             f"{what}: got a table of {len(known)} columns ({listed}) and not which of them form which part; say it: "
             f"--part NAME={two} for each part, in Python parts={{'name': [columns]}}"
         )
+    if all(isinstance(column, Integral) for column in frame.columns):  # then whole numbers are names, as to pandas
+        parts = {part: [str(c) for c in ([of] if isinstance(of, str | int) else of)] for part, of in parts.items()}
     places = columns_of_parts(known, parts if labels is None else {"labels": labels, **parts}, what)
     found = {part: frame.iloc[:, places[part]] for part in parts}
     if labels is not None:
@@ -236,15 +258,25 @@ def read_folder(folder: Path) -> dict[str, Any]:
             names = [file.stem for file in files if file.suffix.lower() in ENDINGS]
             twice = next(name for name in names if names.count(name) > 1)
             raise DataError(f"{part}: got two pictures called {twice!r}, expected one; remove one of them")
-        if others := [file.name for file in files if file.suffix.lower() not in ENDINGS]:
-            logger.warning("%s: %d files are no pictures and are not read, first %s", part, len(others), others[0])
+        others = [file.name for file in files if file.suffix.lower() not in ENDINGS]
+        if others and not pictures:
+            raise DataError(
+                f"{part}: got {len(others)} entries, first {others[0]!r}, and no picture, expected pictures "
+                f"({', '.join(ENDINGS)}) in the folder of a part itself; convert or move them, or remove the folder"
+            )
+        if others:
+            logger.warning("%s: %d entries are no pictures and are not read, first %s", part, len(others), others[0])
         if pictures:
             named[part.name] = pictures
+        else:
+            logger.warning("%s: an empty folder, which is no part", part)
     if not named:
         raise DataError(
             f"{folder}: got no folders of pictures, expected one for each part ({', '.join(ENDINGS)}), with the same "
             "file names where they are one item"
         )
+    if loose := sorted(entry.name for entry in folder.iterdir() if not entry.is_dir() and entry.name[0] != "."):
+        logger.warning("%s: %d files are in no folder of a part and are not read: %s", folder, len(loose), loose[0])
     names = sorted({name for pictures in named.values() for name in pictures})
     found: dict[str, Any] = {}
     for name_of_part, pictures in named.items():
