@@ -248,3 +248,11 @@ def test_a_column_without_numbers_is_named(column, cells, said):
     at = NAMES.index(column)
     with pytest.raises(ValueError, match=rf"X, column {at}: got "):
         Imputer(**SHORT).fit(frame.astype(object).to_numpy())
+
+
+def test_an_outlier_that_squashes_its_column_is_said_with_column_and_row(caplog):
+    table = np.random.default_rng(0).normal(size=(30, 2))
+    table[7, 1] = 1e9
+    Imputer(steps=1).fit(table)
+    assert "outliers of table, beside which other values look all the same: 1e+09 in row 7, column 1 (" in caplog.text
+    assert caplog.text.rstrip().endswith("deviations from the median); mend them, or make them NaN")
