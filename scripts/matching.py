@@ -1,35 +1,39 @@
-"""What does a trained model know of what belongs together? Areas under the curve, and what its chains make of it.
+"""What do trained models know of what belongs together? Areas under the curve, and what their chains make of it.
 
-    python scripts/matching.py RUN [--factors 0 0.5 1 2] [--chains] [--seed 0]
+    python scripts/matching.py RUN [RUN ...] [--factors 0 0.5 1 2] [--chains] [--robust 0] [--samples 500] [--seed 0]
 
-Test items of the run's data beside the same items changed: all parts moved between items, or one; one that is of
-another class; one part, or all, blank, noise or inverted. 0.5 is chance, 1 is perfect. `match` is the agreement of the
-parts, `score` the log density; of a model with an energy of interaction `score` is taken at several factors of its
-weight. `--chains`: the coherence of N joint samples and of completions of the other parts from the first, as judges
-read them, and their Frechet distance on judges' features.
+Runs are seeds of one configuration: numbers are means over them, with the standard deviation where there are several.
+Test items of the runs' data beside the same items changed: all parts moved between items, or one; one that is of
+another class; one part, or all, blank, noise or inverted; and samples of the generator. 0.5 is chance, 1 is perfect.
+`match` is the agreement of the parts, `score` the log density; of a model with an energy of interaction `score` is
+taken at several factors of its weight. `--chains`: the coherence of joint samples and of completions from the first
+part and from all but the last, as judges read them, and by so many sets of robust judges, and their Frechet distance.
 """
 
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from cells import processor
+from cells import processor, spread
 from torch import Tensor
 
 import multiebm
+from multiebm.data.dataset import MultimodalDataset
 from multiebm.evaluation.belonging import auroc
 from multiebm.evaluation.frechet import frechet_distance, moments
 from multiebm.evaluation.judges import Judges
 from multiebm.evaluation.samples import joint_coherence, label_entropy
 from multiebm.experiments.build import build_dataset
 from multiebm.experiments.load import load_experiment
-from multiebm.experiments.measure import judges_of
+from multiebm.experiments.measure import judges_of, robust_judges_of
 from multiebm.models.model import MultimodalModel
 
-ITEMS, SAMPLES, LATENT_STEPS, BEST_OF = 1000, 500, 20, 4
+ITEMS = 1000  # test items, and samples beside them
 Views = dict[str, Tensor]
+Row = dict[str, float]  # numbers by the column
 
 
 def blank(view: Tensor, rng: torch.Generator) -> Tensor:
@@ -68,21 +72,23 @@ def changed(parts: Views, labels: Tensor | None, rng: torch.Generator) -> dict[s
     return found
 
 
-def areas(model: MultimodalModel, parts: Views, labels: Tensor | None, factors: list[float], seed: int) -> list[str]:
-    """Return a table of areas under the curve."""
+def areas(model: MultimodalModel, data: MultimodalDataset, factors: list[float], seed: int) -> dict[str, Row]:
+    """Return areas under the curve, by the rating and by what was done to items."""
+    parts = {name: view[:ITEMS] for name, view in data.test.views.items()}
+    labels = None if data.test.labels is None else torch.as_tensor(data.test.labels)[:ITEMS]
     others = changed(parts, labels, torch.Generator().manual_seed(seed))
-    lines = [f"| | {' | '.join(others)} |", "|---" * (len(others) + 1) + "|"]
+    others["generated"] = model.sample(n := len(next(iter(parts.values()))), seed=seed), torch.arange(n)
     rates = [("match", model.match, None)]
     if model.interaction is None or not float(model.interaction.weight):
         rates.append(("score", model.score, None))
     else:
         rates += [(f"score, weight x {factor:g}", model.score, factor) for factor in factors]
+    found = {}
     for what, rate, factor in rates:
         with weighed(model, factor):
             real = rate(parts)
-            found = [auroc(real[rows], rate(views)[rows]).value for views, rows in others.values()]
-        lines.append(f"| {what} | {' | '.join(f'{value:.3f}' for value in found)} |")
-    return lines
+            found[what] = {how: auroc(real[rows], rate(views)[rows]).value for how, (views, rows) in others.items()}
+    return found
 
 
 @contextmanager
@@ -97,58 +103,82 @@ def weighed(model: MultimodalModel, factor: float | None) -> Iterator[None]:
         weight.copy_(own)
 
 
-def chains(model: MultimodalModel, judges: Judges, test: "multiebm.Rows", seed: int) -> list[str]:
-    """Return a table of what chains make: joint samples, then completions from the first part."""
-    names, n = list(model.modalities), SAMPLES
-    real = {name: model.modalities[name].to_state(view) for name, view in test.views.items()}
+def chains(
+    model: MultimodalModel, judges: Judges, robust: list[Judges], data: MultimodalDataset, n: int, seed: int
+) -> dict[str, Row]:
+    """Return what chains make of n joint samples and completions, by how they were made."""
+    names = list(model.modalities)
+    real = {name: model.modalities[name].to_state(view) for name, view in data.test.views.items()}
     of_real = {name: moments(features) for name, features in judges.features(real).items()}
-    parts, labels = {names[0]: test.views[names[0]][:n]}, torch.as_tensor(test.labels)[:n]
-    ways: list[tuple[str, float | None, dict[str, int | None]]] = [
-        ("no chain", None, {}),
-        ("data chain on -E alone", 0.0, {"data_steps": None}),
-        ("data chain", None, {"data_steps": None}),
-    ]
-    latent, best = {"latent_steps": LATENT_STEPS}, {"best_of": BEST_OF}
-    more = {"samples": (f"{LATENT_STEPS} latent steps", latent), names[0]: (f"best of {BEST_OF}", best)}
-    lines = ["| | | coherence | label entropy | fcd |", "|---|---|---|---|---|"]
-    whole = judges.predict(real)
-    lines.append(f"| real items | | {joint_coherence(whole).value:.3f} | | |")
-    for given, (extra, asked) in more.items():
-        every = [*ways, (extra, None, asked), (f"{extra}, then the data chain", None, asked | {"data_steps": None})]
-        for what, factor, how in every:
+    labels = torch.as_tensor(data.test.labels)
+
+    def measured(raw: Views, judged: list[str], true: Tensor | None) -> Row:
+        states = {name: model.modalities[name].to_state(raw[name]) for name in judged}
+
+        def coherence(by: Judges) -> float:
+            read = by.predict(states)
+            if true is None:
+                return joint_coherence(read).value
+            return sum(float((of == true).float().mean()) for of in read.values()) / len(read)
+
+        features = judges.features(states)
+        distances = [float(frechet_distance(of_real[name], moments(features[name]))) for name in judged]
+        found = {"coherence": coherence(judges)}
+        found |= {"by robust judges": sum(map(coherence, robust)) / len(robust)} if robust else {}
+        entropy = label_entropy(judges.predict(states), len(labels.unique())).value
+        return found | {"label entropy": entropy, "fcd": sum(distances) / len(distances)}
+
+    found = {"real items": measured(data.test.views, names, None)}
+    refine: dict[str, Any] = {"data_steps": None}
+    plain = {"latent_steps": 0} | refine
+    for temperature in (model.generator.temperature, 1.0):
+        ways = [("no chain", None, {}), ("data chain on -E alone", 0.0, plain), ("data chain", None, plain)]
+        for what, factor, how in [*ways, ("as the model is set", None, refine)]:
             with weighed(model, factor):
-                if given == "samples":
-                    raw, judged = model.sample(n, seed=seed, **how), names
-                else:
-                    raw, judged = model.impute(parts, seed=seed, **how), names[1:]
-            states = {name: model.modalities[name].to_state(view) for name, view in raw.items()}
-            read, features = judges.predict(states), judges.features(states)
-            read = {name: read[name] for name in judged}
-            right = [float((of == labels).float().mean()) for of in read.values()]
-            value = joint_coherence(read).value if given == "samples" else sum(right) / len(right)
-            distances = [float(frechet_distance(of_real[name], moments(features[name]))) for name in judged]
-            entropy, fcd = label_entropy(read, len(labels.unique())).value, sum(distances) / len(distances)
-            lines.append(
-                f"| {'from ' * (given != 'samples')}{given} | {what} | {value:.3f} | {entropy:.3f} | {fcd:.1f} |"
-            )
+                raw = model.sample(n, seed=seed, temperature=temperature, **how)
+            found[f"samples, T = {temperature:g}: {what}"] = measured(raw, names, None)
+    for given in (names[:1], names[:-1]):
+        parts = {name: data.test.views[name][:n] for name in given}
+        plain = {"best_of": 1} | refine
+        ways = [("no chain", None, {}), ("data chain on -E alone", 0.0, plain), ("data chain", None, plain)]
+        for what, factor, how in [*ways, ("as the model is set", None, refine)]:
+            with weighed(model, factor):
+                raw = model.impute(parts, seed=seed, **how)
+            others = [name for name in names if name not in given]
+            found[f"from {len(given)} of {len(names)}: {what}"] = measured(raw, others, labels[:n])
+    return found
+
+
+def table(runs: list[dict[str, Row]]) -> list[str]:
+    """Return a table of rows by name, the mean over runs and its spread."""
+    columns = list(dict.fromkeys(column for row in runs[0].values() for column in row))
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name in runs[0]:
+        cells = [[run[name][column] for run in runs] for column in columns]
+        texts = [spread(cell, 1 if column == "fcd" else 3) for column, cell in zip(columns, cells, strict=True)]
+        lines.append(f"| {name} | {' | '.join(texts)} |")
     return lines
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--factors", nargs="*", type=float, default=[0.0, 0.5, 1.0, 2.0])
     parser.add_argument("--chains", action="store_true")
+    parser.add_argument("--robust", type=int, default=0, help="sets of robust judges")
+    parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    data = build_dataset(load_experiment(given.run).data)
-    model = multiebm.from_pretrained(given.run)
-    parts = {name: view[:ITEMS] for name, view in data.test.views.items()}
-    labels = None if data.test.labels is None else torch.as_tensor(data.test.labels)[:ITEMS]
-    print("\n".join(areas(model, parts, labels, given.factors, given.seed)))
+    data = build_dataset(load_experiment(given.runs[0]).data)
+    models = [multiebm.from_pretrained(run) for run in given.runs]
+    print("\n".join(table([areas(model, data, given.factors, given.seed) for model in models])), flush=True)
     if given.chains:
-        print("", *chains(model, judges_of(data, "cpu"), data.test, given.seed), sep="\n")
+        if (judges := judges_of(data, "cpu")) is None:
+            parser.error("--chains: got data without labels of two classes, expected some, which judges learn")
+        robust = robust_judges_of(data, "cpu", given.robust)
+        made = [chains(model, judges, robust, data, given.samples, given.seed) for model in models]
+        print("", *table(made), sep="\n")
     print(f"\n{ITEMS} items, seed {given.seed}, {torch.get_num_threads()} thread(s) of {processor()}.")
 
 
