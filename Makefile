@@ -30,9 +30,10 @@ demo: $(STAMP)
 # one thread: waiting threads would slow a busy machine down, and the tests are small
 test check nightly: export OMP_NUM_THREADS := 1
 
-# a process a core, each with files of its own: some tests of a file go on from the ones before
+# a process a core, each with files of its own: some tests of a file go on from the ones before; tests/conftest.py
+# puts the longest files first, which their numbers of tests would put last
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks scripts
@@ -43,7 +44,7 @@ lint: $(STAMP)
 check: lint test
 
 nightly: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "slow or not slow"
 
 clean:
 	rm -rf .venv

@@ -237,14 +237,14 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
     assert len([line for line in code.splitlines() if line]) <= 10
     draws = np.random.default_rng(0)
     found: dict = {
-        "photos": draws.integers(0, 256, (160, 16, 16, 3), dtype=np.uint8),
+        "photos": draws.integers(0, 256, (160, 8, 8, 3), dtype=np.uint8),
         "readings": np.where(draws.random((160, 3)) < 0.9, draws.normal(size=(160, 3)), np.nan),
         "has_photo": draws.random(160) < 0.9,
     }
     short = ["training.phases.bound.steps=3"]
     assert '"my-run")' in code
     exec(code.replace('"my-run")', f'"my-run", {short}, progress=False)'), found)
-    assert found["photos_of_sensors"]["photo"].shape == (3, 3, 16, 16)
+    assert found["photos_of_sensors"]["photo"].shape == (3, 3, 8, 8)
     assert (tmp_path / "my-run" / "model").is_dir()
 
 

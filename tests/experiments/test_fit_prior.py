@@ -50,7 +50,7 @@ def test_samples_of_the_fitted_prior_reach_the_codes_and_the_model_stays_as_it_w
     monkeypatch.setattr(InferenceModel, "forward", lambda self, batch: Codes())
     model = small_model(vectors(a=2, b=2), family=family, prior={"kind": family})
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    fitted = fit_prior(model, data(), Energy(**SMALL), Settling(steps=600, rate=5e-3))
+    fitted = fit_prior(model, data(), Energy(**SMALL), Settling(steps=250, rate=1e-2))
     z = fitted.generator.prior.sample(2000, make_generator(1))
     assert z.mean().item() == pytest.approx(1.0, abs=0.15)
     assert z.var(0).mean().item() == pytest.approx(0.25, abs=0.12)
@@ -65,7 +65,7 @@ def test_samples_reach_clusters_that_the_plain_prior_misses(monkeypatch):
     monkeypatch.setattr(InferenceModel, "forward", lambda self, batch: Clusters())
     model = small_model(vectors(a=2, b=2), shared=2)
     prior = Energy(**SMALL | {"width": 64, "layers": 2, "steps": 40, "step_size": 0.3})
-    fitted = fit_prior(model, data(), prior, Settling(steps=600, rate=3e-3))
+    fitted = fit_prior(model, data(), prior, Settling(steps=300, rate=6e-3))
     generator = make_generator(1)
     codes = torch.cat([Clusters().sample(generator)[0]["shared"] for _ in range(24)])
     plain, tilted = (m.generator.prior.sample(len(codes), generator) for m in (model, fitted))

@@ -1,5 +1,6 @@
 """A picture, counts, categories and numbers of one thing: each is completed from the others, saved, measured, shown."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import scipy.sparse
 import torch
 
 import multiebm
+from multiebm.evaluation.judges import JudgeSettings, load_judges
 
 N, GIVEN = 600, 100
 STEPS = 30  # of the latent chain, which puts together what all parts say
@@ -164,8 +166,12 @@ def test_it_is_saved_and_loaded_bit_for_bit(model, tmp_path):
         assert torch.equal(one, other)
 
 
-def test_the_run_is_evaluated_from_its_folder_and_reported(run):
+def test_the_run_is_evaluated_from_its_folder_and_reported(run, monkeypatch):
+    """Its judges learn for one short cycle: nothing here asks how well they read."""
     from multiebm.cli.main import main
+
+    quick = partial(load_judges, settings=JudgeSettings(cycles=((60, 1.0),)))
+    monkeypatch.setattr("multiebm.experiments.measure.load_judges", quick)
 
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", str(run), "evaluation.items=40", "evaluation.samples=60"])

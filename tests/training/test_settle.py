@@ -67,7 +67,7 @@ def test_the_tilt_is_the_log_ratio_of_the_codes_to_the_widened_base(spread, expe
 
     On the base as it is, the prior's variance is then 1 / (1 - 2 b): 0.57 for c = 4, sharper than the codes.
     """
-    found = settle(model, steps=800, widen_base=spread, rate=0.002)
+    found = settle(model, steps=400, widen_base=spread, rate=0.004)
     assert found == pytest.approx(expected, abs=0.05)
     draws = model.generator.prior.sample(20_000, make_generator(1))
     variance = 1 / (1 / model.generator.prior.base.scale_tril.item() ** 2 - 2 * found)  # of base times exp(b z^2)
