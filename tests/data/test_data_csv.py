@@ -69,3 +69,20 @@ def test_numbers_with_commas_are_refused_with_what_reads_them(tmp_path):
         said = r"column 'a': got a number .* '1,5\d*' in row 0, .*; pandas.read_csv has decimal=',' and thousands=','"
         with pytest.raises(DataError, match=said):
             multiebm.read_data(tmp_path / "t.csv", parts={"x": ["a", "b"]})
+
+
+def test_a_table_that_may_not_be_read_is_told_from_one_that_is_none(tmp_path, monkeypatch):
+    (tmp_path / "t.csv").write_text("")
+    with pytest.raises(
+        DataError, match=r"t.csv: got a table that cannot be read \(No columns.*\), expected a line of nam"
+    ):
+        read_table(tmp_path / "t.csv")
+
+    def denied(*args, **more):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("multiebm.data.sources._read_text", denied)
+    with pytest.raises(
+        DataError, match=r"t.csv: got a table that cannot be read \(Permission denied\); make it readable"
+    ):
+        read_table(tmp_path / "t.csv")

@@ -117,7 +117,10 @@ def read_table(file: Path) -> Any:
         raise DataError(f"{file}: got {file.suffix}, which pyarrow reads, and it is not here; {_EXTRA}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: got a table in another encoding than UTF-8 ({error}); save it as UTF-8") from error
-    except (OSError, ValueError, csv.Error) as error:  # pandas' own are of the latter
+    except OSError as error:
+        why = error.strerror or " ".join(str(error).split())
+        raise DataError(f"{file}: got a table that cannot be read ({why}); make it readable") from error
+    except (ValueError, csv.Error) as error:  # pandas' own are of the former
         why = " ".join(str(error).split())
         fix = "expected a line of names and then a line a row, with as many cells in each; repair it"
         raise DataError(f"{file}: got a table that cannot be read ({why}), {fix}") from error
