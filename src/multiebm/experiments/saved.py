@@ -16,7 +16,7 @@ from multiebm.core.errors import CheckpointError, ConfigError, MultiebmError
 from multiebm.core.keys import CHECKPOINTS, MODEL
 from multiebm.core.store import describe, misfits, said
 from multiebm.experiments.build import build_model, check_own, find_device, naming_own
-from multiebm.experiments.schema import ModelSection
+from multiebm.experiments.schema import ModelSection, apart_problems
 from multiebm.modalities import Modality, to_json
 from multiebm.models.model import MultimodalModel
 from multiebm.models.own import Maker, Own, handed_over
@@ -69,6 +69,8 @@ def from_pretrained(
         try:
             if deepest > len(shapes):  # each has a tensor of its own
                 raise ValueError(f"it has {deepest} layers in a row")
+            if problems := apart_problems(section):
+                raise ValueError(problems[0])
             with nullcontext() if any(own) else _Bounded(shapes):  # code of the user's own may make what it likes
                 model = build_model(naming_own(section, own), description.modalities, 0, own)
         except (MultiebmError, RuntimeError, TypeError, ValueError, ArithmeticError, LookupError) as error:

@@ -204,7 +204,7 @@ def contradictions(experiment: Experiment) -> list[str]:
     m, phases = experiment.model, experiment.training.phases
     energy, noise = m.energy is not None, starts_from_noise(m.data_chain)
     chosen = Chosen(m.prior, m.family, m.private, m.inference.subsets, energy, phases, m.interaction is not None, noise)
-    problems = m.prior.problems() + _linear_problems(m, phases) + _apart_problems(m)
+    problems = m.prior.problems() + _linear_problems(m, phases) + apart_problems(m)
     if m.inference.subsets == "joint" and experiment.data.missing:
         problems.append(
             f"model.inference.subsets: got joint with data.missing {experiment.data.missing:g}, expected complete "
@@ -214,7 +214,7 @@ def contradictions(experiment: Experiment) -> list[str]:
     return list(dict.fromkeys(problems))  # two phases of a kind may say the same
 
 
-def _apart_problems(m: ModelSection) -> list[str]:
+def apart_problems(m: ModelSection) -> list[str]:
     """Return what does not go with no shared latent, where parts are independent given nothing."""
     if m.shared:
         return []
