@@ -21,7 +21,7 @@ SMALL = [
     "model.networks.picture.width=2",
     "training.checkpoint_every=5",
 ]
-PHASES = ["bound.steps=280", "bound.prior_from=200", "energy.steps=2", "cooperative.steps=8"]
+PHASES = ["bound.steps=280", "bound.prior_from=200", "energy.steps=2", "cooperative.steps=8", "belonging.steps=0"]
 
 
 def phases_of(experiment):
@@ -98,7 +98,9 @@ def test_a_phase_for_which_no_time_is_left_keeps_a_step():
 def test_a_planned_run_is_that_of_its_last_plan_from_the_start_bit_for_bit(row, tmp_path, monkeypatch):
     """Of a first plan that is too short by a third, with three phases or one."""
     settings = ["bound.steps=20", "bound.prior_from=15"]
-    settings += ["energy.steps=1", "cooperative.steps=3", "settle.steps=2"] if row == "polydigits" else []
+    settings += (
+        ["energy.steps=1", "cooperative.steps=3", "settle.steps=2", "belonging.steps=0"] if row == "polydigits" else []
+    )
     experiment = load_experiment(row, [*SMALL, *(f"training.phases.{s}" for s in settings)])
     looks = []
 
