@@ -95,8 +95,12 @@ class StandIn(nn.Module):
 
     score_states = match_states
 
-    def before_data_chain(self, latent_steps, best_of, chain):
-        return 0, 1
+    def refined_samples(self, latents, generator, temperature):
+        return self.refine_data(self.decode(latents), generator)[0]
+
+    def refined_fill(self, batch, generator):
+        views = batch.filled(self.decode(self.infer_latents(batch, generator)))
+        return self.refine_data(views, generator, clamp=batch.there())[0]
 
     def refine_data(self, views, generator, steps=None, clamp=None):
         self.clamps.append(clamp)

@@ -312,3 +312,14 @@ def test_fluctuation_is_the_deviation_around_a_running_median():
 def test_fluctuation_of_what_is_no_log_is_refused(loss, scale):
     with pytest.raises(DataError, match=r"fluctuation: got .* expected two finite values"):
         fluctuation(loss, scale)
+
+
+def test_without_a_shared_latent_parts_that_are_absent_are_no_evidence():
+    """What the latent chain climbs where a part is given to nobody: priors of both, and the likelihood of the other."""
+    model = small_model(mixed(), shared=0, private=2)
+    batch = Batch(random_views(model.modalities, 4), torch.tensor([[True, False, False]]).expand(4, 3))
+    latents = model.infer_latents(batch, make_generator(0), latent_steps=2)
+    found = model.generator.log_joint(batch.views, latents, batch.present)
+    priors = sum(prior.log_prob(latents[key]) for key, prior in model.generator.priors().items())
+    seen = model.generator.likelihoods["face"].log_prob(batch.views["face"], model.decode(latents)["face"])
+    torch.testing.assert_close(found, priors + seen)

@@ -109,6 +109,14 @@ def test_training_begins_with_the_weights_of_a_saved_model(tmp_path):
     )
 
 
+def test_columns_that_are_constant_in_new_data_alone_are_no_hindrance(tmp_path):
+    multiebm.train(tiny(), tmp_path / "first", dataset=table(0.0), progress=False)
+    parts = {"x": np.ones((40, 3)), "y": np.random.default_rng(0).normal(size=(40, 2))}
+    data = multiebm.from_arrays(parts, {n: {"kind": "vector"} for n in "xy"})
+    model = run_experiment(tiny(), tmp_path / "second", data, init_from=tmp_path / "first").model
+    assert model.modalities["x"].same == (0, 1, 2)
+
+
 def test_weights_that_do_not_fit_are_refused_with_the_differences_before_anything_is_written(tmp_path):
     multiebm.train(tiny(), tmp_path / "first", dataset=table(0.0), progress=False)
 

@@ -510,6 +510,23 @@ def test_a_setting_that_has_another_name_now_is_told_it(old: str, now: str):
     assert problem.endswith(f"unknown key; {now}")
 
 
+def test_a_whole_configuration_of_an_older_run_is_read_under_the_names_of_now(tmp_path: Path):
+    now = load_experiment("polydigits", ["training.optimiser.betas=[0.25, 0.75]", "model.interaction.ratio=3"])
+    raw = to_dict(now)
+    raw["training"]["optimiser"] |= {"beta1": 0.25, "beta2": 0.75}
+    del raw["training"]["optimiser"]["betas"], raw["model"]["interaction"]["ratio"]
+    raw["training"]["phases"][-1]["ratio"] = 3.0
+    (tmp_path / "config.yaml").write_text(dump(raw))
+    assert load_experiment(tmp_path) == now
+
+
+@pytest.mark.parametrize("given", ["[0.5]", "[0.5, 0.9, 0.9]", "0.5", "[0.5, 2]"])
+def test_what_is_no_pair_of_decays_is_refused_with_what_one_is(given: str):
+    (problem,) = problems_of("toy2d", f"training.optimiser.betas={given}")
+    assert problem.startswith("training.optimiser.betas")
+    assert "expected" in problem
+
+
 def test_every_new_name_of_an_old_setting_exists_and_no_old_name_does():
     renamed = parse_file(Path(explain.__file__).with_name("renamed.yaml"))
     assert not set(renamed) & set(all_keys())

@@ -1,6 +1,7 @@
 """The energy of interaction in a model: its heads by hand, its part in scores, matches, chains and completions."""
 
 from math import log
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,10 @@ from multiebm.core.batch import Batch
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.random import item_generators, make_generator
 from multiebm.core.tree import item_dot, item_square_norm
+from multiebm.evaluation import measurement, samples
+from multiebm.evaluation.completion import Conditioning, completions
+from multiebm.evaluation.measurement import Measurement
+from multiebm.evaluation.result import EvaluationSettings
 from multiebm.models.inference import SHARED
 from multiebm.models.interaction import FEATURES, LATENT_STEP, START, Interaction, InteractionNetwork, MlpHead, PairHead
 from multiebm.models.use import threshold
@@ -267,9 +272,27 @@ def test_where_the_data_chain_runs_the_settings_say_what_is_chosen_first_unless_
     assert same(model.impute(views, data_steps=None), plain.impute(views, data_steps=None, best_of=3))
     assert same(model.impute(views, data_steps=2, best_of=1), plain.impute(views, data_steps=2))
     assert not same(model.impute(views, data_steps=None), plain.impute(views, data_steps=None))
-    model.interaction.steps.fill_(0)  # has not learned, and chooses nothing
-    plain.interaction.steps.fill_(0)
+    for own in (model, plain):
+        own.interaction.weight.fill_(0)  # not weighed: it has not learned enough, and chooses nothing
     assert same(model.sample(4, None), plain.sample(4, None))
+
+
+def test_figures_called_ebm_are_of_what_sample_and_impute_give(monkeypatch):
+    """A joint sample and a completion of a measurement, by the generators of the items that it has there."""
+    model = model_with(interaction={"kind": "pair", "latent_steps": 4, "best_of": 3})
+    batch = Batch(random_views(model.modalities, 6, seed=3), torch.tensor([[False, True, False]]).expand(6, 3))
+    data = SimpleNamespace(test=[0] * 6, batch=lambda split, rows: batch.select(rows), modalities=model.modalities)
+    m = Measurement(model, data, None, EvaluationSettings(samples=6, items=6), seed=5)  # type: ignore[arg-type]
+    monkeypatch.setattr(measurement, "stream_seed", lambda *_: 7)
+    drawn = model.sample(6, None, seed=7)
+    for (what, name), kept in m.once(samples.samples)["ebm"].items():
+        assert what == samples.PART
+        torch.testing.assert_close(model._raw({name: kept}, [name])[name], drawn[name])
+    given = {"left": model._raw(batch.views, ["left"])["left"]}
+    filled = model.impute(given, data_steps=None, seed=7)
+    (found,) = completions(m, torch.arange(6), ("left",), Conditioning("cond_ebm", data_chain=True))
+    for name in ("face", "right"):
+        torch.testing.assert_close(model._raw({name: found[name]}, [name])[name], filled[name])
 
 
 def test_what_needs_an_energy_of_interaction_says_so_without_one():

@@ -16,7 +16,7 @@ from multiebm.priors.prior import Settling
 from multiebm.training.codes import steer_step_size
 from multiebm.training.phases.cooperative import Cooperative
 from multiebm.training.phases.settle import take_average
-from small_models import make_state, mixed, random_views, small_model, take_step, vectors, whole
+from small_models import Again, make_state, mixed, random_views, small_model, take_step, vectors, whole
 
 SIGMAS = 4.0  # of a two-sided test on a Gaussian statistic: false alarm 6e-5
 STEERED = {"kind": "langevin", "step_size": "steered"}
@@ -47,19 +47,6 @@ class Pair(nn.Module):
     def forward(self, views):
         a, b = views["a"][:, 0], views["b"][:, 0]
         return 0.5 * (a.square() + b.square()) + 0.5 * (a - b).square()
-
-
-class Again:
-    """A stream of one batch."""
-
-    def __init__(self, batch) -> None:
-        self.batch = batch
-
-    def __next__(self):
-        return self.batch
-
-    def state_dict(self):
-        return {"rows": 8, "batch_size": 8}
 
 
 def steered_model(modalities=None, s: float = 0.4, **chain) -> MultimodalModel:

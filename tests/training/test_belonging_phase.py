@@ -12,18 +12,20 @@ from multiebm.evaluation.belonging import auroc
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.schema import contradictions
 from multiebm.mcmc.run import evaluate
+from multiebm.models.interaction import Interaction
 from multiebm.models.model import MultimodalModel
-from multiebm.models.states import WEIGHING
 from multiebm.nn.spectral import frozen
 from multiebm.objectives.belonging import draw_donors
-from multiebm.training.codes import refine_samples
+from multiebm.training.codes import FEWEST, WEIGHING, refine_samples, weigh_interaction
 from multiebm.training.phases import energy
-from multiebm.training.phases.belonging import WEIGHED_EVERY, Belonging, with_fewer_parts
+from multiebm.training.phases.belonging import Belonging, with_fewer_parts
 from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.cooperative import Cooperative
+from multiebm.training.phases.phase import Settling
+from multiebm.training.phases.settle import take_average
 from multiebm.training.state import TrainState
 from multiebm.training.steps import OptimiserSettings, TrainingStep, make_optimisers
-from small_models import mixed, random_views, small_model, vectors, whole
+from small_models import Again, mixed, random_views, small_model, vectors, whole
 
 RHO = 0.9  # correlation of two numbers that belong together
 
@@ -111,9 +113,10 @@ def test_the_weight_gives_the_gradients_their_ratio():
     for ratio in (0.7, 1.4):
         model = small_model(mixed(), interaction={"kind": "pair", "ratio": ratio})
         train(model, Belonging(steps=3), endless(lambda n, draws: whole(random_views(mixed(), 8)), 8))
+        model.interaction.steps.fill_(FEWEST)
+        weigh_interaction(model, 3)
         weights.append(float(model.interaction.weight))
     assert weights[1] == pytest.approx(2 * weights[0], rel=1e-5)
-    model.weigh_interaction(3)
     weight = float(model.interaction.weight)
     views = model.decode(model.sample_latents(WEIGHING, make_generator(3)))
     with frozen(model):
@@ -122,21 +125,26 @@ def test_the_weight_gives_the_gradients_their_ratio():
         )
     assert float(weight * of_f / of_energy) == pytest.approx(1.4, rel=1e-5)
     model.energy_steps.fill_(0)
-    model.weigh_interaction(3)
+    weigh_interaction(model, 3)
     assert model.interaction.weight == 0
     assert small_model(mixed(), interaction={"kind": "pair"}, energy=None).interaction.weight == 0
 
 
-def test_it_is_weighed_at_the_end_and_on_the_way():
-    model, phase = small(), Belonging(steps=WEIGHED_EVERY + 2)
-    state, batches = started(model, phase), endless(triples, 16)
-    seen = []
-    for done in range(phase.steps):
-        phase.step(state, next(batches), done)
-        state.step += 1
-        seen.append(float(model.interaction.weight))
-    assert not any(seen[: WEIGHED_EVERY - 1])
-    assert len(set(seen[WEIGHED_EVERY - 1 :])) == 2
+def test_the_finished_model_has_the_weight_of_the_rule_by_its_averaged_weights():
+    model = small_model(mixed(), interaction={"kind": "pair", "ratio": 0.5})
+    state = started(model, Belonging(steps=FEWEST))
+    model.interaction.steps.fill_(FEWEST - 1)
+    state.average.update({name: p.detach() * 1.1 for name, p in model.named_parameters()})
+    state.stream = Again(whole(random_views(mixed(), 8)))
+    take_average(state, Settling())
+    assert model.interaction.weight == 0  # too few steps: it says nothing yet, and chooses nothing
+    assert model.chooses == Interaction()
+    model.interaction.steps.fill_(FEWEST)
+    take_average(state, Settling())
+    weight = float(model.interaction.weight)
+    weigh_interaction(model, state.rng.initial_seed())
+    assert weight == float(model.interaction.weight) > 0
+    assert model.chooses.ratio == 0.5
 
 
 def test_other_parts_their_draws_and_averages_stay_as_they_are():
@@ -264,6 +272,7 @@ def test_learned_before_it_moves_the_latents_of_samples_that_the_three_networks_
     drawn, _ = refine_samples(state, 8)
     assert drawn.moved is drawn.latents
     model.interaction.steps.fill_(1)
+    model.interaction.weight.fill_(0.1)
     state.rng = make_generator(4)
     samples, _ = refine_samples(state, 8)
     assert samples.latents is z
@@ -279,9 +288,9 @@ def test_learned_before_it_moves_the_latents_of_samples_that_the_three_networks_
 
 def test_learned_before_it_is_weighed_as_the_energy_goes_on():
     model = small_model(mixed(), interaction={"kind": "pair", "ratio": 0.5})
-    model.interaction.steps.fill_(1)
-    model.energy_steps.fill_(energy.WEIGHED_EVERY - 2)
+    model.interaction.steps.fill_(FEWEST)
     state, weights = started(model, energy.Energy(steps=5)), []
+    state.step = energy.WEIGHED_EVERY - 1
     for done in range(3):
         energy.Energy(steps=5).step(state, whole(random_views(mixed(), 8, seed=done)), done)
         state.step += 1

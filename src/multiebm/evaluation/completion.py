@@ -82,13 +82,10 @@ def subsets_of_size(names: list[str], size: int) -> list[tuple[str, ...]]:
 def completions(m: Measurement, items: Tensor, observed: tuple[str, ...], how: Conditioning) -> Iterator[Views]:
     """Yield all modalities, clamped states [B, ...], generated from what is `observed` of test `items` that have it."""
     for batch, rng in m.given("test", items, observed, how.name):
-        _, best_of = m.model.before_data_chain(None, None, how.data_chain)
-        if best_of > 1:
-            views = m.model.best_fill(batch, rng, how.latent_steps, best_of)
+        if how.data_chain:
+            views = m.model.refined_fill(batch, rng)
         else:
             views = m.model.decode(m.model.infer_latents(batch, rng, how.latent_steps))
-        if how.data_chain:
-            views = m.model.refine_data(batch.filled(views), rng, clamp=batch.there())[0]
         yield m.shown(views, f"{how.name} given {'+'.join(observed)}")
 
 

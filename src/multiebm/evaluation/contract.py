@@ -75,8 +75,11 @@ class _Mirror:
     def refine_data(self, views: Views, rng: Randomness, clamp: Tensor | Views | None = None) -> tuple[Views, None]:
         return views, None
 
-    def before_data_chain(self, latent_steps: None, best_of: None, chain: bool) -> tuple[int, int]:
-        return 0, 1
+    def refined_samples(self, latents: dict[str, Tensor], rng: Randomness, temperature: float | None) -> Views:
+        return self.refine_data(self.decode(latents), rng)[0]
+
+    def refined_fill(self, batch: Batch, rng: Randomness) -> Views:
+        return batch.filled(self.decode(self.infer_latents(batch, rng)))
 
     def match_states(self, batch: Batch) -> Tensor:
         return -(batch.views["a"] - misread(batch.views["b"], self.wrong)).square().sum(1)

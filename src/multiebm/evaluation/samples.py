@@ -56,10 +56,8 @@ def samples(m: Measurement) -> dict[str, Read]:
             drawn = m.model.decode(latents)
             shown = {GEN: m.shown(drawn, "Gen samples")}
             if not m.no_chain:
-                if steps := m.model.before_data_chain(None, None, chain=True)[0]:
-                    moved, _ = m.model.refine_sampled(latents, rng, steps, m.settings.temperature)
-                    drawn = m.model.decode(moved)
-                shown[EBM] = m.shown(m.model.refine_data(drawn, rng)[0], "EBM samples")
+                refined = m.model.refined_samples(latents, rng, temperature=m.settings.temperature)
+                shown[EBM] = m.shown(refined, "EBM samples")
             for source, views in shown.items():
                 keep(source, views, int(rows[0]))
             advance(len(rows))

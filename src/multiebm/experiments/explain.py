@@ -202,6 +202,8 @@ def _present(loc: tuple[int | str, ...], raw: Any) -> tuple[list[str], Any]:
     path: list[str] = []
     at: Any
     for at in loc:
+        if isinstance(raw, list) and isinstance(at, int) and at >= len(raw):  # what a list lacks is said of the list
+            break
         if isinstance(raw, list) and isinstance(at, int):
             kind = raw[at].get("kind") if isinstance(raw[at], dict) else None
             path.append(kind if isinstance(kind, str) and find_item(raw, kind) == at else str(at))

@@ -20,6 +20,7 @@ from multiebm.experiments.build import settling_of
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
 from multiebm.models.own import evaluating
+from multiebm.training.codes import weigh_interaction
 from multiebm.training.phases.settle import settle_priors, settle_step_size
 from multiebm.training.state import TrainState, averaged
 
@@ -69,17 +70,18 @@ def settled(state: TrainState, train: MultimodalDataset, experiment: Experiment)
     with averaged(model, state.average), evaluating(model.inference):
         whole = model.generator.state_dict()
         own = {key: value.clone() for key, value in whole.items() if key.startswith(("prior.", "private_priors."))}
-        step_size = {key: value.clone() for key, value in model.named_buffers() if key == "step_size"}
+        kept = {k: v.clone() for k, v in model.named_buffers() if k in ("step_size", "interaction.weight")}
         order = torch.randperm(len(train.train), generator=torch.Generator().manual_seed(seed))[:SETTLING_ITEMS]
         batches = (train.batch("train", rows).to(model.device) for rows in order.split(BATCH))
         try:
             rng = make_generator(seed, model.device)
             settle_priors(model, batches, rng, settling_of(experiment, state.numbers))
             settle_step_size(model, rng)
+            weigh_interaction(model, seed)
             yield
         finally:
             model.generator.load_state_dict(own, strict=False)
-            model.load_state_dict(step_size, strict=False)
+            model.load_state_dict(kept, strict=False)
 
 
 def validation(

@@ -29,6 +29,7 @@ FITTED = (
     "scale",
     "total",
     "standardise",
+    "same",
 )  # what a modality has of its data, and another of the same kind need not have
 LATER = ("interaction.", "step_size")  # begin the names of weights that a finished model may be given
 _MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye, torch.Tensor.expand}

@@ -45,6 +45,7 @@ def read_source(source: str | Path, depth: int = 0) -> dict[str, Any]:
     raw = parse_file(path)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: got {type(raw).__name__}, expected a mapping with sections such as data and model")
+    _rename(raw)
     base, baseline = raw.pop("base", None), raw.pop("baseline", None)
     under: dict[str, Any] = {}
     if base is not None:
@@ -56,6 +57,18 @@ def read_source(source: str | Path, depth: int = 0) -> dict[str, Any]:
     if baseline is not None:
         under = lay_row(under, baselines()[baseline])
     return merge(under, raw, str(path))
+
+
+def _rename(raw: dict[str, Any]) -> None:
+    """Give whole configurations, as runs of older releases have them, the names that settings have now."""
+    sections = {name: of if isinstance(of := raw.get(name), dict) else {} for name in ("model", "training")}
+    optimiser, phases = sections["training"].get("optimiser"), sections["training"].get("phases")
+    if isinstance(optimiser, dict) and {"beta1", "beta2"} <= optimiser.keys():
+        optimiser["betas"] = [optimiser.pop("beta1"), optimiser.pop("beta2")]
+    for phase in phases if isinstance(phases, list) else ():
+        if isinstance(phase, dict) and phase.get("kind") == "belonging" and "ratio" in phase:
+            found = {"ratio": phase.pop("ratio")}
+            sections["model"]["interaction"] = (sections["model"].get("interaction") or {}) | found
 
 
 def names_settings(source: Any) -> bool:

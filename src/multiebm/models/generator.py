@@ -119,7 +119,7 @@ class Generator(nn.Module):
         n, found = len(wanted), []
         for name, rows in zip(self.likelihoods, rows_present(wanted), strict=True):
             if rows is not None and not len(rows):  # nobody wants it: no network runs
-                found.append(torch.zeros_like(latents[SHARED][:, 0]).expand(len(looks), -1))
+                found.append(latents[SHARED].new_zeros(len(looks), n))
                 continue
             item = torch.arange(n, device=wanted.device) if rows is None else rows
             mean, each = self.decode(latents, name, rows), []

@@ -70,16 +70,15 @@ class MultimodalModel(StateModel):
         use.check_noise(noise, data_steps)
         if latent_steps := use.check_steps("latent_steps", latent_steps):
             use.check_interaction(f"latent_steps: got {latent_steps}", self.interaction_learned)
-        latent_steps, _ = self.before_data_chain(latent_steps, None, data_steps != 0)
 
         def some(first: int, rows: int) -> Views:
             rng = item_generators(seed, rows, first)
             latents = self.sample_latents(rows, rng, temperature)
-            if latent_steps:
-                latents, _ = self.refine_sampled(latents, rng, latent_steps, temperature)
-            views = self.decode(latents)  # "Gen"
-            if data_steps != 0:
-                views, _ = self.refine_data(views, rng, data_steps)  # "EBM"
+            if data_steps == 0:
+                moved = self.refine_sampled(latents, rng, latent_steps, temperature)[0] if latent_steps else latents
+                views = self.decode(moved)  # "Gen"
+            else:
+                views = self.refined_samples(latents, rng, data_steps, latent_steps, temperature)  # "EBM"
             return self._raw(self.with_noise(views, rng) if noise else views, list(self.modalities))
 
         return use.over_items(self, self.modalities, some, n)
@@ -134,15 +133,13 @@ class MultimodalModel(StateModel):
         With `draws` several times, as a `Completion`: draw k is what `seed` + k gives. `noise`: with the observation
         noise that the model assumes around the means. Item i depends on (`seed`, i) alone; of seeds [B], one for each
         item, on its own alone, wherever it stands. `best_of` K: of K completions the one whose parts belong together
-        best, by an energy of interaction that learned; the data chain then moves that one. None: as many as
-        `model.interaction.best_of` says where the data chain runs, else one.
+        best, by an energy of interaction that learned; None: one, or its own `best_of` where the data chain runs.
         """
         names = use.check_names(self.modalities, want, "want")
         latent_steps = use.check_steps("latent_steps", latent_steps) or 0
         data_steps = use.check_data_steps(data_steps, self.energy is not None, self.energy_learned)
         use.check_noise(noise, data_steps)
         best_of = use.check_best_of(best_of, self.interaction_learned)
-        _, best_of = self.before_data_chain(None, best_of, data_steps != 0)
         handed = use.check_parts(self.modalities, parts, present)
         seeds = use.check_seeds(seed, len(handed.present))
 
@@ -155,16 +152,18 @@ class MultimodalModel(StateModel):
             for draw in [0] if draws is None else track(range(draws), "draws"):
                 own = seeds + draw if isinstance(seeds, int) else [seed + draw for seed in seeds]
                 rng = item_generators(own, len(batch.present), first)
-                views = self.best_fill(batch, rng, latent_steps, best_of, posterior)
                 if data_steps != 0:
-                    views, _ = self.refine_data(views, rng, data_steps, clamp=batch.there())
+                    views = self.refined_fill(batch, rng, data_steps, latent_steps, best_of, posterior)
+                else:
+                    views = self.best_fill(batch, rng, latent_steps, best_of or 1, posterior)
                 each.append(self._raw(self.with_noise(views, rng) if noise else views, names))
             return {name: torch.stack([views[name] for views in each], 1) for name in names}  # [B, K, ...]
 
-        found = use.over_parts(self, self.modalities, some, handed)
-        each = [{name: of[:, k] for name, of in found.items()} for k in range(draws or 1)]
-        each = [handed.observed(self.modalities, views) for views in each]
-        return each[0] if draws is None else _completion({k: torch.stack([of[k] for of in each]) for k in names})
+        with use.in_use(self):
+            found = use.over_parts(self, self.modalities, some, handed)
+            each = [{name: of[:, k] for name, of in found.items()} for k in range(draws or 1)]
+            each = [handed.observed(self.modalities, views) for views in each]
+            return each[0] if draws is None else _completion({k: torch.stack([of[k] for of in each]) for k in names})
 
     @overload
     def encode(self, parts: Views, present: Tensor | None = None, private: Literal[False] = False) -> Tensor: ...

@@ -10,23 +10,22 @@ from torch import Tensor, nn
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import ConfigError
 from multiebm.core.names import Views
-from multiebm.core.random import ItemGenerators, Randomness, make_generator
-from multiebm.core.tree import item_square_norm, per_item, plain
+from multiebm.core.random import ItemGenerators, Randomness
+from multiebm.core.tree import per_item, plain
 from multiebm.distributions.gaussian import log_mass
 from multiebm.mcmc.langevin import displaced_langevin, langevin
-from multiebm.mcmc.run import ChainInfo, evaluate, run_chain
+from multiebm.mcmc.run import ChainInfo, run_chain
 from multiebm.modalities import Modality
 from multiebm.models.chains import DataChain, Displaced, LatentChain, starts_from_noise, steers_step_size
 from multiebm.models.energy import EnergyNetwork
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Latents, Posterior
-from multiebm.models.interaction import LATENT_STEP, InteractionNetwork
+from multiebm.models.interaction import LATENT_STEP, Interaction, InteractionNetwork
 from multiebm.models.likelihood import importance_log_likelihood
 from multiebm.models.own import Own
 from multiebm.nn.spectral import frozen
 
 SCORE_SAMPLES = 64  # importance samples of a score where there is no energy
-WEIGHING = 64  # samples of the generator by which the weight of the energy of interaction is set
 
 
 class StateModel(nn.Module):
@@ -86,14 +85,11 @@ class StateModel(nn.Module):
         """Whether there is an energy of interaction and training has moved it at all."""
         return self.interaction is not None and self.interaction.learned
 
-    def before_data_chain(self, latent_steps: int | None, best_of: int | None, chain: bool) -> tuple[int, int]:
-        """Return the steps on latents of samples, and of how many completions one is taken: those asked for, or where
-        these are None those of `model.interaction` if the data chain runs; else 0 and 1.
-        """
-        own = self.interaction.settings if chain and self.interaction is not None and self.interaction_learned else None
-        if latent_steps is None:
-            latent_steps = 0 if own is None else own.latent_steps
-        return latent_steps, (1 if own is None else own.best_of) if best_of is None else best_of
+    @property
+    def chooses(self) -> Interaction:
+        """What the energy of interaction chooses before the data chain runs; nothing before it has its weight."""
+        nothing = Interaction()
+        return self.interaction.settings if self.interaction is not None and self.interaction.weight else nothing
 
     def log_density_unnorm(self, views: Views) -> Tensor:
         """Return -E(X) + weight f(X) of views [B, ...]: [B], log pi(X) up to the constant log Z, at temperature 1.
@@ -204,23 +200,38 @@ class StateModel(nn.Module):
         with frozen(self):
             return run_chain(langevin(logdensity, LATENT_STEP), latents, steps, rng)
 
-    def weigh_interaction(self, seed: int) -> None:
-        """Set the weight of f with which |grad weight f| / |grad E| is `model.interaction.ratio` on samples.
+    def refined_samples(
+        self,
+        latents: Latents,
+        rng: Randomness,
+        data_steps: int | None = None,
+        latent_steps: int | None = None,
+        temperature: float | None = None,
+    ) -> Views:
+        """Return EBM samples [B, ...] of latents drawn from the prior, {"shared": [B, D], modality: [B, P]}.
 
-        Norms are over the state of an item, means over WEIGHING samples of the generator. 0 where one has not learned.
+        `latent_steps` of `refine_sampled` (None: as `model.interaction` says), then `data_steps` of the data chain.
         """
-        if self.interaction is None:
-            return
-        self.interaction.weight.zero_()
-        if self.energy is None or not (self.energy_learned and self.interaction_learned):
-            return
-        drawn = self.decode(self.sample_latents(WEIGHING, make_generator(seed, self.device)))
-        views = {name: self.modalities[name].relax(view) for name, view in drawn.items()}
-        with frozen(self):
-            grads = [evaluate(of, views).grad for of in (self.energy, self.interaction)]
-        of_energy, of_interaction = (float(item_square_norm(grad).sqrt().mean()) for grad in grads)
-        if of_interaction:
-            self.interaction.weight.fill_(self.interaction.settings.ratio * of_energy / of_interaction)
+        if latent_steps := self.chooses.latent_steps if latent_steps is None else latent_steps:
+            latents, _ = self.refine_sampled(latents, rng, latent_steps, temperature)
+        return self.refine_data(self.decode(latents), rng, data_steps)[0]
+
+    def refined_fill(
+        self,
+        batch: Batch,
+        rng: Randomness,
+        data_steps: int | None = None,
+        latent_steps: int = 0,
+        best_of: int | None = None,
+        posterior: Posterior | None = None,
+    ) -> Views:
+        """Return EBM completions: `best_fill` (`best_of` None: as `model.interaction` says), then the data chain.
+
+        Views [B, ...]; what is there is held fixed.
+        """
+        best_of = self.chooses.best_of if best_of is None else best_of
+        filled = self.best_fill(batch, rng, latent_steps, best_of, posterior)
+        return self.refine_data(filled, rng, data_steps, clamp=batch.there())[0]
 
     def sample_latents(self, n: int, rng: Randomness, temperature: float | None = None) -> Latents:
         """Draw latents from the prior: {"shared": [n, D], modality: [n, P]}."""

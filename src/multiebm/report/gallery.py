@@ -117,9 +117,7 @@ def _cross_table(
         given = Batch(mask_views(batch.views, alone), alone)
         rng = scene.rng(f"cross/{source}", len(alone))
         if refine:
-            _, best_of = scene.model.before_data_chain(None, None, chain=True)
-            made = scene.model.best_fill(given, rng, best_of=best_of)
-            made, _ = scene.model.refine_data(made, rng, clamp=given.there())
+            made = scene.model.refined_fill(given, rng)
         else:
             made = scene.model.decode(scene.model.infer_latents(given, rng))
         real, made = scene.real(batch), scene.raw(made)

@@ -14,12 +14,17 @@ from multiebm.core.batch import Batch
 from multiebm.core.metrics import TILT_STD
 from multiebm.core.names import Views
 from multiebm.core.progress import track
-from multiebm.mcmc.run import ChainInfo
+from multiebm.core.random import make_generator
+from multiebm.core.tree import item_square_norm
+from multiebm.mcmc.run import ChainInfo, evaluate
 from multiebm.models.chains import steers_step_size
 from multiebm.models.inference import SHARED, Latents, Posterior
 from multiebm.models.model import MultimodalModel
+from multiebm.nn.spectral import frozen
 from multiebm.training.state import TrainState, update
 
+WEIGHING = 64  # samples of the generator by which the weight of the energy of interaction is set
+FEWEST = 50  # of its steps from which on it counts in densities and chooses before the data chain
 FOLLOW = 0.5  # share of the way that a steered step size goes at a step of training, of its logarithm
 PositivePhase = Literal["random_expert", "all_experts", "own_part"]
 REFIT_DRAWS = 2  # codes an item that a mixture is fitted anew to: one full covariance a component needs many
@@ -50,7 +55,7 @@ def refine_samples(state: TrainState[MultimodalModel], n: int) -> tuple[RefinedS
     inference model learn from what comes of them beside the latents as they were drawn.
     """
     model = state.model
-    z, (steps, _) = model.sample_latents(n, state.rng), model.before_data_chain(None, None, chain=True)
+    z, steps = model.sample_latents(n, state.rng), model.chooses.latent_steps
     start = x0 = model.generator(z)  # one pass, for the chain's start and L_omega
     moved = z
     if steps:
@@ -67,16 +72,41 @@ def refine_views(state: TrainState[MultimodalModel], views: Views) -> tuple[View
     size = sum(m.size for m in model.modalities.values())
     kept = langevin_metrics(model, chain)
     steer_step_size(model, chain)
+    first, last = -chain.logdensity[0], -chain.logdensity[-1]
+    if model.energy is not None and model.interaction is not None and model.interaction.weight:
+        with torch.no_grad(), frozen(model.energy):  # E itself, which the chain climbs beside f
+            first, last = model.energy(views), model.energy(refined)
     return refined, kept | {
-        "energy/generated": -chain.logdensity[0].mean().item(),
-        "energy/generated_std": chain.logdensity[0].std(correction=0).item(),
-        "energy/refined": -chain.logdensity[-1].mean().item(),
+        "energy/generated": first.mean().item(),
+        "energy/generated_std": first.std(correction=0).item(),
+        "energy/refined": last.mean().item(),
         "energy/drop": (chain.logdensity[-1] - chain.logdensity[0]).mean().item(),
         "data_chain/move_rms": (chain.displacement / size**0.5).mean().item(),
         "data_chain/noise_floor_rms": model.data_chain.steps**0.5 * model.data_chain.noise_scale,
         "data_chain/grad_norm": chain.grad_norm.mean().item() if len(chain.grad_norm) else 0.0,
         "data_chain/displacement": model.displacement.item(),
     }
+
+
+def weigh_interaction(model: MultimodalModel, seed: int) -> None:
+    """Set the weight of f with which |grad weight f| / |grad E| is `model.interaction.ratio` on samples.
+
+    Norms are over the state of an item, means over WEIGHING samples of the generator. 0 where E has not learned, or
+    f has had fewer than FEWEST steps.
+    """
+    if model.interaction is None:
+        return
+    learned = model.energy_learned and int(model.interaction.steps) >= FEWEST
+    if model.energy is None or not learned:
+        model.interaction.weight.zero_()
+        return
+    drawn = model.decode(model.sample_latents(WEIGHING, make_generator(seed, model.device)))
+    views = {name: model.modalities[name].relax(view) for name, view in drawn.items()}
+    with frozen(model):
+        grads = [evaluate(of, views).grad for of in (model.energy, model.interaction)]
+    of_energy, of_interaction = (float(item_square_norm(grad).sqrt().mean()) for grad in grads)
+    if of_interaction:
+        model.interaction.weight.fill_(model.interaction.settings.ratio * of_energy / of_interaction)
 
 
 def langevin_metrics(model: MultimodalModel, chain: ChainInfo) -> dict[str, float]:

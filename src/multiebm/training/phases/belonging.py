@@ -1,4 +1,4 @@
-"""The energy of interaction alone learns what belongs together, by contrast; at the end it gets its weight."""
+"""The energy of interaction alone learns what belongs together, by contrast; it gets its weight when all is over."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -24,7 +24,6 @@ CORRUPTED = 4  # corrupted parts beside them, on average: each candidate is one 
 SPOILT = 0.25  # share of the items of a batch whose parts are corrupted, for the others
 HIDDEN = 0.5  # share of the items that show some of their parts, two or more: f of fewer parts is needed too
 WEIGHT_DECAY = 1e-2  # of AdamW
-WEIGHED_EVERY = 50  # steps between settings of the weight, for a run that is cut short
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,7 @@ class Belonging(Phase):
             interaction.steps += 1
         for name, _ in interaction.named_parameters(prefix=self.averages):
             state.average.pop(name, None)  # the rate ends at 0: no older weights are better
-        if done + 1 == self.steps or (done + 1) % WEIGHED_EVERY == 0:
-            model.weigh_interaction(rng.initial_seed())
-        return metrics | ({"belonging/weight": float(interaction.weight)} if metrics else {})
+        return metrics
 
     def cycle(self, done: int) -> float:
         """Return the factor on the rate: half a cosine up over the share RISE of the steps, then down (Smith 2018)."""

@@ -14,7 +14,15 @@ from multiebm.models.chains import is_steered, starts_from_noise
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.objectives.cooperative import energy_loss
-from multiebm.training.codes import complete_items, follow_codes, observed, prior_step, refine_samples, refine_views
+from multiebm.training.codes import (
+    complete_items,
+    follow_codes,
+    observed,
+    prior_step,
+    refine_samples,
+    refine_views,
+    weigh_interaction,
+)
 from multiebm.training.phases.phase import Chosen, Phase
 from multiebm.training.state import TrainState, update
 
@@ -78,8 +86,8 @@ def energy_step(state: TrainState[MultimodalModel], data: Views, refined: Views)
     rests = 0 < model.energy.gate < -loss.gap.item()
     metrics = {} if rests else update(state, loss.total, "energy")
     model.energy_steps += not rests
-    if model.interaction_learned and not int(model.energy_steps) % WEIGHED_EVERY:
-        model.weigh_interaction((state.rng.initial_seed() + STREAM * (state.step + 1)) % SEEDS)
+    if model.interaction_learned and not state.step % WEIGHED_EVERY:
+        weigh_interaction(model, (state.rng.initial_seed() + STREAM * (state.step + 1)) % SEEDS)
     if is_steered(model.data_chain):
         # the chain is too short while refined samples are less likely than data, too long once they are more likely
         factor = torch.exp(torch.tensor(STEER_RATE if loss.gap < 0 else -STEER_RATE))
