@@ -99,7 +99,7 @@ def test_an_energy_without_a_step_of_training_is_left_out():
     page = render(scene)
     for name in ("samples", "chains"):
         assert "the energy has not had a step of training" in inside(page, name)
-    assert "EBM, Gen after the data chain," not in inside(
+    assert "EBM, Gen after the chains," not in inside(
         render(scene._replace(record=make_scene(evaluation=make_evaluation()).record)), "headline"
     )
 

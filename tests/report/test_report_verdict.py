@@ -84,7 +84,7 @@ def test_the_energy_is_of_use_where_its_chain_changes_a_number_by_more_than_its_
     good, said = use_of_energy(measured(ebm__fcd=(139.0, 1.0)))  # 3.3 better, of an error of 2.8
     assert good
     assert said == (
-        "EBM, Gen after the data chain, is better in FCD (Gen to EBM: FCD 142.3 ± 2.0 to 139.0 ± 2.0, joint coherence "
+        "EBM, Gen after the chains, is better in FCD (Gen to EBM: FCD 142.3 ± 2.0 to 139.0 ± 2.0, joint coherence "
         "0.712 ± 0.020 to 0.700 ± 0.020)."
     )
     assert "makes no difference that these samples can show" in use_of_energy(measured(ebm__fcd=(140.0, 1.0)))[1]

@@ -34,7 +34,7 @@ class Interaction:
         Literal["pair", "mlp"], Field(description="sum of cosines over all pairs of parts, or an MLP of all parts")
     ] = "pair"
     ratio: Annotated[
-        PositiveFloat, Field(description="length of the gradient of weighted f over that of E, on samples")
+        PositiveFloat, Field(description="how much longer the gradient of weighted f is than that of E, on samples")
     ] = 2.0
     latent_steps: Annotated[int, Field(ge=0, le=10_000, description="steps that move latents of samples first")] = 0
     best_of: Annotated[int, Field(ge=1, le=10_000, description="completions of which the best one is taken first")] = 1

@@ -96,9 +96,12 @@ def real_energy(scene: Scene) -> float | None:
 
 
 def trace_data_chain(scene: Scene) -> Trace:
-    """Run the data chain from Gen at `LONGER` times its length; values: energies [T+1, B]."""
+    """Run the data chain from where EBM samples start at `LONGER` times its length; values: energies [T+1, B]."""
     rng, length = scene.rng("data chain", ITEMS), scene.model.data_chain.steps
-    start = scene.model.decode(scene.model.sample_latents(ITEMS, rng))
+    latents = scene.model.sample_latents(ITEMS, rng)
+    if steps := scene.model.chooses.latent_steps:
+        latents, _ = scene.model.refine_sampled(latents, rng, steps)
+    start = scene.model.decode(latents)
     _, info = scene.model.refine_data(start, rng, steps=LONGER * length, record=True)
     positions = info.positions or []
     at = sorted({0, length // 2, length, 2 * length, 3 * length, LONGER * length})

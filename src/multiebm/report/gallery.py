@@ -47,6 +47,8 @@ def joint_section(scene: Scene) -> Section:
     told = [NO_ENERGY.format(reason=scene.no_energy)] if scene.has_energy and scene.no_energy else []
     if not scene.no_energy:
         note = f"The same, after {scene.model.data_chain.steps} Langevin steps on the energy."
+        if moved := scene.model.chooses.latent_steps:
+            note = f"The same, after {moved} steps of the latents to where parts belong together, and {note[17:]}"
         stages.append(Stage("EBM", scene.model.sample(n, None, seed), EBM, note))
     if scene.dataset is None:
         told.append(f"Real test items are left out: {NEEDS_DATA}.")
@@ -61,14 +63,17 @@ def joint_section(scene: Scene) -> Section:
     blocks = [Block(s.title, strips(p, f"{s.title}, joint"), s.note) for s, p in zip(stages, shown, strict=True)]
     if not scene.no_energy:
         change, factor = amplified_change(*shown[:2])
-        note = f"EBM minus Gen, {factor} times as strong, around grey: the energy disagrees with the decoder here."
+        where = (
+            "what the chains changed" if scene.model.chooses.latent_steps else "the energy disagrees with the decoder"
+        )
+        note = f"EBM minus Gen, {factor} times as strong, around grey: {where} here."
         blocks.append(Block("Change", strips(change, "change by the data chain"), note))
     grey = {name: len(view[0]) for name, view in shown[0].items() if not is_colour(tuple(view.shape[1:]))}
     channels = "{} has {} channels: each is shown as a grey picture of its own, from the top left on."
     parts: list[Part] = [Text(channels.format(name, n), "note") for name, n in grey.items()]
     parts += [Block("", blocks, kind="two")] if scene.showing("pictures") else []
     parts.append(Block("", other_views(scene, "real and generated", stages), kind="two"))
-    lead = JOINT_LEAD.format("; EBM is Gen after the data chain" if scene.has_energy else "")
+    lead = JOINT_LEAD.format("; EBM is Gen after the chains" if scene.has_energy else "")
     return Section("samples", "Joint samples", lead, [*parts, *(Text(words, "omitted") for words in told)])
 
 

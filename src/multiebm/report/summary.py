@@ -59,7 +59,7 @@ _ENDS = {
     "stopped": "Training was stopped before its end",
     "failed": "Training failed",
 }
-_SAMPLES = {"gen": "a Gen sample (prior and generator)", "ebm": "an EBM sample (Gen after the data chain)"}
+_SAMPLES = {"gen": "a Gen sample (prior and generator)", "ebm": "an EBM sample (Gen after the chains)"}
 
 
 def headline_section(scene: Scene) -> Section:
@@ -276,7 +276,7 @@ def use_of_energy(evaluation: Evaluation) -> Sentence:
         return False, "Whether the energy is of use was not measured."
     said = [f"{word} in {' and '.join(titles)}" for word, titles in (("better", better), ("worse", worse)) if titles]
     how = f"is {' but '.join(said)}" if said else "makes no difference that these samples can show"
-    return bool(better) and not worse, f"EBM, Gen after the data chain, {how} (Gen to EBM: {', '.join(measured)})."
+    return bool(better) and not worse, f"EBM, Gen after the chains, {how} (Gen to EBM: {', '.join(measured)})."
 
 
 def _clear(a: Result, b: Result) -> float:

@@ -31,9 +31,9 @@ REFIT_DRAWS = 2  # codes an item that a mixture is fitted anew to: one full cova
 
 
 class RefinedSamples(NamedTuple):
-    """Latents [B, .], their means [B, ...] (graph to omega), and what the data chain made of it (detached).
+    """Latents [B, .], their means [B, ...] (graph to omega), and the samples after the data chain (detached).
 
-    It starts from the means of `moved`: of the latents themselves, or of these after steps towards what belongs.
+    The chain starts from the means of `moved`: the latents themselves, or the latents after `refine_sampled`.
     """
 
     latents: Latents
