@@ -24,6 +24,8 @@ LONGEST = (
     "test_reference_step.py",
     "test_docs.py",
     "test_callbacks.py",
+    "test_contract_baselines.py",
+    "test_small_sets.py",
 )
 
 

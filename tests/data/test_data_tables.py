@@ -86,6 +86,6 @@ def test_rows_of_which_none_has_two_parts_are_said():
     there = np.arange(20) < 10
     said = multiebm.from_arrays({"a": FRAME["a"], "b": FRAME["b"]}, present={"a": there, "b": ~there}).describe()
     assert said.splitlines()[-1] == (
-        "no row to train on has two parts, so nothing joins them; put the parts of one item into one row, or under one name"
+        "no row to train on has two parts, so nothing joins them; put parts of one item into one row or name"
     )
     assert "joins" not in WHOLE.describe()

@@ -102,7 +102,9 @@ class MultimodalDataset:
         if none := [name for name in self.modalities if not self.train.of(name)[1].any()]:
             told += f"\nno row to train on has {' or '.join(none)}, so nothing is learned of it; is `present` inverted?"
         elif len(self.modalities) > 1 and not (self.train.present.sum(1) > 1).any():
-            told += "\nno row to train on has two parts, so nothing joins them; put the parts of one item into one row, or under one name"
+            told += (
+                "\nno row to train on has two parts, so nothing joins them; put parts of one item into one row or name"
+            )
         for name, far in self.outliers().items():
             told += (
                 f"\n{far}; leave such cells empty, or, where they are right, train with --kind {name}="
