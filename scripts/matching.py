@@ -1,6 +1,7 @@
 """What do trained models know of what belongs together? Areas under the curve, and what their chains make of it.
 
-    python scripts/matching.py RUN [RUN ...] [--factors 0 0.5 1 2] [--chains] [--robust 0] [--samples 500] [--seed 0]
+    python scripts/matching.py RUN [RUN ...] [--factors 0 0.5 1 2] [--chains] [--robust 0] [--samples 500]
+        [--latent-steps K] [--seed 0]
 
 Runs are seeds of one configuration: numbers are means over them, with the standard deviation where there are several.
 Test items of the runs' data beside the same items changed: all parts moved between items, or one; one that is of
@@ -104,7 +105,13 @@ def weighed(model: MultimodalModel, factor: float | None) -> Iterator[None]:
 
 
 def chains(
-    model: MultimodalModel, judges: Judges, robust: list[Judges], data: MultimodalDataset, n: int, seed: int
+    model: MultimodalModel,
+    judges: Judges,
+    robust: list[Judges],
+    data: MultimodalDataset,
+    n: int,
+    seed: int,
+    latent_steps: int | None = None,
 ) -> dict[str, Row]:
     """Return what chains make of n joint samples and completions, by how they were made."""
     names = list(model.modalities)
@@ -130,10 +137,11 @@ def chains(
 
     found = {"real items": measured(data.test.views, names, None)}
     refine: dict[str, Any] = {"data_steps": None}
-    plain = {"latent_steps": 0} | refine
-    for temperature in (model.generator.temperature, 1.0):
+    plain, own = {"latent_steps": 0} | refine, {"latent_steps": latent_steps} | refine
+    last = "as the model is set" if latent_steps is None else f"{latent_steps} latent steps, then the data chain"
+    for temperature in dict.fromkeys((model.generator.temperature, 1.0)):
         ways = [("no chain", None, {}), ("data chain on -E alone", 0.0, plain), ("data chain", None, plain)]
-        for what, factor, how in [*ways, ("as the model is set", None, refine)]:
+        for what, factor, how in [*ways, (last, None, own)]:
             with weighed(model, factor):
                 raw = model.sample(n, seed=seed, temperature=temperature, **how)
             found[f"samples, T = {temperature:g}: {what}"] = measured(raw, names, None)
@@ -168,6 +176,7 @@ def main() -> None:
     parser.add_argument("--chains", action="store_true")
     parser.add_argument("--robust", type=int, default=0, help="sets of robust judges")
     parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--latent-steps", type=int, help="of samples; as the model is set by default")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     data = build_dataset(load_experiment(given.runs[0]).data)
@@ -177,7 +186,8 @@ def main() -> None:
         if (judges := judges_of(data, "cpu")) is None:
             parser.error("--chains: got data without labels of two classes, expected some, which judges learn")
         robust = robust_judges_of(data, "cpu", given.robust)
-        made = [chains(model, judges, robust, data, given.samples, given.seed) for model in models]
+        how = given.samples, given.seed, given.latent_steps
+        made = [chains(model, judges, robust, data, *how) for model in models]
         print("", *table(made), sep="\n")
     print(f"\n{ITEMS} items, seed {given.seed}, {torch.get_num_threads()} thread(s) of {processor()}.")
 
