@@ -15,12 +15,13 @@ from multiebm.evaluation.result import FOUND, PART
 from multiebm.modalities import Vector
 from multiebm.modalities.category import Category
 from multiebm.modalities.counts import Counts
+from multiebm.modalities.text import Text
 from multiebm.nn.pictures import ssim
 from multiebm.testing import JudgesContract, MetricContract
 
 
 class OfAnyKind(Vector):
-    """A vector of six that is judged as a picture of 2 x 3 pixels, as one of four classes, and as counts."""
+    """A vector of six that is judged as a picture of 2 x 3 pixels, as one of four classes, as a word, and as counts."""
 
     def errors(self, true, predicted, spread):
         found = super().errors(true, predicted, spread)
@@ -28,6 +29,9 @@ class OfAnyKind(Vector):
         found["ssim"] = ssim(*pictures, 2.0)[:, None]
         classes = (torch.nn.functional.one_hot(of[:, :4].argmax(1), 4).float() for of in (true, predicted))
         counts = (of.abs() for of in (true, predicted))
+        words = (torch.nn.functional.one_hot(of[:, :2].argmax(1) + 1, 4)[:, None].float() for of in (true, predicted))
+        captions = (torch.nn.functional.pad(word, (0, 0, 0, 1)) for word in words)  # of one word each
+        found["exact"] = Text("m", ("x", "y"), 2).errors(*captions, spread)["exact"]
         found |= Category("m", (tuple("abcd"),)).errors(*classes, spread)
         return found | Counts("m", (6,)).errors(*counts, spread)
 
@@ -71,7 +75,7 @@ def taught(n, wrong=0.0):
     return found
 
 
-MEASUREMENTS = {f"fill/{name}": of_any_kind for name in ("ssim", "log_loss", "accuracy", "deviance")}
+MEASUREMENTS = {f"fill/{name}": of_any_kind for name in ("ssim", "log_loss", "accuracy", "exact", "deviance")}
 MEASUREMENTS |= dict.fromkeys((PART, FOUND), taught)
 MEASUREMENTS |= {f"fill/over_{name}": untaught for name in ("regression", "neighbours")}
 for metric in METRICS:

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from multiebm.core.random import make_generator
+from multiebm.core.tokens import ended, one_hot
 from multiebm.testing import ModalityContract
 
 DRAWS = np.random.default_rng(0)
@@ -89,3 +90,29 @@ class TestCounts(ModalityContract):
 class TestCountsWithGaps(TestCounts):
     declared = {"missing": "nan"}
     wrong = (np.full((2, 1), -1), np.full((2, 1), 1.5), np.zeros((2, 2)))
+
+
+class TestText(ModalityContract):
+    """Three words in captions of three at most: 40 captions, over which a density can be added up."""
+
+    kind, declared = "text", {"min_count": 1, "length": 4}
+    values = ("red cat", "green cat", "", "red", "red green cat", "Green")
+    wrong = ([1, 2], [None, "cat"], np.zeros((2, 2)), [["red", "cat"]], [b"red", 3.0])
+
+    def grid(self, mean, scale):
+        every = torch.cartesian_prod(*[torch.arange(5)] * 4)
+        return one_hot(ended(every).unique(dim=0), 5).double(), 1.0
+
+
+class TestFrozenText(TestText):
+    declared = {"min_count": 1, "length": 4, "text_mode": "frozen", "missing": "nan"}
+    values = ("red cat", "green cat", " ", "red", "red green cat", "Green")
+    wrong = ([1, 2], np.zeros((2, 2)), [["red", "cat"]])
+
+
+class TestTextInPieces(ModalityContract):
+    kind, declared = "text", {"tokens": "bpe", "vocabulary": 260, "length": 2}
+    values = ("a", "b", "", "a")
+
+    def grid(self, mean, scale):
+        return one_hot(ended(torch.stack([torch.arange(258), torch.zeros(258, dtype=int)], 1)), 258).double(), 1.0

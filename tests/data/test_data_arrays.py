@@ -357,10 +357,8 @@ def test_every_problem_of_the_declarations_is_reported_at_once():
         from_arrays(make_views(), declared)
     layout, kind, reserved, key = caught.value.problems
     assert layout == "arrays.modalities.photo.layout: got 'whc', expected chw, hwc or hw (no axis of channels)"
-    assert (
-        kind
-        == "arrays.modalities.table.kind: got 'tabular', expected picture or category or counts or vector; declare it"
-    )
+    known = "picture or text or category or counts or vector"
+    assert kind == f"arrays.modalities.table.kind: got 'tabular', expected {known}; declare it"
     assert reserved.startswith("arrays.modalities.labels: got a reserved name, expected none of labels, present")
     assert key.startswith(
         "arrays.modalities.sound: got unknown key 'layuot', expected kind, missing, columns, standardise."

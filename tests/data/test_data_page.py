@@ -413,6 +413,55 @@ def _():
         from_arrays({"v": np.arange(1001).astype(str)}, {"v": {"kind": "category"}})
 
 
+TALES = [f"a {size} {colour} thing" for size in ("big", "small", "tiny") for colour in ("red", "green", "grey")]
+
+
+def told(values, **declared):
+    """The captions of `values` as training makes them and as use makes them, which are the same."""
+    text = {"kind": "text", "min_count": 1} | declared
+    data = from_arrays({"v": TALES}, {"v": text}, test=Rows({"v": values}))
+    used = make_batch(data.modalities, {"v": values})
+    assert torch.equal(data.batch("test", torch.arange(len(values))).views["v"], used.views["v"])
+    return [
+        text if has else None
+        for text, has in zip(data.modalities["v"].show(data.test.views["v"]), used.present[:, 0].tolist(), strict=True)
+    ]
+
+
+@row("strings of several words")
+def _():
+    for values in (TALES, np.array(TALES), pd.Series(TALES), pd.DataFrame({"x": TALES}), [t.encode() for t in TALES]):
+        assert from_arrays({"v": values}, test=Rows({"v": values})).modalities["v"].kind == "text"
+        assert told(TALES if isinstance(values, pd.DataFrame) else values) == TALES
+    assert told(["A RED thing"]) == ["a red thing"]
+    for values in (["red", "green"] * 9, ["New York City", "Salt Lake City"] * 9):
+        assert from_arrays({"v": values}).modalities["v"].kind == "category"
+
+
+@row("None, NaN, empty strings")
+def _():
+    assert told(["a red thing", None, "", np.nan, " "], missing="nan") == ["a red thing", None, None, None, ""]
+    assert told(["a red thing", ""]) == ["a red thing", ""]
+    with pytest.raises(DataError, match="modality 'v': got None in row 1, expected a caption.*missing: nan"):
+        told(["a red thing", None])
+
+
+@row("words that training had not; captions that are too long")
+def _():
+    assert told(["a gren thing", "a red thing a big thing"]) == [
+        "a <unk> thing",
+        "a red thing a",
+    ]  # said: test_core_captions
+
+
+@row("numbers, several columns")
+def _():
+    with pytest.raises(DataError, match="got 3 in row 1, expected a caption, a text"):
+        told(["a red thing", 3])
+    with pytest.raises(DataError, match=r"got shape \(9, 2\), expected a caption a row"):
+        told(np.array([TALES, TALES]).T)
+
+
 @row("whole numbers from 0 on, dense or sparse")
 def _():
     m, state = of_kind(NUMBERS, {"kind": "counts"})

@@ -263,7 +263,7 @@ def test_what_was_given_and_expected_is_said(tmp_path: Path):
         (
             "modalities.1.kind",
             "sound",
-            "modalities.1.*got kind 'sound', expected picture or category or counts or vector; .* package to install",
+            "1.*got kind 'sound', expected picture or text or category or counts or vector; .* package to install",
         ),
         ("modalities.1.scale", [1.0, 0.0], "modalities.1.*scale.*expected: greater than 0"),
         ("modalities.1.loc", [1.0], "modalities.1.*loc: got 1 of them, expected 2,"),

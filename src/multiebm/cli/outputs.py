@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from multiebm.core.errors import ConfigError, OutputError
 from multiebm.core.files import write_output
@@ -58,7 +59,8 @@ def write_views(out: Path, views: Views, modalities: dict[str, Modality]) -> str
     Return what is where, for the user.
     """
     if out.suffix.lower() == ".npz":
-        write_npz(out, {name: view.detach().cpu().numpy() for name, view in views.items()})
+        arrays = {name: view.detach().cpu() if isinstance(view, Tensor) else view for name, view in views.items()}
+        write_npz(out, {name: np.asarray(array) for name, array in arrays.items()})
         return f"{', '.join(views)}: {out}"
     sheet = io.BytesIO()
     Image.fromarray(grid(views, modalities)).save(sheet, "PNG")

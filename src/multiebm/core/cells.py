@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from multiebm.core.captions import are_captions
+from multiebm.core.errors import DataError
+
 Array = NDArray[Any]
 
 MARKS = ("?", "-", "--", ".", "na", "n/a", "n.a.", "#n/a", "nan", "none", "null", "nil", "missing", "unknown", "*")
@@ -23,6 +26,29 @@ CLASSES = "if each value is a class declare kind: category (--kind NAME=category
 def is_missing(cell: Any) -> bool:
     """Return whether a cell is None, NaN, NaT or NA."""
     return cell is None or type(cell).__name__ in ("NAType", "NaTType") or (isinstance(cell, Real) and cell != cell)
+
+
+def is_text(cell: Any) -> bool:
+    """Return whether a cell is a text, be it of bytes."""
+    return isinstance(cell, str | bytes)
+
+
+def decoded(cell: Any) -> str:
+    """Return a text, one of bytes as UTF-8."""
+    return cell.decode(errors="replace") if isinstance(cell, bytes) else str(cell)
+
+
+def texts_in(cells: Array, rows: Array, where: str) -> list[str]:
+    """Return the captions in these rows of cells [N]; DataError for what is no text."""
+    for row in rows:
+        if not is_text(cell := cells[row]):
+            fix = (
+                "say that it is missing by missing: nan (--missing nan), or by a mask"
+                if is_missing(cell)
+                else "convert it by str(), or declare another kind"
+            )
+            raise DataError(f"{where}: got {cell!r:.40} in row {row}, expected a caption, a text; {fix}")
+    return [decoded(cells[row]) for row in rows]
 
 
 def odd_cells(
@@ -56,7 +82,8 @@ def odd_cells(
                 f"{at}: got a number that is written as a text, {_shown(cells[first])} in row {rows[first]}, expected "
                 f"numbers; convert them (with a decimal point, without a unit; {_reader(cells[first])}), or {CLASSES}"
             )
-        if not declared and (no_classes := _no_classes(cells, rows)):
+        captions = len(flat.T) == 1 and are_captions(cells)
+        if not declared and not captions and (no_classes := _no_classes(cells, rows)):
             return f"{at}: {no_classes}, or {CLASSES}"
         if len(texts) or len(written):
             sorts.setdefault("texts", at.removeprefix(", "))
@@ -86,10 +113,12 @@ def _no_classes(cells: Array, rows: Array) -> str:
             "numbers, such as days, (pandas.to_datetime(column) - pandas.Timestamp(2000, 1, 1)).dt.days, leave the "
             "column out"
         )
+    words = sum(len(str(cells[i]).split()) for i in texts)
+    captions = ", if they are captions declare kind: text (--kind NAME=text)" if words > 2 * len(texts) else ""
     if len(texts) >= FEW_ROWS and (n := len({cells[i] for i in texts})) > OWN_CLASS * len(cells):
         return (
             f"got {n:,} different texts in {len(cells):,} cells, such as {_shown(cells[texts[0]])}, expected classes "
-            "that most rows share; leave out what names rows"
+            f"that most rows share; leave out what names rows{captions}"
         )
     return ""
 

@@ -270,6 +270,22 @@ def in_order(part: Handed, known: tuple[str, ...], where: str) -> Handed:
     return part._replace(values=part.values[:, order], masked=masked, columns=known)
 
 
+def in_columns(part: Handed, columns: tuple[str, ...], n: int, where: str) -> Handed:
+    """Return values handed over as [N, n], those of a data frame in the order of these `columns`; one column may be
+    [N]. DataError where they have another shape.
+    """
+    part = in_order(part, columns, where)
+    if part.values.ndim == 1 and n == 1:
+        part = part._replace(values=part.values[:, None], masked=None if part.masked is None else part.masked[:, None])
+    if (got := part.values.shape)[1:] != (n,):
+        message = f"{where}: got shape {got}, expected (rows, {n})"
+        if got == (n,):
+            raise DataError(f"{message}; of one item pass x[None]")
+        fix = f"pass the {n} columns of training" if len(got) == 2 else "reshape it"
+        raise DataError(f"{message}; {fix}")
+    return part
+
+
 def read_presence(parts: Mapping[str, Handed], present: Any, names: Mapping[str, bool], what: str) -> Mask:
     """Return what is there, bool [N, M], columns in the order of `names`, which say whether a part may lack cells.
 

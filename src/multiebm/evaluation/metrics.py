@@ -77,8 +77,9 @@ _KL = "divergence of codes from the prior, nats an item"
 _LEAKS = "high: the class leaks into what one modality has alone"
 _RMSE = "root mean square, in standard deviations of training, of the mean of 20 completions from all other parts"
 _SSIM = "structural similarity of a picture that was filled in"
-_LOG_LOSS = "minus the log of the probability of the true class, nats, by column"
-_HITS = "share of columns whose likeliest class is the true one"
+_LOG_LOSS = "minus the log of the probability of the true class, nats, by column, or of the true word of a caption"
+_HITS = "share of columns whose likeliest class is the true one, or of words"
+_EXACT = "share of captions whose every likeliest word is the true one"
 _DEVIANCE = "Poisson deviance of counts from what is predicted, by column; about 1 where they are Poisson around it"
 _LEARNED = "the same number of rows that the model learned from; far smaller: it knows them by heart"
 _OF_ANOTHER = "the same number of the same rows, of {}"
@@ -108,6 +109,7 @@ METRICS: Table[Metric] = Table(
         "fill/ssim": Metric(filling, "SSIM, filled in", _SSIM, 1, (-1, 1), _PARTS),
         "fill/log_loss": Metric(filling, "log loss, filled in", _LOG_LOSS, None, _OVER_0, _PARTS),
         "fill/accuracy": Metric(filling, "accuracy, filled in", _HITS, 1, _SHARE, _PARTS),
+        "fill/exact": Metric(filling, "whole captions, filled in", _EXACT, 1, _SHARE, _PARTS),
         "fill/deviance": Metric(filling, "deviance, filled in", _DEVIANCE, 0, _OVER_0, _PARTS),
         "fill/learned": Metric(filling, "error on training rows", _LEARNED, None, _OVER_0, _PARTS),
         **{

@@ -148,7 +148,8 @@ def filled_in(evaluation: Evaluation, part: str) -> Sentence:
     if (own := results.get(f"{FILL}/{key}/{part}")) is not None:
         told += f" {own.value:.2f}{measure.unit}"
     if (hits := results.get(f"{FILL}/accuracy/{part}")) is not None:
-        told += f" ({hits.value:.0%} right)"
+        whole = results.get(f"{FILL}/exact/{part}")
+        told += f" ({hits.value:.0%} right{'' if whole is None else f', {whole.value:.0%} of captions as a whole'})"
     told += f", {' and '.join(words)}" if words and r2.n >= FEW else f"; {', '.join(words)}" if words else ""
     if (mean := results.get(f"{FILL}/{AVERAGE}/{part}")) is not None:
         told += f"; always guessing the mean: {mean.value:.2f}"

@@ -14,6 +14,7 @@ from multiebm.modalities.base import Modality
 from multiebm.modalities.category import Category
 from multiebm.modalities.counts import Counts
 from multiebm.modalities.picture import Picture, PictureNetworks
+from multiebm.modalities.text import Text, TextNetworks
 from multiebm.modalities.vector import Vector, VectorNetworks
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "Modality",
     "Picture",
     "PictureNetworks",
+    "Text",
+    "TextNetworks",
     "Vector",
     "VectorNetworks",
     "from_json",
@@ -31,7 +34,7 @@ __all__ = [
 
 MODALITIES: Table[type[Modality]] = Table(  # the first of them that takes values without a declaration has them
     "modality.kind",
-    {"picture": Picture, "category": Category, "counts": Counts, "vector": Vector},
+    {"picture": Picture, "text": Text, "category": Category, "counts": Counts, "vector": Vector},
     group="multiebm.modalities",
 )
 

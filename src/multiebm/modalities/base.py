@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from multiebm.core.errors import ConfigError, DataError
-from multiebm.core.handed import SHOWN, Array, Handed, Mask, in_order
+from multiebm.core.handed import SHOWN, Array, Handed, Mask
 from multiebm.core.random import Randomness, rand, randn
 from multiebm.core.table import nearest
 from multiebm.distributions.likelihoods import LIKELIHOODS, LearnedScale, Likelihood, Observation
@@ -169,6 +169,17 @@ class Modality(ABC):
     def as_given(self, raw: Tensor) -> Tensor:
         """Return observed raw values [B, *raw_shape] in the type and units of `to_raw`."""
 
+    def give(self, raw: Tensor, given: Handed | None = None, there: Tensor | None = None) -> Any:
+        """Return raw values [..., N, *raw_shape] as users get them; `given` are those that were handed over, and
+        `there` (bool [N]) which of these are in their place.
+        """
+        return raw
+
+    def average(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of draws [K, N, *raw_shape]; what all of them agree on is that, to the bit."""
+        same, numbers = (draws == draws[0]).all(0), draws if draws.is_floating_point() else draws.double()
+        return torch.where(same, draws[0], numbers.mean(0)), torch.where(same, 0.0, numbers.std(0))
+
     @abstractmethod
     def show(self, raw: Tensor) -> Any:
         """Return values of `to_raw` as `shows` says: [B, C, H, W] in [0, 1], points [B, 1 or 2], or a text an item."""
@@ -310,22 +321,6 @@ def missing_problems(where: str, declared: Mapping[str, Any]) -> list[str]:
     if declared.get("missing") in (None, "nan"):
         return []
     return [f"{where}.missing: got {declared['missing']!r}, expected nan: NaN means missing; correct or remove it"]
-
-
-def in_columns(part: Handed, columns: tuple[str, ...], n: int, where: str) -> Handed:
-    """Return values handed over as [N, n], those of a data frame in the order of these `columns`; one column may be
-    [N]. DataError where they have another shape.
-    """
-    part = in_order(part, columns, where)
-    if part.values.ndim == 1 and n == 1:
-        part = part._replace(values=part.values[:, None], masked=None if part.masked is None else part.masked[:, None])
-    if (got := part.values.shape)[1:] != (n,):
-        message = f"{where}: got shape {got}, expected (rows, {n})"
-        if got == (n,):
-            raise DataError(f"{message}; of one item pass x[None]")
-        fix = f"pass the {n} columns of training" if len(got) == 2 else "reshape it"
-        raise DataError(f"{message}; {fix}")
-    return part
 
 
 def refuse(bad: Mask, where: str, nan: bool = False, columns: Sequence[str] = ()) -> None:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from multiebm.core.cells import is_missing
 from multiebm.core.classes import LARGEST, LISTED, class_name, classes_of, places_of
 from multiebm.core.errors import ConfigError, DataError
-from multiebm.core.handed import Array, Handed, Mask
+from multiebm.core.handed import Array, Handed, Mask, in_columns
 from multiebm.core.random import Randomness, rand
 from multiebm.distributions.likelihoods import Observation
-from multiebm.modalities.base import Columns, Modality, Scale, Shows, in_columns, missing_problems, unknown_keys
+from multiebm.modalities.base import Columns, Modality, Scale, Shows, missing_problems, unknown_keys
 from multiebm.modalities.vector import VectorNetworks
 from multiebm.nn.blocks import Link, VectorTrunk, WithoutGaps, mlp
 

@@ -16,7 +16,7 @@ from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from multiebm.core.errors import DataError
-from multiebm.core.handed import Handed, Mask
+from multiebm.core.handed import Handed, Mask, in_columns
 from multiebm.core.random import Randomness, rand
 from multiebm.distributions.likelihoods import LEAST_DRAW, PACE, Observation
 from multiebm.modalities.base import (
@@ -26,7 +26,6 @@ from multiebm.modalities.base import (
     Scale,
     Shows,
     check_per_column,
-    in_columns,
     missing_problems,
     unknown_keys,
 )

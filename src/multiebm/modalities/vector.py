@@ -14,7 +14,7 @@ from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveFloat, Positive
 from torch import Tensor, nn
 
 from multiebm.core.errors import ConfigError, DataError
-from multiebm.core.handed import SHOWN, Handed, Mask
+from multiebm.core.handed import SHOWN, Handed, Mask, in_columns
 from multiebm.modalities.base import (
     RAW_LIMIT,
     Given,
@@ -22,7 +22,6 @@ from multiebm.modalities.base import (
     Scale,
     Shows,
     check_per_column,
-    in_columns,
     missing_problems,
     refuse,
     unknown_keys,

@@ -7,7 +7,7 @@ gradients whatever the caller has set, a bounded number of items at a time, and 
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 from torch import Tensor
@@ -24,21 +24,12 @@ from multiebm.models import use
 from multiebm.models.likelihood import LogLikelihood, conditional_log_likelihood
 from multiebm.models.saving import write_model
 from multiebm.models.states import StateModel
+from multiebm.models.use import Completion
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 PATHS, STAGES = 1000, 500  # of annealing, by which log Z is estimated unless asked otherwise
-
-
-class Completion(NamedTuple):
-    """Several completions of the same items, by part: `mean` and standard deviation `std` over the draws [B, ...], and
-    the `draws` [K, B, ...]. What was observed has its own value in all of them, and deviation 0.
-    """
-
-    mean: Views
-    std: Views
-    draws: Views
 
 
 class MultimodalModel(StateModel):
@@ -61,8 +52,22 @@ class MultimodalModel(StateModel):
         depends on (`seed`, i) alone, not on n. `temperature` T in (0, 1] draws z from p(z)^(1/T); None: that of the
         model. `noise`: with the observation noise that the model assumes around the means. `latent_steps` of a chain
         move latents before that towards samples whose parts belong together, by an energy of interaction that learned;
-        None: as many as `model.interaction.latent_steps` says where the data chain runs, else none.
+        None: as many as `model.interaction.latent_steps` says where the data chain runs, else none. Captions come as an
+        array of strings [n].
         """
+        views = self.raw_samples(n, data_steps, seed, temperature, noise, latent_steps)
+        return {name: self.modalities[name].give(view) for name, view in views.items()}
+
+    def raw_samples(
+        self,
+        n: int,
+        data_steps: int | None = 0,
+        seed: int = 0,
+        temperature: float | None = None,
+        noise: bool = False,
+        latent_steps: int | None = None,
+    ) -> Views:
+        """Return what `sample` does as raw values [n, *raw_shape] of all modalities, tensors that these can show."""
         most = use.LARGEST // (4 * sum(m.size for m in self.modalities.values()))
         n = whole_number("n", n, 1, most, "a number of samples", f" ({use.LARGEST >> 30} GiB); draw fewer a seed")
         seed, temperature = check_seed(seed), use.check_temperature(temperature)
@@ -128,7 +133,8 @@ class MultimodalModel(StateModel):
 
         Observed entries come back exactly as given (bytes v as v / 255); the others are decoded from the subset
         posterior, refined by `latent_steps` of the latent chain (eq. 17) and `data_steps` of the data chain with
-        observed parts held fixed (None = as in training). `present` [B, M] hides single entries of `parts`.
+        observed parts held fixed (None = as in training). `present` [B, M] hides single entries of `parts`. Captions
+        come as an array of strings [B].
 
         With `draws` several times, as a `Completion`: draw k is what `seed` + k gives. `noise`: with the observation
         noise that the model assumes around the means. Item i depends on (`seed`, i) alone; of seeds [B], one for each
@@ -163,7 +169,9 @@ class MultimodalModel(StateModel):
             found = use.over_parts(self, self.modalities, some, handed)
             each = [{name: of[:, k] for name, of in found.items()} for k in range(draws or 1)]
             each = [handed.observed(self.modalities, views) for views in each]
-            return each[0] if draws is None else _completion({k: torch.stack([of[k] for of in each]) for k in names})
+            if draws is None:
+                return handed.given(self.modalities, each[0])
+            return handed.completion(self.modalities, {name: torch.stack([of[name] for of in each]) for name in names})
 
     @overload
     def encode(self, parts: Views, present: Tensor | None = None, private: Literal[False] = False) -> Tensor: ...
@@ -192,7 +200,7 @@ class MultimodalModel(StateModel):
         """Return codes of `encode` ([B, D], or by name), or parts of `impute` and `sample` [B, D], as a data frame.
 
         Its columns are `shared_0` and so on, for parts those that training had (those of two parts of one name get the
-        name of the part in front). DataError for parts that are not vectors; ConfigError without pandas.
+        name of the part in front); captions [B] are one column. DataError for other parts; ConfigError without pandas.
         """
         return use.to_frame(self.modalities, values)
 
@@ -338,13 +346,3 @@ class MultimodalModel(StateModel):
 
     def _raw(self, views: Views, names: list[str]) -> Views:
         return {name: self.modalities[name].to_raw(views[name]) for name in names}
-
-
-def _completion(draws: Views) -> Completion:
-    """Return draws [K, B, ...] with their mean and deviation; what all draws agree on is that, to the bit."""
-    mean, std = {}, {}
-    for name, values in draws.items():
-        same, numbers = (values == values[0]).all(0), values if values.is_floating_point() else values.double()
-        mean[name] = torch.where(same, values[0], numbers.mean(0))
-        std[name] = torch.where(same, 0.0, numbers.std(0))
-    return Completion(mean, std, draws)

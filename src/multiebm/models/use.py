@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import ConfigError, DataError, ModalityError, whole_number
-from multiebm.core.handed import read_arrays, read_presence
+from multiebm.core.handed import Handed, read_arrays, read_presence
 from multiebm.core.names import SHARED, Views
 from multiebm.core.random import SEEDS, check_seed
 from multiebm.core.table import nearest
@@ -31,13 +31,26 @@ FAR_OFF = 0.3  # nats of error, from which an estimate is said to be rough: few 
 PLACES = 2**18  # pixels of pictures and coordinates of vectors at a time: what the memory of networks grows with
 
 
+class Completion(NamedTuple):
+    """Several completions of the same items, by part: `mean` and standard deviation `std` over the draws [B, ...], and
+    the `draws` [K, B, ...]. What was observed has its own value in all of them, and deviation 0. Of captions `mean` is
+    the one that most draws are, and `std` [B] the share of draws that are another.
+    """
+
+    mean: Views
+    std: Views
+    draws: Views
+
+
 class Given(NamedTuple):
     """What a user handed over, checked: raw `parts` [B, ...] of some modalities; `present` bool [B, M] says what is
     there. Its states take four times the memory of pictures of bytes, so they are made of a few rows at a time.
+    `handed` are the parts as they came.
     """
 
     parts: Views
     present: Tensor
+    handed: dict[str, Handed]
 
     def batch(
         self, modalities: dict[str, Modality], rows: Tensor | None = None, device: torch.device | None = None
@@ -68,6 +81,17 @@ class Given(NamedTuple):
                 kept[name] = torch.where(there, given, views[name])
         return kept
 
+    def given(self, modalities: dict[str, Modality], views: Views) -> Views:
+        """Return raw `views` [..., B, *raw_shape] as users get them."""
+        there = dict(zip(modalities, self.present.T, strict=True))
+        return {name: modalities[name].give(view, self.handed.get(name), there[name]) for name, view in views.items()}
+
+    def completion(self, modalities: dict[str, Modality], draws: Views) -> Completion:
+        """Return raw `draws` [K, B, *raw_shape] with what they are on average, as users get them."""
+        found = {name: modalities[name].average(values) for name, values in draws.items()}
+        mean = self.given(modalities, {name: mean for name, (mean, _) in found.items()})
+        return Completion(mean, {name: std for name, (_, std) in found.items()}, self.given(modalities, draws))
+
 
 def check_parts(modalities: dict[str, Modality], parts: Any, present: Any = None) -> Given:
     """Return raw `parts` [B, ...], every row of them checked, all of it copied; a modality not in `parts` is absent.
@@ -83,7 +107,7 @@ def check_parts(modalities: dict[str, Modality], parts: Any, present: Any = None
             where = f"parts, modality {name!r}"
             views[name] = m.read(handed[name], there[:, i], where)
             m.check(views[name], torch.from_numpy(there[:, i]), where)
-    return Given(views, torch.from_numpy(there))
+    return Given(views, torch.from_numpy(there), handed)
 
 
 def check_names(modalities: dict[str, Modality], names: Any, what: str) -> list[str]:
@@ -295,13 +319,17 @@ def to_frame(modalities: dict[str, Modality], values: Tensor | Mapping[str, Tens
         raise ConfigError('frame: got no pandas, expected it here; pip install "multiebm[tables]"') from error
     by_name = {SHARED: values} if isinstance(values, Tensor) else values
     found: list[tuple[str, str, Any]] = []
-    for name, rows in by_name.items():
-        if rows.dim() != 2:
+    for name, values in by_name.items():
+        rows = values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        of_part = modalities[name] if SHARED not in by_name and name in modalities else None
+        if rows.ndim == 1:  # one caption an item, or one number
+            found.append((name, name if of_part is None else of_part.handed_columns[0], rows))
+            continue
+        if rows.ndim != 2:
             raise DataError(
                 f"frame, {name!r}: got shape {list(rows.shape)}, expected rows of numbers [B, D]; leave it out (want=)"
             )
-        known = modalities[name].columns if SHARED not in by_name and name in modalities else ()
-        named = known or [f"{name}_{i}" for i in range(rows.shape[1])]
-        found += [(name, column, of) for column, of in zip(named, rows.T.cpu().numpy(), strict=True)]
+        named = (of_part.columns if of_part else ()) or [f"{name}_{i}" for i in range(rows.shape[1])]
+        found += [(name, column, of) for column, of in zip(named, rows.T, strict=True)]
     twice = [column for _, column, _ in found]
     return pd.DataFrame({c if twice.count(c) == 1 else f"{part}_{c}": of for part, c, of in found})

@@ -17,10 +17,10 @@ NOTE = (
     "is chance. Variety: variance of samples as a share of that of real rows, 1 at best. The smallest error is marked."
 )
 MORE = (
-    "Nats: log density of a held-out part given the others. Accuracy of categories, structural similarity (SSIM) of "
-    "pictures. Training rows: the error of the model on rows that it learned from. Score: as match, by the energy or "
-    "by the likelihood. Match of the part: as match, by the number of the part alone. Part found: how often a part of "
-    "another row is told to belong least of its item's."
+    "Nats: log density of a held-out part given the others. Accuracy of categories and words, captions that are right "
+    "as a whole, structural similarity (SSIM) of pictures. Training rows: the error of the model on rows that it "
+    "learned from. Score: as match, by the energy or by the likelihood. Match of the part: as match, by the number of "
+    "the part alone. Part found: how often a part of another row is told to belong least of its item's."
 )
 MARK = 0.15  # opacity behind the smallest error
 BESIDE = {"regression": "regression", "neighbours": f"{NEAREST} neighbours", "mean": "the mean"}
@@ -29,6 +29,7 @@ SECOND = {
     "r2": "R2",
     "log_likelihood": "nats",
     "accuracy": "accuracy",
+    "exact": "whole captions",
     "ssim": "SSIM",
     "learned": "training rows",
     "coverage50": "within 50%",

@@ -43,13 +43,13 @@ AMPLIFY_TO = 0.5  # the change that fills half the range of a picture
 def joint_section(scene: Scene) -> Section:
     """Joint samples before and after the data chain from the same latents, beside real test items."""
     n, seed = POINTS if scene.showing("points") else SHOWN, scene.record.experiment.seed
-    stages = [Stage("Gen", scene.model.sample(n, 0, seed), GEN, "Decoder means of latents from the prior.")]
+    stages = [Stage("Gen", scene.model.raw_samples(n, 0, seed), GEN, "Decoder means of latents from the prior.")]
     told = [NO_ENERGY.format(reason=scene.no_energy)] if scene.has_energy and scene.no_energy else []
     if not scene.no_energy:
         note = f"The same, after {scene.model.data_chain.steps} Langevin steps on the energy."
         if moved := scene.model.chooses.latent_steps:
             note = f"The same, after {moved} steps of the latents to where parts belong together, and {note[17:]}"
-        stages.append(Stage("EBM", scene.model.sample(n, None, seed), EBM, note))
+        stages.append(Stage("EBM", scene.model.raw_samples(n, None, seed), EBM, note))
     if scene.dataset is None:
         told.append(f"Real test items are left out: {NEEDS_DATA}.")
     else:

@@ -1,0 +1,37 @@
+"""Captions as tokens [B, T] and as states [B, T, V]: V numbers for each of T positions, of which the largest counts.
+
+A caption ends at its first END, what follows is END too, and so is the last position: every caption has an end.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+END, UNKNOWN = 0, 1  # of every vocabulary: what ends a caption and fills what follows, and any word that it has not
+
+
+def ended(tokens: Tensor) -> Tensor:
+    """Return tokens int64 [B, T], END from the first END on and at the last position."""
+    tokens = tokens.clone()
+    tokens[:, -1] = END
+    return tokens.masked_fill((tokens == END).cumsum(1) > 0, END)
+
+
+def tokens_of(state: Tensor) -> Tensor:
+    """Return the tokens int64 [B, T] of states [B, T, V], the nearest one-hot rows of a caption."""
+    return ended(state.detach().argmax(-1))
+
+
+def one_hot(tokens: Tensor, size: int) -> Tensor:
+    """Return tokens int64 [..., T] as float32 states [..., T, size], 1 at the token and 0 elsewhere."""
+    return F.one_hot(tokens, size).to(torch.float32)
+
+
+def counted(tokens: Tensor) -> Tensor:
+    """Return where tokens [B, T] say something, bool: at words and the END behind them, unless it stands last, where
+    nothing else could stand.
+    """
+    before = (tokens == END).cumsum(1) - (tokens == END).long()
+    found = before == 0
+    found[:, -1] = False
+    return found
