@@ -111,8 +111,13 @@ class TestFrozenText(TestText):
 
 
 class TestTextInPieces(ModalityContract):
-    kind, declared = "text", {"tokens": "bpe", "vocabulary": 260, "length": 2}
-    values = ("a", "b", "", "a")
+    """Of 258 tokens; the grid has captions of one piece and those that begin as the mean; others have < 1e-5."""
+
+    kind, declared = "text", {"tokens": "bpe", "vocabulary": 260, "length": 3}
+    values = ("a", "b", "", "ab")
 
     def grid(self, mean, scale):
-        return one_hot(ended(torch.stack([torch.arange(258), torch.zeros(258, dtype=int)], 1)), 258).double(), 1.0
+        every, none = torch.arange(258), torch.zeros(258, dtype=int)
+        first = torch.full_like(none, int(mean[0].argmax()))
+        captions = torch.cat([torch.stack([every, none, none], 1), torch.stack([first, every, none], 1)])
+        return one_hot(ended(captions).unique(dim=0), 258).double(), 1.0

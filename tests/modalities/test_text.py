@@ -11,7 +11,7 @@ from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.random import item_generators, make_generator
 from multiebm.core.tokens import one_hot, tokens_of
 from multiebm.data import Rows, from_arrays, read_data
-from multiebm.distributions.sentences import Sentences
+from multiebm.distributions.sentences import Causal, Sentences
 from multiebm.modalities import Text, Vector, from_json, to_json
 from multiebm.modalities.text import TextNetworks
 from small_models import make_batch, small_model
@@ -153,10 +153,47 @@ def test_draws_have_the_probabilities_of_captions():
         assert abs(drawn.count(caption) / 20_000 - share) < 4 * (share * (1 - share) / 20_000) ** 0.5
 
 
-def test_draws_of_an_item_are_its_own():
-    mean = torch.full((5, 4, 6), 1 / 6)
-    five, two = (Sentences().sample(mean[:n], item_generators(0, n)) for n in (5, 2))
+@pytest.mark.parametrize("made", [Sentences, lambda: Causal(6, width=4)])
+def test_draws_of_an_item_are_its_own(made):
+    mean, density = torch.full((5, 4, 6), 1 / 6), made()
+    five, two = (density.sample(mean[:n], item_generators(0, n)) for n in (5, 2))
     assert torch.equal(five[:2], two)
+
+
+def test_a_causal_density_is_a_product_of_conditionals_that_see_the_words_before_alone():
+    torch.manual_seed(0)
+    density, mean = Causal(4, weight=2.0, width=5), torch.full((1, 4, 4), 0.25)
+    tokens = torch.tensor([[2, 3, 1, 0]])
+    found = density.cells(one_hot(tokens, 4), mean)[0]
+    for t in range(3):
+        other = tokens.clone()
+        other[0, t:-1] = 3
+        assert torch.equal(density.cells(one_hot(other, 4), mean)[0, :t], found[:t])
+        every = [torch.tensor([[*tokens[0, :t], v, *[2] * (2 - t), 0]]) for v in range(4)]
+        shares = torch.stack([density.cells(one_hot(of, 4), mean)[0, t] for of in every]).exp()
+        torch.testing.assert_close(shares.sum(), torch.tensor(1.0))
+        torch.testing.assert_close(shares[tokens[0, t]].log(), found[t])
+    assert found[3] == 0
+    torch.testing.assert_close(density.log_prob(one_hot(tokens, 4), mean), 2 * found.sum()[None])
+
+
+def test_causal_draws_keep_to_one_form_of_a_sentence_where_independent_words_mix_them():
+    torch.manual_seed(0)
+    x = one_hot(torch.tensor([[2, 3, 0], [4, 5, 0]]), 6)
+    mean, density = x.mean(0, keepdim=True), Causal(6, width=8)
+    optimiser = torch.optim.Adam(density.parameters(), 0.05)
+    for _ in range(40):
+        optimiser.zero_grad()
+        (-density.log_density(x, mean.expand_as(x)).mean()).backward()
+        optimiser.step()
+    with torch.no_grad():
+        assert float(density.log_density(x, mean.expand_as(x)).mean()) > np.log(0.5) - 0.05
+        drawn, mixed = (
+            tokens_of(of.sample(mean.expand(200, 3, 6), make_generator(0)))[:, :2].tolist()
+            for of in (density, Sentences())
+        )
+    assert sum(caption in ([2, 3], [4, 5]) for caption in drawn) > 190
+    assert sum(caption in ([2, 3], [4, 5]) for caption in mixed) < 130
 
 
 # networks and chains

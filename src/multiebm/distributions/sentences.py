@@ -3,12 +3,13 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from multiebm.core.random import Randomness, rand
 from multiebm.core.tokens import counted, ended, one_hot, tokens_of
 
 LEAST = 1e-9  # probability of a token: log 0 has no gradient
+WIDTH = 64  # of what reads the words before one
 
 
 class Sentences(NamedTuple):
@@ -35,3 +36,49 @@ class Sentences(NamedTuple):
         share, at = mean.cumsum(2), rand(rng, mean.shape[:2], mean)[..., None]
         drawn = (share <= at * share[..., -1:]).sum(2).clamp_max(mean.shape[2] - 1)
         return one_hot(ended(drawn), mean.shape[2]).to(mean)
+
+
+class Causal(nn.Module):
+    """p(x | mean) = prod_t p(x_t | x_<t, mean_t), each a softmax of log mean_t and what the words before it say.
+
+    A recurrent network (GRU, Cho et al. 2014, arXiv 1406.1078) reads these words. So words of a sample follow each
+    other, where positions that are independent given the latents mix the forms that a sentence may have.
+    """
+
+    def __init__(self, size: int, weight: float = 1.0, width: int = WIDTH) -> None:
+        super().__init__()
+        self.weight = weight
+        self.words, self.net = nn.Linear(size, width, bias=False), nn.GRU(width, width, batch_first=True)
+        self.say = nn.Linear(width, size)
+
+    def log_prob(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Return the weight times `log_density`: [B, T, V] -> [B] in nats."""
+        return self.weight * self.log_density(x, mean)
+
+    def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Return the sum of log p(x_t | x_<t, mean_t) over words and their end: [B, T, V] -> [B] in nats."""
+        return self.cells(x, mean).sum(1)
+
+    def cells(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Return log p(x_t | x_<t, mean_t) of each position, 0 behind the end: [B, T, V] -> [B, T] in nats."""
+        tokens = tokens_of(x)
+        read = torch.nn.functional.embedding(tokens[:, :-1], self.words.weight.T)
+        before = torch.nn.functional.pad(read, (0, 0, 1, 0))
+        said = self._shares(mean, self.net(before)[0]).gather(2, tokens[..., None])[..., 0]
+        return torch.where(counted(tokens), said, 0.0)
+
+    def _shares(self, mean: Tensor, read: Tensor) -> Tensor:
+        """Return log probabilities [B, T, V] of tokens, given what was read [B, T, K]."""
+        return (mean.clamp_min(LEAST).log() + self.say(read).to(mean.dtype)).log_softmax(2)
+
+    def sample(self, mean: Tensor, rng: Randomness) -> Tensor:
+        """Draw captions as states, word by word: [B, T, V] -> [B, T, V]."""
+        at, drawn, kept = rand(rng, mean.shape[:2], mean), list[Tensor](), None
+        read = self.words.weight.new_zeros(len(mean), 1, self.net.hidden_size)
+        for t in range(mean.shape[1]):
+            out, kept = self.net(read, kept)
+            share = self._shares(mean[:, t : t + 1], out)[:, 0].exp().cumsum(1)
+            word = (share <= at[:, t : t + 1] * share[:, -1:]).sum(1).clamp_max(mean.shape[2] - 1)
+            drawn.append(word)
+            read = torch.nn.functional.embedding(word[:, None], self.words.weight.T)
+        return one_hot(ended(torch.stack(drawn, 1)), mean.shape[2]).to(mean)

@@ -25,7 +25,7 @@ from multiebm.core.random import Randomness, rand
 from multiebm.core.spelling import BYTES, MARKS, Speller, learn
 from multiebm.core.tokens import END, UNKNOWN, counted, one_hot, tokens_of
 from multiebm.distributions.likelihoods import Observation
-from multiebm.distributions.sentences import Sentences
+from multiebm.distributions.sentences import Causal, Sentences
 from multiebm.modalities.base import (
     NOISE,
     Columns,
@@ -85,7 +85,7 @@ class Text(Modality):
     numbers: ClassVar[bool] = False
     linked: ClassVar[bool] = True
     intervals: ClassVar[bool] = False
-    likelihoods: ClassVar[Mapping[str, Scale]] = {"categorical": "none"}
+    likelihoods: ClassVar[Mapping[str, Scale]] = {"categorical": "none", "causal": "none"}
 
     name: str
     vocabulary: Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_TOKENS)]
@@ -284,8 +284,8 @@ class Text(Modality):
     # density and chain
 
     def likelihood(self, family: str, scale: float | Literal["learned"], weight: float) -> Observation:
-        """Return the categorical p(x | mean) of each token, which has no scale."""
-        return Sentences(weight)
+        """Return the categorical p(x | mean) of each token, given the words before it or not; it has no scale."""
+        return Causal(self.words, weight) if family == "causal" else Sentences(weight)
 
     def relax(self, state: Tensor) -> Tensor:
         """Return what a chain moves of states [B, T, V]: these, or where they are frozen what it cannot move far."""
