@@ -13,6 +13,7 @@ from multiebm.data.dataset import BatchStream, MultimodalDataset, Split
 from multiebm.data.parts import read_parts
 from multiebm.data.polydigits import load_polydigits
 from multiebm.data.polymnist import load_polymnist
+from multiebm.data.shapes import load_shapes
 from multiebm.data.toy import load_toy2d
 
 __all__ = [
@@ -29,7 +30,13 @@ __all__ = [
 
 DATASETS: Table[Callable[..., MultimodalDataset]] = Table(
     "data set",
-    {"polydigits": load_polydigits, "polymnist": load_polymnist, "arrays": load_arrays, "toy2d": load_toy2d},
+    {
+        "polydigits": load_polydigits,
+        "polymnist": load_polymnist,
+        "arrays": load_arrays,
+        "toy2d": load_toy2d,
+        "shapes": load_shapes,
+    },
     group="multiebm.datasets",
 )  # a loader's keyword arguments are the settings of its data set
 

@@ -6,7 +6,7 @@ Training reads an endless stream of shuffled batches that resumes exactly: the o
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -60,12 +60,29 @@ class Kept(NamedTuple):
     settings: dict[str, Any]
 
 
+class ClassReader(Protocol):
+    """Whatever reads the class of parts: trained judges, or where it can be read off exactly, a rule."""
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """Shares of real test items that are read correctly, by the modalities that are read."""
+        ...
+
+    def predict(self, views: Views) -> dict[str, Tensor]:
+        """Return classes int64 [B] of states [B, *shape], by modality."""
+        ...
+
+    def features(self, views: Views) -> dict[str, Tensor]:
+        """Return features [B, F] of states [B, *shape], by the modalities that it reads."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class MultimodalDataset:
     """Named modalities with a train and a test split. `fingerprint` is a sha256 of what the data is, so that anything
     derived from it (a trained classifier, say) can be cached under it. `n_classes` is None without labels; `classes`
     are the labels as they were given, in the order of their numbers, where the user gave them. `kept`: what a run keeps
-    of data that were handed over in Python, to be evaluated from its folder.
+    of data that were handed over in Python, to be evaluated from its folder. `exact` reads classes in place of judges.
     """
 
     name: str
@@ -77,6 +94,7 @@ class MultimodalDataset:
     fingerprint: str
     classes: tuple[int | str, ...] | None = None
     kept: Kept | None = None
+    exact: ClassReader | None = None
 
     def describe(self) -> str:
         """Return it in words: "photo: 32x32 RGB pictures; sensors: 12 numbers; 80 rows to train, 20 to test".

@@ -15,7 +15,7 @@ from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import DivergenceError
 from multiebm.core.names import Views
 from multiebm.core.random import ItemGenerators, item_generators
-from multiebm.data.dataset import MultimodalDataset, Split, SplitName
+from multiebm.data.dataset import ClassReader, MultimodalDataset, Split, SplitName
 from multiebm.evaluation.result import EvaluationSettings, Result, stream_seed
 from multiebm.models.model import MultimodalModel
 
@@ -32,17 +32,8 @@ class FeatureReader(Protocol):
         ...
 
 
-class JudgesLike(FeatureReader, Protocol):
+class JudgesLike(FeatureReader, ClassReader, Protocol):
     """Classifiers, or an exact reader of the class."""
-
-    @property
-    def accuracy(self) -> dict[str, float]:
-        """Shares of real test items that are read correctly, by the modalities that are read."""
-        ...
-
-    def predict(self, views: Views) -> dict[str, Tensor]:
-        """Return classes int64 [B] of states [B, *shape], by modality."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from multiebm.data import MultimodalDataset
 from multiebm.data.cache import cache_root
 from multiebm.evaluation.frechet import load_inception
 from multiebm.evaluation.judges import Judges, RobustSettings, load_judges, readable
+from multiebm.evaluation.measurement import JudgesLike
 from multiebm.evaluation.metrics import evaluate, quick_look
 from multiebm.evaluation.result import Evaluation, EvaluationSettings
 from multiebm.experiments.build import settling_of
@@ -51,8 +52,12 @@ def measure_model(
     return evaluate(model, dataset, judges_of(dataset, device), settings, seed, reader, others)
 
 
-def judges_of(dataset: MultimodalDataset, device: str) -> Judges | None:
-    """Return the classifiers that read generated parts, from the user's cache; None without labels of two classes."""
+def judges_of(dataset: MultimodalDataset, device: str) -> JudgesLike | None:
+    """Return what reads generated parts: the exact reader of data that have one, else classifiers from the user's
+    cache; None without labels of two classes.
+    """
+    if dataset.exact is not None:
+        return dataset.exact
     return load_judges(dataset, cache_root() / "judges", device=device) if readable(dataset) else None
 
 
