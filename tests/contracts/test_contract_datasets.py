@@ -28,6 +28,10 @@ class TestToy2d(DatasetContract):
     name, settings = "toy2d", {"train_items": 12, "test_items": 8}
 
 
+class TestShapes(DatasetContract):
+    name, settings = "shapes", {"train_items": 30, "test_items": 10}
+
+
 class TestPolydigits(DatasetContract):
     name, settings = "polydigits", {"train_tuples": 20, "test_tuples": 10}
 
