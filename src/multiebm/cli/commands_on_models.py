@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from multiebm.cli.options import (
+    AnyFile,
+    Captions,
     DataSteps,
     Device,
     LatentSteps,
@@ -18,6 +20,7 @@ from multiebm.cli.options import (
     Refine,
     SampleSteps,
     Seed,
+    SomeParts,
     Table,
     ViewsFile,
 )
@@ -56,8 +59,9 @@ def sample(
 
 def impute(
     run: Model,
-    parts: Parts,
-    out: ViewsFile,
+    parts: SomeParts = None,
+    caption: Captions = None,
+    out: AnyFile = None,
     want: Annotated[str | None, typer.Option(help="Modalities to return, as m1,m2; all by default.")] = None,
     latent_steps: LatentSteps = 0,
     refine: Refine = False,
@@ -81,12 +85,20 @@ def impute(
     device: Device = "auto",
     old_steps: OldSteps = None,
 ) -> None:
-    """Complete items of which some modalities are given."""
+    """Complete items of which some modalities are given, in files or as captions."""
+    from multiebm.cli.outputs import check_screen
     from multiebm.models.use import check_names
 
+    if (parts is None) == (not caption):
+        raise typer.BadParameter(f"got {'neither' if parts is None else 'both'} of --parts and --caption, expected one")
     model, views, present = _open(run, device, out, VIEWS, parts)
     wanted = check_names(model.modalities, _names(want), "want")
-    _check_form(out, {name: model.modalities[name] for name in wanted})
+    if out is None:
+        check_screen({name: model.modalities[name] for name in wanted})
+    else:
+        _check_form(out, {name: model.modalities[name] for name in wanted})
+    if caption:
+        views = _of_captions(caption, model.modalities)
     steps, more = _steps(refine, data_steps), {}
     if draws is None:
         completed = model.impute(views, wanted, latent_steps, steps, seed, present, noise=noise, best_of=best_of)
@@ -95,7 +107,21 @@ def impute(
             views, wanted, latent_steps, steps, seed, present, draws=draws, noise=noise, best_of=best_of
         )
         completed, more = found.mean, {"std": found.std, "draws": found.draws}
-    typer.echo(f"{len(completed[wanted[0]])} items, {_write(out, model, completed, more)}")
+    if out is None:
+        _write(None, model, completed, more)
+    else:
+        typer.echo(f"{len(completed[wanted[0]])} items, {_write(out, model, completed, more)}")
+
+
+def _of_captions(captions: list[str], modalities: "Mapping[str, Modality]") -> dict[str, Any]:
+    """Return captions as the one part of `modalities` that is text; ConfigError where none or several are."""
+    from multiebm.core.errors import ConfigError
+
+    names = [name for name, m in modalities.items() if m.shows == "text"]
+    if len(names) != 1:
+        got = f"parts of captions {', '.join(names)}" if names else f"no part of captions among {', '.join(modalities)}"
+        raise ConfigError(f"--caption: got a model with {got}, expected one; hand over parts in a file with --parts")
+    return {names[0]: captions}
 
 
 def encode(
@@ -222,15 +248,17 @@ def _check_form(out: Path, modalities: "dict[str, Modality]") -> None:
     check_frame(out, modalities)
 
 
-def _write(out: Path, model: "MultimodalModel", values: "Views", more: "Mapping[str, Views] | None" = None) -> str:
+def _write(
+    out: Path | None, model: "MultimodalModel", values: "Views", more: "Mapping[str, Views] | None" = None
+) -> str:
     """Write values [B, ...] by name, and what there is `more` of the same names; return what is where, for the user.
 
-    An .npz has `NAME_std` and so on too, a .csv the deviations of its columns.
+    An .npz has `NAME_std` and so on too, a .csv, or None, the screen, the deviations of its columns.
     """
     from multiebm.cli.outputs import write_frame, write_views
 
-    ending, more = out.suffix.lower(), more or {}
-    if ending == ".csv":
+    ending, more = ".csv" if out is None else out.suffix.lower(), more or {}
+    if out is None or ending == ".csv":
         frame = model.frame(values)
         write_frame(out, frame.join(model.frame(more["std"]).add_suffix("_std")) if more else frame)
         return f"{', '.join(values)}: {out}"

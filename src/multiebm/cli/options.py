@@ -23,13 +23,17 @@ Run = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 Model = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, or one that save_pretrained wrote.", show_default=False)
 ]
-Parts = Annotated[
-    Path,
-    typer.Option(
-        help="An .npz with one array per modality (pictures [N, C, H, W] or [N, H, W, C]) and perhaps present [N, M], "
-        "a table (.csv, .tsv, .parquet) with columns as in training, empty where a part is missing, or a folder of "
-        "<modality>.png or <modality>/*.png (or jpg, bmp, tif, webp), one item by one name."
-    ),
+_PARTS = (
+    "An .npz with one array per modality (pictures [N, C, H, W] or [N, H, W, C]) and perhaps present [N, M], "
+    "a table (.csv, .tsv, .parquet) with columns as in training, empty where a part is missing, or a folder of "
+    "<modality>.png or <modality>/*.png (or jpg, bmp, tif, webp), one item by one name; of a model with one part of "
+    "pictures also a picture, or a folder of pictures."
+)
+Parts = Annotated[Path, typer.Option(help=_PARTS)]
+SomeParts = Annotated[Path | None, typer.Option("--parts", help=_PARTS)]
+Captions = Annotated[
+    list[str] | None,
+    typer.Option("--caption", help="A caption in place of --parts, for the model's part of captions; may be repeated."),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -37,6 +41,13 @@ Overrides = Annotated[
 ]
 ViewsFile = Annotated[
     Path, typer.Option(help="A .png of the pictures, an .npz of every wanted modality, or a .csv of their columns.")
+]
+AnyFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="A .png of the pictures, an .npz of every wanted modality, or a .csv of their columns, which are on the "
+        "screen by default."
+    ),
 ]
 Table = Annotated[Path | None, typer.Option(help="A .csv or .jsonl file; CSV on the screen by default.")]
 Seed = Annotated[int, typer.Option(help="Seed; item i depends on it and on i alone.", min=0, max=2**32 - 1)]
@@ -59,7 +70,8 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="DATA|PRESET",
-        help="Your data: a table (.csv, .tsv, .parquet), an .npz, a folder with a folder of pictures for each part; or "
+        help="Your data: a table (.csv, .tsv, .parquet), an .npz, a folder with a folder of pictures for each part, or "
+        "one of pictures and a table of their captions; or "
         "a preset (see `multiebm presets`), a YAML file, or a run folder.",
     ),
 ]

@@ -77,9 +77,22 @@ def check_frame(out: Path, modalities: dict[str, Modality]) -> None:
         raise ConfigError(f"--out: got a .csv for {odd[0]}, which is no row of numbers; write an .npz, or leave it out")
 
 
-def write_frame(out: Path, frame: "DataFrame") -> None:
-    """Write a data frame as CSV: the names of its columns, and every digit of its numbers."""
-    write_output(out, frame.to_csv(index=False, lineterminator="\n").encode(), WAY_OUT)
+def check_screen(modalities: dict[str, Modality]) -> None:
+    """Raise ConfigError where one of these modalities, which are to be on the screen, is no row of a table."""
+    if odd := [name for name, m in modalities.items() if len(m.raw_shape) != 1]:
+        rows = [name for name in modalities if name not in odd]
+        way = f", or --want {','.join(rows)} for the screen" if rows else ""
+        ending = ".png" if modalities[odd[0]].shows == "pictures" else ".npz"
+        raise ConfigError(f"--out: got none for {odd[0]}, expected a file; use --out {odd[0]}{ending}{way}")
+
+
+def write_frame(out: Path | None, frame: "DataFrame") -> None:
+    """Write a data frame as CSV, None: on the screen: the names of its columns, and every digit of its numbers."""
+    text = frame.to_csv(index=False, lineterminator="\n")
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_output(out, text.encode(), WAY_OUT)
 
 
 def write_scores(out: Path | None, scores: Sequence[float], title: str = "score") -> None:

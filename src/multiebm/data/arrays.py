@@ -1,14 +1,14 @@
 """The user's own data: arrays by modality, from Python or from an .npz file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from multiebm.core.cells import odd_cells
 from multiebm.core.errors import ConfigError, DataError, ModalityError
@@ -16,7 +16,9 @@ from multiebm.core.handed import NOT_NUMBERS, read_arrays, read_presence, read_p
 from multiebm.core.names import BESIDE, MASK, TEST, name_problem
 from multiebm.core.random import check_seed
 from multiebm.core.table import nearest
+from multiebm.data.caption_files import Captioned
 from multiebm.data.dataset import Kept, MultimodalDataset, Split, content_fingerprint
+from multiebm.data.labels import code_labels, read_labels
 from multiebm.data.npz import expanded
 from multiebm.data.sources import Columns, read_path, read_source
 from multiebm.modalities import MODALITIES, Modality
@@ -25,8 +27,6 @@ from multiebm.modalities import MODALITIES, Modality
 # "standardise": "robust" (optional), {"kind": "category"} or {"kind": "counts", "library": true (optional)}; "missing":
 # "nan" (optional) in all; a kind by its name alone, or none: inferred from the values
 Declared = Mapping[str, str | Mapping[str, Any] | None]
-UNKNOWN = -1  # the code of a label that is not known
-Class = int | str
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +64,7 @@ def from_arrays(
     """
     modalities = declarations(views, modalities, name)
     if test is None:
-        if not isinstance(test_fraction, Real) or not 0 < test_fraction < 1:
-            raise ConfigError(
-                f"{name}.test_fraction: got {test_fraction!r}, expected a share between 0 and 1, such as 0.2"
-            )
-        check_seed(seed)
+        _check_drawn(test_fraction, seed, name)
     elif (labels is None) != (test.labels is None):
         has, lacks = ("test", "train") if labels is None else ("train", "test")
         raise DataError(f"{name}, labels: got them for {has} only, expected them for {lacks} too; supply or drop them")
@@ -106,6 +102,12 @@ def from_arrays(
     return MultimodalDataset(
         name, parts, train, held_out, n_classes, "The user's own arrays.", fingerprint, classes, kept
     )
+
+
+def _check_drawn(test_fraction: Any, seed: Any, name: str) -> None:
+    if not isinstance(test_fraction, Real) or not 0 < float(test_fraction) < 1:
+        raise ConfigError(f"{name}.test_fraction: got {test_fraction!r}, expected a share between 0 and 1, such as 0.2")
+    check_seed(seed)
 
 
 def _kept(splits: list[Rows], parts: Mapping[str, Modality], settings: dict[str, Any]) -> Kept | None:
@@ -154,7 +156,7 @@ def load_arrays(
     what = "arrays" if path is None else expanded(path).name
     if modalities is not None:
         check_declarations(modalities)
-    content: Any = arrays if path is None else read_path(path, parts, labels)
+    content: Any = arrays if path is None else read_path(path, parts, labels, missing)
     wrong = [repr(key) for key in content if not isinstance(key, str)] if isinstance(content, Mapping) else []
     if wrong or not isinstance(content, Mapping):
         got = f"the key {wrong[0]}" if wrong else type(content).__name__
@@ -169,8 +171,13 @@ def load_arrays(
             f"{what}: got a kind of {unknown[0]!r}, expected one of {', '.join(train.views)}."
             f"{nearest(unknown[0], list(train.views))} Correct it"
         )
-    inferred: Declared = {name: (kinds or {}).get(name) for name in train.views}
+    of_source = content.kinds if isinstance(content, Captioned) else {}
+    inferred: Declared = {name: {**of_source, **(kinds or {})}.get(name) for name in train.views}
     declared = declarations(train.views, modalities or inferred, what, missing)
+    if isinstance(content, Captioned) and content.repeated:  # no picture is in both splits
+        _check_drawn(test_fraction, seed, what)
+        held = content.held_out(float(test_fraction), seed)
+        train, test = (_some(train, np.flatnonzero(chosen)) for chosen in (~held, held))
     return from_arrays(train.views, declared, train.labels, train.present, test_fraction, test, seed, what)
 
 
@@ -189,9 +196,9 @@ def read_data(
     themselves; `kinds` and `missing` as in `load_arrays`. What was inferred is said by its `describe()`.
     """
     column = labels if isinstance(labels, str) else None
-    content = read_source(data, parts, column)
+    content = read_source(data, parts, column, missing)
     if labels is not None and column is None:
-        content = content | {"labels": labels}
+        content["labels"] = labels
     return load_arrays(None, None, content, kinds, None, missing, None, test_fraction, seed)
 
 
@@ -204,6 +211,15 @@ def rows_of(arrays: Mapping[str, Any], what: str) -> Rows:
         raise DataError(f"{what}: got both present and {MASK}{next(iter(masks))}, expected one form; drop one of them")
     views = {key: array for key, array in arrays.items() if key not in BESIDE and not key.startswith(MASK)}
     return Rows(views, arrays.get("labels"), masks or arrays.get("present"))
+
+
+def _some(rows: Rows, chosen: NDArray[np.intp]) -> Rows:
+    """Return some rows of arrays [N, ...] in their order; masks are by name."""
+    views = {name: values[chosen] for name, values in rows.views.items()}
+    every = None if rows.labels is None else list(rows.labels)
+    labels = None if every is None else [every[i] for i in chosen]
+    present = None if rows.present is None else {name: of[chosen] for name, of in rows.present.items()}
+    return Rows(views, labels, present)
 
 
 def declarations(
@@ -295,56 +311,3 @@ def _checked(rows: Rows, modalities: Mapping[str, Mapping[str, Any]], kinds: dic
         where = f"{what}, modality {name!r}"
         views[name] = kinds[name].read(given[name], there[:, i], where)
     return Split(views, torch.from_numpy(there), rows=torch.arange(len(there)))
-
-
-def read_labels(labels: Any, n: int, what: str) -> list[Class | None] | None:
-    """Return the n labels as whole numbers or texts, None where one is unknown (-1, NaN, None, masked)."""
-    if labels is None:
-        return None
-    where = f"{what}, labels"
-    if isinstance(labels, list | tuple) and not any(np.ndim(label) for label in labels):
-        labels = np.array([*labels, None], dtype=object)[:-1]  # or NumPy makes texts of None and NaN among texts
-    found = unpack(labels, where)
-    values = found.values
-    if values.dtype.kind in "cMmV":
-        raise DataError(f"{where}: got dtype {values.dtype}, expected whole numbers or texts; convert them")
-    if values.shape not in ((n,), (n, 1)):
-        one_hot = values.ndim == 2 and values.dtype.kind in "biuf" and bool((np.sort(values)[:, :-1] == 0).all())
-        fix = "of one-hot rows pass labels.argmax(1)" if one_hot and len(values) == n else "supply them all"
-        raise DataError(f"{where}: got shape {values.shape}, expected ({n},), one for each row; {fix}")
-    pairs = zip(values.reshape(n).tolist(), found.hidden.reshape(n), strict=True)
-    read = [None if hidden else _label(value, i, where) for i, (value, hidden) in enumerate(pairs)]
-    if len({type(label) for label in read if label is not None}) > 1:
-        raise DataError(f"{where}: got both texts and numbers, expected one of them; convert them, labels.astype(str)")
-    return read
-
-
-def code_labels(splits: Sequence[list[Class | None] | None]) -> tuple[list[Tensor | None], tuple[Class, ...] | None]:
-    """Return labels of splits as codes, int64 [N] each (their place among the distinct values of all splits, UNKNOWN
-    where they are unknown), and those values in order. None for both where there is no label that is known.
-    """
-    known = {label for split in splits for label in split or () if label is not None}
-    if not known:
-        return [None] * len(splits), None
-    classes = tuple(sorted(known))  # all are texts or all are numbers
-    code = {label: i for i, label in enumerate(classes)} | {None: UNKNOWN}
-    return [None if split is None else torch.tensor([code[label] for label in split]) for split in splits], classes
-
-
-def _label(value: Any, row: int, where: str) -> Class | None:
-    value = value.item() if isinstance(value, Tensor | np.generic) and not value.ndim else value
-    value = value.decode() if isinstance(value, bytes) else value
-    if value is None or isinstance(value, str):
-        return value
-    if type(value).__name__ in ("NAType", "NaTType"):
-        return None
-    if isinstance(value, Real):
-        number = float(value)
-        if number != number or number == UNKNOWN:
-            return None
-        if isinstance(value, Integral) or number.is_integer():
-            return int(value)  # type: ignore[call-overload]
-    raise DataError(
-        f"{where}: got {value!r} in row {row}, expected whole numbers or texts, and -1, None or NaN where one is "
-        "unknown; name the classes"
-    )

@@ -16,6 +16,7 @@ from multiebm.core.handed import Array, check_lengths, read_arrays, read_present
 from multiebm.core.names import BESIDE, MASK, TEST
 from multiebm.core.table import nearest
 from multiebm.data.arrays import rows_of
+from multiebm.data.caption_files import CAPTION, PICTURE, CaptionedFolder, find_captions
 from multiebm.data.npz import check_bytes, expanded, read_npz
 from multiebm.data.picture_files import ENDINGS, read_pictures
 from multiebm.data.sources import TABLES, read_table
@@ -33,14 +34,20 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
     `present_<modality>` [B]; its `labels` and, beside rows without that prefix, its `test_...` are left aside. A table
     holds the columns that training had, or that `MultimodalModel.frame` gives. A folder
     holds `<modality>.png`, or pictures `<modality>/*.png` (or another of ENDINGS) in the order of their names without
-    ending, the same names for every modality. DataError for anything else.
+    ending, the same names for every modality. Where one modality is pictures, they may lie in the folder itself, or
+    `path` is one. Parts called picture and caption are also read as training reads a folder of both. DataError for
+    anything else.
     """
     path = expanded(path)
     if os.path.isdir(path):
         try:
+            if {PICTURE, CAPTION} <= modalities.keys() and (both := find_captions(path)) is not None:
+                return _of_captions(both, modalities)
             return _read_folder(path, modalities), None
         except OSError as error:
             raise DataError(f"{path}: got a folder that cannot be read ({error}); make it readable") from error
+    if path.suffix.lower() in ENDINGS and (only := _one_of_pictures(modalities)) and path.is_file():
+        return {only: read_pictures([path], modalities[only])}, None
     if path.suffix.lower() in TABLES:
         return _read_columns(path, modalities)
     if path.suffix.lower() != ".npz":
@@ -65,6 +72,23 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
     if rows.present is None:
         return views, None
     return views, torch.from_numpy(read_present(rows.present, names, len(next(iter(views.values()))), what))
+
+
+def _one_of_pictures(modalities: Mapping[str, Modality]) -> str | None:
+    """Return the name of the one modality of pictures, None where there are none or several."""
+    names = [name for name, m in modalities.items() if m.shows == "pictures"]
+    return names[0] if len(names) == 1 else None
+
+
+def _of_captions(both: CaptionedFolder, modalities: Mapping[str, Modality]) -> tuple[dict[str, Any], Tensor]:
+    """Return the rows of a folder of pictures with captions; what one lacks is absent."""
+    both.check_gaps("nan")
+    files = list(dict.fromkeys(pair.file for pair in both.pairs if pair.file is not None))
+    views: dict[str, Any] = {CAPTION: both.captions()} | (
+        {PICTURE: both.pictures(files, modalities[PICTURE])} if files else {}
+    )
+    there, n = both.presence(), len(both.pairs)
+    return views, torch.from_numpy(np.stack([there.get(name, np.zeros(n, bool)) for name in modalities], 1))
 
 
 def _read_columns(file: Path, modalities: Mapping[str, Modality]) -> tuple[dict[str, Any], Tensor]:
@@ -102,7 +126,11 @@ def _read_columns(file: Path, modalities: Mapping[str, Modality]) -> tuple[dict[
 def _read_folder(folder: Path, modalities: Mapping[str, Modality]) -> dict[str, Array]:
     found: dict[str, list[Path]] = {}
     unknown: list[str] = []
-    for entry in _listed(folder):
+    entries, only = _listed(folder), _one_of_pictures(modalities)
+    pictures = [entry for entry in entries if entry.suffix.lower() in ENDINGS and entry.is_file()]
+    if only and pictures and not any(e.is_dir() or e.stem in modalities or e.name in modalities for e in entries):
+        found[only], entries = _checked(pictures, folder), [entry for entry in entries if entry not in pictures]
+    for entry in entries:
         is_dir = entry.is_dir()
         name, files = (entry.name, _listed(entry)) if is_dir else (entry.stem, [entry])
         is_read = is_dir or entry.suffix.lower() in ENDINGS

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import WAS, unpack
 from multiebm.core.names import MASK
 from multiebm.core.table import nearest
+from multiebm.data.caption_files import find_captions
 from multiebm.data.npz import check_bytes, expanded, read_npz
 from multiebm.data.picture_files import ENDINGS, read_pictures, read_shape
 from multiebm.modalities import Picture
@@ -29,7 +30,9 @@ TABLES = (".csv", ".tsv", ".parquet", ".feather")
 Columns = Mapping[str, str | int | Sequence[str | int]]  # part -> its columns, by name, pattern or place
 
 
-def read_source(data: Any, parts: Columns | None = None, labels: str | None = None) -> dict[str, Any]:
+def read_source(
+    data: Any, parts: Columns | None = None, labels: str | None = None, missing: Literal["nan"] | None = None
+) -> dict[str, Any]:
     """Return what `data` holds as a dict of arrays [N, ...] by part, with `labels` and `present_<part>` where it says.
 
     `data` is a dict of arrays, a data frame (`parts`: which columns form which part; `labels`: the column of classes),
@@ -37,7 +40,7 @@ def read_source(data: Any, parts: Columns | None = None, labels: str | None = No
     (a part a variable), or a path (`read_path`).
     """
     if isinstance(data, str | Path):
-        return read_path(data, parts, labels)
+        return read_path(data, parts, labels, missing)
     if isinstance(data, Mapping):
         return _without_parts(dict(data), parts)
     if isinstance(modalities := getattr(data, "mod", None), Mapping):
@@ -75,13 +78,21 @@ def _as_pandas(data: Any) -> Any:
     return pd.DataFrame(data.to_numpy(), columns=list(data.columns))
 
 
-def read_path(path: str | Path, parts: Columns | None = None, labels: str | None = None) -> dict[str, Any]:
+def read_path(
+    path: str | Path,
+    parts: Columns | None = None,
+    labels: str | None = None,
+    missing: Literal["nan"] | None = None,
+) -> dict[str, Any]:
     """Return what the file or folder at `path` holds as a dict of arrays [N, ...], as `read_source` does.
 
-    It is an .npz, a table (TABLES), or a folder with a folder of pictures for each part. DataError for anything else.
+    It is an .npz, a table (TABLES), a folder with a folder of pictures for each part, or one of pictures with captions,
+    of which `missing` nan says that either may be missing. DataError for anything else.
     """
     file = expanded(path)
     if file.is_dir():
+        if (captioned := find_captions(file, labels)) is not None:
+            return _without_parts(captioned.read(missing, labels is not None), parts)
         return _without_parts(read_folder(file), parts)
     if file.suffix.lower() in TABLES:
         return _columns_of(read_table(file), parts, labels, str(file))
@@ -276,7 +287,8 @@ def read_folder(folder: Path) -> dict[str, Any]:
     if not named:
         raise DataError(
             f"{folder}: got no folders of pictures, expected one for each part ({', '.join(ENDINGS)}), with the same "
-            "file names where they are one item"
+            "file names where they are one item; or pictures with captions: a table of both with the columns file "
+            "and caption, or name.txt beside name.png"
         )
     if loose := sorted(entry.name for entry in folder.iterdir() if not entry.is_dir() and entry.name[0] != "."):
         logger.warning("%s: %d files are in no folder of a part and are not read: %s", folder, len(loose), loose[0])

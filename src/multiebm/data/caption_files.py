@@ -1,0 +1,326 @@
+"""A folder of pictures with captions: a table that names both, or name.txt beside name.jpg."""
+
+import csv
+import io
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+from multiebm.core.errors import ConfigError, DataError
+from multiebm.core.handed import Array
+from multiebm.core.names import MASK
+from multiebm.core.table import nearest
+from multiebm.data.npz import check_bytes
+from multiebm.data.picture_files import ENDINGS, read_pictures, read_shape
+from multiebm.modalities import Modality, Picture
+from multiebm.modalities.picture import check_size
+
+logger = logging.getLogger("multiebm")
+
+PICTURE, CAPTION = "picture", "caption"  # the names of the two parts
+FILE_COLUMNS, CAPTION_COLUMNS = ("file", "file_name", "image"), ("caption", "text")
+_TABLES = (".csv", ".tsv", ".jsonl")
+_LONGEST_LINE = 1 << 20  # characters of a first line
+_SHOWN = 5  # gaps named in a message
+_EXPECTED = "expected a picture and a caption in each row; supply it, or train with --missing nan (missing='nan')"
+
+
+class Pair(NamedTuple):
+    """A row: a picture file, a caption, either may be missing; and `where` it stands, for messages."""
+
+    file: Path | None
+    caption: str | None
+    where: str
+    label: Any = None
+
+
+class Captioned(dict[str, Any]):
+    """Pictures uint8 or float [N, H, W, C] and captions [N] by part, masks of what is missing, perhaps `labels` [N].
+
+    `of_rows` [N] are numbers of pictures: rows of one number have the same picture, and belong in the same split.
+    """
+
+    kinds: ClassVar[Mapping[str, str]] = {CAPTION: "text"}  # what parts are without a declaration
+
+    def __init__(self, content: Mapping[str, Any], of_rows: Array) -> None:
+        super().__init__(content)
+        self.of_rows = of_rows
+
+    @property
+    def repeated(self) -> bool:
+        """Whether some picture has several rows."""
+        return len(np.unique(self.of_rows)) < len(self.of_rows)
+
+    def held_out(self, test_fraction: float, seed: int) -> Array:
+        """Return bool [N]: the rows of a share of the pictures, drawn by `seed`, at least one and not all."""
+        known, place = np.unique(self.of_rows, return_inverse=True)
+        if len(known) < 2:
+            raise DataError("captions: got one picture, expected at least 2, to train and to test on; supply more")
+        n = min(max(round(len(known) * test_fraction), 1), len(known) - 1)
+        chosen = np.random.default_rng(seed).permutation(len(known))[:n]
+        return np.isin(place, chosen)
+
+
+@dataclass(frozen=True)
+class CaptionedFolder:
+    """The rows of a folder, read but for the pictures themselves."""
+
+    folder: Path
+    pairs: list[Pair]
+
+    def read(self, missing: Literal["nan"] | None, labelled: bool) -> Captioned:
+        """Return what the folder holds; gaps are refused, each with its file and row, unless they are `missing`."""
+        self.check_gaps(missing)
+        files = list(dict.fromkeys(pair.file for pair in self.pairs if pair.file is not None))
+        if not files or all(pair.caption is None for pair in self.pairs):
+            what = "picture that its captions name" if not files else "caption"
+            raise DataError(f"{self.folder}: got no {what}, expected pictures and their captions; supply them")
+        channels, height, width = shape = read_shape(files)
+        check_size(shape, f"{self.folder}, modality {PICTURE!r}")
+        values = self.pictures(files, Picture(PICTURE, shape)).transpose(0, 2, 3, 1)
+        content: dict[str, Any] = {PICTURE: values, CAPTION: self.captions()}
+        for name, there in self.presence().items():
+            content |= {} if there.all() else {MASK + name: there}
+        if labelled:
+            content["labels"] = [pair.label for pair in self.pairs]
+        place = {file: i for i, file in enumerate(files)}
+        alone = len(files)  # a row without picture is an item of its own
+        of_rows = [alone + i if pair.file is None else place[pair.file] for i, pair in enumerate(self.pairs)]
+        return Captioned(content, np.array(of_rows))
+
+    def pictures(self, files: list[Path], modality: Modality) -> Array:
+        """Return pictures [N, C, H, W] as the modality has them, 0 where a row has none."""
+        channels, height, width = modality.raw_shape
+        check_bytes(self.folder, 4 * (len(self.pairs) + len(files)) * channels * height * width)
+        values, place = read_pictures(files, modality), {file: i for i, file in enumerate(files)}
+        whole = np.zeros((len(self.pairs), channels, height, width), values.dtype)
+        for row, pair in enumerate(self.pairs):
+            if pair.file is not None:
+                whole[row] = values[place[pair.file]]
+        return whole
+
+    def captions(self) -> Array:
+        """Return captions as objects [N], empty where there is none."""
+        return np.array([*(pair.caption or "" for pair in self.pairs), None], object)[:-1]
+
+    def presence(self) -> dict[str, Array]:
+        """Return by part whether a row has it, bool [N]."""
+        return {
+            PICTURE: np.array([pair.file is not None for pair in self.pairs], bool),
+            CAPTION: np.array([pair.caption is not None for pair in self.pairs], bool),
+        }
+
+    def check_gaps(self, missing: Literal["nan"] | None) -> None:
+        """Raise DataError for pictures without captions and captions without pictures; warn where these are allowed."""
+        gaps = [pair.where for pair in self.pairs if pair.file is None or pair.caption is None]
+        if not gaps:
+            return
+        listed = "; ".join(gaps[:_SHOWN]) + (f"; {len(gaps)} such rows in all" if len(gaps) > _SHOWN else "")
+        if missing is None:
+            raise DataError(f"{self.folder}: got {listed}; {_EXPECTED}")
+        logger.warning("%s: %d of %d rows lack a part: %s", self.folder, len(gaps), len(self.pairs), listed)
+
+
+def find_captions(folder: Path, labels: str | None = None) -> CaptionedFolder | None:
+    """Return the rows of a folder of pictures with captions; None where it is no such folder.
+
+    It has a table with a column of files (FILE_COLUMNS) and one of captions (CAPTION_COLUMNS), or it has no folder of
+    pictures and a name.txt beside a picture. `labels` is a column of that table. DataError for a table that cannot be
+    read, ConfigError where there is no such column.
+    """
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    tables = [entry for entry in entries if entry.suffix.lower() in _TABLES and entry.is_file()]
+    columns = {table: _columns(_names(table)) for table in tables}
+    tables = [table for table in tables if None not in columns[table].values()]
+    for table, of in columns.items():
+        if None in of.values() and any(of.values()):
+            lacks = " or ".join(CAPTION_COLUMNS if of["file"] else FILE_COLUMNS)
+            logger.warning("%s: not read as a table of captions, it has no column %s", table, lacks)
+    if len(tables) > 1:
+        listed = ", ".join(table.name for table in tables)
+        raise DataError(f"{folder}: got {len(tables)} tables of captions ({listed}), expected one; move the others")
+    if tables:
+        return CaptionedFolder(folder, _of_table(folder, tables[0], labels))
+    if any(entry.is_dir() and _pictures_in(entry) for entry in entries):
+        return None
+    texts = {entry.stem: entry for entry in entries if entry.suffix.lower() == ".txt" and entry.is_file()}
+    pictures = _pictures_in(folder)
+    if not any(file.stem in texts for file in pictures):
+        return None
+    if labels is not None:
+        raise ConfigError(f"labels: got {labels!r} for files of captions, which have no columns; write a table of both")
+    return CaptionedFolder(folder, list(_of_texts(folder, pictures, texts)))
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    files = (file for file in folder.iterdir() if not file.name.startswith(".") and file.suffix.lower() in ENDINGS)
+    return sorted(file for file in files if file.is_file())
+
+
+def _of_texts(folder: Path, pictures: list[Path], texts: Mapping[str, Path]) -> Iterator[Pair]:
+    named: dict[str, Path] = {}
+    for file in pictures:
+        if (twin := named.setdefault(file.stem, file)) is not file:
+            raise DataError(f"{file}: got a second picture called {file.stem!r}, as {twin.name}; remove one of them")
+    for stem in sorted({*named, *texts}):
+        file = named.get(stem)
+        lines = [line.strip() for line in _lines(texts[stem])] if stem in texts else []
+        said = [(i, line) for i, line in enumerate(lines, 1) if line]
+        if file is None and not said:
+            logger.warning("%s: an empty text without a picture, which is not read", texts[stem])
+        elif file is None:
+            yield from (
+                Pair(None, line, f"a caption in {stem}.txt, line {i}, and no picture {stem}") for i, line in said
+            )
+        elif not said:
+            gap = (
+                f"{file.name} and no caption in {texts[stem].name}"
+                if stem in texts
+                else f"{file.name} and no {stem}.txt"
+            )
+            yield Pair(file, None, gap)
+        else:
+            yield from (Pair(file, line, "") for _, line in said)
+
+
+def _of_table(folder: Path, table: Path, labels: str | None) -> list[Pair]:
+    """Return the rows of a table in its order, and behind them the pictures beside those that it does not name."""
+    names = _names(table)
+    columns = _columns(names)
+    if labels is not None and labels not in names:
+        hint = nearest(labels, names)
+        raise ConfigError(f"{table}: got no column {labels!r}, expected one of {', '.join(names)}.{hint} Correct it")
+    if unused := [name for name in names if name not in [*columns.values(), labels]]:
+        logger.warning("%s: %d columns are in no part and are left aside: %s", table, len(unused), ", ".join(unused))
+    pairs: list[Pair] = []
+    for line, row in _rows(table):
+        where = f"{table}, line {line}"
+        name, said = _text(row.get(columns["file"] or ""), where), row.get(columns["caption"] or "")
+        label = None if labels is None or row.get(labels) == "" else row.get(labels)
+        file = _inside(folder, name, where) if name else None
+        there = file is not None and file.is_file()
+        for one in (said or [""]) if isinstance(said, list) else [said]:
+            caption, gap = _text(one, where), ""
+            if not there and not caption:
+                raise DataError(f"{where}: got no picture {name!r} and no caption, expected both; remove the line")
+            if not caption:
+                gap = f"{table.name}, line {line}: no caption of {name}"
+            elif not there:
+                gap = f"{table.name}, line {line}: no picture {name or 'named'}{_like(folder, file)}"
+            pairs.append(Pair(file if there else None, caption or None, gap, label))
+    used = {pair.file for pair in pairs}
+    for place in dict.fromkeys([folder, *(file.parent for file in used if file is not None)]):
+        others = [other for other in _pictures_in(place) if other not in used]
+        pairs += [Pair(other, None, f"{other.relative_to(folder)}: not in {table.name}") for other in others]
+    return pairs
+
+
+def _like(folder: Path, file: Path | None) -> str:
+    """Return in brackets the picture whose name is nearest to one that is not there."""
+    if file is None or not file.parent.is_dir():
+        return ""
+    hint = nearest(str(file.relative_to(folder)), [str(one.relative_to(folder)) for one in _pictures_in(file.parent)])
+    return hint and f" ({hint.strip()})"
+
+
+def _inside(folder: Path, name: str, where: str) -> Path:
+    """Return the file that a table names; DataError where it lies outside the folder, or is no picture by its name."""
+    file = Path(os.path.normpath(folder / name))
+    if not file.resolve().is_relative_to(folder.resolve()) or not file.is_relative_to(os.path.normpath(folder)):
+        raise DataError(f"{where}: got {name}, outside {folder}, expected a picture in it; copy it there")
+    if file.suffix.lower() not in ENDINGS:
+        raise DataError(f"{where}: got {name}, expected the name of a picture ({', '.join(ENDINGS)}); convert it")
+    return folder / file.relative_to(os.path.normpath(folder))
+
+
+def _text(value: Any, where: str) -> str:
+    if isinstance(value, dict | list | bool):
+        raise DataError(f"{where}: got {value!r:.60}, expected a text; write one")
+    return "" if value is None else str(value).strip()
+
+
+def _columns(names: Sequence[str]) -> dict[str, str | None]:
+    """Return which of the columns has the files and which the captions, capitals or not; None where none has."""
+    folded = {name.strip().casefold(): name for name in reversed(names)}
+    wanted = {"file": FILE_COLUMNS, "caption": CAPTION_COLUMNS}
+    return {of: next((folded[name] for name in known if name in folded), None) for of, known in wanted.items()}
+
+
+def _names(table: Path) -> list[str]:
+    """Return the names of the columns of a table; of .jsonl those of its first line, none where it has no such line."""
+    if table.suffix.lower() != ".jsonl":
+        return next(csv.reader([_head(table)], delimiter=_mark(table), skipinitialspace=True), [])
+    try:
+        first = json.loads(_head(table) or "{}")
+    except ValueError:
+        first = {}
+    return list(first) if isinstance(first, dict) else []
+
+
+def _mark(table: Path) -> str:
+    """Return what stands between cells: of a .tsv a tab, else a comma, unless the first line has none."""
+    if table.suffix.lower() == ".tsv":
+        return "\t"
+    return next((mark for mark in (",", ";", "\t", "|") if mark in _head(table)), ",")
+
+
+def _head(table: Path) -> str:
+    """Return the first line, which any file beside pictures may have, empty where it cannot be read."""
+    try:
+        with table.open(encoding="utf-8-sig", errors="replace") as stream:
+            return stream.readline(_LONGEST_LINE).rstrip("\n")
+    except OSError:
+        return ""
+
+
+def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Give the rows of a table by column, each with the number of the line on which it ends."""
+    if table.suffix.lower() == ".jsonl":
+        for line, text in enumerate(_lines(table), 1):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except ValueError as error:
+                raise DataError(
+                    f"{table}, line {line}: got no JSON ({error}), expected an object; repair it"
+                ) from error
+            if not isinstance(row, dict):
+                raise DataError(f"{table}, line {line}: got {text:.40}, expected an object of JSON; repair it")
+            yield line, row
+        return
+    reader = csv.reader(_lines(table, keep_ends=True), delimiter=_mark(table), skipinitialspace=True)
+    try:
+        names = next(reader)
+        for cells in reader:
+            if len(cells) > len(names) and any(cells[len(names) :]):
+                raise DataError(
+                    f"{table}, line {reader.line_num}: got {len(cells)} cells, expected {len(names)} as in its first "
+                    f'line; put a caption that has commas in quotes, "like, this"'
+                )
+            if any(cells):
+                yield reader.line_num, dict(zip(names, cells, strict=False))
+    except csv.Error as error:
+        raise DataError(
+            f"{table}, line {reader.line_num}: got {error}, expected a row of a table; repair it"
+        ) from error
+
+
+def _lines(file: Path, keep_ends: bool = False) -> list[str]:
+    """Return the lines of a text file in UTF-8; DataError where it cannot be read."""
+    try:
+        check_bytes(file, file.stat().st_size)
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: got another encoding than UTF-8 ({error}); save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(
+            f"{file}: got a file that cannot be read ({error.strerror or error}); make it readable"
+        ) from error
+    return io.StringIO(text).readlines() if keep_ends else [line.rstrip("\n") for line in io.StringIO(text)]
