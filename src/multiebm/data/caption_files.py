@@ -165,9 +165,9 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 def _of_texts(folder: Path, pictures: list[Path], texts: Mapping[str, Path]) -> Iterator[Pair]:
     named: dict[str, Path] = {}
-    for file in pictures:
-        if (twin := named.setdefault(file.stem, file)) is not file:
-            raise DataError(f"{file}: got a second picture called {file.stem!r}, as {twin.name}; remove one of them")
+    for one in pictures:
+        if (twin := named.setdefault(one.stem, one)) is not one:
+            raise DataError(f"{one}: got a second picture called {one.stem!r}, as {twin.name}; remove one of them")
     for stem in sorted({*named, *texts}):
         file = named.get(stem)
         lines = [line.strip() for line in _lines(texts[stem])] if stem in texts else []
@@ -175,16 +175,11 @@ def _of_texts(folder: Path, pictures: list[Path], texts: Mapping[str, Path]) -> 
         if file is None and not said:
             logger.warning("%s: an empty text without a picture, which is not read", texts[stem])
         elif file is None:
-            yield from (
-                Pair(None, line, f"a caption in {stem}.txt, line {i}, and no picture {stem}") for i, line in said
-            )
+            for i, line in said:
+                yield Pair(None, line, f"a caption in {stem}.txt, line {i}, and no picture {stem}")
         elif not said:
-            gap = (
-                f"{file.name} and no caption in {texts[stem].name}"
-                if stem in texts
-                else f"{file.name} and no {stem}.txt"
-            )
-            yield Pair(file, None, gap)
+            lacks = f"no caption in {texts[stem].name}" if stem in texts else f"no {stem}.txt"
+            yield Pair(file, None, f"{file.name} and {lacks}")
         else:
             yield from (Pair(file, line, "") for _, line in said)
 
