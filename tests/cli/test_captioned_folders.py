@@ -1,4 +1,4 @@
-"""A folder of pictures with captions on the command line: trained on, then pictures for captions and captions for them."""
+"""A folder of pictures with captions on the command line: trained on, then a picture for a caption, and captions."""
 
 from pathlib import Path
 
