@@ -58,9 +58,8 @@ def from_arrays(
     packages add kinds. Without `modalities` kinds are inferred. With "missing": "nan" NaN says that a row of that part,
     or of a vector a single cell, is missing. Entries that `present` marks absent may hold anything. `labels` are whole
     numbers or texts; the classes are their distinct values. Without `test`, a share `test_fraction` of the rows, drawn
-    by `seed`, is the test split.
-    `docs/data.md` lists what may be handed over. Raises ConfigError for declarations, ModalityError for names, and
-    DataError for values that do not fit.
+    by `seed`, is the test split. `docs/data.md` lists what may be handed over. Raises ConfigError for declarations,
+    ModalityError for names, and DataError for values that do not fit.
     """
     modalities = declarations(views, modalities, name)
     if test is None:
