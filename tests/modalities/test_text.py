@@ -177,6 +177,21 @@ def test_a_causal_density_is_a_product_of_conditionals_that_see_the_words_before
     torch.testing.assert_close(density.log_prob(one_hot(tokens, 4), mean), 2 * found.sum()[None])
 
 
+def test_the_likeliest_caption_is_said_word_by_word():
+    """No other word at a position is likelier behind the words before it."""
+    torch.manual_seed(1)
+    density, mean = Causal(5, width=6), torch.rand(8, 4, 5).softmax(2)
+    with torch.no_grad():
+        said = tokens_of(density.mode(mean))
+        for t in range(3):
+            others = torch.stack(
+                [torch.cat([said[:, :t], torch.full((8, 1), v), said[:, t + 1 :]], 1) for v in range(5)]
+            )
+            shares = torch.stack([density.cells(one_hot(of, 5), mean)[:, t] for of in others])
+            there = (said[:, :t] != 0).all(1)  # behind the end nothing is said
+            assert torch.equal(shares.argmax(0)[there], said[there, t])
+
+
 def test_causal_draws_keep_to_one_form_of_a_sentence_where_independent_words_mix_them():
     torch.manual_seed(0)
     x = one_hot(torch.tensor([[2, 3, 0], [4, 5, 0]]), 6)

@@ -73,12 +73,24 @@ class Causal(nn.Module):
 
     def sample(self, mean: Tensor, rng: Randomness) -> Tensor:
         """Draw captions as states, word by word: [B, T, V] -> [B, T, V]."""
-        at, drawn, kept = rand(rng, mean.shape[:2], mean), list[Tensor](), None
+        return self._said(mean, rand(rng, mean.shape[:2], mean))
+
+    def mode(self, mean: Tensor) -> Tensor:
+        """Return captions as states, each word the likeliest behind those before it: [B, T, V] -> [B, T, V]."""
+        return self._said(mean, None)
+
+    def _said(self, mean: Tensor, at: Tensor | None) -> Tensor:
+        """Say captions word by word: the one at the place `at` [B, T] of its probabilities, or the likeliest."""
+        drawn, kept = list[Tensor](), None
         read = self.words.weight.new_zeros(len(mean), 1, self.net.hidden_size)
         for t in range(mean.shape[1]):
             out, kept = self.net(read, kept)
-            share = self._shares(mean[:, t : t + 1], out)[:, 0].exp().cumsum(1)
-            word = (share <= at[:, t : t + 1] * share[:, -1:]).sum(1).clamp_max(mean.shape[2] - 1)
+            share = self._shares(mean[:, t : t + 1], out)[:, 0].exp()
+            if at is None:
+                word = share.argmax(1)
+            else:
+                below = share.cumsum(1)
+                word = (below <= at[:, t : t + 1] * below[:, -1:]).sum(1).clamp_max(mean.shape[2] - 1)
             drawn.append(word)
             read = torch.nn.functional.embedding(word[:, None], self.words.weight.T)
         return one_hot(ended(torch.stack(drawn, 1)), mean.shape[2]).to(mean)

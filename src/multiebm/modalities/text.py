@@ -85,7 +85,7 @@ class Text(Modality):
     numbers: ClassVar[bool] = False
     linked: ClassVar[bool] = True
     intervals: ClassVar[bool] = False
-    likelihoods: ClassVar[Mapping[str, Scale]] = {"categorical": "none", "causal": "none"}
+    likelihoods: ClassVar[Mapping[str, Scale]] = {"causal": "none", "categorical": "none"}
 
     name: str
     vocabulary: Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_TOKENS)]

@@ -84,7 +84,7 @@ class MultimodalModel(StateModel):
                 views = self.decode(moved)  # "Gen"
             else:
                 views = self.refined_samples(latents, rng, data_steps, latent_steps, temperature)  # "EBM"
-            return self._raw(self.with_noise(views, rng) if noise else views, list(self.modalities))
+            return self._raw(self.with_noise(views, rng) if noise else self.likeliest(views), list(self.modalities))
 
         return use.over_items(self, self.modalities, some, n)
 
@@ -162,7 +162,7 @@ class MultimodalModel(StateModel):
                     views = self.refined_fill(batch, rng, data_steps, latent_steps, best_of, posterior)
                 else:
                     views = self.best_fill(batch, rng, latent_steps, best_of or 1, posterior)
-                each.append(self._raw(self.with_noise(views, rng) if noise else views, names))
+                each.append(self._raw(self.with_noise(views, rng) if noise else self.likeliest(views), names))
             return {name: torch.stack([views[name] for views in each], 1) for name in names}  # [B, K, ...]
 
         with use.in_use(self):

@@ -283,6 +283,14 @@ class StateModel(nn.Module):
         """Return draws [B, ...] of what is observed around the `means` of all modalities: p(x_m | z, w_m)."""
         return {name: self.generator.likelihoods[name].sample(mean, rng) for name, mean in means.items()}
 
+    def likeliest(self, means: Views) -> Views:
+        """Return states [B, ...] for `means` [B, ...] of parts: the mode of a likelihood that has one, else the mean.
+
+        Captions have one where a word depends on those before it.
+        """
+        modes = {name: getattr(self.generator.likelihoods[name], "mode", None) for name in means}
+        return {name: mean if (mode := modes[name]) is None else mode(mean) for name, mean in means.items()}
+
     def with_private_of_absent(self, latents: Latents, batch: Batch, rng: Randomness) -> Latents:
         """Return the latents with the private ones [B, P] of absent parts drawn from their prior."""
         prior = self.generator.sample_private(len(batch.present), rng)
