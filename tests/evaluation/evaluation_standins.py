@@ -95,6 +95,9 @@ class StandIn(nn.Module):
 
     score_states = match_states
 
+    def likeliest(self, means):
+        return means
+
     def refined_samples(self, latents, generator, temperature):
         return self.refine_data(self.decode(latents), generator)[0]
 

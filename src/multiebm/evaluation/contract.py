@@ -75,6 +75,9 @@ class _Mirror:
     def refine_data(self, views: Views, rng: Randomness, clamp: Tensor | Views | None = None) -> tuple[Views, None]:
         return views, None
 
+    def likeliest(self, means: Views) -> Views:
+        return means
+
     def refined_samples(self, latents: dict[str, Tensor], rng: Randomness, temperature: float | None) -> Views:
         return self.refine_data(self.decode(latents), rng)[0]
 

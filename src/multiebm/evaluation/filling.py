@@ -117,7 +117,9 @@ def completions(
         means = [m.model.decode(m.model.infer_latents(batch, rng, posterior=q), own)[part] for _ in range(DRAWS)]
         m.shown({part: torch.cat(means)}, f"{part} given {'+'.join(observed)}")
         found = {
-            "predicted": torch.stack([modality.expected(mean) for mean in means]).mean(0),
+            "predicted": torch.stack([modality.expected(m.model.likeliest({part: mean})[part]) for mean in means]).mean(
+                0
+            ),
             "nats": torch.stack([likelihood.log_density(state, mean) for mean in means]).logsumexp(0) - log(DRAWS),
         }
         if modality.intervals and split == "test":

@@ -94,6 +94,7 @@ class Measurement:
 
         DivergenceError with modality and count where any value is not finite.
         """
+        views = self.model.likeliest(views)
         for name, view in views.items():
             if bad := int((~view.isfinite()).flatten(1).any(1).sum()):
                 raise DivergenceError(

@@ -214,7 +214,7 @@ class StateModel(nn.Module):
         """
         if latent_steps := self.chooses.latent_steps if latent_steps is None else latent_steps:
             latents, _ = self.refine_sampled(latents, rng, latent_steps, temperature)
-        return self.refine_data(self.decode(latents), rng, data_steps)[0]
+        return self.refine_data(self.likeliest(self.decode(latents)), rng, data_steps)[0]
 
     def refined_fill(
         self,
@@ -231,7 +231,7 @@ class StateModel(nn.Module):
         """
         best_of = self.chooses.best_of if best_of is None else best_of
         filled = self.best_fill(batch, rng, latent_steps, best_of, posterior)
-        return self.refine_data(filled, rng, data_steps, clamp=batch.there())[0]
+        return self.refine_data(self.likeliest(filled), rng, data_steps, clamp=batch.there())[0]
 
     def sample_latents(self, n: int, rng: Randomness, temperature: float | None = None) -> Latents:
         """Draw latents from the prior: {"shared": [n, D], modality: [n, P]}."""
@@ -271,10 +271,10 @@ class StateModel(nn.Module):
         best = self.fill(batch, self.infer_latents(batch, rng, latent_steps, posterior))
         if best_of > 1:
             assert self.interaction is not None
-            most = self.interaction(best)
+            most = self.interaction(self.likeliest(best))
             for _ in range(best_of - 1):
                 views = self.fill(batch, self.infer_latents(batch, rng, latent_steps, posterior))
-                better = (found := self.interaction(views)) > most
+                better = (found := self.interaction(self.likeliest(views))) > most
                 most = torch.where(better, found, most)
                 best = {name: torch.where(per_item(better, view), view, best[name]) for name, view in views.items()}
         return best
