@@ -75,6 +75,7 @@ def model_of(match=None, score=None, scale: float = 1.0, energy: object = None, 
         interaction_learned=False,
         match_states=match,
         score_states=score,
+        likeliest=lambda means: means,
         generator=SimpleNamespace(
             likelihoods=dict.fromkeys(modalities, SimpleNamespace(sample=sample)), temperature=1.0
         ),
