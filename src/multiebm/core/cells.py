@@ -23,6 +23,12 @@ EMPTY = "leave such cells empty (NaN) and train with --missing nan (in Python mi
 CLASSES = "if each value is a class declare kind: category (--kind NAME=category)"
 
 
+def missing_texts(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which cells among texts are missing: None, NaN, NA and empty ones, in the shape of the values."""
+    gone = [is_missing(cell) or cell in ("", b"") for cell in values.flat]
+    return np.array(gone, bool).reshape(values.shape)
+
+
 def is_missing(cell: Any) -> bool:
     """Return whether a cell is None, NaN, NaT or NA."""
     return cell is None or type(cell).__name__ in ("NAType", "NaTType") or (isinstance(cell, Real) and cell != cell)

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from multiebm.core.cells import is_missing
+from multiebm.core.cells import is_missing, missing_texts
 from multiebm.core.classes import LARGEST, LISTED, class_name, classes_of, places_of
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import Array, Handed, Mask, in_columns
@@ -180,8 +180,7 @@ class Category(Modality):
         """Return values handed over with those masked that are missing: None, NaN, NA and empty texts."""
         if self.missing is None or part.values.dtype.kind not in "fOUS":
             return part
-        gone = [is_missing(cell) or cell in ("", b"") for cell in part.values.flat]
-        return part._replace(masked=part.hidden | np.array(gone, bool).reshape(part.values.shape))
+        return part._replace(masked=part.hidden | missing_texts(part.values))
 
     def keep(self, part: Handed) -> Array:
         """Return what was handed over as the names of classes, empty where it is missing."""

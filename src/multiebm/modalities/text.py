@@ -18,7 +18,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from multiebm.core.captions import are_captions
-from multiebm.core.cells import decoded, is_missing, is_text, texts_in
+from multiebm.core.cells import decoded, is_text, missing_texts, texts_in
 from multiebm.core.errors import DataError
 from multiebm.core.handed import Array, Handed, Mask, in_columns
 from multiebm.core.random import Randomness, rand
@@ -163,8 +163,7 @@ class Text(Modality):
         """Return values handed over with those masked that are missing: None, NaN, NA and empty texts."""
         if self.missing is None or part.values.dtype.kind not in "fOUS":
             return part
-        gone = [is_missing(cell) or cell in ("", b"") for cell in part.values.flat]
-        return part._replace(masked=part.hidden | np.array(gone, bool).reshape(part.values.shape))
+        return part._replace(masked=part.hidden | missing_texts(part.values))
 
     def keep(self, part: Handed) -> Array:
         """Return captions as strings [N], empty where they are missing; one of no words is a space."""

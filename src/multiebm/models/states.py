@@ -159,7 +159,7 @@ class StateModel(nn.Module):
             held = {name: self.modalities[name].relax(view) for name, view in held.items()}
             start = hold({name: self.modalities[name].noise(view, rng) for name, view in held.items()})
         else:
-            start = {name: self.modalities[name].relax(view) for name, view in held.items()}
+            start = {name: self.modalities[name].relax(view) for name, view in self.likeliest(held).items()}
         with frozen(self):
             end, info = run_chain(kernel, start, chain.steps if steps is None else steps, rng, record)
         positions = None if info.positions is None else [settled(p) for p in info.positions]
@@ -214,7 +214,7 @@ class StateModel(nn.Module):
         """
         if latent_steps := self.chooses.latent_steps if latent_steps is None else latent_steps:
             latents, _ = self.refine_sampled(latents, rng, latent_steps, temperature)
-        return self.refine_data(self.likeliest(self.decode(latents)), rng, data_steps)[0]
+        return self.refine_data(self.decode(latents), rng, data_steps)[0]
 
     def refined_fill(
         self,
@@ -231,7 +231,7 @@ class StateModel(nn.Module):
         """
         best_of = self.chooses.best_of if best_of is None else best_of
         filled = self.best_fill(batch, rng, latent_steps, best_of, posterior)
-        return self.refine_data(self.likeliest(filled), rng, data_steps, clamp=batch.there())[0]
+        return self.refine_data(filled, rng, data_steps, clamp=batch.there())[0]
 
     def sample_latents(self, n: int, rng: Randomness, temperature: float | None = None) -> Latents:
         """Draw latents from the prior: {"shared": [n, D], modality: [n, P]}."""

@@ -124,7 +124,7 @@ def _cross_table(
         if refine:
             made = scene.model.refined_fill(given, rng)
         else:
-            made = scene.model.decode(scene.model.infer_latents(given, rng))
+            made = scene.model.likeliest(scene.model.decode(scene.model.infer_latents(given, rng)))
         real, made = scene.real(batch), scene.raw(made)
         first = one_view(scene, source, real[source], real[source], batch.labels, f"given: {source}")
         row: list[str | Cell] = [source, Cell(first)]
