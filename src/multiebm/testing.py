@@ -60,7 +60,8 @@ class DatasetContract:
             n = len(split)
             assert n > 0
             assert list(split.views) == list(data.modalities)
-            assert all(len(view) == n for view in split.views.values())
+            assert all(len(split.at.get(name, view)) == n for name, view in split.views.items())
+            assert all(at.min() >= 0 and at.max() < len(split.views[name]) for name, at in split.at.items())
             assert (split.present.dtype, split.present.shape) == (torch.bool, (n, len(split.views)))
             assert (split.labels is None) == (data.n_classes is None)
             if split.labels is not None and data.n_classes is not None:

@@ -9,7 +9,10 @@ from pydantic import TypeAdapter, ValidationError
 from multiebm.core.errors import ConfigError
 from multiebm.core.table import Table, nearest
 from multiebm.data.arrays import Rows, from_arrays, load_arrays, read_data
+from multiebm.data.coco import load_coco
+from multiebm.data.cub import load_cub
 from multiebm.data.dataset import BatchStream, MultimodalDataset, Split
+from multiebm.data.mnist_svhn import load_mnist_svhn
 from multiebm.data.parts import read_parts
 from multiebm.data.polydigits import load_polydigits
 from multiebm.data.polymnist import load_polymnist
@@ -33,6 +36,9 @@ DATASETS: Table[Callable[..., MultimodalDataset]] = Table(
     {
         "polydigits": load_polydigits,
         "polymnist": load_polymnist,
+        "mnist_svhn": load_mnist_svhn,
+        "cub": load_cub,
+        "coco": load_coco,
         "arrays": load_arrays,
         "toy2d": load_toy2d,
         "shapes": load_shapes,

@@ -170,7 +170,7 @@ def _of_texts(folder: Path, pictures: list[Path], texts: Mapping[str, Path]) -> 
             raise DataError(f"{one}: got a second picture called {one.stem!r}, as {twin.name}; remove one of them")
     for stem in sorted({*named, *texts}):
         file = named.get(stem)
-        lines = [line.strip() for line in _lines(texts[stem])] if stem in texts else []
+        lines = [line.strip() for line in text_lines(texts[stem])] if stem in texts else []
         said = [(i, line) for i, line in enumerate(lines, 1) if line]
         if file is None and not said:
             logger.warning("%s: an empty text without a picture, which is not read", texts[stem])
@@ -277,7 +277,7 @@ def _head(table: Path) -> str:
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Give the rows of a table by column, each with the number of the line on which it ends."""
     if table.suffix.lower() == ".jsonl":
-        for line, text in enumerate(_lines(table), 1):
+        for line, text in enumerate(text_lines(table), 1):
             if not text.strip():
                 continue
             try:
@@ -290,7 +290,7 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise DataError(f"{table}, line {line}: got {text:.40}, expected an object of JSON; repair it")
             yield line, row
         return
-    reader = csv.reader(_lines(table, keep_ends=True), delimiter=_mark(table), skipinitialspace=True)
+    reader = csv.reader(text_lines(table, keep_ends=True), delimiter=_mark(table), skipinitialspace=True)
     try:
         names = next(reader)
         for cells in reader:
@@ -307,7 +307,7 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         ) from error
 
 
-def _lines(file: Path, keep_ends: bool = False) -> list[str]:
+def text_lines(file: Path, keep_ends: bool = False) -> list[str]:
     """Return the lines of a text file in UTF-8; DataError where it cannot be read."""
     try:
         check_bytes(file, file.stat().st_size)

@@ -5,7 +5,7 @@ Training reads an endless stream of shuffled batches that resumes exactly: the o
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -26,26 +26,48 @@ class Split:
     """Raw storage: `views` by modality (pictures uint8 or float32 [N, C, H, W], vectors float64 or float32 [N, D]),
     `present` bool [N, M] with columns in the order of `views`, `labels` int64 [N] (numbers of classes, -1 where one is
     unknown) or None. Absent entries may hold anything, NaN included. `rows`: int64 [N], which rows of the user's own
-    arrays these are.
+    arrays these are. `at`: int64 [N] by modality, of those whose values several items share: a view is then [K, ...],
+    each value once, and `at` says which of them an item has.
     """
 
     views: Views
     present: Tensor
     labels: Tensor | None = None
     rows: Tensor | None = None
+    at: Views = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.present.shape[0])
 
     def of(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return the view of one modality [N, ...] and where it is present, bool [N]."""
-        return self.views[name], self.present[:, list(self.views).index(name)]
+        """Return the values of one modality [N, ...], shared ones copied to each item, and where it is present, bool [N].
+
+        `there` and `take` copy less.
+        """
+        view = self.views[name]
+        return view[self.at[name]] if name in self.at else view, self.there(name)
+
+    def there(self, name: str) -> Tensor:
+        """Return where one modality is present, bool [N]."""
+        return self.present[:, list(self.views).index(name)]
+
+    def take(self, name: str, rows: Tensor) -> Tensor:
+        """Return the values of one modality [B, ...] of the items in `rows` (int64 [B])."""
+        if name in self.at:
+            rows = self.at[name].index_select(0, rows)
+        # index_select copies whole rows; indexing by [] is more than ten times slower on uint8 pictures.
+        return self.views[name].index_select(0, rows)
+
+    def known(self, name: str) -> Tensor:
+        """Return the values of one modality [K, ...] that items have, shared ones once."""
+        there = self.there(name)
+        return self.views[name][self.at[name][there].unique() if name in self.at else there]
 
     def select(self, rows: Tensor) -> "Split":
-        """Return the items in `rows` (int64 [N]): views [N, ...], `present` [N, M]."""
-        views = {name: view[rows] for name, view in self.views.items()}
+        """Return the items in `rows` (int64 [N]): views [N, ...] but for shared ones, `present` [N, M]."""
+        views = {name: view if name in self.at else view[rows] for name, view in self.views.items()}
         labels, own = (None if of is None else of[rows] for of in (self.labels, self.rows))
-        return Split(views, self.present[rows], labels, own)
+        return Split(views, self.present[rows], labels, own, {name: of[rows] for name, of in self.at.items()})
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} {list(view.shape[1:])}" for name, view in self.views.items())
@@ -107,17 +129,16 @@ class MultimodalDataset:
         gaps = f"; {missing:.1%} of parts missing" if missing else ""
         for name, m in self.modalities.items():
             if m.lacks_cells:
-                there = torch.cat([split.views[name][split.of(name)[1]] for split in (self.train, self.test)])
+                there = torch.cat([split.known(name) for split in (self.train, self.test)])
                 share = float(there.isnan().float().mean())
                 gaps += f"; {share:.1%} of the cells of {name} missing" if share else ""
         same: list[str] = []
         for name, m in self.modalities.items():
-            view, there = self.train.of(name)
-            columns = m.constant(view[there])
+            columns = m.constant(self.train.known(name))
             more = f", ... ({len(columns)} in all)" if len(columns) > SHOWN else ""
             same += [f"{name}: {', '.join(columns[:SHOWN])}{more}"] if columns else []
         told = f"\nconstant in training, so nothing is learned of them: columns of {'; '.join(same)}" if same else ""
-        if none := [name for name in self.modalities if not self.train.of(name)[1].any()]:
+        if none := [name for name in self.modalities if not self.train.there(name).any()]:
             told += f"\nno row to train on has {' or '.join(none)}, so nothing is learned of it; is `present` inverted?"
         elif len(self.modalities) > 1 and not (self.train.present.sum(1) > 1).any():
             told += (
@@ -134,6 +155,8 @@ class MultimodalDataset:
         """Return by part which values squash the others of their columns in training, where there are some."""
         found = {}
         for name, m in self.modalities.items():
+            if name in self.train.at:  # pictures, of which nothing is far off
+                continue
             view, there = self.train.of(name)
             at = there.nonzero()[:, 0]
             far = m.far_off(view[at])
@@ -161,8 +184,7 @@ class MultimodalDataset:
         rows = self.split(split)
         indices = indices.to(rows.present.device)
         present = rows.present.index_select(0, indices)
-        # index_select copies whole rows; indexing by [] is more than ten times slower on uint8 pictures.
-        views = {name: m.to_state(rows.views[name].index_select(0, indices)) for name, m in self.modalities.items()}
+        views = {name: m.to_state(rows.take(name, indices)) for name, m in self.modalities.items()}
         if not bool(present.all()):
             views = mask_views(views, present)
         return Batch(views, present, None if rows.labels is None else rows.labels.index_select(0, indices))
@@ -177,9 +199,10 @@ def content_fingerprint(modalities: dict[str, Modality], train: Split, test: Spl
     """Return the sha256 of the modalities and of every value that is present, with type and shape, labels included."""
     digest = hashlib.sha256(repr(list(modalities.values())).encode())
     for rows in (train, test):
-        batch_views = rows.views if bool(rows.present.all()) else mask_views(rows.views, rows.present)
+        whole = bool(rows.present.all())
+        views = rows.views if whole else mask_views({name: rows.of(name)[0] for name in rows.views}, rows.present)
         labels = () if rows.labels is None else (rows.labels,)
-        for tensor in (rows.present, *labels, *batch_views.values()):
+        for tensor in (rows.present, *labels, *views.values(), *rows.at.values()):
             digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()

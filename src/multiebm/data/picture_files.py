@@ -2,11 +2,12 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from multiebm.core.errors import DataError
@@ -18,6 +19,9 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # in smal
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # nothing else is tried: some readers start other programs
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # how a picture file holds so many channels
 _EIGHT_BITS = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+
+Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
+Cut = Callable[[int, int], Box]
 
 
 @contextmanager
@@ -75,39 +79,72 @@ def read_shape(files: Sequence[Path]) -> tuple[int, int, int]:
     return channels, usual[1], usual[0]
 
 
+def read_scaled(file: Path, size: int, cut: Cut | None = None) -> NDArray[np.uint8]:
+    """Return the picture of a file, whatever its size, as 8-bit RGB [3, size, size]: its sides are scaled apart.
+
+    `cut` says which box of it (left, upper, right, lower) to take, in pixels, given its width and height. Grey, CMYK,
+    16-bit and turned pictures are read as `read_pictures` reads them; DataError names the file that cannot be.
+    """
+    with opened_picture(file, "expected a readable picture; download it again, or unpack it again") as picture:
+        _turn(picture)
+        values = _values(picture, 3, as_stored=False)
+    if values.dtype != np.uint8:
+        values = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
+    whole = Image.fromarray(np.ascontiguousarray(values.transpose(1, 2, 0)))
+    scaled = whole.resize((size, size), Image.Resampling.BILINEAR, cut(*whole.size) if cut else None)
+    return np.asarray(scaled).transpose(2, 0, 1)
+
+
+def centre_square(width: int, height: int) -> Box:
+    """Return the box of the largest square in the middle of a picture."""
+    side = min(width, height)
+    left, upper = (width - side) // 2, (height - side) // 2
+    return left, upper, left + side, upper + side
+
+
 def _read(file: Path, modality: Modality, as_stored: bool) -> Array:
     """Return values [C, H, W]: uint8, or floats, in [0, 1] unless they are `as_stored`."""
     channels, height, width = modality.raw_shape
     with opened_picture(file, "expected a readable picture; save it again") as picture:
         if sorted(picture.size) == sorted((width, height)):  # from the header; before, nothing is decoded
-            raw_tiff = picture.format == "TIFF" and picture.info.get("compression") == "raw"
-            if raw_tiff and picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # Pillow mixes them up
-                raise ValueError("an uncompressed TIFF that is turned sideways")
-            ImageOps.exif_transpose(picture, in_place=True)  # as its camera noted, which viewers do
+            _turn(picture)
         if picture.size != (width, height):
             raise DataError(
                 f"{file}: got {picture.width}x{picture.height} pixels, expected {width}x{height} (width x height) as "
                 f"modality {modality.name!r} has; resize it"
             )
-        if getattr(picture, "n_frames", 1) > 1:
-            raise ValueError("several pictures in one file")
-        mode = picture.mode
-        if mode.startswith("I;16") or mode == "F" or (mode == "I" and picture.format == "PNG"):
-            if channels not in (1, 3):
-                raise ValueError(f"grey without transparency, for {channels} channels")
-            values = np.asarray(picture).astype(np.float32)
-            grey = values if mode == "F" or as_stored else values / 65535
-            return np.repeat(grey[None], channels, axis=0)
-        if as_stored and mode == "1" and channels == 1:
-            return np.asarray(picture).astype(np.uint8)[None]
-        if mode not in _EIGHT_BITS:
-            raise ValueError(f"pixels of mode {mode}")
-        has_alpha = mode in ("LA", "PA", "RGBA") or "transparency" in picture.info
-        if has_alpha:
-            picture = picture.convert("RGBA")
-        if channels in (2, 4) and not has_alpha:
-            raise ValueError(f"no transparency, for {channels} channels; pass an .npz instead")
-        if channels in (1, 3) and has_alpha and picture.getchannel("A").getextrema() != (255, 255):
-            raise ValueError(f"transparent pixels, for {channels} channels; lay it on a background")
-        values = np.array(picture.convert(_MODES[channels]))  # of one channel [H, W]
-        return values.reshape(height, width, channels).transpose(2, 0, 1)
+        return _values(picture, channels, as_stored)
+
+
+def _turn(picture: Image.Image) -> None:
+    """Turn a picture as its camera noted, which viewers do."""
+    raw_tiff = picture.format == "TIFF" and picture.info.get("compression") == "raw"
+    if raw_tiff and picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # Pillow mixes them up
+        raise ValueError("an uncompressed TIFF that is turned sideways")
+    ImageOps.exif_transpose(picture, in_place=True)
+
+
+def _values(picture: Image.Image, channels: int, as_stored: bool) -> Array:
+    """Return values [C, H, W]: uint8, or floats, in [0, 1] unless they are `as_stored`."""
+    if getattr(picture, "n_frames", 1) > 1:
+        raise ValueError("several pictures in one file")
+    mode = picture.mode
+    if mode.startswith("I;16") or mode == "F" or (mode == "I" and picture.format == "PNG"):
+        if channels not in (1, 3):
+            raise ValueError(f"grey without transparency, for {channels} channels")
+        values = np.asarray(picture).astype(np.float32)
+        grey = values if mode == "F" or as_stored else values / 65535
+        return np.repeat(grey[None], channels, axis=0)
+    if as_stored and mode == "1" and channels == 1:
+        return np.asarray(picture).astype(np.uint8)[None]
+    if mode not in _EIGHT_BITS:
+        raise ValueError(f"pixels of mode {mode}")
+    has_alpha = mode in ("LA", "PA", "RGBA") or "transparency" in picture.info
+    if has_alpha:
+        picture = picture.convert("RGBA")
+    if channels in (2, 4) and not has_alpha:
+        raise ValueError(f"no transparency, for {channels} channels; pass an .npz instead")
+    if channels in (1, 3) and has_alpha and picture.getchannel("A").getextrema() != (255, 255):
+        raise ValueError(f"transparent pixels, for {channels} channels; lay it on a background")
+    values = np.array(picture.convert(_MODES[channels]))  # of one channel [H, W]
+    return values.reshape(picture.height, picture.width, channels).transpose(2, 0, 1)

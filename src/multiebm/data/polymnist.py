@@ -22,6 +22,7 @@ from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.files import file_sha256, sha256_of_json
 from multiebm.data.cache import Builder, cache_root, cached_arrays
 from multiebm.data.dataset import MultimodalDataset, Split, everything_present
+from multiebm.data.downloads import Download, Needed, readable
 from multiebm.data.npz import expanded
 from multiebm.data.picture_files import opened_picture
 from multiebm.data.recipe import NAMES, Pixels, invert_inside, random_crops, recipe_problems
@@ -35,6 +36,20 @@ SPLITS = ("train", "test")
 _LARGEST = 1 << 28  # bytes that are read of an idx file; MNIST's largest has 47 million
 CITATION = (
     "T. Sutter, I. Daunhawer, J. Vogt, Generalized Multimodal ELBO (2021), arXiv 2105.02470; Zenodo record 4899160."
+)
+DOWNLOADS = (
+    Download(
+        title="PolyMNIST",
+        link="https://zenodo.org/records/4899160 (PolyMNIST.zip; its folder MMNIST)",
+        size="350,000 small pictures",
+        licence="as its page says; made from MNIST and photographs",
+        citation=CITATION,
+        files=tuple(
+            Needed((f"{split}/{name}/*.png",), n)
+            for split, n in (("train", 60_000), ("test", 10_000))
+            for name in NAMES
+        ),
+    ),
 )
 _PICTURE = np.dtype((np.uint8, (3, SIDE, SIDE)))
 Arrays = Iterator[tuple[str, NDArray[Any]]]
@@ -67,16 +82,11 @@ def load_polymnist(
         problems.append(f"polymnist.{missing}: got nothing, expected a folder; building needs both MNIST and pictures")
     if problems:
         raise ConfigError(problems)
-    try:
+    with readable("polymnist"):
         if folder:
             identity, build = from_folder(expanded(folder), size)
         else:
             identity, build = from_recipe(expanded(str(mnist_folder)), expanded(str(backgrounds_folder)), size)
-    except OSError as error:
-        raise DataError(
-            f"polymnist: got {error.filename}, which cannot be read ({error.strerror}); make it readable, or correct "
-            "the folder"
-        ) from error
     root = cache_root() if cache_folder is None else expanded(cache_folder)
     want = [f"{split}-{part}" for split in SPLITS for part in ("labels", *modalities)]
     arrays, sums = cached_arrays(root, "polymnist", identity, build, want)
@@ -205,7 +215,7 @@ def area_weights(source: int, target: int) -> NDArray[np.float64]:
     return np.maximum(right - left, 0) * target / source
 
 
-def mnist_files(folder: Path) -> dict[str, Path]:
+def mnist_files(folder: Path, setting: str = "mnist_folder") -> dict[str, Path]:
     """Return the files of an MNIST folder by "<split>-images" and "<split>-labels"; DataError names a missing one."""
     found = {}
     for (split, stem), (part, kind) in product((("train",) * 2, ("test", "t10k")), (("images", 3), ("labels", 1))):
@@ -214,7 +224,7 @@ def mnist_files(folder: Path) -> dict[str, Path]:
         if not plain.exists() and not packed.exists():
             raise DataError(
                 f"MNIST: got no file {packed} (nor without .gz), expected the four official idx files; put them there, "
-                "or set mnist_folder to the folder that holds them"
+                f"or set {setting} to the folder that holds them"
             )
         found[f"{split}-{part}"] = plain if plain.exists() else packed
     return found

@@ -207,6 +207,6 @@ class JudgesContract:
         judges, views = self.states()
         assert data.test.labels is not None
         for name, labels in judges.predict(views).items():
-            counted = data.test.of(name)[1] & (data.test.labels >= 0)
+            counted = data.test.there(name) & (data.test.labels >= 0)
             share = (labels.cpu() == data.test.labels)[counted].double().mean()
             assert abs(float(share) - judges.accuracy[name]) < _TOLERANCE, name

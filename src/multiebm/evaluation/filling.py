@@ -53,7 +53,7 @@ def affordable(m: Measurement, items: Tensor, each: int) -> Tensor:
 def rows_with(m: Measurement, split: SplitName, part: str, observed: Sequence[str]) -> Tensor:
     """Return the items [N] of a split that have a part and any of those observed."""
     rows = m.dataset.split(split)
-    return (rows.of(part)[1] & torch.stack([rows.of(other)[1] for other in observed]).any(0)).nonzero()[:, 0]
+    return (rows.there(part) & torch.stack([rows.there(other) for other in observed]).any(0)).nonzero()[:, 0]
 
 
 def filled(m: Measurement) -> dict[tuple[str, tuple[str, ...]], Filled]:

@@ -176,7 +176,7 @@ def _train_judge(
                 if len(order) < size:  # a new order once all were seen
                     order = rows[torch.randperm(len(rows), generator=rng)]
                 batch, order = order[:size], order[size:]
-                state = modality.jitter(modality.to_state(train.views[name][batch].to(device)), rng)
+                state = modality.jitter(modality.to_state(train.take(name, batch).to(device)), rng)
                 state = modality.disturb(state, rng) if settings.reads else state
                 with torch.autocast(state.device.type, torch.bfloat16, fastest_precision(device) == "bf16"):
                     logits = network(state)
@@ -201,6 +201,8 @@ def unread(dataset: MultimodalDataset) -> dict[str, str]:
         if not len(seen) or not len(tested):
             counts = f"{len(seen)} of {len(train)} training and {len(tested)} of {len(test)} test rows"
             found[name] = f"has {name!r} with a known label in {counts}"
+        elif not torch.isin(test.labels[tested], train.labels[seen]).any():
+            found[name] = "has no class that is in both splits"
         elif len(train.labels[seen].unique()) < 2:
             found[name] = f"has one class only where {name!r} is present in training, so there is nothing to tell apart"
     return found
@@ -235,11 +237,11 @@ def present_rows(split: Split, name: str) -> Tensor:
 def real_accuracy(network: Judge, dataset: MultimodalDataset, modality: Modality) -> float:
     """Return the share of real test items of one modality that `network`, in evaluation mode, reads correctly."""
     rows, device = present_rows(dataset.test, modality.name), network.head.weight.device
-    view, labels = dataset.test.views[modality.name], dataset.test.labels
+    test, labels = dataset.test, dataset.test.labels
     assert labels is not None
     with torch.no_grad():
         chunks = rows.split(_READ_ITEMS)
-        read = [network.read(modality.to_state(view[chunk].to(device))).argmax(1).cpu() for chunk in chunks]
+        read = [network.read(modality.to_state(test.take(modality.name, chunk).to(device))).argmax(1).cpu() for chunk in chunks]
     return float((torch.cat(read) == labels[rows]).double().mean())
 
 

@@ -123,7 +123,7 @@ def labelled_items(split: Split) -> Tensor:
 
 def complete_items(split: Split, items: Tensor, names: Iterable[str]) -> Tensor:
     """Return those of `items` (int64 of shape [N]) that have every modality of `names`."""
-    return items[torch.stack([split.of(name)[1] for name in names]).all(0)[items]]
+    return items[torch.stack([split.there(name) for name in names]).all(0)[items]]
 
 
 class Metric(NamedTuple):

@@ -43,7 +43,7 @@ def judge_accuracy(m: Measurement, name: str) -> dict[str, Result]:
             reason = f"the data set {why[part]}" if part in why else "no judge of it was given"
             m.skipped[f"{name}/{part}"] = f"{reason}; what judges read leaves this part out"
         else:
-            known = m.dataset.test.of(part)[1]
+            known = m.dataset.test.there(part)
             known = known if m.dataset.test.labels is None else known[labelled_items(m.dataset.test)]
             n = max(int(known.sum()), 1)
             results[f"{name}/{part}"] = Result(p, sqrt(p * (1 - p) / n), n)

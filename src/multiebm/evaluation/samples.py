@@ -79,7 +79,7 @@ def of(m: Measurement, source: str, what: str) -> dict[str, Tensor]:
     found = {name: own for (kept, name), own in m.once(samples)[source].items() if kept == what}
     if source != REAL or what in (LABEL, ROBUST):
         return found
-    there = {name: own[m.dataset.test.of(name)[1][: len(own)]] for name, own in found.items()}
+    there = {name: own[m.dataset.test.there(name)[: len(own)]] for name, own in found.items()}
     return {name: own if what == PART else own[~own.flatten(1).isnan().any(1)] for name, own in there.items()}
 
 
@@ -93,7 +93,7 @@ def coherence(m: Measurement, name: str) -> dict[str, Result]:
         m.skipped[metric] = "judges read one part only, and one part agrees with itself"
         return {}
     if source == REAL:
-        complete = torch.stack([m.dataset.test.of(part)[1] for part in labels]).all(0)
+        complete = torch.stack([m.dataset.test.there(part) for part in labels]).all(0)
         if not bool(complete.any()):
             m.skipped[name] = "no test item has all parts that judges read"
             return {}

@@ -267,8 +267,8 @@ def training_data(
     rows = hide_at_random(dataset.train, missing, seed) if missing else dataset.train
     if torch.device(device).type != "cpu":
         labels = None if rows.labels is None else rows.labels.to(device)
-        views = {name: view.to(device) for name, view in rows.views.items()}
-        rows = Split(views, rows.present.to(device), labels)
+        views, at = ({name: of.to(device) for name, of in each.items()} for each in (rows.views, rows.at))
+        rows = Split(views, rows.present.to(device), labels, at=at)
     return replace(dataset, train=rows)
 
 

@@ -1,0 +1,195 @@
+"""CUB with captions: photographs of birds of 200 species (Wah et al. 2011), ten captions each (Reed et al. 2016, arXiv
+1605.05395). Pair k is picture k // 10 with its caption k % 10. The class-disjoint split is that of zero-shot learning.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from multiebm.core.errors import DataError
+from multiebm.core.files import read_json
+from multiebm.data.caption_files import text_lines
+from multiebm.data.captioned_sets import Described, Reading, captioned_set
+from multiebm.data.dataset import MultimodalDataset
+from multiebm.data.downloads import Download, Needed, readable
+from multiebm.data.npz import expanded
+from multiebm.data.picture_files import Box, Cut
+
+CAPTIONS = 10  # of a picture
+LISTS = "CUB_200_2011"
+TEXTS = ("text", "text_c10", "cvpr2016_cub/text_c10")
+CLASS_LISTS = {"train": "trainvalclasses.txt", "test": "testclasses.txt"}
+SPLIT_FILE = "reed_class_split.json"
+_INSIDE = 0.75  # share of a box that lies in its picture, at least; boxes of other pictures hardly do
+_CELLS = {
+    "images.txt": 2,
+    "image_class_labels.txt": 2,
+    "classes.txt": 2,
+    "train_test_split.txt": 2,
+    "bounding_boxes.txt": 5,
+}
+CITATION = (
+    "C. Wah, S. Branson, P. Welinder, P. Perona, S. Belongie, The Caltech-UCSD Birds-200-2011 Dataset (2011), "
+    "CNS-TR-2011-001; S. Reed, Z. Akata, H. Lee, B. Schiele, Learning Deep Representations of Fine-Grained Visual "
+    "Descriptions (2016), arXiv 1605.05395."
+)
+DOWNLOADS = (
+    Download(
+        title="CUB-200-2011",
+        link="https://www.vision.caltech.edu/datasets/cub_200_2011/ (CUB_200_2011.tgz)",
+        size="1.1 GB",
+        licence="non-commercial research and education; photographs belong to their authors",
+        citation=CITATION.partition("; ")[0] + ".",
+        files=(
+            *(Needed((f"{LISTS}/{name}",)) for name in _CELLS),
+            Needed((f"{LISTS}/images/*/*.jpg",), 11_788),
+        ),
+    ),
+    Download(
+        title="Captions and classes of both splits",
+        link="https://github.com/reedscot/cvpr2016 (cvpr2016_cub.tar.gz)",
+        size="11,788 small texts",
+        licence="research",
+        citation=CITATION.partition("; ")[2],
+        files=(
+            Needed(tuple(f"{place}/*/*.txt" for place in TEXTS), 11_788),
+            Needed((SPLIT_FILE, CLASS_LISTS["train"], f"cvpr2016_cub/{CLASS_LISTS['train']}")),
+        ),
+    ),
+)
+
+
+def load_cub(
+    folder: str | Path,
+    size: int = 64,
+    split: Literal["reed", "official"] = "reed",
+    crop: bool = False,
+    captions_per_picture: int = CAPTIONS,
+    limit: int | None = None,
+    min_count: int = 4,
+    length: int = 32,
+    vocabulary: int = 5000,
+    cache_folder: str | Path | None = None,
+) -> MultimodalDataset:
+    """Return `picture`, uint8 [N, 3, size, size], and `caption`, tokens int64 [N, length], in the classes of birds.
+
+    `folder` has CUB_200_2011 with images and lists, and text (or text_c10) with captions. `split` reed is 150 classes
+    to train and 50 others to test, as reed_class_split.json, or trainvalclasses.txt and testclasses.txt, say: 88,550
+    and 29,330 pairs; official is train_test_split.txt. `crop` takes the box of the bird, of the original pictures. Of
+    each picture the first `captions_per_picture` are taken; `limit` is how many pictures of each split. Words are those
+    that occur `min_count` times in training captions, at most `vocabulary`; `length` is in tokens, the end included.
+    ConfigError for bad settings; DataError names a missing or damaged file.
+    """
+    shared = size, crop, captions_per_picture, limit, min_count, length, vocabulary, cache_folder
+    reading = Reading("cub", folder, *shared)
+    reading.check(CAPTIONS)
+    root = expanded(folder)
+    lists = {name: _table(root / LISTS / name, cells) for name, cells in _CELLS.items() if crop or "box" not in name}
+    classes = {key: cells[0] for key, cells in lists["classes.txt"].items()}
+    in_training = _official(lists) if split == "official" else _reed(root, lists, classes)
+    texts = next((root / place for place in TEXTS if (root / place).is_dir()), root / TEXTS[0])
+    number = {key: i for i, key in enumerate(classes)}
+    items = {}
+    for part in ("train", "test"):
+        rows = reading.thinned([key for key in lists["images.txt"] if in_training[key] == (part == "train")])
+        items[part] = [
+            Described(
+                root / LISTS / "images" / (name := lists["images.txt"][key][0]),
+                _captions(texts / Path(name).with_suffix(".txt"), captions_per_picture),
+                number[lists["image_class_labels.txt"][key][0]],
+                _box(root / LISTS / "images" / name, lists["bounding_boxes.txt"][key]) if crop else None,
+            )
+            for key in rows
+        ]
+    return captioned_set(reading, items, CITATION, tuple(classes.values()))
+
+
+def _table(file: Path, cells: int) -> dict[str, list[str]]:
+    """Return the rows of a list, what stands behind the number of each by that number; DataError names file and line."""
+    if not file.is_file():
+        raise DataError(
+            f"{file}: got no such file, expected the lists of CUB_200_2011 below the setting folder; unpack "
+            "CUB_200_2011.tgz there"
+        )
+    rows = {}
+    for i, line in enumerate(text_lines(file), 1):
+        key, *found = line.split()
+        if len(found) != cells - 1:
+            raise DataError(f"{file}, line {i}: got {line!r}, expected {cells} cells; unpack the archive again")
+        rows[key] = found
+    return rows
+
+
+def _official(lists: Mapping[str, Mapping[str, list[str]]]) -> dict[str, bool]:
+    return {key: row[0] == "1" for key, row in lists["train_test_split.txt"].items()}
+
+
+def _reed(root: Path, lists: Mapping[str, Mapping[str, list[str]]], classes: Mapping[str, str]) -> dict[str, bool]:
+    """Return whether a picture is in training, by its number; DataError where splits share a class or lack one."""
+    said, where = class_split(root)
+    train, test = (frozenset(said[part]) for part in ("train", "test"))
+    if both := sorted(train & test):
+        raise DataError(f"{where}: got class {both[0]!r} in train and in test, expected it in one; correct the file")
+    of = {key: classes[row[0]] for key, row in lists["image_class_labels.txt"].items()}
+    if lost := sorted({*of.values()} - train - test):
+        raise DataError(f"{where}: got no class {lost[0]!r}, expected it in train or in test; download the file again")
+    return {key: name in train for key, name in of.items()}
+
+
+def class_split(root: Path) -> tuple[dict[str, list[str]], Path]:
+    """Return names of classes by split, train and test, and the file that says so; DataError where none does."""
+    if (file := root / SPLIT_FILE).is_file():
+        try:
+            said = read_json(file)
+            return {part: [str(name) for name in said[part]] for part in ("train", "test")}, file
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{file}: got {type(error).__name__}: {error}, expected JSON with names of classes, train and test; "
+                "download it again"
+            ) from error
+    for place in (root, root / "cvpr2016_cub"):
+        if all((place / name).is_file() for name in CLASS_LISTS.values()):
+            lines = {part: text_lines(place / name) for part, name in CLASS_LISTS.items()}
+            return {part: [line.strip() for line in of if line.strip()] for part, of in lines.items()}, place
+    raise DataError(
+        f"{root}: got no {SPLIT_FILE} and no {' and '.join(CLASS_LISTS.values())}, expected one of them for the "
+        "class-disjoint split; put it there, or set split=official"
+    )
+
+
+def _captions(file: Path, n: int) -> list[str]:
+    """Return the first n lines of a file of captions; DataError names it."""
+    if not file.is_file():
+        raise DataError(
+            f"{file}: got no such file, expected the captions of a picture, one a line; unpack the captions so that "
+            "the setting folder has text/CLASS/PICTURE.txt"
+        )
+    lines = [line.strip() for line in text_lines(file)]
+    if len(said := [line for line in lines if line]) < n:
+        raise DataError(
+            f"{file}: got {len(said)} captions, expected at least {n}; unpack the captions again, or set "
+            f"captions_per_picture={max(len(said), 1)}"
+        )
+    return said[:n]
+
+
+def _box(file: Path, cells: list[str]) -> Cut:
+    """Return what gives the box of a bird; DataError where it is no box."""
+    try:
+        x, y, width, height = map(float, cells)
+    except ValueError as error:
+        raise DataError(f"bounding_boxes.txt: got {' '.join(cells)} for {file}, expected four numbers") from error
+    return partial(box_inside, (x, y, x + width, y + height), file)
+
+
+def box_inside(box: Box, file: Path, width: int, height: int) -> Box:
+    """Return the part of a box that lies in a picture of that size; DataError where much of it does not."""
+    left, upper, right, lower = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
+    inside = max(right - left, 0) * max(lower - upper, 0)
+    if inside < _INSIDE * (box[2] - box[0]) * (box[3] - box[1]) or not inside:
+        raise DataError(
+            f"{file}: got a picture of {width}x{height} pixels and a box to {box[2]:g}, {box[3]:g}, expected the box "
+            "inside: the picture is cut or scaled already; set crop=false, or unpack the original pictures"
+        )
+    return left, upper, right, lower
