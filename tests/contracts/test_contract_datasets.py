@@ -9,6 +9,7 @@ from PIL import Image
 
 from multiebm.data import DATASETS, load_dataset
 from multiebm.testing import DatasetContract
+from small_downloads import write_coco, write_cub, write_mnist_svhn
 
 DRAWS = np.random.default_rng(0)
 OUTSIDE = """
@@ -62,6 +63,33 @@ class TestPolymnist(DatasetContract):
                 for i in range(12):
                     pixels = DRAWS.integers(0, 256, (28, 28, 3), dtype=np.uint8)
                     Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.{i % 10}.png")
+        self.settings = {"folder": str(tmp_path), "cache_folder": str(tmp_path / "cache"), "size": 16}
+
+
+class TestMnistSvhn(DatasetContract):
+    name = "mnist_svhn"
+
+    @pytest.fixture(autouse=True)
+    def small_folder(self, tmp_path):
+        write_mnist_svhn(tmp_path, list(range(10)), [10, *range(1, 10)])
+        self.settings = {"folder": str(tmp_path), "cache_folder": str(tmp_path / "cache"), "pairings": 3}
+
+
+class TestCub(DatasetContract):
+    name = "cub"
+
+    @pytest.fixture(autouse=True)
+    def small_folder(self, tmp_path):
+        write_cub(tmp_path)
+        self.settings = {"folder": str(tmp_path), "cache_folder": str(tmp_path / "cache"), "size": 16}
+
+
+class TestCoco(DatasetContract):
+    name = "coco"
+
+    @pytest.fixture(autouse=True)
+    def small_folder(self, tmp_path):
+        write_coco(tmp_path)
         self.settings = {"folder": str(tmp_path), "cache_folder": str(tmp_path / "cache"), "size": 16}
 
 

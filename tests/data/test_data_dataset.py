@@ -1,11 +1,14 @@
 """Batches: state space, presence mask, labels; and the endless stream that reads them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from multiebm.core.errors import DataError
 from multiebm.data import BatchStream, MultimodalDataset, Split
 from multiebm.data.dataset import content_fingerprint, epoch_order, everything_present
+from multiebm.experiments.build import training_data
 from multiebm.modalities import Picture, Vector
 
 PARTS = {
@@ -58,6 +61,47 @@ def test_the_fingerprint_ignores_what_is_absent_and_sees_everything_else():
     assert content_fingerprint(PARTS, other, other) != before
     relabelled = Split(rows.views, rows.present, rows.labels.flip(0))
     assert content_fingerprint(PARTS, relabelled, relabelled) != before
+
+
+def shared(present=None):
+    """Pictures 0 to 2 of three, shared by four items, and the same four items each with its own copy."""
+    pictures = torch.arange(12, dtype=torch.uint8).reshape(3, 1, 2, 2)
+    at, vectors = torch.tensor([2, 0, 0, 1]), torch.arange(8, dtype=torch.float32).reshape(4, 2)
+    there = torch.ones(4, 2, dtype=torch.bool) if present is None else present
+    labels = torch.arange(4)
+    return (
+        Split({"picture": pictures, "vector": vectors}, there, labels, at={"picture": at}),
+        Split({"picture": pictures[at], "vector": vectors}, there, labels),
+    )
+
+
+def test_values_that_items_share_are_those_of_copies_everywhere():
+    present = torch.tensor([[True, True], [True, False], [True, True], [False, True]])
+    for there in (None, present):
+        one, copied = (MultimodalDataset("tiny", PARTS, rows, rows, 4, "none", "0") for rows in shared(there))
+        rows = torch.tensor([3, 1, 1, 0])
+        for a, b in (
+            (one.batch("train", rows), copied.batch("train", rows)),
+            (replace(one, train=one.train.select(rows)).batch("train", torch.tensor([2, 0])), None),
+        ):
+            b = b or copied.batch("train", torch.tensor([1, 3]))
+            assert torch.equal(a.present, b.present)
+            assert torch.equal(a.labels, b.labels)
+            assert all(torch.equal(a.views[name], b.views[name]) for name in PARTS)
+        assert torch.equal(one.train.of("picture")[0], copied.train.of("picture")[0])
+        assert one.describe() == copied.describe()
+        assert len(one.train.known("picture")) == (3 if there is None else 2)  # each once, and only those that are seen
+        hidden, whole = (training_data(data, 0.5, seed=1) for data in (one, copied))
+        assert torch.equal(hidden.batch("train", rows).views["picture"], whole.batch("train", rows).views["picture"])
+
+
+def test_the_fingerprint_sees_which_values_items_share():
+    present = torch.tensor([[True, True], [True, False], [True, True], [False, True]])
+    for there in (None, present):
+        rows, _ = shared(there)
+        before = content_fingerprint(PARTS, rows, rows)
+        other = replace(rows, at={"picture": torch.tensor([2, 0, 1, 1])})
+        assert content_fingerprint(PARTS, other, other) != before
 
 
 def test_an_unknown_split_is_refused_by_name():

@@ -110,6 +110,14 @@ def test_nothing_present_at_all_leaves_samples_alone():
     assert unread(replace(dataset, test=empty)).keys() == {"a", "b", "c"}
 
 
+def test_where_splits_share_no_class_no_judge_is_trained():
+    """As in zero-shot splits: it could read nothing right."""
+    train, test = rows(20), rows(12)
+    evaluation = measured(dataset_of(train, test._replace(labels=test.labels + 2)))
+    assert "has no class that is in both splits" in evaluation.skipped["cond"]
+    assert "cond/size1" not in evaluation.results
+
+
 def test_nan_behind_the_mask_changes_no_result():
     dataset = dataset_of(rows(20), rows(12))
     present = torch.ones(12, 3, dtype=torch.bool)

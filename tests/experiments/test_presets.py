@@ -14,6 +14,7 @@ from multiebm.experiments.run import fresh_state
 from multiebm.experiments.sources import preset_names
 from multiebm.modalities import Picture
 from multiebm.training.steps import TrainingStep, total_steps
+from small_downloads import write_coco, write_cub, write_mnist_svhn
 
 SMALL = ["training.batch_size=2", "training.precision=fp32"]
 
@@ -33,6 +34,13 @@ def data_settings(name: str, folder: Path) -> list[str]:
     if name.startswith("polymnist"):
         polymnist_folder(folder / "polymnist")
         return [f"data.settings.folder={folder / 'polymnist'}", f"data.settings.cache_folder={folder / 'cache'}"]
+    if name.startswith("mnist-svhn"):
+        write_mnist_svhn(folder, list(range(10)), [10, *range(1, 10)])
+        return [f"data.settings.folder={folder}", f"data.settings.cache_folder={folder / 'cache'}"]
+    if name.startswith(("cub64", "coco64")):
+        (write_cub if name.startswith("cub64") else write_coco)(folder)
+        small = ["data.settings.min_count=1", "data.settings.size=32"]
+        return [f"data.settings.folder={folder}", f"data.settings.cache_folder={folder / 'cache'}", *small]
     if name.startswith(("arrays", "own")):
         views = {"face": np.zeros((10, 8, 8, 1), np.uint8), "sound": np.eye(10, 3, dtype=np.float32)}
         np.savez(folder / "mine.npz", **views)

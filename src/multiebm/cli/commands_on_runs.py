@@ -183,7 +183,8 @@ def compare(
     data: Annotated[
         str,
         typer.Option(
-            help="Your data, a file or folder, or a preset: polydigits, polymnist16, polymnist, toy2d, shapes, arrays."
+            help="Your data, a file or folder, or a preset: polydigits, polymnist16, polymnist, mnist-svhn, cub64, "
+            "coco64, toy2d, shapes, arrays."
         ),
     ] = "polydigits",
     budget: Annotated[str, typer.Option(help="Time to train each, such as 240s, 15m or 1h.")] = "4m",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from multiebm.cli.commands_on_data import data
 from multiebm.cli.commands_on_models import encode, impute, likelihood, match, sample, score
 from multiebm.cli.commands_on_runs import (
     baselines,
@@ -54,7 +55,7 @@ app = typer.Typer(
     name="multiebm", cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 _USE = (sample, impute, encode, likelihood, score, match)
-for _command in (train, fit_prior, *_USE, evaluate, report, presets, show, baselines, cite, compare):
+for _command in (train, fit_prior, *_USE, evaluate, report, presets, show, baselines, cite, compare, data):
     app.command()(_command)
 
 

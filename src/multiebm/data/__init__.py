@@ -8,19 +8,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from multiebm.core.errors import ConfigError
 from multiebm.core.table import Table, nearest
+from multiebm.data import coco, cub, mnist_svhn, polymnist
 from multiebm.data.arrays import Rows, from_arrays, load_arrays, read_data
-from multiebm.data.coco import load_coco
-from multiebm.data.cub import load_cub
 from multiebm.data.dataset import BatchStream, MultimodalDataset, Split
-from multiebm.data.mnist_svhn import load_mnist_svhn
+from multiebm.data.downloads import Download
 from multiebm.data.parts import read_parts
 from multiebm.data.polydigits import load_polydigits
-from multiebm.data.polymnist import load_polymnist
 from multiebm.data.shapes import load_shapes
 from multiebm.data.toy import load_toy2d
 
 __all__ = [
     "DATASETS",
+    "DOWNLOADS",
     "BatchStream",
     "MultimodalDataset",
     "Rows",
@@ -35,16 +34,21 @@ DATASETS: Table[Callable[..., MultimodalDataset]] = Table(
     "data set",
     {
         "polydigits": load_polydigits,
-        "polymnist": load_polymnist,
-        "mnist_svhn": load_mnist_svhn,
-        "cub": load_cub,
-        "coco": load_coco,
+        "polymnist": polymnist.load_polymnist,
+        "mnist_svhn": mnist_svhn.load_mnist_svhn,
+        "cub": cub.load_cub,
+        "coco": coco.load_coco,
         "arrays": load_arrays,
         "toy2d": load_toy2d,
         "shapes": load_shapes,
     },
     group="multiebm.datasets",
 )  # a loader's keyword arguments are the settings of its data set
+
+DOWNLOADS: Table[tuple[Download, ...]] = Table(
+    "data set that is downloaded",
+    {of.__name__.rpartition(".")[2]: of.DOWNLOADS for of in (polymnist, mnist_svhn, cub, coco)},
+)
 
 
 def load_dataset(name: str, settings: dict[str, Any] | None = None) -> MultimodalDataset:

@@ -108,7 +108,7 @@ def captioned_set(
         present = everything_present({PICTURE: at, CAPTION: tokens})
         splits[split] = Split(views, present, labels, at={PICTURE: at})
     train, test = splits["train"], splits["test"]
-    n_classes, fingerprint = classes and len(classes), content_fingerprint(parts, train, test)
+    n_classes, fingerprint = None if classes is None else len(classes), content_fingerprint(parts, train, test)
     return MultimodalDataset(name, parts, train, test, n_classes, citation, fingerprint, classes)
 
 
@@ -138,4 +138,3 @@ def _pictures(reading: Reading, items: Mapping[str, Sequence[Described]]) -> dic
     root = cache_root() if reading.cache_folder is None else expanded(reading.cache_folder)
     arrays, _ = cached_arrays(root, name, identity, build, list(items))
     return {split: torch.from_numpy(array) for split, array in arrays.items()}
-

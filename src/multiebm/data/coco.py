@@ -64,7 +64,9 @@ def load_coco(
         reading,
         {
             split: [
-                Described(root / f"{part}{year}" / name, said[:captions_per_picture], cut=centre_square if crop else None)
+                Described(
+                    root / f"{part}{year}" / name, said[:captions_per_picture], cut=centre_square if crop else None
+                )
                 for name, said in reading.thinned(read_captions(root / "annotations" / f"captions_{part}{year}.json"))
             ]
             for split, part in PARTS.items()

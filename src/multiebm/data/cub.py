@@ -4,6 +4,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from math import ceil, floor
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ from multiebm.core.files import read_json
 from multiebm.data.caption_files import text_lines
 from multiebm.data.captioned_sets import Described, Reading, captioned_set
 from multiebm.data.dataset import MultimodalDataset
-from multiebm.data.downloads import Download, Needed, readable
+from multiebm.data.downloads import Download, Needed
 from multiebm.data.npz import expanded
 from multiebm.data.picture_files import Box, Cut
 
@@ -29,6 +30,7 @@ _CELLS = {
     "train_test_split.txt": 2,
     "bounding_boxes.txt": 5,
 }
+Lists = Mapping[str, Mapping[str, list[str]]]  # cells by list and the number that begins their line
 CITATION = (
     "C. Wah, S. Branson, P. Welinder, P. Perona, S. Belongie, The Caltech-UCSD Birds-200-2011 Dataset (2011), "
     "CNS-TR-2011-001; S. Reed, Z. Akata, H. Lee, B. Schiele, Learning Deep Representations of Fine-Grained Visual "
@@ -85,7 +87,7 @@ def load_cub(
     reading = Reading("cub", folder, *shared)
     reading.check(CAPTIONS)
     root = expanded(folder)
-    lists = {name: _table(root / LISTS / name, cells) for name, cells in _CELLS.items() if crop or "box" not in name}
+    lists = read_lists(root / LISTS, crop)
     classes = {key: cells[0] for key, cells in lists["classes.txt"].items()}
     in_training = _official(lists) if split == "official" else _reed(root, lists, classes)
     texts = next((root / place for place in TEXTS if (root / place).is_dir()), root / TEXTS[0])
@@ -105,8 +107,22 @@ def load_cub(
     return captioned_set(reading, items, CITATION, tuple(classes.values()))
 
 
+def read_lists(folder: Path, boxes: bool) -> Lists:
+    """Return the lists of CUB_200_2011, with `boxes` those too; DataError where one lacks a picture or a class."""
+    lists = {name: _table(folder / name, cells) for name, cells in _CELLS.items() if boxes or cells == 2}
+    classes = {cells[0] for cells in lists["image_class_labels.txt"].values()}
+    for name, rows in lists.items():
+        needed = sorted(classes if name == "classes.txt" else lists["images.txt"])
+        if lost := [key for key in needed if key not in rows]:
+            raise DataError(
+                f"{folder / name}: got no line that begins with {lost[0]} ({len(lost):,} such lines), expected one as "
+                "the other lists have it; unpack the archive again"
+            )
+    return lists
+
+
 def _table(file: Path, cells: int) -> dict[str, list[str]]:
-    """Return the rows of a list, what stands behind the number of each by that number; DataError names file and line."""
+    """Return what stands behind the number of each row of a list, by that number; DataError names file and line."""
     if not file.is_file():
         raise DataError(
             f"{file}: got no such file, expected the lists of CUB_200_2011 below the setting folder; unpack "
@@ -121,11 +137,11 @@ def _table(file: Path, cells: int) -> dict[str, list[str]]:
     return rows
 
 
-def _official(lists: Mapping[str, Mapping[str, list[str]]]) -> dict[str, bool]:
+def _official(lists: Lists) -> dict[str, bool]:
     return {key: row[0] == "1" for key, row in lists["train_test_split.txt"].items()}
 
 
-def _reed(root: Path, lists: Mapping[str, Mapping[str, list[str]]], classes: Mapping[str, str]) -> dict[str, bool]:
+def _reed(root: Path, lists: Lists, classes: Mapping[str, str]) -> dict[str, bool]:
     """Return whether a picture is in training, by its number; DataError where splits share a class or lack one."""
     said, where = class_split(root)
     train, test = (frozenset(said[part]) for part in ("train", "test"))
@@ -183,7 +199,7 @@ def _box(file: Path, cells: list[str]) -> Cut:
     return partial(box_inside, (x, y, x + width, y + height), file)
 
 
-def box_inside(box: Box, file: Path, width: int, height: int) -> Box:
+def box_inside(box: tuple[float, float, float, float], file: Path, width: int, height: int) -> Box:
     """Return the part of a box that lies in a picture of that size; DataError where much of it does not."""
     left, upper, right, lower = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
     inside = max(right - left, 0) * max(lower - upper, 0)
@@ -192,4 +208,4 @@ def box_inside(box: Box, file: Path, width: int, height: int) -> Box:
             f"{file}: got a picture of {width}x{height} pixels and a box to {box[2]:g}, {box[3]:g}, expected the box "
             "inside: the picture is cut or scaled already; set crop=false, or unpack the original pictures"
         )
-    return left, upper, right, lower
+    return floor(left), floor(upper), ceil(right), ceil(lower)

@@ -40,9 +40,8 @@ class Split:
         return int(self.present.shape[0])
 
     def of(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return the values of one modality [N, ...], shared ones copied to each item, and where it is present, bool [N].
-
-        `there` and `take` copy less.
+        """Return the values of one modality [N, ...] and where it is present, bool [N]. Shared ones are copied to each
+        item; `there` and `take` copy less.
         """
         view = self.views[name]
         return view[self.at[name]] if name in self.at else view, self.there(name)

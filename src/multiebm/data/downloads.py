@@ -1,4 +1,4 @@
-"""What a data set needs of its publishers, said as plain data beside each loader, and a check of what is in a folder."""
+"""What a data set needs of its publishers, said as plain values beside its loader, and a check of what is there."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,7 +46,8 @@ class Found(NamedTuple):
         what = "there  " if self.is_whole else "missing"
         others = [place for place in self.needed.places if place != self.place]
         instead = f" (or {', '.join(others)})" if others and not self.there else ""
-        return f"{what}  {self.place}{instead}: {self.there:,} of {self.needed.count:,} files"
+        many = f": {self.there:,} of {self.needed.count:,} files" if self.needed.count > 1 else ""
+        return f"{what}  {self.place}{instead}{many}"
 
 
 def find_files(root: Path, download: Download) -> list[Found]:

@@ -34,7 +34,7 @@ CITATION = (
 DOWNLOADS = (
     Download(
         title="MNIST",
-        link="https://ossci-datasets.s3.amazonaws.com/mnist/ (four files; the first home, yann.lecun.com, is often shut)",
+        link="https://ossci-datasets.s3.amazonaws.com/mnist/ (four files, first at yann.lecun.com/exdb/mnist)",
         size="12 MB",
         licence="usually given as CC BY-SA 3.0",
         citation="Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to document recognition "

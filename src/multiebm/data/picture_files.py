@@ -20,7 +20,7 @@ _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # nothing else is tried: some
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # how a picture file holds so many channels
 _EIGHT_BITS = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
-Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
+Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
 Cut = Callable[[int, int], Box]
 
 
@@ -91,8 +91,9 @@ def read_scaled(file: Path, size: int, cut: Cut | None = None) -> NDArray[np.uin
     if values.dtype != np.uint8:
         values = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
     whole = Image.fromarray(np.ascontiguousarray(values.transpose(1, 2, 0)))
-    scaled = whole.resize((size, size), Image.Resampling.BILINEAR, cut(*whole.size) if cut else None)
-    return np.asarray(scaled).transpose(2, 0, 1)
+    if cut is not None:
+        whole = whole.crop(cut(*whole.size))
+    return np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 
 
 def centre_square(width: int, height: int) -> Box:

@@ -40,7 +40,7 @@ CITATION = (
 DOWNLOADS = (
     Download(
         title="PolyMNIST",
-        link="https://zenodo.org/records/4899160 (PolyMNIST.zip; its folder MMNIST)",
+        link="https://zenodo.org/records/4899160 (PolyMNIST.zip)",
         size="350,000 small pictures",
         licence="as its page says; made from MNIST and photographs",
         citation=CITATION,

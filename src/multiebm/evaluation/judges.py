@@ -241,7 +241,10 @@ def real_accuracy(network: Judge, dataset: MultimodalDataset, modality: Modality
     assert labels is not None
     with torch.no_grad():
         chunks = rows.split(_READ_ITEMS)
-        read = [network.read(modality.to_state(test.take(modality.name, chunk).to(device))).argmax(1).cpu() for chunk in chunks]
+        read = [
+            network.read(modality.to_state(test.take(modality.name, chunk).to(device))).argmax(1).cpu()
+            for chunk in chunks
+        ]
     return float((torch.cat(read) == labels[rows]).double().mean())
 
 

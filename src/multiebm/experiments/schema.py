@@ -56,7 +56,7 @@ def _entries(table: Table[Any]) -> list[Any]:
 class DataSection(_Section):
     """Which data set, by name, and the settings its loader takes."""
 
-    name: str = Field("polydigits", description="name of a data set: polydigits, polymnist, arrays, toy2d, shapes")
+    name: str = Field("polydigits", description="name of a data set: polydigits, polymnist, mnist_svhn, cub, coco, ...")
     settings: dict[str, JsonValue] = Field(default_factory=dict, description="settings of that data set's loader")
     missing: Fraction = Field(0.0, description="chance of each training part to be hidden; an item keeps one")
 
