@@ -7,7 +7,8 @@ from multiebm.data import DATASETS, load_dataset, settings_problems
 
 
 def test_the_table_lists_the_data_sets():
-    assert list(DATASETS) == ["polydigits", "polymnist", "arrays", "toy2d", "shapes"]
+    published = ["polymnist", "mnist_svhn", "cub", "coco"]
+    assert list(DATASETS) == ["polydigits", *published, "arrays", "toy2d", "shapes"]
 
 
 def test_an_unknown_data_set_is_refused_with_the_nearest_name():

@@ -113,7 +113,7 @@ def test_nothing_present_at_all_leaves_samples_alone():
 def test_where_splits_share_no_class_no_judge_is_trained():
     """As in zero-shot splits: it could read nothing right."""
     train, test = rows(20), rows(12)
-    evaluation = measured(dataset_of(train, test._replace(labels=test.labels + 2)))
+    evaluation = measured(dataset_of(train, replace(test, labels=test.labels + 2)))
     assert "has no class that is in both splits" in evaluation.skipped["cond"]
     assert "cond/size1" not in evaluation.results
 
