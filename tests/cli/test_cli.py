@@ -419,7 +419,12 @@ def test_parts_are_matched_as_in_python(trained: Path, capsys: Capture):
         (["report", "nowhere"], 2, "nowhere: got no run folder"),
         (["show", "toy2d", "--against", "toy2e"], 2, "Did you mean 'toy2d'?"),
         (["train", "toy2d-mopeo", "--out", "x"], 2, "Did you mean 'toy2d-mopoe'?"),
-        (["show", "mopoe"], 2, "a row of the baselines, expected it with its data: arrays-mopoe, polydigits-mopoe"),
+        (
+            ["show", "mopoe"],
+            2,
+            "a row of the baselines, expected it with its data: arrays-mopoe, coco64-mopoe, cub64-mopoe, "
+            "mnist-svhn-mopoe, polydigits-mopoe",
+        ),
     ],
 )
 def test_mistakes_are_told_without_a_traceback(
