@@ -13,8 +13,8 @@ from multiebm.core.captions import words_of
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.tokens import UNKNOWN
 from multiebm.data import load_dataset
-from multiebm.data.cub import box_inside, class_split, read_lists
-from multiebm.data.picture_files import read_scaled
+from multiebm.data.cub import class_split, read_lists
+from multiebm.data.picture_files import box_inside, read_scaled
 from small_downloads import BIRDS, COLOURS, real, write_cub
 
 
@@ -106,6 +106,9 @@ def test_a_crop_is_the_box_of_the_original_picture(folder, tmp_path):
     whole, crop = (load(folder, tmp_path / "cache", crop=crop).train.views["picture"][0] for crop in (False, True))
     assert crop.double().mean() > 250
     assert whole.double().mean() == pytest.approx(255 * 400 / 1200, abs=3)
+    boxes = folder / "CUB_200_2011" / "bounding_boxes.txt"
+    boxes.write_text(boxes.read_text().replace("1 10.0 5.0 20.0 20.0", "1 0.0 0.0 10.0 30.0", 1))
+    assert load(folder, tmp_path / "cache", crop=True).train.views["picture"][0].double().mean() < 5  # read again
 
 
 def test_boxes_of_other_pictures_are_refused():

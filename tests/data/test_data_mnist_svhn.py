@@ -47,11 +47,11 @@ def test_only_the_first_pictures_of_a_class_are_matched_each_once_a_matching():
 
 
 def test_the_sizes_of_the_whole_sets_are_the_published_ones():
-    """By their known class counts: 56,068 to train and 10,000 to test, times 30."""
+    """By their known class counts: 56,068 to train, times 30."""
     mnist = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     svhn = [4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659]
     labels = [np.repeat(np.arange(10), counts) for counts in (mnist, svhn)]
-    assert len(pairs(*labels, 1, np.random.default_rng(0))["mnist"]) == 56_068
+    assert len(pairs(*labels, 30, np.random.default_rng(0))["mnist"]) == 1_682_040
 
 
 def test_pictures_are_stored_once_and_channels_are_in_order(folder, tmp_path):

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from multiebm.core.captions import UNKNOWN_MARK, clean, frequent, joined, words_of
@@ -115,11 +114,12 @@ class Speller:
     def read(self, texts: Sequence[str], rows: Sequence[int], tokens: Tensor, where: str) -> None:
         """Write captions into these rows of tokens [N, T]. It says which are cut, and which words it does not know."""
         length, cut, unknown = tokens.shape[1], list[int](), dict[str, int]()
+        values = tokens.numpy()  # the same memory, which takes lists faster
         for row, text in zip(rows, texts, strict=True):
             words = self.split(text)
             if len(words) >= length:
                 cut, words = [*cut, row], words[: length - 1]
-            tokens[row, : len(words)] = torch.tensor([self.place.get(word, UNKNOWN) for word in words]).long()
+            values[row, : len(words)] = [self.place.get(word, UNKNOWN) for word in words]
             unknown |= {word: unknown.get(word, row) for word in words if word not in self.place}
         if cut:
             logger.warning(

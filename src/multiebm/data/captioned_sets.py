@@ -4,6 +4,7 @@ each caption is an item, and the words are those of training.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,7 +21,7 @@ from multiebm.data.caption_files import CAPTION, PICTURE
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint, everything_present, too_few
 from multiebm.data.downloads import readable
 from multiebm.data.npz import check_bytes, expanded
-from multiebm.data.picture_files import Cut, read_scaled
+from multiebm.data.picture_files import Cut, box_inside, centre_square, read_scaled
 from multiebm.modalities import Modality, Picture, Text
 from multiebm.modalities.picture import SIDE
 from multiebm.modalities.text import LARGEST_STATE, MOST_TOKENS
@@ -29,17 +30,17 @@ T = TypeVar("T")
 
 
 class Described(NamedTuple):
-    """A picture file with its captions, its class where it has one, and the box of it that is taken."""
+    """A picture file with its captions, its class where it has one, and the box of it (left, upper, right, lower)."""
 
     file: Path
     captions: Sequence[str]
     label: int | None = None
-    cut: Cut | None = None
+    box: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Settings that such data sets share; `crop` is part of what names the cache."""
+    """Settings that such data sets share; `crop` takes the box of a picture, or where there is none its middle."""
 
     dataset: str
     folder: str | Path
@@ -113,7 +114,7 @@ def captioned_set(
 
 
 def _pictures(reading: Reading, items: Mapping[str, Sequence[Described]]) -> dict[str, torch.Tensor]:
-    """Return pictures uint8 [K, 3, size, size] by split, from the cache; it goes by names and sizes of the files."""
+    """Return pictures uint8 [K, 3, size, size] by split, from the cache; it goes by names, sizes and boxes of files."""
     name, size, folder = reading.dataset, reading.size, expanded(reading.folder)
     check_bytes(folder, sum(map(len, items.values())) * 3 * size**2)
     if empty := [split for split, of in items.items() if not of]:
@@ -125,16 +126,22 @@ def _pictures(reading: Reading, items: Mapping[str, Sequence[Described]]) -> dic
         )
     with readable(name):
         files = {
-            split: [[str(item.file.relative_to(folder)), item.file.stat().st_size] for item in of]
+            split: [[str(item.file.relative_to(folder)), item.file.stat().st_size, item.box] for item in of]
             for split, of in items.items()
         }
 
     def build() -> Iterator[tuple[str, NDArray[Any]]]:
         for split, of in items.items():
-            read = (read_scaled(item.file, size, item.cut) for item in track(of, f"pictures to {split}"))
+            read = (read_scaled(item.file, size, _cut(reading, item)) for item in track(of, f"pictures to {split}"))
             yield split, np.fromiter(read, np.dtype((np.uint8, (3, size, size))), len(of))
 
     identity = {"files": sha256_of_json(files), "size": size, "crop": reading.crop}
     root = cache_root() if reading.cache_folder is None else expanded(reading.cache_folder)
     arrays, _ = cached_arrays(root, name, identity, build, list(items))
     return {split: torch.from_numpy(array) for split, array in arrays.items()}
+
+
+def _cut(reading: Reading, item: Described) -> Cut | None:
+    if item.box is not None:
+        return partial(box_inside, item.box, item.file)
+    return centre_square if reading.crop else None

@@ -11,7 +11,6 @@ from multiebm.data.captioned_sets import Described, Reading, captioned_set
 from multiebm.data.dataset import MultimodalDataset
 from multiebm.data.downloads import Download, Needed
 from multiebm.data.npz import expanded
-from multiebm.data.picture_files import centre_square
 
 CAPTIONS = 5  # of a picture that are taken at most
 PARTS = {"train": "train", "test": "val"}  # by split
@@ -64,9 +63,7 @@ def load_coco(
         reading,
         {
             split: [
-                Described(
-                    root / f"{part}{year}" / name, said[:captions_per_picture], cut=centre_square if crop else None
-                )
+                Described(root / f"{part}{year}" / name, said[:captions_per_picture])
                 for name, said in reading.thinned(read_captions(root / "annotations" / f"captions_{part}{year}.json"))
             ]
             for split, part in PARTS.items()

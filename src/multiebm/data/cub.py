@@ -3,8 +3,6 @@
 """
 
 from collections.abc import Mapping
-from functools import partial
-from math import ceil, floor
 from pathlib import Path
 from typing import Literal
 
@@ -15,14 +13,12 @@ from multiebm.data.captioned_sets import Described, Reading, captioned_set
 from multiebm.data.dataset import MultimodalDataset
 from multiebm.data.downloads import Download, Needed
 from multiebm.data.npz import expanded
-from multiebm.data.picture_files import Box, Cut
 
 CAPTIONS = 10  # of a picture
 LISTS = "CUB_200_2011"
 TEXTS = ("text", "text_c10", "cvpr2016_cub/text_c10")
 CLASS_LISTS = {"train": "trainvalclasses.txt", "test": "testclasses.txt"}
 SPLIT_FILE = "reed_class_split.json"
-_INSIDE = 0.75  # share of a box that lies in its picture, at least; boxes of other pictures hardly do
 _CELLS = {
     "images.txt": 2,
     "image_class_labels.txt": 2,
@@ -100,7 +96,7 @@ def load_cub(
                 root / LISTS / "images" / (name := lists["images.txt"][key][0]),
                 _captions(texts / Path(name).with_suffix(".txt"), captions_per_picture),
                 number[lists["image_class_labels.txt"][key][0]],
-                _box(root / LISTS / "images" / name, lists["bounding_boxes.txt"][key]) if crop else None,
+                _box(lists["bounding_boxes.txt"][key], root / LISTS / "bounding_boxes.txt") if crop else None,
             )
             for key in rows
         ]
@@ -190,22 +186,10 @@ def _captions(file: Path, n: int) -> list[str]:
     return said[:n]
 
 
-def _box(file: Path, cells: list[str]) -> Cut:
-    """Return what gives the box of a bird; DataError where it is no box."""
+def _box(cells: list[str], where: Path) -> tuple[float, ...]:
+    """Return left, upper, right, lower of a box given by its corner and its size; DataError where it is none."""
     try:
         x, y, width, height = map(float, cells)
     except ValueError as error:
-        raise DataError(f"bounding_boxes.txt: got {' '.join(cells)} for {file}, expected four numbers") from error
-    return partial(box_inside, (x, y, x + width, y + height), file)
-
-
-def box_inside(box: tuple[float, float, float, float], file: Path, width: int, height: int) -> Box:
-    """Return the part of a box that lies in a picture of that size; DataError where much of it does not."""
-    left, upper, right, lower = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
-    inside = max(right - left, 0) * max(lower - upper, 0)
-    if inside < _INSIDE * (box[2] - box[0]) * (box[3] - box[1]) or not inside:
-        raise DataError(
-            f"{file}: got a picture of {width}x{height} pixels and a box to {box[2]:g}, {box[3]:g}, expected the box "
-            "inside: the picture is cut or scaled already; set crop=false, or unpack the original pictures"
-        )
-    return floor(left), floor(upper), ceil(right), ceil(lower)
+        raise DataError(f"{where}: got {' '.join(cells)}, expected four numbers; unpack the archive again") from error
+    return x, y, x + width, y + height

@@ -4,6 +4,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import ceil, floor
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # in smal
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # nothing else is tried: some readers start other programs
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # how a picture file holds so many channels
 _EIGHT_BITS = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+_INSIDE = 0.75  # share of a box that lies in its picture, at least; boxes of other pictures hardly do
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
 Cut = Callable[[int, int], Box]
@@ -101,6 +103,20 @@ def centre_square(width: int, height: int) -> Box:
     side = min(width, height)
     left, upper = (width - side) // 2, (height - side) // 2
     return left, upper, left + side, upper + side
+
+
+def box_inside(box: Sequence[float], file: Path, width: int, height: int) -> Box:
+    """Return the pixels of a box (left, upper, right, lower) that lie in a picture of that size; DataError where much
+    of it does not.
+    """
+    left, upper, right, lower = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
+    inside = max(right - left, 0) * max(lower - upper, 0)
+    if inside < _INSIDE * (box[2] - box[0]) * (box[3] - box[1]) or not inside:
+        raise DataError(
+            f"{file}: got a picture of {width}x{height} pixels and a box to {box[2]:g}, {box[3]:g}, expected the box "
+            "inside: the picture is cut or scaled already; set crop=false, or unpack the original pictures"
+        )
+    return floor(left), floor(upper), ceil(right), ceil(lower)
 
 
 def _read(file: Path, modality: Modality, as_stored: bool) -> Array:
