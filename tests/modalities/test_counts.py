@@ -225,3 +225,24 @@ def test_missing_cells_are_left_out_and_filled_and_of_a_total_all_are_there_or_n
         modality(gaps, missing="nan", library=True)
     gaps[1] = np.nan
     assert not modality(gaps, missing="nan", library=True).lacks_cells
+
+
+@pytest.mark.parametrize("library", [False, True])
+def test_constant_columns_come_back_as_themselves_whatever_is_generated(library):
+    values = np.c_[VALUES, np.zeros(50, int), np.full(50, 3), np.full(50, 1_000_003)]
+    m = modality(values, library=library)
+    assert m.same == (3, 4, 5)
+    assert from_json(to_json(m)) == m
+    some = torch.randn(7, 6, generator=make_generator(0))
+    assert m.to_raw(some)[:, 3:].tolist() == [[0, 3, 1_000_003]] * 7
+    model = small_model({"n": m})
+    for drawn in (model.sample(5)["n"], model.sample(5, noise=True)["n"]):
+        assert drawn[:, 3:].tolist() == [[0, 3, 1_000_003]] * 5
+    with pytest.raises(ConfigError, match="same: got 6, expected places below 6"):
+        Counts("n", (6,), loc=(0.0,) * 6, scale=(1.0,) * 6, same=(6,))
+
+
+def test_draws_with_noise_are_whole_to_the_bit():
+    drawn = small_model({"n": modality()}).sample(300, noise=True)["n"]
+    assert bool((drawn == drawn.round()).all())
+    assert modality().read(unpack(drawn.numpy(), "n"), np.ones(300, bool), "n").shape == (300, 3)

@@ -150,7 +150,8 @@ def train(
         typer.echo(f"to go on: {shlex.join(['multiebm', 'train', str(out), *again, '--resume'])}")
         raise typer.Exit(INTERRUPTED)
     ending = view_ending(result.model.modalities)
-    typer.echo(f"model: {result.folder / 'model'}; look at it: multiebm sample {out} --out samples{ending}")
+    look = shlex.join(["multiebm", "sample", str(out), "--out", f"samples{ending}"])
+    typer.echo(f"model: {result.folder / 'model'}; look at it: {look}")
 
 
 def fit_prior(

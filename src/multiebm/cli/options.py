@@ -109,6 +109,11 @@ def data_settings(
     """Return what the options for the user's own data say as KEY=VALUE; none for a source of settings."""
     parts = {name: columns.split(",") for name, columns in _pairs("--part", part).items()}
     kinds = {name: _declared(name, said) for name, said in _pairs("--kind", kind).items()}
+    if missing not in (None, "nan"):
+        raise typer.BadParameter(
+            f"--missing: got {missing!r}, expected nan: NaN, or an empty cell, means missing; first empty the cells "
+            f"that are {missing}"
+        )
     options = {"parts": parts, "kinds": kinds, "missing": missing, "labels": labels}
     given: dict[str, Any] = {name: value for name, value in options.items() if value}
     if own:

@@ -30,7 +30,9 @@ def class_name(cell: Any, where: str) -> str:
     fix = (
         "say that it is missing by missing: nan, or by a mask"
         if is_missing(cell)
-        else "convert it, or declare kind: vector"
+        else "declare kind: vector"
+        if isinstance(cell, Real)
+        else "make a text of it, str(value) or .astype(str)"
     )
     got = f"{cell:g}" if isinstance(cell, float) else f"{cell!r:.40}"
     raise DataError(f"{where}: got {got}, expected a class, a text, bool or whole number; {fix}")

@@ -127,8 +127,9 @@ def read_array(value: Any, where: str) -> Handed:
             if not hidden and not isinstance(cell := values[place], Real | Decimal | np.bool_):
                 row = f" in row {place[0]}" if place else ""
                 at = f", column {place[1]}" if len(place) == 2 else ""
+                fix = "pass a list of them, list(values)" if hasattr(cell, "__len__") else "convert it"
                 raise DataError(
-                    f"{where}{at}: got {_named(cell)}{row}, expected real numbers; convert it, or mark what is missing "
+                    f"{where}{at}: got {_named(cell)}{row}, expected real numbers; {fix}, or mark what is missing "
                     "absent in `present`"
                 )
         try:

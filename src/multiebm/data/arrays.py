@@ -247,6 +247,11 @@ def _inferred(values: Any, where: str) -> str:
         if MODALITIES[kind].infer(part) is not None:
             return kind
     array = part.values
+    if array.ndim == 0:
+        raise DataError(
+            f"{where}: got {type(values).__name__}, which has no rows, expected an array, one row an item; pass "
+            "numpy.asarray(list(values))"
+        )
     if array.dtype.kind in NOT_NUMBERS:
         got, fix = NOT_NUMBERS[array.dtype.kind]
         raise DataError(f"{where}: got dtype {array.dtype}, {got}, expected numbers or classes; {fix}")

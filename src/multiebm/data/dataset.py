@@ -17,8 +17,13 @@ from multiebm.core.handed import SHOWN, Array
 from multiebm.core.names import Views
 from multiebm.core.random import make_generator
 from multiebm.modalities import Modality
+from multiebm.modalities.gaps import Code, codes_in
 
 SplitName = Literal["train", "test"]
+UNSAID = (
+    "if that says that a value is missing, leave such cells empty (NaN) and train with --missing nan (in Python "
+    "missing='nan'), or mask them"
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -120,8 +125,8 @@ class MultimodalDataset:
     def describe(self) -> str:
         """Return it in words: "photo: 32x32 RGB pictures; sensors: 12 numbers; 80 rows to train, 20 to test".
 
-        More lines name the columns that are constant in training, parts that no row to train on has, and `outliers`,
-        where there are some.
+        More lines name the columns that are constant in training, parts that no row to train on has, `codes`, and
+        `outliers`, where there are some.
         """
         parts = "; ".join(f"{name}: {m.describe()}" for name, m in self.modalities.items())
         missing = 1 - torch.cat([self.train.present, self.test.present]).float().mean().item()
@@ -129,7 +134,7 @@ class MultimodalDataset:
         for name, m in self.modalities.items():
             if m.lacks_cells:
                 there = torch.cat([split.known(name) for split in (self.train, self.test)])
-                share = float(there.isnan().float().mean())
+                share = float(there.isnan().float().mean()) if len(there) else 0.0
                 gaps += f"; {share:.1%} of the cells of {name} missing" if share else ""
         same: list[str] = []
         for name, m in self.modalities.items():
@@ -143,6 +148,8 @@ class MultimodalDataset:
             told += (
                 "\nno row to train on has two parts, so nothing joins them; put parts of one item into one row or name"
             )
+        for found in self.codes().values():
+            told += f"\n{found}; {UNSAID}"
         for name, far in self.outliers().items():
             told += (
                 f"\n{far}; leave such cells empty, or, where they are right, train with --kind {name}="
@@ -150,21 +157,45 @@ class MultimodalDataset:
             )
         return f"{parts}; {len(self.train)} rows to train, {len(self.test)} to test{gaps}{told}"
 
+    def codes(self) -> dict[str, str]:
+        """Return by part of numbers which values, far outside the others of a column in training and in many of its
+        cells, may be codes such as -999 for what is missing, where there are some.
+        """
+        found = {}
+        for name, m in self.modalities.items():
+            if of := self._codes_of(name):
+                shown = [
+                    f"{code.value:g} in {code.share:.0%} of column {m.column(code.column)}, whose others are "
+                    f"{code.low:g} to {code.high:g}"
+                    for code in of[:SHOWN]
+                ]
+                more = f", ... ({len(of)} in all)" if len(of) > SHOWN else ""
+                found[name] = f"far outside the other values of {name}: {'; '.join(shown)}{more}"
+        return found
+
+    def _codes_of(self, name: str) -> list[Code]:
+        numbers = self.modalities[name].by_cell and self.modalities[name].intervals
+        return codes_in(known.numpy()) if numbers and len(known := self.train.known(name)) else []
+
     def outliers(self) -> dict[str, str]:
-        """Return by part which values squash the others of their columns in training, where there are some."""
+        """Return by part which values squash the others of their columns in training, where there are some; of columns
+        with `codes` none.
+        """
         found = {}
         for name, m in self.modalities.items():
             if name in self.train.at:  # pictures, of which nothing is far off
                 continue
             view, there = self.train.of(name)
             at = there.nonzero()[:, 0]
-            far = m.far_off(view[at])
+            coded = {code.column for code in self._codes_of(name)}
+            far = [of for of in m.far_off(view[at]) if of[0] not in coded]
             shown = []
             for column, place, deviations in far[:SHOWN]:
                 row = int(at[place] if self.train.rows is None else self.train.rows[at[place]])
-                named = repr(m.columns[column]) if m.columns else column
                 value = f"{float(view[at[place], column]):g}"
-                shown.append(f"{value} in row {row}, column {named} ({deviations:.2g} deviations from the median)")
+                shown.append(
+                    f"{value} in row {row}, column {m.column(column)} ({deviations:.2g} deviations from the median)"
+                )
             if far:
                 more = f", ... ({len(far)} columns in all)" if len(far) > SHOWN else ""
                 found[name] = (

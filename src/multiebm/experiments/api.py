@@ -21,6 +21,7 @@ from multiebm.experiments.run import run_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.experiments.sizes import sizes_for
 from multiebm.experiments.sources import names_settings
+from multiebm.experiments.values import apply_overrides
 from multiebm.models.model import MultimodalModel
 from multiebm.models.own import Maker, handed_over
 from multiebm.nn.precision import set_precision
@@ -84,7 +85,7 @@ def train(
     the model hands them over again.
     """
     own = handed_over(encoders, decoders)
-    source, dataset = _settings_and_data(source, dataset, method)
+    source, dataset = _settings_and_data(source, dataset, method, overrides)
     out = _new_folder(source, resume) if out is None else out
     chosen = [] if dataset is None else sizes_for(source, dataset, overrides)
     experiment = load_experiment(source, [*chosen, *overrides])
@@ -110,10 +111,23 @@ def train(
 
 
 def _settings_and_data(
-    source: Source | Any, dataset: MultimodalDataset | None, method: Source
+    source: Source | Any, dataset: MultimodalDataset | None, method: Source, overrides: Sequence[str]
 ) -> tuple[Source, MultimodalDataset | None]:
-    """Return what names the settings of a run, and its data where they were handed over."""
-    if not isinstance(source, MultimodalDataset) and (isinstance(source, Experiment) or names_settings(source)):
+    """Return what names the settings of a run, and its data where they were handed over: beside such, settings of data
+    are refused.
+    """
+    settings = isinstance(source, Experiment) or not isinstance(source, MultimodalDataset) and names_settings(source)
+    if problems := apply_overrides({}, overrides):
+        raise ConfigError(problems)
+    keys = [text.partition("=")[0].strip() for text in overrides]
+    of_data = [key for key in keys if key == "data" or key.startswith(("data.name", "data.settings"))]
+    if of_data and (dataset is not None or not settings):
+        raise ConfigError(
+            f"overrides: got {of_data[0]} beside data that were handed over, expected settings of the model and the "
+            "training; say it where data are read, as in multiebm.train(multiebm.read_data(data, kinds={...}, "
+            "missing='nan', test_fraction=0.2))"
+        )
+    if settings:
         return source, dataset
     if dataset is not None:
         raise ConfigError("dataset: got one beside data, expected data once; leave dataset= out")

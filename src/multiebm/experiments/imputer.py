@@ -106,7 +106,7 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.scale_ = np.where(same, 0.0, seen.std(0).filled(0.0))
         with TemporaryDirectory() as folder:
             dataset = self._dataset(table, names)
-            for far in dataset.outliers().values():
+            for far in [*dataset.codes().values(), *dataset.outliers().values()]:
                 logger.warning("%s; mend them, or make them NaN", far)
             experiment = self._experiment(sizes_for(self.method, dataset, self.overrides))
             self.model_ = train(experiment, Path(folder) / "run", dataset=dataset, progress=bool(self.verbose))

@@ -22,6 +22,7 @@ from multiebm.core.handed import SHOWN, Array, Handed, Mask
 from multiebm.core.random import Randomness, rand, randn
 from multiebm.core.table import nearest
 from multiebm.distributions.likelihoods import LIKELIHOODS, LearnedScale, Likelihood, Observation
+from multiebm.modalities.gaps import of_one_value
 from multiebm.nn.pictures import blurred
 
 Given = tuple[Tensor, Tensor]  # raw values [N, ...] of one split, and which are present, bool [N]
@@ -100,11 +101,11 @@ class Modality(ABC):
 
     def constant(self, raw: Tensor) -> list[str]:
         """Return the columns of raw values [N, D] that have one value or none, by name or place; of others none."""
-        if raw.dim() != 2 or not len(raw):
-            return []
-        least, largest = raw.nan_to_num(nan=torch.inf).amin(0), raw.nan_to_num(nan=-torch.inf).amax(0)
-        alike = (least >= largest).nonzero()[:, 0].tolist()
-        return [repr(self.columns[i]) if self.columns else str(i) for i in alike]
+        return [self.column(place) for place in of_one_value(raw)] if raw.dim() == 2 and len(raw) else []
+
+    def column(self, place: int) -> str:
+        """Return what messages call a column of raw values [N, D]: its name, or its place."""
+        return repr(self.columns[place]) if self.columns else str(place)
 
     def far_off(self, raw: Tensor) -> list[tuple[int, int, float]]:
         """Return (column, row, how many robust deviations from the median) of values of raw [N, D] so far off that the
@@ -164,6 +165,10 @@ class Modality(ABC):
     @abstractmethod
     def to_raw(self, state: Tensor) -> Tensor:
         """Map states [B, *shape] to raw values [B, *raw_shape], as users get them."""
+
+    def drawn(self, raw: Tensor) -> Tensor:
+        """Return raw values [B, *raw_shape] that were drawn with noise on the set where observed ones lie."""
+        return raw
 
     @abstractmethod
     def as_given(self, raw: Tensor) -> Tensor:
@@ -305,6 +310,9 @@ def check_per_column(modality: Modality, *keys: str) -> None:
             raise ConfigError(
                 f"modality {modality.name!r}, {key}: got {n} of them, expected {modality.shape[0]}, or none"
             )
+    n = len(getattr(modality, "loc", ()))
+    if wrong := [place for place in getattr(modality, "same", ()) if place >= n]:
+        raise ConfigError(f"modality {modality.name!r}, same: got {wrong[0]}, expected places below {n}")
 
 
 def unknown_keys(where: str, declared: Mapping[str, Any], known: Sequence[str]) -> list[str]:
@@ -314,13 +322,6 @@ def unknown_keys(where: str, declared: Mapping[str, Any], known: Sequence[str]) 
         for key in declared
         if key not in known
     ]
-
-
-def missing_problems(where: str, declared: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with `missing` in a declaration."""
-    if declared.get("missing") in (None, "nan"):
-        return []
-    return [f"{where}.missing: got {declared['missing']!r}, expected nan: NaN means missing; correct or remove it"]
 
 
 def refuse(bad: Mask, where: str, nan: bool = False, columns: Sequence[str] = ()) -> None:

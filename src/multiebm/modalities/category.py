@@ -20,7 +20,8 @@ from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import Array, Handed, Mask, in_columns
 from multiebm.core.random import Randomness, rand
 from multiebm.distributions.likelihoods import Observation
-from multiebm.modalities.base import Columns, Modality, Scale, Shows, missing_problems, unknown_keys
+from multiebm.modalities.base import Columns, Modality, Scale, Shows, unknown_keys
+from multiebm.modalities.gaps import missing_problems
 from multiebm.modalities.vector import VectorNetworks
 from multiebm.nn.blocks import Link, VectorTrunk, WithoutGaps, mlp
 
@@ -172,7 +173,7 @@ class Category(Modality):
     def describe(self) -> str:
         """Return, say, "5 categories", or "3 columns of categories (2, 4 and 7)"."""
         if len(self.sizes) == 1:
-            return f"{self.sizes[0]} categories"
+            return "1 category" if self.sizes == (1,) else f"{self.sizes[0]} categories"
         *most, last = map(str, self.sizes)
         return f"{len(self.sizes)} columns of categories ({', '.join(most)} and {last})"
 

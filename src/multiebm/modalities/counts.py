@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from multiebm.core.errors import DataError
@@ -26,9 +26,9 @@ from multiebm.modalities.base import (
     Scale,
     Shows,
     check_per_column,
-    missing_problems,
     unknown_keys,
 )
+from multiebm.modalities.gaps import missing_problems, of_one_value
 from multiebm.modalities.vector import VectorNetworks
 from multiebm.nn.blocks import Link, VectorTrunk, WithGaps, WithoutGaps, mlp
 
@@ -153,7 +153,8 @@ class Rates(Link):
 @dataclass(frozen=True)
 class Counts(Modality):
     """`shape` (D,), the standardisation of log(1 + count) of each column, and names of the columns where training had
-    them. `library`: rates are shares of an item's total, of which `total` is the median in training.
+    them. `library`: rates are shares of an item's total, of which `total` is the median in training. `same`: places of
+    columns with one value in training; all that is generated has it.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -172,6 +173,7 @@ class Counts(Modality):
     total: Annotated[FiniteFloat, Field(ge=0)] = 0.0
     columns: tuple[str, ...] = ()
     missing: Literal["nan"] | None = field(default=None, repr=False)
+    same: tuple[NonNegativeInt, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         check_per_column(self, "loc", "scale", "columns")
@@ -226,7 +228,6 @@ class Counts(Modality):
         bad = ~((kept >= 0) & (kept <= LARGEST) & (kept == np.floor(kept))) & ~gone
         if bad.any():
             row, column = np.argwhere(bad)[0].tolist()
-            named = repr(self.columns[column]) if self.columns else column
             fix = (
                 "hand over counts as they were counted, not normalised or logarithms, or declare kind: vector; samples "
                 "and completions are whole counts with noise=True (--noise), and expected counts without it"
@@ -234,8 +235,8 @@ class Counts(Modality):
             if np.isnan(kept[row, column]):
                 fix = "declare missing: nan if NaN is what says that a value is missing"
             raise DataError(
-                f"{where}: got {kept[row, column]:g} in row {row}, column {named} ({bad.sum()} such values in all), "
-                f"expected whole numbers from 0 to {LARGEST:,}; {fix}"
+                f"{where}: got {kept[row, column]:g} in row {row}, column {self.column(column)} ({bad.sum()} such "
+                f"values in all), expected whole numbers from 0 to {LARGEST:,}; {fix}"
             )
         kept[gone] = np.nan
         return torch.from_numpy(kept)
@@ -249,7 +250,8 @@ class Counts(Modality):
         loc = state.nanmean(0).nan_to_num(0.0)
         spread = (state - loc).square().nanmean(0).nan_to_num(0.0).sqrt().clamp_min(LEAST_SPREAD)
         total = max(1.0, float(np.median(seen.sum(1)))) if self.library else 0.0
-        return replace(self, loc=tuple(loc.tolist()), scale=tuple(spread.tolist()), total=total)
+        same = tuple(of_one_value(seen))
+        return replace(self, loc=tuple(loc.tolist()), scale=tuple(spread.tolist()), total=total, same=same)
 
     def check(self, raw: Tensor, present: Tensor, where: str) -> None:
         """Take all counts [N, D], which are at most LARGEST."""
@@ -262,8 +264,15 @@ class Counts(Modality):
     def to_raw(self, state: Tensor) -> Tensor:
         """Map [B, D] back to counts; of means they are expected counts, with fractions."""
         log = state.to(torch.float64)
-        log = log * log.new_tensor(self.scale) + log.new_tensor(self.loc) if self.loc else log
+        if self.loc:
+            loc, one = log.new_tensor(self.loc), list(self.same)
+            log = log * log.new_tensor(self.scale) + loc
+            log[:, one] = loc[one].expm1().round().log1p()
         return log.expm1().clamp_min(0).to(torch.float32)
+
+    def drawn(self, raw: Tensor) -> Tensor:
+        """Return draws [B, D] as whole counts."""
+        return raw.round()
 
     def as_given(self, raw: Tensor) -> Tensor:
         """Return [B, D] as float32."""

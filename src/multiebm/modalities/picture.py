@@ -24,10 +24,10 @@ from multiebm.modalities.base import (
     Scale,
     Shows,
     is_number,
-    missing_problems,
     refuse,
     unknown_keys,
 )
+from multiebm.modalities.gaps import missing_problems
 from multiebm.nn.blocks import PictureTrunk, stages_before
 from multiebm.nn.pictures import conv_decoder, conv_encoder, picture_body, resnet_decoder, resnet_encoder, shifted, ssim
 

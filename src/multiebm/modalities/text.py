@@ -33,10 +33,10 @@ from multiebm.modalities.base import (
     Scale,
     Shows,
     is_number,
-    missing_problems,
     unknown_keys,
 )
 from multiebm.modalities.category import SMOOTHED, STEPS, Shares
+from multiebm.modalities.gaps import missing_problems
 from multiebm.nn.text import CnnDecoder, Judge, TextTrunk, TransformerDecoder, TransformerEncoder, cnn_encoder
 
 MIN_COUNT, LEARNED = 2, {"words": 5000, "bpe": 1000}  # times that a token occurs; tokens of either sort at most

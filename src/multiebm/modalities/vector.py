@@ -22,10 +22,10 @@ from multiebm.modalities.base import (
     Scale,
     Shows,
     check_per_column,
-    missing_problems,
     refuse,
     unknown_keys,
 )
+from multiebm.modalities.gaps import missing_problems
 from multiebm.nn.blocks import VectorTrunk, WithGaps, WithoutGaps, mlp
 
 QUARTILES = 1.3489795003921634  # between those of N(0, 1): their distance over it is a deviation
@@ -73,8 +73,6 @@ class Vector(Modality):
             raise ConfigError(
                 f"modality {self.name!r}: got {len(self.loc)} loc and {len(self.scale)} scale, expected as many of both"
             )
-        if wrong := [place for place in self.same if place >= len(self.loc)]:
-            raise ConfigError(f"modality {self.name!r}, same: got {wrong[0]}, expected places below {len(self.loc)}")
 
     @classmethod
     def infer(cls, part: Handed) -> dict[str, Any] | None:
@@ -181,10 +179,9 @@ class Vector(Modality):
         far = (~(size <= STATE_LIMIT).all(1)).nonzero()[:, 0].tolist()
         if far:
             row, column = far[0], int(size[far[0]].nan_to_num(nan=float("inf")).argmax())
-            named = repr(self.columns[column]) if self.columns else column
             raise DataError(
-                f"{where}: got {raw[row, column].item():g} in row {row}, column {named} ({len(far)} rows in all, "
-                f"first {far[:SHOWN]}), expected at most {STATE_LIMIT:g} standard deviations from the mean of "
+                f"{where}: got {raw[row, column].item():g} in row {row}, column {self.column(column)} ({len(far)} rows "
+                f"in all, first {far[:SHOWN]}), expected at most {STATE_LIMIT:g} standard deviations from the mean of "
                 "training; repair them, or mark those entries absent in `present`"
             )
 

@@ -18,7 +18,7 @@ from multiebm.core.errors import ConfigError, ModalityError, whole_number
 from multiebm.core.handed import SHOWN
 from multiebm.core.names import SHARED, Views
 from multiebm.core.progress import track
-from multiebm.core.random import check_seed, item_generators, make_generator
+from multiebm.core.random import Randomness, check_seed, item_generators, make_generator
 from multiebm.mcmc.annealing import LogNormalizer
 from multiebm.models import use
 from multiebm.models.likelihood import LogLikelihood, conditional_log_likelihood
@@ -84,7 +84,7 @@ class MultimodalModel(StateModel):
                 views = self.decode(moved)  # "Gen"
             else:
                 views = self.refined_samples(latents, rng, data_steps, latent_steps, temperature)  # "EBM"
-            return self._raw(self.with_noise(views, rng) if noise else self.likeliest(views), list(self.modalities))
+            return self._raw(views, list(self.modalities), rng if noise else None)
 
         return use.over_items(self, self.modalities, some, n)
 
@@ -162,7 +162,7 @@ class MultimodalModel(StateModel):
                     views = self.refined_fill(batch, rng, data_steps, latent_steps, best_of, posterior)
                 else:
                     views = self.best_fill(batch, rng, latent_steps, best_of or 1, posterior)
-                each.append(self._raw(self.with_noise(views, rng) if noise else self.likeliest(views), names))
+                each.append(self._raw(views, names, rng if noise else None))
             return {name: torch.stack([views[name] for views in each], 1) for name in names}  # [B, K, ...]
 
         with use.in_use(self):
@@ -344,5 +344,7 @@ class MultimodalModel(StateModel):
             blueprint = blueprint | {"temperature": self.generator.temperature}
         write_model(self, self.modalities, blueprint, Path(folder), self.kept)
 
-    def _raw(self, views: Views, names: list[str]) -> Views:
-        return {name: self.modalities[name].to_raw(views[name]) for name in names}
+    def _raw(self, views: Views, names: list[str], noise: Randomness | None) -> Views:
+        states = self.likeliest(views) if noise is None else self.with_noise(views, noise)
+        raw = {name: self.modalities[name].to_raw(states[name]) for name in names}
+        return raw if noise is None else {name: self.modalities[name].drawn(of) for name, of in raw.items()}

@@ -1,0 +1,71 @@
+"""What says that a value is missing: the declaration `missing`, and codes such as -999 that stand for it unsaid."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+SHARE, LEAST = 0.02, 3  # of the cells of a column that a code fills, and how many cells at least
+AT_ONE_END = 3  # codes beyond the other values, such as 97, 98 and 99
+WIDE, NEAR, APART = 1.0, 0.25, 10.0  # ranges of the other values between them and any code, a usual one, one beside few
+VALUES = 5  # that the others have at least, or 0 beside 50 and 100 would be one
+
+
+class Code(NamedTuple):
+    """A value of a column far outside the others, which lie between `low` and `high`: `share` of its cells have it."""
+
+    column: int
+    value: float
+    share: float
+    low: float
+    high: float
+
+
+def missing_problems(where: str, declared: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with `missing` in a declaration."""
+    given = declared.get("missing")
+    if given is None or isinstance(given, str) and given == "nan":
+        return []
+    fix = "write it in quotes" if given != given else f"first make NaN of cells that are {given!s:.40}"
+    return [f"{where}.missing: got {given!r}, expected the word 'nan', which says that NaN means missing; {fix}"]
+
+
+def of_one_value(raw: Tensor) -> list[int]:
+    """Return the places of the columns of raw values [N, D] that have one value, or none but NaN."""
+    least, largest = raw.nan_to_num(nan=torch.inf).amin(0), raw.nan_to_num(nan=-torch.inf).amax(0)
+    return (least >= largest).nonzero()[:, 0].tolist()
+
+
+def codes_in(values: NDArray[Any]) -> list[Code]:
+    """Return the codes of values [N, D], NaN where one is missing: what many cells have at the end of a column, with
+    wide a gap between it and the others.
+    """
+    gone = np.isnan(values)
+    least, largest = np.where(gone, np.inf, values).min(0), np.where(gone, -np.inf, values).max(0)
+    often = np.maximum((values == least).sum(0), (values == largest).sum(0)) >= LEAST
+    return [code for at in np.flatnonzero(often & (least < largest)) for code in _codes_of(values[:, at], int(at))]
+
+
+def _codes_of(column: NDArray[Any], at: int) -> list[Code]:
+    values, counts = np.unique(column[~np.isnan(column)], return_counts=True)
+    n, found = int(counts.sum()), list[Code]()
+    many = counts >= max(LEAST, SHARE * n)
+    for end in (slice(None), slice(None, None, -1)):
+        for k in range(min(AT_ONE_END, len(values) - 2), 0, -1):
+            ends, others = values[end][:k], values[end][k:]
+            low, high = float(others.min()), float(others.max())
+            gap, usual = abs(float(ends[-1]) - float(others[0])), all(_is_usual(value) for value in ends)
+            enough = len(others) >= VALUES and gap > (NEAR if usual else WIDE) * (high - low)
+            if many[end][:k].all() and (enough or usual and gap > APART * (high - low)):
+                found += [Code(at, float(v), int(c) / n, low, high) for v, c in zip(ends, counts[end][:k], strict=True)]
+                break
+    return found
+
+
+def _is_usual(value: float) -> bool:
+    """Return whether codes are called so: -1, -9, 99, 999, -999 and so on, and 97 and 98 beside 99."""
+    near = {str(int(abs(value)) + more) for more in range(3)} if float(value).is_integer() else set()
+    return value in (-1, -9) or any(len(of) > 1 and set(of) == {"9"} for of in near)
