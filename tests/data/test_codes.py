@@ -57,10 +57,10 @@ def test_classes_zeros_and_steps_are_no_codes(values):
 
 def test_a_declaration_of_a_code_says_how_it_becomes_nan():
     with pytest.raises(
-        ConfigError, match="missing: got -999, expected the word 'nan'.*first make NaN of cells that are -999"
+        ConfigError, match="missing: got -999, expected nan, a word, .*first make NaN of cells that are -999"
     ):
         multiebm.read_data({"x": NORMAL}, missing=-999)
-    with pytest.raises(ConfigError, match="missing: got nan, expected the word 'nan'.*write it in quotes"):
+    with pytest.raises(ConfigError, match="missing: got the number nan, expected nan, a word, .*write missing='nan'"):
         multiebm.read_data({"x": NORMAL}, missing=np.nan)
 
 

@@ -29,8 +29,10 @@ def missing_problems(where: str, declared: Mapping[str, Any]) -> list[str]:
     given = declared.get("missing")
     if given is None or isinstance(given, str) and given == "nan":
         return []
-    fix = "write it in quotes" if given != given else f"first make NaN of cells that are {given!s:.40}"
-    return [f"{where}.missing: got {given!r}, expected the word 'nan', which says that NaN means missing; {fix}"]
+    got, fix = repr(given), f"first make NaN of cells that are {given!s:.40}, or remove it"
+    if given != given:
+        got, fix = "the number nan", "write missing='nan'"
+    return [f"{where}.missing: got {got}, expected nan, a word, which says that NaN means missing; {fix}"]
 
 
 def of_one_value(raw: Tensor) -> list[int]:
