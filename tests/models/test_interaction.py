@@ -17,7 +17,18 @@ from multiebm.evaluation.completion import Conditioning, completions
 from multiebm.evaluation.measurement import Measurement
 from multiebm.evaluation.result import EvaluationSettings
 from multiebm.models.inference import SHARED
-from multiebm.models.interaction import FEATURES, LATENT_STEP, START, Interaction, InteractionNetwork, MlpHead, PairHead
+from multiebm.models.interaction import (
+    FEATURES,
+    FROM_POSTERIOR,
+    LATENT_STEP,
+    MARGIN,
+    START,
+    Interaction,
+    InteractionNetwork,
+    MlpHead,
+    PairHead,
+    best_sample,
+)
 from multiebm.models.use import threshold
 from small_models import mixed, random_views, small_model, vectors, whole
 
@@ -256,6 +267,45 @@ def test_the_best_of_several_completions_has_the_largest_f_and_one_is_as_ever():
     assert not torch.equal(refined["right"], found["right"])
 
 
+def test_of_joint_samples_that_is_taken_whose_absent_parts_belong_best_to_the_present_ones():
+    """By f(x_S, x_T) - f(x_T), the importance weight of a sample; each item looks through a half of them."""
+    model, n = model_with(), 40
+    views = random_views(model.modalities, 8, seed=1)
+    for mask in ([False, True, False], [True, True, False]):  # two parts are absent, whose own f counts, or one
+        batch = Batch(views, torch.tensor([mask]).expand(8, 3))
+        drawn = model.sample_latents(n, make_generator(0))
+        states, alone = model.decode(drawn), ~batch.present[:1].expand(n, -1)
+        weights = []
+        for i in range(8):
+            tuples = {
+                name: views[name][i].expand(n, *views[name].shape[1:]) if here else states[name]
+                for name, here in zip(views, mask, strict=True)
+            }
+            weights.append(model.interaction(tuples) - model.interaction(states, alone))
+        looks = torch.rand(8, n, generator=make_generator(7)) < 0.5
+        best = torch.stack(weights).masked_fill(~looks, -torch.inf).argmax(1)
+        found = best_sample(model, batch, make_generator(7), n)
+        assert torch.equal(found[SHARED], drawn[SHARED][best])
+        assert len(set(best.tolist())) > 1
+
+
+def test_a_joint_sample_has_to_be_better_by_a_margin_than_what_the_posterior_gives():
+    model = model_with()
+    batch = Batch(random_views(model.modalities, 8, seed=1), torch.tensor([[False, True, False]]).expand(8, 3))
+    model.interaction.head.log_scale.data.add_(2.0)
+    drawn = model.best_fill(batch, rng := item_generators(2, 8), best_of=FROM_POSTERIOR)
+    other = model.fill(batch, best_sample(model, batch, rng, 30))
+    f, of_other = model.interaction(drawn), model.interaction(other)
+    found = model.best_fill(batch, item_generators(2, 8), best_of=FROM_POSTERIOR + 30)
+    taken = of_other > f + MARGIN
+    assert 0 < int(taken.sum()) < 8
+    for name, view in found.items():
+        torch.testing.assert_close(
+            view,
+            torch.where(taken[:, None] if view.dim() == 2 else taken[:, None, None, None], other[name], drawn[name]),
+        )
+
+
 def test_where_the_data_chain_runs_the_settings_say_what_is_chosen_first_unless_it_is_asked_for():
     plain = model_with()
     model = model_with(interaction={"kind": "pair", "latent_steps": 4, "best_of": 3})
@@ -287,12 +337,12 @@ def test_figures_called_ebm_are_of_what_sample_and_impute_give(monkeypatch):
     drawn = model.sample(6, None, seed=7)
     for (what, name), kept in m.once(samples.samples)["ebm"].items():
         assert what == samples.PART
-        torch.testing.assert_close(model._raw({name: kept}, [name])[name], drawn[name])
-    given = {"left": model._raw(batch.views, ["left"])["left"]}
+        torch.testing.assert_close(model._raw({name: kept}, [name], None)[name], drawn[name])
+    given = {"left": model._raw(batch.views, ["left"], None)["left"]}
     filled = model.impute(given, data_steps=None, seed=7)
     (found,) = completions(m, torch.arange(6), ("left",), Conditioning("cond_ebm", data_chain=True))
     for name in ("face", "right"):
-        torch.testing.assert_close(model._raw({name: found[name]}, [name])[name], filled[name])
+        torch.testing.assert_close(model._raw({name: found[name]}, [name], None)[name], filled[name])
 
 
 def test_what_needs_an_energy_of_interaction_says_so_without_one():

@@ -6,20 +6,27 @@ one factor of the density, log pi(X) = -E(X) + weight f(X); the other one, E, sa
 
 from dataclasses import dataclass
 from math import log
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from multiebm.core.batch import Batch
 from multiebm.core.names import Views, module_key
+from multiebm.core.random import Randomness, make_generator, rand
 from multiebm.core.tree import spread
 from multiebm.modalities import Modality
+from multiebm.models.inference import Latents
+from multiebm.models.use import PLACES
 from multiebm.nn.blocks import mlp
 
 FEATURES = 32  # of a part, in which heads compare them
 CHANNELS = 16  # of the first convolution of a trunk of pictures
+FROM_POSTERIOR = 16  # completions drawn from q(z | x_S) at most, where the best of several is taken
+MARGIN = 1.0  # nats by which a joint sample has to be better: the best of many has a large f by chance, too
+AT_A_TIME = 2**24  # numbers of features that are compared at a time
 LATENT_STEP = 0.1  # step size and noise of the chain on latents of samples, latent units
 START = 4.0  # nats by which the pair head first lowers an item one of whose parts stands at right angles to the others
 
@@ -37,7 +44,30 @@ class Interaction:
         PositiveFloat, Field(description="how much longer the gradient of weighted f is than that of E, on samples")
     ] = 2.0
     latent_steps: Annotated[int, Field(ge=0, le=10_000, description="steps that move latents of samples first")] = 0
-    best_of: Annotated[int, Field(ge=1, le=10_000, description="completions of which the best one is taken first")] = 1
+    best_of: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=10_000,
+            description="completions of which the best one is taken first; all after the 16th are joint samples",
+        ),
+    ] = 1
+
+
+class Sampling(Protocol):
+    """What `best_sample` needs of a model."""
+
+    interaction: "InteractionNetwork | None"
+    modalities: dict[str, Modality]
+
+    def sample_latents(self, n: int, rng: Randomness) -> Latents:
+        """Draw latents of the prior, {"shared": [n, D], modality: [n, P]}."""
+
+    def decode(self, latents: Latents) -> Views:
+        """Return means [n, ...] of parts."""
+
+    def likeliest(self, means: Views) -> Views:
+        """Return states [n, ...] for means."""
 
 
 class Head(nn.Module):
@@ -142,3 +172,28 @@ class InteractionNetwork(nn.Module):
         rest = self.head(features[:, None].expand(-1, n, -1, -1), without)
         told = present & (present.sum(1, keepdim=True) > 1)
         return torch.where(told, self.head(features, present)[:, None] - rest, torch.nan)
+
+
+@torch.no_grad()
+def best_sample(model: Sampling, batch: Batch, rng: Randomness, n: int) -> Latents:
+    """Return of `n` joint samples the latents [B, .] whose absent parts belong best to the present ones of each item.
+
+    Of proposals x_T ~ p(x_T) the importance weight for p(x_T | x_S) is exp(f(x_S, x_T) - f(x_T)), f being the pointwise
+    total correlation; the largest is taken. All items share the samples, and each looks through a random half of them.
+    No encoder has a say in it: one Gaussian cannot be where the codes are, if these lie in several places.
+    """
+    network, present = model.interaction, batch.present
+    assert network is not None
+    latents = model.sample_latents(n, make_generator(0, present.device))
+    chunk, each = max(64, PLACES // sum(m.places for m in model.modalities.values())), list[Tensor]()
+    for rows in torch.arange(n, device=present.device).split(chunk):
+        views = model.likeliest(model.decode({key: of[rows] for key, of in latents.items()}))
+        each.append(network.features(views, present.new_ones(len(rows), present.shape[1])))
+    of_samples, own, found = torch.cat(each), network.features(batch.views, present), list[Tensor]()
+    for items in torch.arange(len(present), device=present.device).split(max(1, AT_A_TIME // of_samples.numel())):
+        here = present[items, None].expand(-1, n, -1)  # [B, n, M]
+        both = torch.where(here[..., None], own[items, None], of_samples)
+        found.append(network.head(both, torch.ones_like(here)) - network.head(both, ~here))
+    looks = rand(rng, (len(present), n), own) < 0.5
+    best = torch.cat(found).masked_fill(~looks, -torch.inf).argmax(1)
+    return {key: of[best] for key, of in latents.items()}

@@ -16,6 +16,7 @@ from multiebm.distributions.gaussian import log_mass
 from multiebm.mcmc.langevin import displaced_langevin, langevin
 from multiebm.mcmc.run import ChainInfo, run_chain
 from multiebm.modalities import Modality
+from multiebm.models import interaction as choice
 from multiebm.models.chains import DataChain, Displaced, LatentChain, starts_from_noise, steers_step_size
 from multiebm.models.energy import EnergyNetwork
 from multiebm.models.generator import Generator
@@ -263,18 +264,20 @@ class StateModel(nn.Module):
     ) -> Views:
         """Return the views [B, ...] with what is absent decoded from latents of the present parts, the best of so many.
 
-        The best has the largest f(X), the parts that belong together best: the energy of interaction has learned.
+        The best has the largest f(X), the parts that belong together best: the energy of interaction has learned. The
+        first FROM_POSTERIOR are drawn from q(z | x_S); the others are joint samples, which have to be better by MARGIN.
         `posterior`: q(z, W | x_S), where it is known.
         """
-        with torch.no_grad():
-            posterior = self.inference.given(batch) if posterior is None else posterior  # once for all of them
+        if posterior is None:  # once for all of them
+            with torch.no_grad():
+                posterior = self.inference.given(batch)
         best = self.fill(batch, self.infer_latents(batch, rng, latent_steps, posterior))
-        if best_of > 1:
-            assert self.interaction is not None
-            most = self.interaction(self.likeliest(best))
-            for _ in range(best_of - 1):
-                views = self.fill(batch, self.infer_latents(batch, rng, latent_steps, posterior))
-                better = (found := self.interaction(self.likeliest(views))) > most
+        if best_of > 1 and self.interaction is not None:
+            most, others = self.interaction(self.likeliest(best)), max(best_of - choice.FROM_POSTERIOR, 0)
+            for more in [0.0] * (best_of - others - 1) + [choice.MARGIN] * bool(others):
+                latents = choice.best_sample(self, batch, rng, others) if more else None
+                views = self.fill(batch, latents or self.infer_latents(batch, rng, latent_steps, posterior))
+                better = (found := self.interaction(self.likeliest(views))) > most + more
                 most = torch.where(better, found, most)
                 best = {name: torch.where(per_item(better, view), view, best[name]) for name, view in views.items()}
         return best

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multiebm.core.tokens import tokens_of
+from multiebm.nn.blocks import mlp
 from multiebm.nn.spectral import Spectral
 
 LAYERS, HEADS, WIDER = 2, 4, 2  # of transformers, and how much wider than it is the inside of a layer
+TOLD = 4  # times their width that networks have between latents and words
 STRIDES = 2  # of convolutions, each of which halves the positions
 
 
@@ -70,7 +72,7 @@ class TransformerEncoder(nn.Module):
         self.words, self.places = Words(size, width), nn.Parameter(torch.empty(length + 1, width))
         nn.init.normal_(self.places, std=0.5)
         self.blocks = nn.Sequential(*(Block(width) for _ in range(LAYERS)))
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, n_out))
+        self.head = nn.Sequential(nn.LayerNorm(width), _between(width, width, n_out))
 
     def forward(self, state: Tensor) -> Tensor:
         """Map [B, T, V] to [B, n_out]."""
@@ -83,16 +85,24 @@ class TransformerDecoder(nn.Module):
 
     def __init__(self, length: int, size: int, width: int, n_in: int) -> None:
         super().__init__()
-        self.places, self.first = nn.Parameter(torch.empty(length, width)), nn.Linear(n_in, width)
-        self.whole = nn.Linear(n_in, length * width)  # what a position is told apart from the others
+        self.places = nn.Parameter(torch.empty(length, width))
+        self.whole = _between(width, n_in, length * width)  # what each position is told
         nn.init.normal_(self.places, std=0.5)
         self.blocks = nn.Sequential(*(Block(width) for _ in range(LAYERS)))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
 
     def forward(self, z: Tensor) -> Tensor:
         """Map [B, n_in] to [B, T * V]."""
-        told = self.whole(z).unflatten(1, self.places.shape)
-        return self.head(self.blocks(self.first(z)[:, None] + told + self.places)).flatten(1)
+        return self.head(self.blocks(self.whole(z).unflatten(1, self.places.shape) + self.places)).flatten(1)
+
+
+def _between(width: int, n_in: int, n_out: int) -> nn.Sequential:
+    """Return an MLP of two hidden layers, [B, n_in] -> [B, n_out].
+
+    Latents that pictures have shaped say little of what is shown along straight lines: a word depends on several of
+    them together.
+    """
+    return mlp([n_in, TOLD * width, TOLD * width, n_out], nn.ReLU())
 
 
 def _halvings(length: int) -> list[int]:
@@ -108,7 +118,7 @@ def cnn_encoder(length: int, size: int, width: int, n_out: int) -> nn.Sequential
     layers: list[nn.Module] = [Words(size, width), nn.Conv1d(width, width, 3, padding=1), nn.ReLU()]
     for _ in range(STRIDES):
         layers += [nn.Conv1d(width, width, 3, stride=2, padding=1), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(_halvings(length)[-1] * width, n_out))
+    return nn.Sequential(*layers, nn.Flatten(), _between(width, _halvings(length)[-1] * width, n_out))
 
 
 class CnnDecoder(nn.Module):
@@ -117,7 +127,7 @@ class CnnDecoder(nn.Module):
     def __init__(self, length: int, size: int, width: int, n_in: int) -> None:
         super().__init__()
         self.sizes = _halvings(length)
-        self.first = nn.Linear(n_in, width * self.sizes[-1])
+        self.first = _between(width, n_in, width * self.sizes[-1])
         self.stages = nn.ModuleList(nn.Conv1d(width, width, 3, padding=1) for _ in range(STRIDES))
         self.head = nn.Linear(width, size)
 
