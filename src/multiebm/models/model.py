@@ -138,9 +138,8 @@ class MultimodalModel(StateModel):
 
         With `draws` several times, as a `Completion`: draw k is what `seed` + k gives. `noise`: with the observation
         noise that the model assumes around the means. Item i depends on (`seed`, i) alone; of seeds [B], one for each
-        item, on its own alone, wherever it stands. `best_of` K: of K completions the one whose parts belong together
-        best, by an energy of interaction that learned; those after the 16th are joint samples, which all items share.
-        None: one, or its own `best_of` where the data chain runs.
+        item, on its own alone, wherever it stands. `best_of` K: of K completions that whose parts belong together best,
+        by an energy of interaction that learned; after the 16th they are joint samples. None: one, or as it is set.
         """
         names = use.check_names(self.modalities, want, "want")
         latent_steps = use.check_steps("latent_steps", latent_steps) or 0
