@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test lint check nightly clean
+.PHONY: install demo demo-text test lint check nightly clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make install  set up .venv and nothing else; the other targets do it, too"
 	@echo "make demo     train a model on PolyDigits and write its report (minutes)"
+	@echo "make demo-text  the same on drawn shapes and captions of them"
 	@echo "make test     fast tests"
 	@echo "make lint     format, lint, types, import floors"
 	@echo "make check    all of lint, then the fast tests"
@@ -26,6 +27,11 @@ demo: $(STAMP)
 	$(BIN)/multiebm train polydigits --out demo --overwrite
 	$(BIN)/multiebm evaluate demo
 	$(BIN)/multiebm report demo
+
+demo-text: $(STAMP)
+	$(BIN)/multiebm train shapes --out demo-text --overwrite
+	$(BIN)/multiebm evaluate demo-text
+	$(BIN)/multiebm report demo-text
 
 # one thread: waiting threads would slow a busy machine down, and the tests are small
 test check nightly: export OMP_NUM_THREADS := 1
