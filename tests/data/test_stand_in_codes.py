@@ -46,6 +46,13 @@ def test_several_codes_at_one_end_are_found_and_missing_cells_do_not_count():
     assert [(found.value, found.share) for found in codes_in(values)] == [(99, 0.2)]
 
 
+@pytest.mark.parametrize(("low", "high"), [(-999, 999), (-999, 9999), (-500, 700)])
+def test_codes_at_both_ends_are_none_of_the_others(low, high):
+    values = np.where(np.arange(N) % 20 == 5, high, coded(NORMAL, low)[:, 0])
+    least, most = (float(of(values[(values > low) & (values < high)])) for of in (min, max))
+    assert codes_in(values[:, None]) == [(0, low, 0.1, least, most), (0, high, 0.05, least, most)]
+
+
 @pytest.mark.parametrize(
     "values",
     [np.arange(N) % 2, np.arange(N) % 3 - 1, np.arange(N) % 6 - 1, np.arange(N) % 3 * 50, np.round(NORMAL),

@@ -7,7 +7,7 @@ import torch
 
 import multiebm
 from multiebm.cli.main import main
-from multiebm.core.errors import ConfigError
+from multiebm.core.errors import ConfigError, DataError
 from multiebm.data import Rows, from_arrays, load_dataset
 from multiebm.modalities import Vector, from_json, to_json
 from small_models import small_model
@@ -89,10 +89,10 @@ def test_constant_columns_are_named_before_training(tmp_path, capsys, monkeypatc
     frame["empty"] = np.nan
     more = np.c_[np.ones((N, 7)), np.arange(N)]
     said = multiebm.from_arrays({"x": frame, "y": more}, {"x": {"missing": "nan"}, "y": None}).describe()
-    assert said.splitlines()[1] == (
-        "constant in training, so nothing is learned of them: columns of x: 'same', 'empty'; y: 0, 1, 2, 3, 4, ... "
-        "(7 in all)"
-    )
+    assert said.splitlines()[1:] == [
+        "constant in training, so nothing is learned of them: columns of x: 'same'; y: 0, 1, 2, 3, 4, ... (7 in all)",
+        "has no value in training and comes back as 0, so leave it out: columns of x: 'empty'",
+    ]
     assert "constant" not in from_arrays({"x": frame[["a", "b"]]}).describe()
     frame.drop(columns="empty").to_csv(tmp_path / "table.csv", index=False)
     monkeypatch.chdir(tmp_path)
@@ -103,6 +103,24 @@ def test_constant_columns_are_named_before_training(tmp_path, capsys, monkeypatc
         "data: x: 2 numbers, standardised by median and quartiles; 160 rows to train, 40 to test",
         "constant in training, so nothing is learned of them: columns of x: 'same'",
     ]
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (8, 8)])
+def test_pictures_that_are_all_the_same_are_named_as_constant(shape):
+    data = {"a": np.full((20, *shape), 200, np.uint8), "b": np.arange(20.0)}
+    assert multiebm.read_data(data).describe().splitlines()[1:] == [
+        "constant in training, so nothing is learned of them: all pictures of a are the same"
+    ]
+    data["a"] = data["a"] - np.arange(20, dtype=np.uint8).reshape(20, *[1] * len(shape))
+    assert "constant" not in multiebm.read_data(data).describe()
+
+
+def test_a_column_of_categories_without_a_value_is_refused_with_the_fix():
+    frame = pd.DataFrame({"look": ["a", "b"] * 10, "none": [None] * 20})
+    with pytest.raises(
+        DataError, match="got no class that is there of column 'none', which has no value, .*leave it o"
+    ):
+        multiebm.read_data({"x": frame}, missing="nan")
 
 
 class Ended(Exception):  # noqa: N818

@@ -160,7 +160,23 @@ def test_a_few_rows_say_nothing_however_clear_they_look():
         assert "worse" not in words
         assert about("Too few held-out rows to tell whether match", found)[1].endswith(f"{n}.")
         assert not [told for _, told in said(found) if told.startswith("Intervals")]
-        assert said(found)[-1][1].startswith(f"Try next: hold out more rows ({n} are too few")
+        assert said(found)[-1][1].startswith(f"Try next: hold out more rows ({n} {'is' if n == 1 else 'are'} too few")
+
+
+def test_a_code_that_has_collapsed_is_not_said_to_be_shared_where_there_is_one_part():
+    one = Evaluation(
+        {"latent/kl": Result(0.0, 0.0, 400)},
+        {"fill/r2": "one modality only, nothing to complete"},
+        None,
+        "mine",
+        0,
+        1.0,
+    )
+    assert one.collapse == (
+        "The shared code has collapsed (0 nats an item): it says nothing of an item; lower training.phases.bound.beta, "
+        "or train longer."
+    )
+    assert ", so parts share nothing; lower" in str(made(latent__kl=0.0).collapse)
 
 
 def test_a_single_part_says_that_there_is_nothing_to_fill_in_and_speaks_of_samples():

@@ -202,6 +202,7 @@ def test_a_folder_that_is_not_empty_is_left_alone_and_the_ways_out_named(tmp_pat
     with pytest.raises(OutputError, match="not empty") as raised:
         run_experiment(tiny(), tmp_path)
     assert all(option in str(raised.value) for option in ("--out", "--resume", "--overwrite"))
+    assert "(in Python out=, resume=True, overwrite=True)" in str(raised.value)
 
 
 def test_overwriting_starts_anew_and_keeps_what_is_not_the_runs(tmp_path: Path):

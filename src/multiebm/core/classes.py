@@ -45,10 +45,14 @@ def classes_of(cells: NDArray[Any], hidden: NDArray[np.bool_], where: str, colum
     """
     found = {class_name(cells[row], f"{where}, row {row}{column}") for row in np.flatnonzero(~hidden)}
     if not 1 <= len(found) <= LARGEST:
-        got = f"{len(found):,} classes" if found else "no class that is there"
+        if not found:
+            raise DataError(
+                f"{where}: got no class that is there{column}, which has no value, expected at least 1; leave it "
+                "out, or say what is there"
+            )
         raise DataError(
-            f"{where}: got {got}{column}, expected 1 to {LARGEST:,}; put rare ones together as one class, "
-            "leave out columns that tell rows apart (names, numbers of rows), or declare numbers a vector"
+            f"{where}: got {len(found):,} classes{column}, expected 1 to {LARGEST:,}; put rare ones together as "
+            "one class, leave out columns that tell rows apart (names, numbers of rows), or declare numbers a vector"
         )
     return tuple(sorted(found, key=_order))
 

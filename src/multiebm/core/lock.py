@@ -16,6 +16,7 @@ from multiebm.core.errors import OutputError
 from multiebm.core.files import Held, hold, read_json, writing
 
 LOCK = ".lock"
+ANOTHER = "another with --out (in Python out=)"  # folder of a run
 _MOST = 10_000  # bytes of a lock file that are read; one of ours is far shorter
 _NAMED_SECONDS = 2.0  # within which whoever has locked the file has written its name into it
 
@@ -35,7 +36,7 @@ def locked(folder: Path, force: bool = False) -> Iterator[None]:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     file = folder / LOCK
     try:
-        with writing(folder, "choose another with --out"):
+        with writing(folder, f"choose {ANOTHER}"):
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 held = hold(file, wait=False)

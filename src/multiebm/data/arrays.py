@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from multiebm.core.cells import odd_cells
 from multiebm.core.errors import ConfigError, DataError, ModalityError
-from multiebm.core.handed import NOT_NUMBERS, read_arrays, read_presence, read_present, unpack
+from multiebm.core.handed import NOT_NUMBERS, read_arrays, unpack
 from multiebm.core.names import BESIDE, MASK, TEST, name_problem
+from multiebm.core.presence import read_presence, read_present
 from multiebm.core.random import check_seed
 from multiebm.core.table import nearest
 from multiebm.data.caption_files import Captioned

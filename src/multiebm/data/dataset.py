@@ -4,7 +4,7 @@ Training reads an endless stream of shuffled batches that resumes exactly: the o
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -125,8 +125,8 @@ class MultimodalDataset:
     def describe(self) -> str:
         """Return it in words: "photo: 32x32 RGB pictures; sensors: 12 numbers; 80 rows to train, 20 to test".
 
-        More lines name the columns that are constant in training, parts that no row to train on has, `codes`, and
-        `outliers`, where there are some.
+        More lines name what is constant in training, columns without a value, parts that no row to train on has,
+        `codes`, and `outliers`, where there are some.
         """
         parts = "; ".join(f"{name}: {m.describe()}" for name, m in self.modalities.items())
         missing = 1 - torch.cat([self.train.present, self.test.present]).float().mean().item()
@@ -136,12 +136,7 @@ class MultimodalDataset:
                 there = torch.cat([split.known(name) for split in (self.train, self.test)])
                 share = float(there.isnan().float().mean()) if len(there) else 0.0
                 gaps += f"; {share:.1%} of the cells of {name} missing" if share else ""
-        same: list[str] = []
-        for name, m in self.modalities.items():
-            columns = m.constant(self.train.known(name))
-            more = f", ... ({len(columns)} in all)" if len(columns) > SHOWN else ""
-            same += [f"{name}: {', '.join(columns[:SHOWN])}{more}"] if columns else []
-        told = f"\nconstant in training, so nothing is learned of them: columns of {'; '.join(same)}" if same else ""
+        told = self._unvaried()
         if none := [name for name in self.modalities if not self.train.there(name).any()]:
             told += f"\nno row to train on has {' or '.join(none)}, so nothing is learned of it; is `present` inverted?"
         elif len(self.modalities) > 1 and not (self.train.present.sum(1) > 1).any():
@@ -156,6 +151,22 @@ class MultimodalDataset:
                 f"{self.modalities[name].kind},standardise=robust and model.parts.{name}.likelihood=student_t"
             )
         return f"{parts}; {len(self.train)} rows to train, {len(self.test)} to test{gaps}{told}"
+
+    def _unvaried(self) -> str:
+        """Return the lines of `describe` of what is constant in training, or has no value there."""
+        same, alike, empty = list[str](), list[str](), list[str]()
+        for name, m in self.modalities.items():
+            if not len(known := self.train.known(name)):
+                continue
+            same += _listed(name, m.constant(known))
+            if m.shows == "pictures" and torch.equal(known[0], known[-1]) and bool((known == known[0]).all()):
+                alike.append(f"all pictures of {name} are the same")
+            if m.lacks_cells:
+                empty += _listed(name, [m.column(place) for place in known.isnan().all(0).nonzero()[:, 0].tolist()])
+        constant = "; ".join([*([f"columns of {'; '.join(same)}"] if same else []), *alike])
+        told = f"\nconstant in training, so nothing is learned of them: {constant}" if constant else ""
+        has = "\nhas no value in training and comes back as 0, so leave it out: columns of"
+        return f"{told}{has} {'; '.join(empty)}" if empty else told
 
     def codes(self) -> dict[str, str]:
         """Return by part of numbers which values, far outside the others of a column in training and in many of its
@@ -218,6 +229,12 @@ class MultimodalDataset:
         if not bool(present.all()):
             views = mask_views(views, present)
         return Batch(views, present, None if rows.labels is None else rows.labels.index_select(0, indices))
+
+
+def _listed(name: str, columns: Sequence[str]) -> list[str]:
+    """Return the first of the columns of a part in words, where there are any."""
+    more = f", ... ({len(columns)} in all)" if len(columns) > SHOWN else ""
+    return [f"{name}: {', '.join(columns[:SHOWN])}{more}"] if columns else []
 
 
 def everything_present(views: Views) -> Tensor:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from multiebm.core.errors import DataError, ModalityError
-from multiebm.core.handed import Array, check_lengths, read_arrays, read_present
+from multiebm.core.handed import Array, check_lengths, read_arrays
 from multiebm.core.names import BESIDE, MASK, TEST
+from multiebm.core.presence import read_present
 from multiebm.core.table import nearest
 from multiebm.data.arrays import rows_of
 from multiebm.data.caption_files import CAPTION, PICTURE, CaptionedFolder, find_captions
@@ -21,6 +22,7 @@ from multiebm.data.npz import check_bytes, expanded, read_npz
 from multiebm.data.picture_files import ENDINGS, read_pictures
 from multiebm.data.sources import TABLES, read_table
 from multiebm.modalities import Modality
+from multiebm.modalities.tables import split_table
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +51,8 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
     if path.suffix.lower() in ENDINGS and (only := _one_of_pictures(modalities)) and path.is_file():
         return {only: read_pictures([path], modalities[only])}, None
     if path.suffix.lower() in TABLES:
-        return _read_columns(path, modalities)
+        columns, there = split_table(read_table(path), modalities, str(path))
+        return columns, torch.from_numpy(there)
     if path.suffix.lower() != ".npz":
         raise DataError(
             f"--parts: got {path}, expected an .npz file, or a folder of PNG pictures by modality, or a table "
@@ -89,38 +92,6 @@ def _of_captions(both: CaptionedFolder, modalities: Mapping[str, Modality]) -> t
     )
     there, n = both.presence(), len(both.pairs)
     return views, torch.from_numpy(np.stack([there.get(name, np.zeros(n, bool)) for name in modalities], 1))
-
-
-def _read_columns(file: Path, modalities: Mapping[str, Modality]) -> tuple[dict[str, Any], Tensor]:
-    """Return the columns of each part that a table has; a row whose cells of a part are all empty has not that part."""
-    frame = read_table(file)
-    frame.columns = [str(column) for column in frame.columns]
-    found, there, used = {}, {}, set()
-    for name, m in modalities.items():
-        plain = m.handed_columns or tuple(f"{name}_{i}" for i in range(m.size))
-        # as training had them, as two parts of one name are told apart, as probabilities of classes
-        forms = [plain, tuple(f"{name}_{column}" for column in plain), m.columns or plain]
-        chosen = next((form for form in forms if set(form) <= set(frame.columns)), None)
-        if chosen is None and (some := [column for column in plain if column in frame.columns]):
-            lacks = next(column for column in plain if column not in frame.columns)
-            raise DataError(
-                f"{file}: got {some[0]!r} of part {name!r} and no column {lacks!r}, expected all {len(plain)} of it, "
-                f"or none.{nearest(lacks, list(frame.columns))} Supply it, empty where nothing is known"
-            )
-        if chosen is not None:
-            columns = frame[list(chosen)]
-            there[name] = columns.notna().any(axis=1).to_numpy()
-            found[name] = columns if chosen == plain == m.handed_columns else columns.to_numpy()
-            used |= set(chosen)
-    if not found:
-        listed = "; ".join(
-            f"{name}: {', '.join(m.handed_columns[:5]) or f'{name}_0'}" for name, m in modalities.items()
-        )
-        raise DataError(f"{file}: got no columns of a part, expected those of training ({listed}); rename them")
-    if unused := [column for column in frame.columns if column not in used]:
-        logger.warning("%s: %d columns are of no part and are not read, first %s", file, len(unused), unused[0])
-    n, every = len(frame), list(modalities)
-    return found, torch.from_numpy(np.stack([there.get(name, np.zeros(n, bool)) for name in every], 1))
 
 
 def _read_folder(folder: Path, modalities: Mapping[str, Modality]) -> dict[str, Array]:

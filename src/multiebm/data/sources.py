@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from multiebm.core.errors import ConfigError, DataError
+from multiebm.core.frames import EXTRA, as_pandas
 from multiebm.core.handed import WAS, unpack
 from multiebm.core.names import MASK
 from multiebm.core.table import nearest
@@ -25,7 +26,6 @@ from multiebm.modalities.picture import check_size
 
 logger = logging.getLogger("multiebm")
 
-_EXTRA = 'pip install "multiebm[tables]"'
 TABLES = (".csv", ".tsv", ".parquet", ".feather")
 Columns = Mapping[str, str | int | Sequence[str | int]]  # part -> its columns, by name, pattern or place
 
@@ -50,32 +50,12 @@ def read_source(
         return found | ({"labels": data.obs[labels].to_numpy()} if labels else {})
     if hasattr(data, "data_vars"):
         return _without_parts({str(name): array.to_numpy() for name, array in data.data_vars.items()}, parts)
-    if (frame := _as_pandas(data)) is not None:
+    if (frame := as_pandas(data)) is not None:
         return _columns_of(frame, parts, labels, "table")
     raise DataError(
         f"data: got {type(data).__name__}, expected a dict of arrays by part, a data frame, AnnData, MuData, "
         "an xarray Dataset, or a path; make it a dict: {'name': values}"
     )
-
-
-def _as_pandas(data: Any) -> Any:
-    """Return a table of any library as a data frame of pandas; None for what is no table."""
-    if hasattr(data, "iloc"):
-        return data if hasattr(data, "columns") else None  # a series is no table
-    if not hasattr(data, "to_pandas") and not (hasattr(data, "columns") and hasattr(data, "to_numpy")):
-        return None
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise DataError(f"data: got {type(data).__name__}, which pandas reads, and it is not here; {_EXTRA}") from error
-    if hasattr(data, "to_pandas"):
-        try:
-            return data.to_pandas()
-        except ImportError:  # polars wants pyarrow for it
-            pass
-    if hasattr(data, "__getitem__") and hasattr(data, "columns"):
-        return pd.DataFrame({str(name): np.asarray(data[name].to_numpy()) for name in data.columns})
-    return pd.DataFrame(data.to_numpy(), columns=list(data.columns))
 
 
 def read_path(
@@ -116,7 +96,7 @@ def read_table(file: Path) -> Any:
     try:
         import pandas as pd
     except ImportError as error:
-        raise DataError(f"{file}: got a table, which pandas reads, and it is not here; {_EXTRA}") from error
+        raise DataError(f"{file}: got a table, which pandas reads, and it is not here; {EXTRA}") from error
     if not file.is_file():
         raise DataError(f"{file}: got no such file, expected a table; correct the path")
     check_bytes(file, file.stat().st_size)
@@ -125,7 +105,7 @@ def read_table(file: Path) -> Any:
             return _read_text(file)
         return pd.read_parquet(file) if file.suffix.lower() == ".parquet" else pd.read_feather(file)
     except ImportError as error:
-        raise DataError(f"{file}: got {file.suffix}, which pyarrow reads, and it is not here; {_EXTRA}") from error
+        raise DataError(f"{file}: got {file.suffix}, which pyarrow reads, and it is not here; {EXTRA}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: got a table in another encoding than UTF-8 ({error}); save it as UTF-8") from error
     except OSError as error:

@@ -58,7 +58,7 @@ NEEDS: dict[str, Callable[[Measurement], str]] = {  # why a measurement lacks it
     "labels": lambda m: (
         "" if len(labelled_items(m.dataset.test)) else f"no test labels that are known in data set {m.dataset.name!r}"
     ),
-    "parts": lambda m: "" if len(m.dataset.modalities) > 1 else "one modality only, nothing to complete",
+    "parts": lambda m: "" if len(m.dataset.modalities) > 1 else names.ONE_PART,
     "energy": lambda m: m.no_chain,
 }
 

@@ -36,6 +36,7 @@ FORMAT = 2  # of evaluation.json
 TRUSTED_ACCURACY = 0.95  # a coherence read by a classifier that is worse than this on real test data says little
 RESAMPLES = 5  # as the Frechet distances of the literature are usually reported
 COLLAPSED_KL = 0.1  # nats between posterior and prior of the shared code, below which it says next to nothing
+ONE_PART = "one modality only, nothing to complete"  # why a measure of several parts is left out
 PROVISIONAL_BELOW = 5000  # joint samples; a Frechet distance of fewer is biased upwards by more than its error
 _REFINED_SHARE = 5  # one of so many test items where a chain runs, which takes far longer
 
@@ -191,9 +192,15 @@ class Evaluation:
             return None
         used = "" if active is None or units is None else f", {active.value:.0f} of {units.value:.0f} latents are used"
         return (
-            f"The shared code has collapsed ({max(kl.value, 0.0):.2g} nats an item{used}): it says nothing of an item, "
-            "so parts share nothing; lower training.phases.bound.beta, or train longer."
+            f"The shared code has collapsed ({max(kl.value, 0.0):.2g} nats an item{used}): it says nothing of an item"
+            f"{'' if self.of_one_part else ', so parts share nothing'}; lower training.phases.bound.beta, or train "
+            "longer."
         )
+
+    @property
+    def of_one_part(self) -> bool:
+        """Whether the data has one part alone, so that nothing is shared or filled in."""
+        return ONE_PART in self.skipped.values()
 
     @property
     def provisional(self) -> bool:

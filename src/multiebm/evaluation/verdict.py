@@ -305,7 +305,11 @@ def advice(evaluation: Evaluation, parts: Sequence[str], lines: Lines) -> Senten
     numbers = [part for part in parts if f"{FILL}/rmse/{part}" in results]  # noise of other kinds has no scale
     fits = {part: interval_fit(found) for part in numbers if (found := results.get(f"{FILL}/coverage90/{part}"))}
     if (held := max((results[f"{FILL}/r2/{part}"].n for part in parts), default=FEW)) < FEW:
-        return False, f"Try next: hold out more rows ({held} are too few to tell anything), {FEW} at least."
+        return (
+            False,
+            f"Try next: hold out more rows ({held} {'is' if held == 1 else 'are'} too few to tell anything), "
+            f"{FEW} at least.",
+        )
     if parts and all(is_unrelated(evaluation, part) for part in parts):
         return (
             False,

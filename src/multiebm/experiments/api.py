@@ -106,7 +106,7 @@ def train(
             own=own,
         )
     if result.fit.reason == "interrupted":
-        raise KeyboardInterrupt(result.fit.message())
+        raise KeyboardInterrupt(result.fit.message(f"multiebm.train({str(out)!r}, resume=True)"))
     return result.model
 
 

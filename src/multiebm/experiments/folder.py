@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from multiebm.core.errors import ConfigError, OutputError
 from multiebm.core.files import ASIDE, read_json, reading, remove, replace_file, writing
 from multiebm.core.keys import BOARD, CHECKPOINTS, CONFIG, DATA, EVALUATION, METRICS, MODEL, REPORT, RUN
-from multiebm.core.lock import LOCK
+from multiebm.core.lock import ANOTHER, LOCK
 from multiebm.core.store import said
 from multiebm.data import MultimodalDataset
 from multiebm.experiments.load import differences, dump_experiment, load_experiment, say
@@ -75,7 +75,8 @@ def check_folder(
         return False
     if resume and not (folder / CONFIG).is_file():
         raise ConfigError(
-            f"{folder}: got no {CONFIG}, expected the folder of a run to resume; start it without --resume"
+            f"{folder}: got no {CONFIG}, expected the folder of a run to resume; start it without --resume (in Python "
+            "without resume=True)"
         )
     if resume:
         before = read_config(folder)
@@ -88,21 +89,21 @@ def check_folder(
             listed = "\n  ".join(say(change) for change in changed)
             raise ConfigError(
                 f"{folder}: cannot resume with another configuration:\n  {listed}\n"
-                f"Resume with that of the run, multiebm train {folder} --resume (its length, how often it saves and "
-                "logs, and rates given by name, training.optimiser.generator=1e-4, may change), or start anew in "
-                "another folder."
+                f"Resume with that of the run, multiebm train {folder} --resume, in Python "
+                f"multiebm.train({str(folder)!r}, resume=True) (its length, how often it saves and logs, and rates "
+                "given by name, training.optimiser.generator=1e-4, may change), or start anew in another folder."
             )
         check_log(folder / METRICS)
         check_model_folder(folder / MODEL)
     elif not (folder / CONFIG).is_file():
         raise OutputError(
             f"{folder}: got a folder that is not empty and holds no run (no {CONFIG}), expected a new one; choose "
-            "another with --out"
+            f"{ANOTHER}"
         )
     elif not overwrite:
         raise OutputError(
             f"{folder}: got a folder that is not empty, expected a new one; choose another with --out, continue the "
-            "run in it with --resume, or replace it with --overwrite"
+            "run in it with --resume, or replace it with --overwrite (in Python out=, resume=True, overwrite=True)"
         )
     if problems := _in_the_way(folder, overwrite):
         raise OutputError("\n".join(problems))
@@ -123,7 +124,7 @@ def _in_the_way(folder: Path, overwrite: bool) -> list[str]:
             what, expected = ("a folder", "a file") if file else ("a file", "a folder")
             problems.append(f"{path}: got {what}, expected {expected} that a run wrote; move it away")
         elif not file and path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
-            problems.append(f"{path}: cannot be written; repair its permissions, or choose another folder with --out")
+            problems.append(f"{path}: cannot be written; repair its permissions, or choose {ANOTHER}")
         elif not file and path.is_dir() and overwrite and not link:  # of a link the link is deleted, not what is there
             ours = _FOLDERS[path.name]
             others = [x.name for x in path.iterdir() if not (ours.fullmatch(x.name) or _LEFT.fullmatch(x.name))]
@@ -140,7 +141,7 @@ def open_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
 
     What kills have left half-written is deleted, and of a link the link alone. OutputError when it cannot be written.
     """
-    with writing(folder, "choose another with --out"):
+    with writing(folder, f"choose {ANOTHER}"):
         folder.mkdir(parents=True, exist_ok=True)
         for path in list(folder.iterdir()):
             # the configuration stays until it is written over: should this fail, it says that a run was here

@@ -131,7 +131,10 @@ def run_experiment(
         write_json(folder / RUN, run)
         # who listens is told of the steps, unless a view shows them
         steps = nullcontext(print) if live else task("training", total_steps(experiment.training.phases))
-        with _said("at once; continue from the last checkpoint with --resume"), steps as advance:
+        with (
+            _said("at once; continue from the last checkpoint with --resume (in Python resume=True)"),
+            steps as advance,
+        ):
             hooks += [live or Announce(advance), told]
             fitted = _train(experiment, state, hooks, run, folder, until)
         return RunResult(state.model, folder, fitted)
@@ -244,7 +247,8 @@ def _say_anew(preset: str | None, folder: Path) -> None:
     """Say it where a run takes the settings of another run's folder: training does not go on there."""
     if preset and preset not in preset_names() and (Path(preset) / CONFIG).is_file():
         logger.warning(
-            "configuration of %s taken, training starts anew in %s; to go on with that run use --out %s --resume",
+            "configuration of %s taken, training starts anew in %s; to go on with that run use --out %s --resume "
+            "(in Python resume=True)",
             preset,
             folder,
             preset,

@@ -144,7 +144,7 @@ def find_model(folder: str | Path) -> Path:
         if (run / CHECKPOINTS).is_dir() and path in (run, run / MODEL):
             raise CheckpointError(
                 f"{path}: got a run that has not ended in order, so no {MODEL}/{HEADER}; continue it with "
-                f"`multiebm train ... --out {run} --resume`"
+                f"`multiebm train ... --out {run} --resume` (in Python multiebm.train({str(run)!r}, resume=True))"
             )
     what = "a folder without a model" if path.is_dir() else "no such folder"
     raise CheckpointError(f"{path}: got {what}, expected a run folder or one that save_pretrained wrote")

@@ -100,8 +100,10 @@ class Modality(ABC):
         return f"{self.kind} of shape {' x '.join(map(str, self.raw_shape))}"
 
     def constant(self, raw: Tensor) -> list[str]:
-        """Return the columns of raw values [N, D] that have one value or none, by name or place; of others none."""
-        return [self.column(place) for place in of_one_value(raw)] if raw.dim() == 2 and len(raw) else []
+        """Return the columns of raw values [N, D] that have one value, by name or place; of others none."""
+        if raw.dim() != 2 or not len(raw):
+            return []
+        return [self.column(place) for place in of_one_value(raw) if not raw[:, place].isnan().all()]
 
     def column(self, place: int) -> str:
         """Return what messages call a column of raw values [N, D]: its name, or its place."""

@@ -53,18 +53,26 @@ def codes_in(values: NDArray[Any]) -> list[Code]:
 
 def _codes_of(column: NDArray[Any], at: int) -> list[Code]:
     values, counts = np.unique(column[~np.isnan(column)], return_counts=True)
-    n, found = int(counts.sum()), list[Code]()
+    n = int(counts.sum())
     many = counts >= max(LEAST, SHARE * n)
-    for end in (slice(None), slice(None, None, -1)):
-        for k in range(min(AT_ONE_END, len(values) - 2), 0, -1):
-            ends, others = values[end][:k], values[end][k:]
-            low, high = float(others.min()), float(others.max())
-            gap, usual = abs(float(ends[-1]) - float(others[0])), all(_is_usual(value) for value in ends)
-            enough = len(others) >= VALUES and gap > (NEAR if usual else WIDE) * (high - low)
-            if many[end][:k].all() and (enough or usual and gap > APART * (high - low)):
-                found += [Code(at, float(v), int(c) / n, low, high) for v, c in zip(ends, counts[end][:k], strict=True)]
-                break
-    return found
+    ways = [(k, j) for k in range(AT_ONE_END + 1) for j in range(AT_ONE_END + 1) if 0 < k + j <= len(values) - 2]
+    for k, j in sorted(ways, key=sum, reverse=True):  # codes at both ends are none of the others
+        ends, others = (values[:k][::-1], values[len(values) - j :]), values[k : len(values) - j]
+        low, high = float(others[0]), float(others[-1])
+        if (many[:k].all() and many[len(values) - j :].all()) and all(
+            _is_apart(of, abs(float(of[0]) - beside), len(others), high - low)
+            for of, beside in zip(ends, (low, high), strict=True)
+            if len(of)
+        ):
+            coded = [*range(k), *range(len(values) - 1, len(values) - 1 - j, -1)]
+            return [Code(at, float(values[i]), int(counts[i]) / n, low, high) for i in coded]
+    return []
+
+
+def _is_apart(codes: NDArray[Any], gap: float, others: int, span: float) -> bool:
+    """Return whether values are so far from so many `others`, which span so much, that they are codes."""
+    usual = all(_is_usual(value) for value in codes)
+    return (others >= VALUES and gap > (NEAR if usual else WIDE) * span) or (usual and gap > APART * span)
 
 
 def _is_usual(value: float) -> bool:

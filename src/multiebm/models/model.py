@@ -129,7 +129,7 @@ class MultimodalModel(StateModel):
         noise: bool = False,
         best_of: int | None = None,
     ) -> Views | Completion:
-        """Return the modalities in `want` (all by default) given raw `parts` [B, ...], any subset of the modalities.
+        """Return the modalities in `want` (None: all) by name, given raw `parts` [B, ...] of any, or a table of them.
 
         Observed entries come back exactly as given (bytes v as v / 255); the others are decoded from the subset
         posterior, refined by `latent_steps` of the latent chain (eq. 17) and `data_steps` of the data chain with

@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import ConfigError, DataError, ModalityError, whole_number
-from multiebm.core.handed import Handed, read_arrays, read_presence
+from multiebm.core.frames import as_pandas
+from multiebm.core.handed import Handed, read_arrays
 from multiebm.core.names import SHARED, Views
+from multiebm.core.presence import read_presence, read_present
 from multiebm.core.random import SEEDS, check_seed
 from multiebm.core.table import nearest
 from multiebm.core.tree import TreeT, in_chunks, per_item
 from multiebm.modalities import Modality
+from multiebm.modalities.tables import split_table
 from multiebm.nn.spectral import frozen
 
 if TYPE_CHECKING:
@@ -97,7 +100,11 @@ def check_parts(modalities: dict[str, Modality], parts: Any, present: Any = None
     """Return raw `parts` [B, ...], every row of them checked, all of it copied; a modality not in `parts` is absent.
 
     `present` [B, M] (columns in the order of `modalities`, or by name) hides single entries; what is hidden may be NaN.
+    A table is split by the columns that training had; a row whose cells of a part are all empty has not that part.
     """
+    if (table := None if isinstance(parts, Mapping) else as_pandas(parts, "parts")) is not None:
+        parts, there = split_table(table, modalities, "parts")
+        present = there & read_present(present, list(modalities), len(there), "parts")
     handed = read_arrays(parts, {name: m.numbers for name, m in modalities.items()}, "parts", present)
     handed = {name: modalities[name].hide(part) for name, part in handed.items()}
     there = read_presence(handed, present, {name: m.lacks_cells for name, m in modalities.items()}, "parts")

@@ -102,7 +102,7 @@ class CheckpointStore:
             )
             raise OutputError(
                 f"{self.folder}: {why_not_written(error)} while saving the checkpoint of step {state.step}. {left}. "
-                "Free space or repair the folder, then run again with --resume."
+                "Free space or repair the folder, then run again with --resume (in Python resume=True)."
             ) from error
         return target
 
@@ -129,7 +129,7 @@ class CheckpointStore:
         if first is not None:
             raise CheckpointError(
                 f"{self.folder}: no undamaged checkpoint; the newest: {first}. Restore one, or begin the run anew with "
-                "--overwrite or in another folder."
+                "--overwrite (in Python overwrite=True) or in another folder."
             ) from first
         return None
 

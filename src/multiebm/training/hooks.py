@@ -113,7 +113,8 @@ class MetricsLog(Hook):
         except OSError as error:
             raise OutputError(
                 f"{self.path}: cannot write the line of step {step} ({error.strerror}). "
-                "Earlier checkpoints are intact: free space or repair the folder, then run again with --resume."
+                "Earlier checkpoints are intact: free space or repair the folder, then run again with --resume "
+                "(in Python resume=True)."
             ) from error
 
 

@@ -24,13 +24,13 @@ class Fit(NamedTuple):
     step: int
     checkpoint: Path | None
 
-    def message(self) -> str:
-        """Return one sentence for the user."""
+    def message(self, again: str = "--resume") -> str:
+        """Return one sentence for the user, who goes on with `again`."""
         said = {"budget": "time budget spent", "callback": "stopped by a callback", "finished": "finished"}.get(
             self.reason, self.reason
         )
         where = f"saved in {self.checkpoint}" if self.checkpoint else "no checkpoint was saved"
-        more = "; continue with --resume" if self.checkpoint and self.reason in ("interrupted", "stopped") else ""
+        more = f"; continue with {again}" if self.checkpoint and self.reason in ("interrupted", "stopped") else ""
         return f"{said} after step {self.step}: {where}{more}"
 
 

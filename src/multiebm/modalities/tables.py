@@ -1,0 +1,56 @@
+"""Tables to use a model on: split into parts by the names of the columns that training had."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from multiebm.core.errors import DataError
+from multiebm.core.handed import SHOWN, Mask
+from multiebm.core.table import nearest
+from multiebm.modalities.base import Modality
+
+logger = logging.getLogger("multiebm")
+
+
+def split_table(frame: Any, modalities: Mapping[str, Modality], what: str) -> tuple[dict[str, Any], Mask]:
+    """Return the columns of each part that a data frame has, and which rows have which part, bool [N, M]: not where
+    all cells of it are empty. DataError where it has some columns of a part and not all, or none of any.
+    """
+    frame = frame.set_axis([str(column) for column in frame.columns], axis=1)
+    found, there, used = dict[str, Any](), dict[str, Mask](), set[str]()
+    for name, m in modalities.items():
+        plain = m.handed_columns or tuple(f"{name}_{i}" for i in range(m.size))
+        # as training had them, as two parts of one name are told apart, as probabilities of classes
+        forms = [plain, tuple(f"{name}_{column}" for column in plain), m.columns or plain]
+        chosen = next((form for form in forms if set(form) <= set(frame.columns)), None)
+        if chosen is None and (some := [column for column in plain if column in frame.columns]):
+            lacks = next(column for column in plain if column not in frame.columns)
+            raise DataError(
+                f"{what}: got {some[0]!r} of part {name!r} and no column {lacks!r}, expected all {len(plain)} of it, "
+                f"or none.{nearest(lacks, list(frame.columns))} Supply it, empty where nothing is known"
+            )
+        if chosen is not None:
+            columns = frame[list(chosen)]
+            there[name] = columns.notna().any(axis=1).to_numpy()
+            found[name] = columns if chosen == plain == m.handed_columns else columns.to_numpy()
+            used |= set(chosen)
+    if not found:
+        raise DataError(_no_columns(frame, modalities, what))
+    if unused := [column for column in frame.columns if column not in used]:
+        logger.warning("%s: %d columns are of no part and are not read, first %s", what, len(unused), unused[0])
+    absent = np.zeros(len(frame), bool)
+    return found, np.stack([there.get(name, absent) for name in modalities], 1)
+
+
+def _no_columns(frame: Any, modalities: Mapping[str, Modality], what: str) -> str:
+    """Say which columns were expected, which a table has, and how they are handed over as a part."""
+    known = {name: list(m.handed_columns[:SHOWN]) or [f"{name}_0"] for name, m in modalities.items()}
+    listed = "; ".join(f"{name}: {', '.join(columns)}" for name, columns in known.items())
+    own, first = list(frame.columns[:SHOWN]), next(iter(modalities))
+    return (
+        f"{what}: got no columns of a part, expected those of training ({listed}); it has {', '.join(own)}"
+        f"{', ...' if len(frame.columns) > SHOWN else ''}: rename them, or in Python say whose they are, "
+        f"{{{first!r}: table[{own[: max(1, modalities[first].size)]!r}].to_numpy()}}"
+    )
