@@ -64,11 +64,71 @@ def test_a_file_that_is_neither_data_nor_settings_is_refused_as_data(tmp_path, c
 
 
 def test_numbers_with_commas_are_refused_with_what_reads_them(tmp_path):
-    for text in ("a;b\n1,5;2\n2,25;3\n", 'a,b\n"1,500",2\n"2,250",3\n'):
+    for text in ("a;b\n1,500;2\n2,250;3\n", 'a,b\n"1,500",2\n"2,250",3\n'):
         (tmp_path / "t.csv").write_text(text)
         said = r"column 'a': got a number .* '1,5\d*' in row 0, .*; pandas.read_csv has decimal=',' and thousands=','"
         with pytest.raises(DataError, match=said):
             multiebm.read_data(tmp_path / "t.csv", parts={"x": ["a", "b"]})
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a;b\n1,5;2\n2,25;3\n", {"a": [1.5, 2.25], "b": [2, 3]}),
+        ("a;b\n0,125;x\n-1,500;y\n", {"a": [0.125, -1.5], "b": ["x", "y"]}),  # 0,125 cannot be thousands
+        ("a;b\n1,5e3;1,500\n2;2,250\n", {"a": [1500.0, 2], "b": [1.5, 2.25]}),  # by what the other column says
+        ("a;b;\n1,5;2;\n3;4;\n", {"a": [1.5, 3], "b": [2, 4]}),
+    ],
+)
+def test_decimal_commas_between_semicolons_are_read_and_said(tmp_path, caplog, text, found):
+    assert table_of(tmp_path, text).to_dict("list") == found
+    columns = ", ".join(name for name in found if any(isinstance(of, float) for of in found[name]))
+    assert f"are read with a decimal comma, in columns {columns}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a;b\n1,500;x\n", "a;b\n1,234,567;x\n1,5;y\n", "a;b\n1,5;x\nlow;y\n", 'a,b\n"1,5",2\n', "a|b\n1,5|2\n"],
+)
+def test_commas_that_may_be_thousands_or_stand_in_other_files_stay_as_they_are(tmp_path, text):
+    frame = table_of(tmp_path, text)
+    assert "," in frame["a"][0]
+
+
+@pytest.mark.parametrize("points", ["2.5", "1.500"])
+def test_decimal_commas_beside_points_are_refused_with_both_columns(tmp_path, points):
+    with pytest.raises(
+        DataError, match=f"t.csv: got '1,5' in column 'a' and '{points}' in column 'b', expected a decimal comma or"
+    ):
+        table_of(tmp_path, f"a;b\n1,5;{points}\n2;{points}\n")
+
+
+def test_decimal_commas_are_numbers_of_a_part(tmp_path):
+    rows = "".join(f"{i},5;{i * i},25\n" for i in range(40))
+    (tmp_path / "t.csv").write_text("a;b\n" + rows)
+    data = multiebm.read_data(tmp_path / "t.csv", parts={"x": "a", "y": "b"})
+    rows = torch.cat([data.train.views["x"], data.test.views["x"]])
+    assert sorted(rows[:, 0].tolist()) == [i + 0.5 for i in range(40)]
+
+
+def test_a_first_line_of_numbers_is_said_to_be_none_of_names(tmp_path, caplog):
+    table_of(tmp_path, "a,b\n1,2\n")
+    assert caplog.text == ""
+    for text, shown in (("1.5,2\n3,4\n", "1.5, 2"), ("1;2\n3;4\n", "1, 2")):
+        table_of(tmp_path, text)
+        assert f"t.csv: the first line has numbers alone ({shown}), and is read as the names of columns" in caplog.text
+
+
+def test_a_path_without_an_ending_that_is_not_there_is_told_what_may_be(tmp_path):
+    with pytest.raises(
+        DataError,
+        match=r"nowhere: got no such file or folder, expected a folder, a table \(.csv, .* or an .npz; correct",
+    ):
+        multiebm.read_data(tmp_path / "nowhere")
+    with pytest.raises(
+        ConfigError, match="preset: got 'nowhere', .*; or data: a folder, a table or an .npz that is there"
+    ):
+        multiebm.train("nowhere", tmp_path / "run")
 
 
 def test_a_table_that_may_not_be_read_is_told_from_one_that_is_none(tmp_path, monkeypatch):

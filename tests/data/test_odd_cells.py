@@ -204,3 +204,45 @@ def test_a_column_that_is_there_twice_is_not_taken_by_name():
     ):
         read_data(twice, {"x": ["a", "b"]})
     assert read_data(twice, {"x": [1, 2]}).modalities["x"].columns == ("a", "b")
+
+
+BIG = np.arange(60) + 2**53
+LOST = (
+    "got 9007199254740993 in row 1, a whole number beyond 2^53, whose last digits are lost; subtract the least number"
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "column"),
+    [
+        ({"x": BIG}, ""),
+        ({"x": pd.DataFrame({"a": np.arange(60.0), "id": BIG})}, ", column 'id'"),
+        ({"x": np.c_[np.arange(60), BIG]}, ", column 1"),
+        ({"x": np.array([[0.5, int(of)] for of in BIG], object)}, ", column 1"),
+    ],
+)
+def test_whole_numbers_whose_last_digits_are_lost_are_named(data, column, caplog):
+    read_data(data)
+    assert caplog.messages == [
+        f"arrays, modality 'x'{column}: {LOST} of its column, or, if it is the name of a row, leave the column out"
+    ]
+
+
+@pytest.mark.parametrize("values", [BIG - 2**53, np.arange(60) * 2**53, np.arange(60, dtype=np.uint64) * 2**58])
+def test_whole_numbers_that_keep_every_digit_are_not(values, caplog):
+    read_data({"x": values})
+    assert caplog.text == ""
+
+
+def test_periods_are_told_with_what_makes_numbers_or_classes_of_them():
+    column = pd.Series(pd.period_range("2020-01", periods=60, freq="M"))
+    said = (
+        r"'x': got Period in row 0, expected real numbers; make times of them, column.dt.to_timestamp\(\), and numbers"
+    )
+    with pytest.raises(DataError, match=said):
+        read_data({"x": column})
+    times = column.dt.to_timestamp()
+    numbers = read_data({"x": (times - times.min()).dt.days})
+    assert numbers.modalities["x"].kind == "vector"
+    classes = read_data({"x": column.astype(str)}, kinds={"x": "category"})
+    assert len(classes.modalities["x"].columns) == 60

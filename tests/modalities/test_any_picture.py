@@ -84,3 +84,32 @@ def test_a_folder_of_larger_pictures_is_refused_before_they_are_read(tmp_path, m
     monkeypatch.setattr("multiebm.data.sources.read_pictures", lambda *_: pytest.fail("read"))
     with pytest.raises(DataError, match=r"modality 'photo': got 4x600 pixels \(height x width\) in 3 channels"):
         multiebm.read_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "read", "said", "other"),
+    [
+        ((1, 1, 3), (1, 1, 3), "grey pictures of 1x3 pixels (layout: chw); if the axis of length 3", "hwc"),
+        ((1, 9, 3), (1, 9, 3), "grey pictures of 9x3 pixels (layout: chw); if the axis of length 3", "hwc"),
+        ((3, 9, 1), (1, 3, 9), "grey pictures of 3x9 pixels (layout: hwc); if the axis of length 3", "chw"),
+        ((1, 9, 4), (1, 9, 4), "grey pictures of 9x4 pixels (layout: chw); if the axis of length 4", "hwc"),
+    ],
+)
+def test_grey_pictures_that_may_as_well_be_colours_are_said_with_the_layout_to_declare(
+    shape, read, said, other, caplog
+):
+    pictures = np.random.default_rng(0).integers(0, 256, (20, *shape), dtype=np.uint8)
+    assert multiebm.read_data({"a": pictures}).modalities["a"].shape == read
+    assert caplog.messages == [
+        f"arrays, modality 'a': got shape {(20, *shape)}, read as {said} has colours, declare layout: {other} (--kind "
+        f"a=picture,layout={other}, in Python kinds={{'a': {{'kind': 'picture', 'layout': '{other}'}}}})"
+    ]
+    caplog.clear()
+    declared = multiebm.read_data({"a": pictures}, kinds={"a": {"kind": "picture", "layout": other}}).modalities["a"]
+    assert declared.shape == ((shape[2], *shape[:2]) if other == "hwc" else shape)
+    assert caplog.text == ""
+
+
+def test_grey_pictures_that_are_no_colours_are_read_without_a_word(caplog):
+    multiebm.read_data({"a": np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)})
+    assert caplog.text == ""

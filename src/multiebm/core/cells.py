@@ -18,6 +18,7 @@ MARKS = ("?", "-", "--", ".", "na", "n/a", "n.a.", "#n/a", "nan", "none", "null"
 _COMMA = re.compile(r"[-+]?[\d.]*\d,\d+")  # 1,5 for 1.5, or thousands
 _UNIT = re.compile(r"[$€£]?\s?[-+]?\d[\d.,]*\s?[%$€£]?")  # 12 %, €3
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d\d?[./]\d\d?[./]\d{2,4}")
+_MOST = 10**300  # of whole numbers that have a float64
 OWN_CLASS, FEW_ROWS = 0.5, 20  # share of the cells that are classes of their own where texts name rows; from so many on
 EMPTY = "leave such cells empty (NaN) and train with --missing nan (in Python missing='nan')"
 CLASSES = "if each value is a class declare kind: category (--kind NAME=category)"
@@ -32,6 +33,19 @@ def missing_texts(values: NDArray[Any]) -> NDArray[np.bool_]:
 def is_missing(cell: Any) -> bool:
     """Return whether a cell is None, NaN, NaT or NA."""
     return cell is None or type(cell).__name__ in ("NAType", "NaTType") or (isinstance(cell, Real) and cell != cell)
+
+
+def without_digits(values: Array, hidden: Array) -> tuple[int, ...] | None:
+    """Return the place of the first whole number, not `hidden`, of which float64 has not every digit; None if none."""
+    if values.dtype.kind in "iu" and values.dtype.itemsize == 8:
+        with np.errstate(invalid="ignore"):
+            lost = values.astype(np.float64).astype(values.dtype) != values
+    elif values.dtype == object:
+        whole = (int(of) if isinstance(of, int | np.integer) else 0 for of in values.flat)
+        lost = np.array([abs(of) < _MOST and int(float(of)) != of for of in whole], bool).reshape(values.shape)
+    else:
+        return None
+    return next((tuple(place.tolist()) for place in np.argwhere(lost & ~hidden)), None)
 
 
 def is_text(cell: Any) -> bool:
@@ -86,7 +100,8 @@ def odd_cells(
             first = written[int(np.argmax(found[written] != "w"))]
             return (
                 f"{at}: got a number that is written as a text, {_shown(cells[first])} in row {rows[first]}, expected "
-                f"numbers; convert them (with a decimal point, without a unit; {_reader(cells[first])}), or {CLASSES}"
+                "numbers; write them plainly (with a decimal point, without a unit or marks of thousands; "
+                f"{_reader(cells[first])}), or {CLASSES}"
             )
         captions = len(flat.T) == 1 and are_captions(cells)
         if not declared and not captions and (no_classes := _no_classes(cells, rows)):

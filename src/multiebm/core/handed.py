@@ -4,6 +4,7 @@ Numbers come as NumPy arrays (masked ones too), torch tensors, scipy's sparse ma
 nested lists. Foreign kinds are known by their methods: nothing is imported for them. `docs/data.md` is the table.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from decimal import Decimal
 from numbers import Real
@@ -14,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multiebm.core.cells import odd_cells
+from multiebm.core.cells import odd_cells, without_digits
 from multiebm.core.errors import DataError, ModalityError
 from multiebm.core.table import nearest
+
+logger = logging.getLogger("multiebm")
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -30,6 +33,10 @@ NOT_NUMBERS = {
     "M": ("dates", "convert them to numbers, array.astype('datetime64[s]').astype('int64')"),
     "m": ("time spans", "convert them to numbers, array / numpy.timedelta64(1, 's')"),
     "V": ("records with fields", "use numpy.lib.recfunctions.structured_to_unstructured(array)"),
+}
+FIXES = {  # of objects by the name of their type
+    "Period": "make times of them, column.dt.to_timestamp(), and numbers of these, (times - times.min()).dt.days, or "
+    "classes, column.astype(str) and kind: category",
 }
 _TIMES = ("M", "m")  # dates and time spans, which as objects may become whole numbers
 
@@ -120,12 +127,23 @@ def read_array(value: Any, where: str) -> Handed:
     values = found.values
     if wrong := odd_cells(values, found.hidden, found.columns, declared=True):
         raise DataError(f"{where}{wrong}")
+    if (lost := without_digits(values, found.hidden)) is not None:
+        column = f", column {lost[1]}" if len(lost) == 2 else ""
+        logger.warning(
+            "%s%s: got %d in row %d, a whole number beyond 2^53, whose last digits are lost; subtract the least number "
+            "of its column, or, if it is the name of a row, leave the column out",
+            *(where, column, values[lost], lost[0]),
+        )
     if values.dtype == object:
         for place, hidden in np.ndenumerate(found.hidden):
             if not hidden and not isinstance(cell := values[place], Real | Decimal | np.bool_):
                 row = f" in row {place[0]}" if place else ""
                 at = f", column {place[1]}" if len(place) == 2 else ""
-                fix = "pass a list of them, list(values)" if hasattr(cell, "__len__") else "convert it"
+                fix = (
+                    "pass a list of them, list(values)"
+                    if hasattr(cell, "__len__")
+                    else FIXES.get(type(cell).__name__, "convert it")
+                )
                 raise DataError(
                     f"{where}{at}: got {_named(cell)}{row}, expected real numbers; {fix}, or mark what is missing "
                     "absent in `present`"

@@ -19,6 +19,7 @@ from multiebm.core.handed import WAS, unpack
 from multiebm.core.names import MASK
 from multiebm.core.table import nearest
 from multiebm.data.caption_files import find_captions
+from multiebm.data.delimited import say_names_are_numbers, with_decimal_commas
 from multiebm.data.npz import check_bytes, expanded, read_npz
 from multiebm.data.picture_files import ENDINGS, read_pictures, read_shape
 from multiebm.modalities import Picture
@@ -76,6 +77,9 @@ def read_path(
         return _without_parts(read_folder(file), parts)
     if file.suffix.lower() in TABLES:
         return _columns_of(read_table(file), parts, labels, str(file))
+    if not file.suffix and not file.exists():
+        kinds = f"a folder, a table ({', '.join(TABLES)}) or an .npz"
+        raise DataError(f"{file}: got no such file or folder, expected {kinds}; correct the path")
     if file.suffix.lower() in (".npz", ".npy", ""):
         return _without_parts(dict(read_npz(file)), parts)
     known = ", ".join((".npz", *TABLES))
@@ -130,8 +134,20 @@ def _read_text(file: Path) -> Any:
         stream.seek(0)
         lines = (line for line in csv.reader(stream, delimiter=mark, skipinitialspace=True) if line)
         names, first = next(lines, []), next(lines, [])
-    width, n = max(len(names), len(first)), len(names)
-    frame = pd.read_csv(file, sep=mark, skipinitialspace=True, header=0, names=list(range(width)))
+    say_names_are_numbers(names, file)
+    width = max(len(names), len(first))
+
+    def read(decimal: str = ".") -> Any:
+        frame = pd.read_csv(file, sep=mark, skipinitialspace=True, header=0, names=list(range(width)), decimal=decimal)
+        return _with_names(frame, names, file)
+
+    frame = read()
+    return with_decimal_commas(frame, lambda: read(","), file) if mark == ";" else frame
+
+
+def _with_names(frame: Any, names: Sequence[str], file: Path) -> Any:
+    """Return the columns of a frame that the names of the first line are of, under these names."""
+    width, n = frame.shape[1], len(names)
     if frame.iloc[:, n:].notna().any(axis=None):
         if width > n + 1:
             raise ValueError(f"{n} names in the first line and {width} cells in the next")

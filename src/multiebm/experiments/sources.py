@@ -100,5 +100,5 @@ def find_config(source: str | Path) -> Path:
     hint = nearest(source, [*known, *(f"{data}-{row}" for data in data_names() for row in rows)])
     raise ConfigError(
         f"preset: got {source!r}, expected a .yaml file, one of {', '.join(known)}, or DATA-ROW with a row of "
-        f"`multiebm baselines`.{hint}"
+        f"`multiebm baselines`; or data: a folder, a table or an .npz that is there.{hint}"
     )

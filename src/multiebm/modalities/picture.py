@@ -15,19 +15,18 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from multiebm.core.errors import ConfigError, DataError
-from multiebm.core.handed import Array, Handed, Mask
+from multiebm.core.handed import Handed, Mask
 from multiebm.distributions.likelihoods import Bernoulli, Observation
 from multiebm.modalities.base import (
-    RAW_LIMIT,
     Given,
     Modality,
     Scale,
     Shows,
-    is_number,
     refuse,
     unknown_keys,
 )
 from multiebm.modalities.gaps import missing_problems
+from multiebm.modalities.ranges import declare_range, range_of_bits, range_problem
 from multiebm.nn.blocks import PictureTrunk, stages_before
 from multiebm.nn.pictures import conv_decoder, conv_encoder, picture_body, resnet_decoder, resnet_encoder, shifted, ssim
 
@@ -36,7 +35,6 @@ logger = logging.getLogger("multiebm")
 AXES = {"chw": "C, H, W", "hwc": "H, W, C", "hw": "H, W"}  # by layout
 CHANNELS, SIDE = 16, 512  # channels, and pixels a side, that a picture has at most
 TOLERANCE = 1e-6  # share of a range by which rounding may leave it; such values are clamped
-_LEVELS = 1000  # that float32, in which pictures are kept, must tell apart in their range
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ class Picture(Modality):
             if min(shape[1], shape[3]) > CHANNELS or shape[1] == shape[3]:
                 return None
             found = {"layout": "chw" if shape[1] < shape[3] else "hwc"}
-        return found | _bits(values)
+        return found | range_of_bits(values)
 
     def describe(self) -> str:
         """Return, say, "32x48 RGB pictures" (height x width)."""
@@ -127,8 +125,11 @@ class Picture(Modality):
         What is far more likely pictures of the other layout is refused: as that, grey or RGB with sides above 4, and as
         declared, strips of 1 or 3 pixels in many channels. Where either may be, the declaration counts, and a warning.
         """
-        declared = {**_bits(part.values), **(cls.infer(part) or {}), **declared}
-        shape, layout = part.values.shape, declared.get("layout")
+        shape = part.values.shape
+        if "layout" not in declared and len(shape) == 4 and {shape[1], shape[3]} in ({1, 3}, {1, 4}):
+            _say_either(name, shape, where)
+        declared = {**range_of_bits(part.values), **(cls.infer(part) or {}), **declared}
+        layout = declared.get("layout")
         if layout is None:
             raise DataError(
                 f"{where}: got shape {shape} of {part.values.dtype}, expected pictures whose layout can be told, bytes "
@@ -191,15 +192,15 @@ class Picture(Modality):
         if span is None and kind != "f":
             raise DataError(
                 f"{where}: got dtype {values.dtype} in [{least:g}, {most:g}], expected uint8 or floats in [0, 1]; "
-                f"{_declare(min(least, 0), 2 ** math.ceil(math.log2(max(most, 1) + 1)) - 1)}, or what black and white "
-                "are, or convert it"
+                f"{declare_range(min(least, 0), 2 ** math.ceil(math.log2(max(most, 1) + 1)) - 1)}, or what black and "
+                "white are, or convert it"
             )
         slack = TOLERANCE * (high - low)
         if least < low - slack or most > high + slack:
-            fix = f"{_declare(least, most)}, or clip the values"
+            fix = f"{declare_range(least, most)}, or clip the values"
             if span is None:
                 signed = "map it to [0, 1], for example (x + 1) / 2 when it is in [-1, 1]"
-                fix = f"{'divide by 255, or pass uint8' if least >= 0 else signed}, or {_declare(least, most)}"
+                fix = f"{'divide by 255, or pass uint8' if least >= 0 else signed}, or {declare_range(least, most)}"
             raise DataError(f"{where}: got {got} in [{least:g}, {most:g}], expected [{low:g}, {high:g}]; {fix}")
         if is_bytes:
             return torch.from_numpy(values.astype(np.uint8, order="C"))
@@ -234,10 +235,10 @@ class Picture(Modality):
         most = max((float(of.max()) for of in rows), default=0)
         if any(raw.dtype == torch.uint8 for raw, _ in every):
             is_dark, got, units = 0 < most < 32 and (most == 1 or least < most), "uint8", "0..255"
-            fix = f"{_declare(0, most)}, or range: [0, 255]"
+            fix = f"{declare_range(0, most)}, or range: [0, 255]"
         else:
             is_dark, got, units = least < most <= (1 + TOLERANCE) / 255, "floats", "[0, 1]"
-            fix = f"if bytes were divided by 255 twice, do it once, or {_declare(0, most)}, or range: [0, 1]"
+            fix = f"if bytes were divided by 255 twice, do it once, or {declare_range(0, most)}, or range: [0, 1]"
         if is_dark:
             raise DataError(
                 f"{where}: got {got} in [{least:g}, {most:g}], expected them in {units}, of which these are nearly "
@@ -325,25 +326,12 @@ def check_size(shape: tuple[int, ...], where: str) -> None:
         )
 
 
-def _bits(values: Array) -> dict[str, Any]:
-    """Return the range of 16-bit numbers: cameras have 10, 12, 14 or 16 bits, of which the brightest one says."""
-    is_wide = values.dtype.kind == "u" and values.dtype.itemsize == 2 and values.size
-    return {"range": [0, 2 ** max(8, 2 * math.ceil(math.log2(int(values.max()) + 1) / 2)) - 1]} if is_wide else {}
-
-
-def range_problem(span: Any) -> str | None:
-    """Return what is wrong with the declared range of a picture, as "got ..., expected ..."; None if nothing is."""
-    fits = isinstance(span, list | tuple) and len(span) == 2 and all(map(is_number, span)) and span[0] < span[1]
-    if not fits:
-        return f"got {span!r}, expected [low, high], two numbers, black and white; correct it"
-    low, high = map(float, span)
-    if (far := max(abs(low), abs(high))) > RAW_LIMIT:
-        return f"got {span!r}, expected numbers of at most {RAW_LIMIT:g}; scale the values down"
-    if high - low < _LEVELS * far * torch.finfo(torch.float32).eps:
-        return f"got {span!r}, too narrow so far from 0 for float32, expected one near 0; subtract low from the values"
-    return None
-
-
-def _declare(low: float, high: float) -> str:
-    span = f"[{low:g}, {high:g}]" if low < high else "[black, white]"
-    return f"declare range: {span} for this modality of the data set"
+def _say_either(name: str, shape: tuple[int, ...], where: str) -> None:
+    """Say how pictures (N, 1, W, 3) or (N, 3, W, 1) are read, of 4 too, which may be grey or of one colour a pixel."""
+    as_read, other = ("chw", "hwc") if shape[1] == 1 else ("hwc", "chw")
+    sides = shape[2:] if as_read == "chw" else shape[1:3]
+    logger.warning(
+        "%s: got shape %s, read as grey pictures of %dx%d pixels (layout: %s); if the axis of length %d has colours, "
+        "declare layout: %s (--kind %s=picture,layout=%s, in Python kinds={%r: {'kind': 'picture', 'layout': %r}})",
+        *(where, shape, *sides, as_read, max(shape[1], shape[3]), other, name, other, name, other),
+    )
