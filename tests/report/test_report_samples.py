@@ -4,6 +4,8 @@ import pytest
 import torch
 from report_standin import PICTURES, VECTORS, data_uris, html, make_dataset, make_evaluation, make_scene, pixels
 
+from small_models import small_model
+
 from multiebm.data.dataset import Split
 from multiebm.modalities import Vector
 from multiebm.report.gallery import (
@@ -52,6 +54,18 @@ def test_without_an_energy_there_is_no_word_of_ebm_and_of_one_that_has_not_learn
     fresh.model.energy_steps.zero_()
     assert NO_ENERGY.format(reason="the energy has not had a step of training") in html(joint_section(fresh))
     assert "left out" not in html(joint_section(make_scene()))
+
+
+def test_the_steps_of_both_chains_are_told():
+    scene = make_scene()
+    steps = scene.model.data_chain.steps
+    assert f"The same, after {steps} Langevin steps on the energy." in html(joint_section(scene))
+    moved = small_model(PICTURES, interaction={"kind": "pair", "latent_steps": 7}).eval()
+    moved.energy_steps += 1
+    moved.interaction.weight.fill_(0.1)
+    told = html(joint_section(scene._replace(model=moved)))
+    first = "7 steps of the latents to where parts belong together"
+    assert f"The same, after {first}, and {moved.data_chain.steps} Langevin steps on the energy." in told
 
 
 def test_the_change_is_amplified_by_a_whole_factor_around_grey():

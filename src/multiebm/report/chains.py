@@ -137,7 +137,7 @@ def trace_latent_chain(scene: Scene, batch: Batch) -> Trace:
         log_px = scene.model.generator.log_likelihood(batch.views, means)
         values.append(torch.where(batch.present, log_px, 0.0).sum(1))
         if t in at:
-            views.append(scene.raw(means))
+            views.append(scene.raw(scene.model.likeliest(means)))
     return Trace(torch.stack(values).cpu(), at, views)
 
 
@@ -182,7 +182,8 @@ def trace_prior_chain(scene: Scene, prior: Prior, n: int = ITEMS) -> Trace:
         _, info = prior.chain(n, rng, scene.model.generator.temperature, record=True)
     private, positions = scene.model.generator.sample_private(n, rng), info.positions or []
     at = sorted({round(i * prior.steps / (PRIOR_PICTURES - 1)) for i in range(PRIOR_PICTURES)})
-    views = [scene.raw(scene.model.decode({SHARED: positions[t], **private})) for t in at]
+    decoded = [scene.model.decode({SHARED: positions[t], **private}) for t in at]
+    views = [scene.raw(scene.model.likeliest(means)) for means in decoded]
     return Trace(info.logdensity.cpu(), at, views)
 
 

@@ -46,9 +46,9 @@ def joint_section(scene: Scene) -> Section:
     stages = [Stage("Gen", scene.model.raw_samples(n, 0, seed), GEN, "Decoder means of latents from the prior.")]
     told = [NO_ENERGY.format(reason=scene.no_energy)] if scene.has_energy and scene.no_energy else []
     if not scene.no_energy:
-        note = f"The same, after {scene.model.data_chain.steps} Langevin steps on the energy."
-        if moved := scene.model.chooses.latent_steps:
-            note = f"The same, after {moved} steps of the latents to where parts belong together, and {note[17:]}"
+        moved, steps = scene.model.chooses.latent_steps, f"{scene.model.data_chain.steps} Langevin steps on the energy."
+        first = f"{moved} steps of the latents to where parts belong together, and " if moved else ""
+        note = f"The same, after {first}{steps}"
         stages.append(Stage("EBM", scene.model.raw_samples(n, None, seed), EBM, note))
     if scene.dataset is None:
         told.append(f"Real test items are left out: {NEEDS_DATA}.")
@@ -151,7 +151,8 @@ def interpolation_section(scene: Scene) -> Section:
     if len(scene.showing("pictures")) < len(scene.modalities):
         ends = scene.model.sample_latents(2 * PATHS, scene.rng("interpolation/paths", 2 * PATHS))
         pairs = [{name: value[2 * i : 2 * i + 2] for name, value in ends.items()} for i in range(PATHS)]
-        decoded = [scene.raw(scene.model.decode(interpolate(pair, FINE))) for pair in pairs]
+        means = [scene.model.decode(interpolate(pair, FINE)) for pair in pairs]
+        decoded = [scene.raw(scene.model.likeliest(of)) for of in means]
         path = {name: torch.cat([views[name] for views in decoded]) for name in scene.modalities}
         path |= {name: path[name][:: FINE // POSITIONS] for name in scene.showing("text")}  # those of the first pair
         colours = torch.arange(PATHS).repeat_interleave(FINE)
