@@ -4,8 +4,6 @@ import pytest
 import torch
 from report_standin import PICTURES, VECTORS, data_uris, html, make_dataset, make_evaluation, make_scene, pixels
 
-from small_models import small_model
-
 from multiebm.data.dataset import Split
 from multiebm.modalities import Vector
 from multiebm.report.gallery import (
@@ -17,6 +15,7 @@ from multiebm.report.gallery import (
     joint_section,
 )
 from multiebm.report.scene import SHOWN, common_cell, pick_items, strip
+from small_models import small_model
 
 
 def sheet(views, name):
