@@ -6,9 +6,11 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.main import get_command
 
+import multiebm
 from multiebm import testing
 from multiebm.cli.main import app
 from multiebm.data import DATASETS
@@ -246,6 +248,16 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
     exec(code.replace('"my-run")', f'"my-run", {short}, progress=False)'), found)
     assert found["photos_of_sensors"]["photo"].shape == (3, 3, 8, 8)
     assert (tmp_path / "my-run" / "model").is_dir()
+
+
+def test_the_data_frame_of_the_readme_is_read_and_filled_in_whole(tmp_path):
+    (code,) = re.findall(r"`(multiebm.read_data\(frame, parts=.*?\))`, then", (ROOT / "README.md").read_text())
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 3)), columns=["temp", "hum1", "salt"])
+    data = eval(code, {"multiebm": multiebm, "frame": frame})
+    assert data.modalities["sensor"].columns == ("temp", "hum1")
+    model = multiebm.train(data, tmp_path / "run", ["training.phases.bound.steps=2"], progress=False)
+    filled = model.impute(frame)
+    np.testing.assert_array_equal(filled["sensor"], frame[["temp", "hum1"]])
 
 
 def test_the_readme_is_short_before_it_sends_on():

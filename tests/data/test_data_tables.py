@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import multiebm
-from multiebm.core.errors import DataError
+from multiebm.core.errors import ConfigError, DataError
 
 FRAME = pd.DataFrame({"a": np.arange(20.0), "b": np.arange(20.0) ** 2, "c": ["x", "y"] * 10})
 PARTS = {"num": ["b", "a"], "cls": "c"}
@@ -89,3 +89,12 @@ def test_rows_of_which_none_has_two_parts_are_said():
         "no row to train on has two parts, so nothing joins them; put parts of one item into one row or name"
     )
     assert "joins" not in WHOLE.describe()
+
+
+def test_a_table_without_parts_and_texts_among_numbers_are_told_with_the_call_that_mends_them():
+    with pytest.raises(ConfigError, match=r"in Python multiebm.read_data\(table, parts={'name': \[columns\]}\), which"):
+        multiebm.train(FRAME)
+    with pytest.raises(
+        DataError, match="column 'c': got str 'x' in row 0, .*put the column into a part of its own, of k"
+    ):
+        multiebm.read_data(FRAME, parts={"all": ["a", "c"]}, kinds={"all": "vector"})

@@ -35,6 +35,7 @@ NOT_NUMBERS = {
     "V": ("records with fields", "use numpy.lib.recfunctions.structured_to_unstructured(array)"),
 }
 FIXES = {  # of objects by the name of their type
+    "str": "make numbers of them, or put the column into a part of its own, of kind: category",
     "Period": "make times of them, column.dt.to_timestamp(), and numbers of these, (times - times.min()).dt.days, or "
     "classes, column.astype(str) and kind: category",
 }
@@ -139,11 +140,8 @@ def read_array(value: Any, where: str) -> Handed:
             if not hidden and not isinstance(cell := values[place], Real | Decimal | np.bool_):
                 row = f" in row {place[0]}" if place else ""
                 at = f", column {place[1]}" if len(place) == 2 else ""
-                fix = (
-                    "pass a list of them, list(values)"
-                    if hasattr(cell, "__len__")
-                    else FIXES.get(type(cell).__name__, "convert it")
-                )
+                other = "pass a list of them, list(values)" if hasattr(cell, "__len__") else "convert it"
+                fix = FIXES.get(type(cell).__name__, other)
                 raise DataError(
                     f"{where}{at}: got {_named(cell)}{row}, expected real numbers; {fix}, or mark what is missing "
                     "absent in `present`"

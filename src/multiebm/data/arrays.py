@@ -193,7 +193,8 @@ def read_data(
     """Return the data set of whatever `sources.read_source` reads: a dict of arrays [N, ...], a data frame, a path.
 
     `parts` says which columns of a table form which part, `labels` the column of classes, or the classes [N]
-    themselves; `kinds` and `missing` as in `load_arrays`. What was inferred is said by its `describe()`.
+    themselves; `kinds` and `missing` as in `load_arrays`. What was inferred is said by its `describe()`. A test split
+    of your own: parts called test_NAME in a dict or an .npz, or `from_arrays(..., test=Rows({...}))`.
     """
     column = labels if isinstance(labels, str) else None
     content = read_source(data, parts, column, missing)

@@ -175,7 +175,8 @@ def _columns_of(frame: Any, parts: Columns | None, labels: str | None, what: str
         two = f"{known[0]},{known[min(1, len(known) - 1)]}"
         raise ConfigError(
             f"{what}: got a table of {len(known)} columns ({listed}) and not which of them form which part; say it: "
-            f"--part NAME={two} for each part, in Python parts={{'name': [columns]}}"
+            f"--part NAME={two} for each part, in Python multiebm.read_data(table, parts={{'name': [columns]}}), which "
+            "gives what train takes"
         )
     if all(isinstance(column, Integral) for column in frame.columns):  # then whole numbers are names, as to pandas
         parts = {part: [str(c) for c in ([of] if isinstance(of, str | int) else of)] for part, of in parts.items()}
