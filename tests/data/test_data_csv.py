@@ -6,6 +6,7 @@ import torch
 import multiebm
 from multiebm.cli.main import main
 from multiebm.core.errors import ConfigError, DataError
+from multiebm.data.parts import read_parts
 from multiebm.data.sources import read_table
 
 
@@ -129,6 +130,19 @@ def test_a_path_without_an_ending_that_is_not_there_is_told_what_may_be(tmp_path
         ConfigError, match="preset: got 'nowhere', .*; or data: a folder, a table or an .npz that is there"
     ):
         multiebm.train("nowhere", tmp_path / "run")
+    with pytest.raises(
+        DataError, match="--parts: got .*nowhere, expected an .npz file, .*; there is no such file: correct"
+    ):
+        read_parts(tmp_path / "nowhere", {})
+
+
+def test_options_for_data_beside_what_is_not_there_or_names_settings_say_which(capsys):
+    for source, what in (("nowhere", "no file or folder"), ("toy2d", "which names settings")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", source, "--part", "x=a", "--out", "run"])
+        assert f"got {source}, {what}, with options for data" in " ".join(
+            capsys.readouterr().err.replace("│", "").split()
+        )
 
 
 def test_a_table_that_may_not_be_read_is_told_from_one_that_is_none(tmp_path, monkeypatch):

@@ -119,8 +119,12 @@ def data_settings(
     if own:
         given |= {"path": source, "modalities": None}
     elif given or method != OWN_DATA:
+        from multiebm.experiments.sources import preset_names
+
+        what = "which names settings" if source in preset_names() or Path(source).exists() else "no file or folder"
         raise typer.BadParameter(
-            f"got {source}, which names settings, with options for data; expected data with them, or no such options"
+            f"got {source}, {what}, with options for data; expected data with them (a folder, a table or an .npz that "
+            "is there), or no such options"
         )
     return [f"data.settings.{name}={json.dumps(value)}" for name, value in given.items()]
 

@@ -56,7 +56,7 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
     if path.suffix.lower() != ".npz":
         raise DataError(
             f"--parts: got {path}, expected an .npz file, or a folder of PNG pictures by modality, or a table "
-            f"({', '.join(TABLES)}); convert it"
+            f"({', '.join(TABLES)}); {'convert it' if path.exists() else 'there is no such file: correct the path'}"
         )
     content, what, names = read_npz(path), str(path), list(modalities)
     held_out = [key for key in content if key.startswith(TEST)]

@@ -25,7 +25,7 @@ from multiebm.experiments.planning import planned, run_planned, with_steps_of
 from multiebm.experiments.run import fresh_state, run_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.experiments.sizes import SIZED, sizes_for
-from multiebm.experiments.sources import COMMON, data_names, preset_names, read_source
+from multiebm.experiments.sources import COMMON, OWN, data_names, preset_names, read_source
 
 COMBINED = "combined"  # the row that is the preset of the data itself
 
@@ -177,7 +177,7 @@ def source_of(row: str, data: str) -> str:
         return f"{data}-{row}"
     baselines()[row]
     if data not in data_names():
-        raise ConfigError(f"data: got {data!r}, expected one of {', '.join(data_names())}")
+        raise ConfigError(f"data: got {data!r}, expected one of {', '.join(data_names())}; {OWN}")
     return f"{data}-{row}"
 
 

@@ -11,6 +11,7 @@ from multiebm.experiments.values import merge, parse_file
 
 PRESETS = Path(__file__).with_name("presets")
 DATA_ENDINGS = (".npz", ".npy", ".csv", ".tsv", ".parquet", ".feather")  # of files that are data, not settings
+OWN = "or data: a folder, a table or an .npz that is there"
 COMMON = "-vae"  # ends the preset with what all baselines on some data share
 PUBLISHED = "polymnist"  # data for which rows have published settings
 MAX_BASES = 3  # presets that build on presets that build on presets: more nobody can read
@@ -93,12 +94,13 @@ def find_config(source: str | Path) -> Path:
     if isinstance(source, Path) or path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         if path.is_file():
             return path
-        raise ConfigError(f"{path}: got no such file, expected a YAML file or one of {', '.join(known)}")
+        own = "" if path.suffix in (".yaml", ".yml") else f"; {OWN}"
+        raise ConfigError(f"{path}: got no such file, expected a YAML file or one of {', '.join(known)}{own}")
     if source in rows:
         named = ", ".join(f"{data}-{source}" for data in data_names())
         raise ConfigError(f"preset: got {source!r}, a row of the baselines, expected it with its data: {named}")
     hint = nearest(source, [*known, *(f"{data}-{row}" for data in data_names() for row in rows)])
     raise ConfigError(
         f"preset: got {source!r}, expected a .yaml file, one of {', '.join(known)}, or DATA-ROW with a row of "
-        f"`multiebm baselines`; or data: a folder, a table or an .npz that is there.{hint}"
+        f"`multiebm baselines`; {OWN}.{hint}"
     )
