@@ -67,11 +67,10 @@ def train(
 ) -> MultimodalModel:
     """Train in the run folder `out` and return the model, with averaged weights, as saved in `out/model`.
 
-    `source` is a preset, a YAML file or an Experiment, or data: whatever `read_data` reads, or what it returned. What
-    it takes, such as `parts`, `kinds` and `missing`, is said to it: train(read_data(table, parts={...}), out). Data are
-    trained on by the preset `method`, and `out` is a new folder run-1, run-2, ... unless it is given.
-    `overrides` are such as "training.batch_size=32"; `dataset` replaces the configuration's. A run keeps data that were
-    handed over in Python (up to LARGEST_KEPT bytes), so that the command line can evaluate and report it.
+    `source` is a preset, a YAML file or an Experiment, or data: whatever `read_data` reads, or what it returned, as in
+    train(read_data(table, parts=...)). Data are trained on by the preset `method`; `out` is by default a new folder
+    run-1, ... `overrides` are such as "training.batch_size=32"; `dataset` replaces the configured. A run keeps data
+    that were handed over in Python (up to LARGEST_KEPT bytes), so that the command line can evaluate and report it.
     After Ctrl-C everything is saved before KeyboardInterrupt is raised. `resume` continues bit-exactly, in the run
     folder `source` unless `out` is given; learning rates among `overrides` hold from there on, which run.json and
     metrics.jsonl note. The same seed gives the same model, on the same kind of device with the same number of threads

@@ -131,10 +131,7 @@ def run_experiment(
         write_json(folder / RUN, run)
         # who listens is told of the steps, unless a view shows them
         steps = nullcontext(print) if live else task("training", total_steps(experiment.training.phases))
-        with (
-            _said("at once; continue from the last checkpoint with --resume (in Python resume=True)"),
-            steps as advance,
-        ):
+        with _said("at once; continue from the last checkpoint with --resume (Python: resume=True)"), steps as advance:
             hooks += [live or Announce(advance), told]
             fitted = _train(experiment, state, hooks, run, folder, until)
         return RunResult(state.model, folder, fitted)
