@@ -1,6 +1,7 @@
 """CUB with captions: lists, splits, boxes and captions as published, and what is said when files lack."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -207,3 +208,39 @@ def test_the_real_sample_is_read_as_its_files_say(tmp_path):
     assert np.array_equal(read_scaled(first, 64), original)
     with pytest.raises(DataError, match="cut or scaled already; set crop=false"):
         load_dataset("cub", {"folder": str(root), "cache_folder": str(tmp_path), "limit": 5, "crop": True})
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "expected", "crop"),
+    [
+        ("train_test_split.txt", "1 0\n", "1 yes\n", "got 'yes' for picture 1, expected 1 .training. or 0", False),
+        ("images.txt", "1 ", "1 ../", r"got \.\./.*, expected a picture below images", False),
+        ("images.txt", "2 ", "1 ", "line 2: got the number 1 again, expected each once", False),
+        (
+            "bounding_boxes.txt",
+            "1 ",
+            "1 nan 0.0 5.0 5.0\n99 ",
+            "got nan 0.0 5.0 5.0, expected a corner and a size",
+            True,
+        ),
+    ],
+)
+def test_lists_that_say_what_cannot_be_are_refused(folder, tmp_path, name, old, new, expected, crop):
+    file = next(folder.rglob(name))
+    text = file.read_text()
+    assert text.startswith(old) or f"\n{old}" in text
+    file.write_text(new + text[len(old) :] if text.startswith(old) else text.replace(f"\n{old}", f"\n{new}", 1))
+    with pytest.raises(DataError, match=expected):
+        load(folder, tmp_path / "cache", split="official", crop=crop)
+
+
+def test_a_picture_that_is_put_in_the_place_of_another_is_read(folder, tmp_path):
+    load(folder, tmp_path / "cache")
+    file = sorted((folder / "CUB_200_2011" / "images").rglob("*.jpg"))[0]
+    size = file.stat().st_size
+    Image.new("RGB", (20, 20), (0, 0, 0)).save(file)
+    file.write_bytes(file.read_bytes().ljust(size, b"\0")[:size])
+    now = file.stat().st_mtime_ns + 10**9
+    os.utime(file, ns=(now, now))
+    pictures = load(folder, tmp_path / "cache").train.views["picture"]
+    assert pictures.double().mean((1, 2, 3)).min() < 5

@@ -282,7 +282,8 @@ def test_of_joint_samples_that_is_taken_whose_absent_parts_belong_best_to_the_pr
                 for name, here in zip(views, mask, strict=True)
             }
             weights.append(model.interaction(tuples) - model.interaction(states, alone))
-        looks = torch.rand(8, n, generator=make_generator(7)) < 0.5
+        lots = torch.rand(8, n, generator=make_generator(7))
+        looks = lots >= lots.median(1, keepdim=True).values  # at least a half
         best = torch.stack(weights).masked_fill(~looks, -torch.inf).argmax(1)
         found = best_sample(model, batch, make_generator(7), n)
         assert torch.equal(found[SHARED], drawn[SHARED][best])
@@ -295,7 +296,7 @@ def test_a_joint_sample_has_to_be_better_by_a_margin_than_what_the_posterior_giv
     model.interaction.head.log_scale.data.add_(2.0)
     drawn = model.best_fill(batch, rng := item_generators(2, 8), best_of=FROM_POSTERIOR)
     other = model.fill(batch, best_sample(model, batch, rng, 30))
-    f, of_other = model.interaction(drawn), model.interaction(other)
+    f, of_other = (model.interaction(of) - model.interaction(of, ~batch.present) for of in (drawn, other))
     found = model.best_fill(batch, item_generators(2, 8), best_of=FROM_POSTERIOR + 30)
     taken = of_other > f + MARGIN
     assert 0 < int(taken.sum()) < 8
@@ -304,6 +305,20 @@ def test_a_joint_sample_has_to_be_better_by_a_margin_than_what_the_posterior_giv
             view,
             torch.where(taken[:, None] if view.dim() == 2 else taken[:, None, None, None], other[name], drawn[name]),
         )
+
+
+def test_joint_samples_leave_items_alone_of_which_nothing_is_present_and_others_do_not_matter():
+    model = model_with()
+    model.interaction.head.log_scale.data.add_(2.0)
+    views = random_views(model.modalities, 8, seed=1)
+    present = torch.tensor([[False, True, False], [False, False, False]]).repeat(4, 1)
+    few, many = (model.best_fill(Batch(views, present), item_generators(2, 8), best_of=k) for k in (16, 50))
+    assert torch.equal(few["right"][1::2], many["right"][1::2])
+    assert not torch.equal(few["right"][::2], many["right"][::2])
+    raws = raw(model, 8)
+    alone = model.impute({"left": raws["left"][:3]}, seed=2, best_of=50)
+    together = model.impute({"left": raws["left"]}, seed=2, best_of=50)
+    torch.testing.assert_close(alone["right"], together["right"][:3])
 
 
 def test_where_the_data_chain_runs_the_settings_say_what_is_chosen_first_unless_it_is_asked_for():

@@ -1,5 +1,6 @@
 """`multiebm data`: what is there of a data set that was downloaded, and what is missing."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -23,4 +24,5 @@ def data(
     of = {preset: read_source(preset).get("data", {}).get("name") for preset in preset_names()}
     presets = [preset for preset, named in of.items() if named == name and not preset.endswith(COMMON)]
     for preset in presets:
-        typer.echo(f"all there: multiebm train {preset} data.settings.folder={root} --out RUN")
+        command = shlex.join(["multiebm", "train", preset, f"data.settings.folder={root}"])
+        typer.echo(f"all there: {command} --out RUN")

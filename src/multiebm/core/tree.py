@@ -102,3 +102,8 @@ def in_chunks(compute: Callable[[int, int], TreeT], n: int, rows: int) -> TreeT:
                 whole[first : first + rows] = some[: n - first]
             advance(min(rows, n - first))
     return cast(TreeT, made)
+
+
+def rows_where(chosen: Tensor, views: dict[str, Tensor], others: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the items of `views` [B, ...] where `chosen` (bool [B]), and those of `others` elsewhere."""
+    return {name: torch.where(per_item(chosen, view), view, others[name]) for name, view in views.items()}

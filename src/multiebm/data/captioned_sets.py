@@ -2,6 +2,7 @@
 each caption is an item, and the words are those of training.
 """
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -122,11 +123,11 @@ def _pictures(reading: Reading, items: Mapping[str, Sequence[Described]]) -> dic
     if absent := [item.file for of in items.values() for item in of if not item.file.is_file()]:
         raise DataError(
             f"{name}: got no picture {absent[0]} ({len(absent):,} such files), expected every one that the lists name; "
-            f"unpack the pictures again; `multiebm data {name} --root {folder}` says what is missing"
+            f"unpack the pictures again; `multiebm data {name} --root {shlex.quote(str(folder))}` says what is missing"
         )
     with readable(name):
         files = {
-            split: [[str(item.file.relative_to(folder)), item.file.stat().st_size, item.box] for item in of]
+            split: [[str(item.file.relative_to(folder)), *size_and_time(item.file), item.box] for item in of]
             for split, of in items.items()
         }
 
@@ -135,10 +136,16 @@ def _pictures(reading: Reading, items: Mapping[str, Sequence[Described]]) -> dic
             read = (read_scaled(item.file, size, _cut(reading, item)) for item in track(of, f"pictures to {split}"))
             yield split, np.fromiter(read, np.dtype((np.uint8, (3, size, size))), len(of))
 
-    identity = {"files": sha256_of_json(files), "size": size, "crop": reading.crop}
+    identity = {"layout": 1, "files": sha256_of_json(files), "size": size, "crop": reading.crop}
     root = cache_root() if reading.cache_folder is None else expanded(reading.cache_folder)
     arrays, _ = cached_arrays(root, name, identity, build, list(items))
     return {split: torch.from_numpy(array) for split, array in arrays.items()}
+
+
+def size_and_time(file: Path) -> tuple[int, int]:
+    """Return the bytes of a file and when it was written, in nanoseconds: a picture put in its place is another."""
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _cut(reading: Reading, item: Described) -> Cut | None:

@@ -90,7 +90,7 @@ def read_captions(file: Path) -> list[tuple[str, list[str]]]:
             "(image_id, caption), as captions_*.json has and instances_*.json has not; download it again"
         ) from error
     for name, captions in said.values():
-        if not captions or Path(name).name != name:
+        if not captions or not isinstance(name, str) or Path(name).name != name:
             what = "no caption" if not captions else "a name that leaves its folder"
             raise DataError(f"{file}: got {what} for picture {name!r}, expected both; download it again")
     return list(said.values())

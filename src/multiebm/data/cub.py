@@ -3,6 +3,7 @@
 """
 
 from collections.abc import Mapping
+from math import inf, isfinite
 from pathlib import Path
 from typing import Literal
 
@@ -106,6 +107,11 @@ def load_cub(
 def read_lists(folder: Path, boxes: bool) -> Lists:
     """Return the lists of CUB_200_2011, with `boxes` those too; DataError where one lacks a picture or a class."""
     lists = {name: _table(folder / name, cells) for name, cells in _CELLS.items() if boxes or cells == 2}
+    for (name,) in lists["images.txt"].values():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(
+                f"{folder / 'images.txt'}: got {name}, expected a picture below images; unpack the archive again"
+            )
     classes = {cells[0] for cells in lists["image_class_labels.txt"].values()}
     for name, rows in lists.items():
         needed = sorted(classes if name == "classes.txt" else lists["images.txt"])
@@ -129,11 +135,21 @@ def _table(file: Path, cells: int) -> dict[str, list[str]]:
         key, *found = line.split()
         if len(found) != cells - 1:
             raise DataError(f"{file}, line {i}: got {line!r}, expected {cells} cells; unpack the archive again")
+        if key in rows:
+            raise DataError(
+                f"{file}, line {i}: got the number {key} again, expected each once; unpack the archive again"
+            )
         rows[key] = found
     return rows
 
 
 def _official(lists: Lists) -> dict[str, bool]:
+    for key, (flag,) in lists["train_test_split.txt"].items():
+        if flag not in ("0", "1"):
+            raise DataError(
+                f"train_test_split.txt: got {flag!r} for picture {key}, expected 1 (training) or 0; unpack the archive "
+                "again"
+            )
     return {key: row[0] == "1" for key, row in lists["train_test_split.txt"].items()}
 
 
@@ -192,4 +208,8 @@ def _box(cells: list[str], where: Path) -> tuple[float, ...]:
         x, y, width, height = map(float, cells)
     except ValueError as error:
         raise DataError(f"{where}: got {' '.join(cells)}, expected four numbers; unpack the archive again") from error
+    if not (isfinite(x) and isfinite(y) and 0 < width < inf and 0 < height < inf):
+        raise DataError(
+            f"{where}: got {' '.join(cells)}, expected a corner and a size above 0; unpack the archive again"
+        )
     return x, y, x + width, y + height

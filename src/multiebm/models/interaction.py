@@ -179,12 +179,13 @@ def best_sample(model: Sampling, batch: Batch, rng: Randomness, n: int) -> Laten
     """Return of `n` joint samples the latents [B, .] whose absent parts belong best to the present ones of each item.
 
     Of proposals x_T ~ p(x_T) the importance weight for p(x_T | x_S) is exp(f(x_S, x_T) - f(x_T)), f being the pointwise
-    total correlation; the largest is taken. All items share the samples, and each looks through a random half of them.
-    No encoder has a say in it: one Gaussian cannot be where the codes are, if these lie in several places.
+    total correlation; the largest is taken, a mode and no draw. All items and seeds share the samples, and each item
+    looks through a random half of them, so several draws differ little. No encoder has a say in it: one Gaussian cannot
+    be where the codes are, if these lie in several places.
     """
     network, present = model.interaction, batch.present
     assert network is not None
-    latents = model.sample_latents(n, make_generator(0, present.device))
+    latents = model.sample_latents(n, make_generator(0))  # drawn on the CPU: the same on every device
     chunk, each = max(64, PLACES // sum(m.places for m in model.modalities.values())), list[Tensor]()
     for rows in torch.arange(n, device=present.device).split(chunk):
         views = model.likeliest(model.decode({key: of[rows] for key, of in latents.items()}))
@@ -194,6 +195,7 @@ def best_sample(model: Sampling, batch: Batch, rng: Randomness, n: int) -> Laten
         here = present[items, None].expand(-1, n, -1)  # [B, n, M]
         both = torch.where(here[..., None], own[items, None], of_samples)
         found.append(network.head(both, torch.ones_like(here)) - network.head(both, ~here))
-    looks = rand(rng, (len(present), n), own) < 0.5
+    lots = rand(rng, (len(present), n), own)
+    looks = lots >= lots.median(1, keepdim=True).values
     best = torch.cat(found).masked_fill(~looks, -torch.inf).argmax(1)
     return {key: of[best] for key, of in latents.items()}

@@ -11,7 +11,7 @@ from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import ConfigError
 from multiebm.core.names import Views
 from multiebm.core.random import ItemGenerators, Randomness
-from multiebm.core.tree import per_item, plain
+from multiebm.core.tree import per_item, plain, rows_where
 from multiebm.distributions.gaussian import log_mass
 from multiebm.mcmc.langevin import displaced_langevin, langevin
 from multiebm.mcmc.run import ChainInfo, run_chain
@@ -264,22 +264,26 @@ class StateModel(nn.Module):
     ) -> Views:
         """Return the views [B, ...] with what is absent decoded from latents of the present parts, the best of so many.
 
-        The best has the largest f(X), the parts that belong together best: the energy of interaction has learned. The
-        first FROM_POSTERIOR are drawn from q(z | x_S); the others are joint samples, which have to be better by MARGIN.
-        `posterior`: q(z, W | x_S), where it is known.
+        Of FROM_POSTERIOR from q(z | x_S) at most it has the largest f(X), an energy of interaction that learned. Others
+        are joint samples: their best is taken where its weight is larger by MARGIN. `posterior`: q(z, W | x_S).
         """
-        if posterior is None:  # once for all of them
-            with torch.no_grad():
-                posterior = self.inference.given(batch)
+        with torch.no_grad():
+            posterior = self.inference.given(batch) if posterior is None else posterior  # once for all of them
         best = self.fill(batch, self.infer_latents(batch, rng, latent_steps, posterior))
-        if best_of > 1 and self.interaction is not None:
-            most, others = self.interaction(self.likeliest(best)), max(best_of - choice.FROM_POSTERIOR, 0)
-            for more in [0.0] * (best_of - others - 1) + [choice.MARGIN] * bool(others):
-                latents = choice.best_sample(self, batch, rng, others) if more else None
-                views = self.fill(batch, latents or self.infer_latents(batch, rng, latent_steps, posterior))
-                better = (found := self.interaction(self.likeliest(views))) > most + more
+        if best_of > 1:
+            assert self.interaction is not None
+            f, others = self.interaction, max(best_of - choice.FROM_POSTERIOR, 0)
+            most = f(self.likeliest(best))
+            for _ in range(best_of - others - 1):
+                views = self.fill(batch, self.infer_latents(batch, rng, latent_steps, posterior))
+                better = (found := f(self.likeliest(views))) > most
                 most = torch.where(better, found, most)
-                best = {name: torch.where(per_item(better, view), view, best[name]) for name, view in views.items()}
+                best = rows_where(better, views, best)
+            if others:
+                views = self.fill(batch, choice.best_sample(self, batch, rng, others))
+                weights = [f(of) - f(of, ~batch.present) for of in map(self.likeliest, (views, best))]
+                better = (weights[0] > weights[1] + choice.MARGIN) & batch.present.any(1)
+                best = rows_where(better, views, best)
         return best
 
     def with_noise(self, means: Views, rng: Randomness) -> Views:
