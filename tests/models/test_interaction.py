@@ -307,6 +307,21 @@ def test_a_joint_sample_has_to_be_better_by_a_margin_than_what_the_posterior_giv
         )
 
 
+def test_joint_samples_are_kept_until_a_weight_changes():
+    model = model_with()
+    batch = Batch(random_views(model.modalities, 8, seed=1), torch.tensor([[False, True, False]]).expand(8, 3))
+    first, again = (best_sample(model, batch, make_generator(7), 30)[SHARED] for _ in range(2))
+    kept = model.interaction.samples
+    assert torch.equal(first, again)
+    with torch.no_grad():
+        next(model.interaction.parameters()).mul_(-1.5)
+    changed = best_sample(model, batch, make_generator(7), 30)[SHARED]
+    assert model.interaction.samples is not kept
+    model.interaction.samples = None
+    assert torch.equal(changed, best_sample(model, batch, make_generator(7), 30)[SHARED])
+    assert not torch.equal(changed, first)
+
+
 def test_joint_samples_leave_items_alone_of_which_nothing_is_present_and_others_do_not_matter():
     model = model_with()
     model.interaction.head.log_scale.data.add_(2.0)

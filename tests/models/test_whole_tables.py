@@ -70,3 +70,21 @@ def test_a_table_without_the_columns_of_training_is_refused_with_its_own_and_the
     )
     with pytest.raises(DataError, match="parts: got 'a' of part 'x' and no column 'b', expected all 2 of it, or none"):
         model.impute(TABLE[["a"]])
+
+
+def test_a_mask_whose_rows_stand_in_another_order_is_refused():
+    model = small_model(DATA.modalities)
+    present = pd.DataFrame({"x": [True] * N, "look": [True] * (N - 1) + [False]}, index=TABLE.index[::-1])
+    with pytest.raises(DataError, match="rows of present in another order than those of the table"):
+        model.impute(TABLE, present=present)
+
+
+def test_a_column_that_could_be_of_two_parts_is_asked_for_by_its_part():
+    one, other = TABLE[["a", "b"]], TABLE[["b", "a"]].set_axis(["a", "b"], axis=1)
+    model = small_model(multiebm.read_data({"x": one, "y": other}).modalities)
+    with pytest.raises(DataError, match="got 'a', a column of part 'y' and of one before it.* such as 'y_a'"):
+        model.encode(one)
+    told = pd.concat([one.add_prefix("x_"), other.add_prefix("y_")], axis=1)
+    torch.testing.assert_close(model.encode(told), model.encode({"x": one, "y": other}), rtol=0, atol=0)
+    with pytest.raises(DataError, match="got 'y_a' of part 'y' and no column 'y_b', expected all 2 of it"):
+        model.encode(told.drop(columns="y_b"))

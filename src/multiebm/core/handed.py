@@ -87,6 +87,12 @@ def read_arrays(
     if single := [name for name, part in handed.items() if part.values.ndim == 0]:
         raise DataError(f"{what}, modality {single[0]!r}: got a single number, expected one row an item; pass an array")
     check_lengths({name: part.values for name, part in handed.items()}, what)
+    check_order(parts, present, labels, what)
+    return handed
+
+
+def check_order(parts: Mapping[str, Any], present: Any, labels: Any, what: str) -> None:
+    """Raise DataError where pandas' indices say that rows of parts, masks or labels are the same in another order."""
     masks = {f"present {m}": of for m, of in present.items()} if isinstance(present, Mapping) else {"present": present}
     given = {**parts, **masks, "labels": labels}
     indices = {k: np.asarray(v.index) for k, v in given.items() if hasattr(v, "to_numpy") and hasattr(v, "index")}
@@ -97,7 +103,6 @@ def read_arrays(
                 f"{what}: got rows of {name} in another order than those of {first} (by their index), expected the "
                 f"same item in row i of both; use {name}.loc[{first}.index], or .to_numpy() to go by position"
             )
-    return handed
 
 
 def check_known(given: Iterable[Any], names: Sequence[str], what: str, beside: Sequence[str] = ()) -> None:

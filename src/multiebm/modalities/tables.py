@@ -25,11 +25,17 @@ def split_table(frame: Any, modalities: Mapping[str, Modality], what: str) -> tu
         # as training had them, as two parts of one name are told apart, as probabilities of classes
         forms = [plain, tuple(f"{name}_{column}" for column in plain), m.columns or plain]
         chosen = next((form for form in forms if set(form) <= set(frame.columns)), None)
-        if chosen is None and (some := [column for column in plain if column in frame.columns]):
-            lacks = next(column for column in plain if column not in frame.columns)
+        for form in forms if chosen is None else ():
+            if some := [column for column in form if column in frame.columns]:
+                lacks = next(column for column in form if column not in frame.columns)
+                raise DataError(
+                    f"{what}: got {some[0]!r} of part {name!r} and no column {lacks!r}, expected all {len(form)} of "
+                    f"it, or none.{nearest(lacks, list(frame.columns))} Supply it, empty where nothing is known"
+                )
+        if chosen is not None and (twice := used & set(chosen)):
             raise DataError(
-                f"{what}: got {some[0]!r} of part {name!r} and no column {lacks!r}, expected all {len(plain)} of it, "
-                f"or none.{nearest(lacks, list(frame.columns))} Supply it, empty where nothing is known"
+                f"{what}: got {min(twice)!r}, a column of part {name!r} and of one before it, expected whose it is; "
+                f"name them with their part, such as {forms[1][0]!r}"
             )
         if chosen is not None:
             columns = frame[list(chosen)]

@@ -4,9 +4,10 @@ It learns log p(X) / prod_m p(x_m), the pointwise total correlation, up to a con
 one factor of the density, log pi(X) = -E(X) + weight f(X); the other one, E, says how each part looks.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from pydantic import Field, PositiveFloat
@@ -18,6 +19,7 @@ from multiebm.core.names import Views, module_key
 from multiebm.core.random import Randomness, make_generator, rand
 from multiebm.core.tree import spread
 from multiebm.modalities import Modality
+from multiebm.models.generator import Generator
 from multiebm.models.inference import Latents
 from multiebm.models.use import PLACES
 from multiebm.nn.blocks import mlp
@@ -58,7 +60,14 @@ class Sampling(Protocol):
     """What `best_sample` needs of a model."""
 
     interaction: "InteractionNetwork | None"
+    generator: Generator
     modalities: dict[str, Modality]
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Iterate over all weights."""
+
+    def buffers(self) -> Iterator[Tensor]:
+        """Iterate over all buffers."""
 
     def sample_latents(self, n: int, rng: Randomness) -> Latents:
         """Draw latents of the prior, {"shared": [n, D], modality: [n, P]}."""
@@ -123,6 +132,7 @@ class InteractionNetwork(nn.Module):
     def __init__(self, modalities: dict[str, Modality], settings: Interaction) -> None:
         super().__init__()
         self.settings = settings
+        self.samples: tuple[tuple[Any, ...], Latents, Tensor] | None = None  # of `best_sample`, which makes them
         n = 2 * FEATURES  # of a trunk, whose features are not negative: a line lets them point anywhere
         trunks = {
             module_key(name): nn.Sequential(m.judge_trunk(CHANNELS, n), nn.Linear(n, FEATURES))
@@ -185,12 +195,8 @@ def best_sample(model: Sampling, batch: Batch, rng: Randomness, n: int) -> Laten
     """
     network, present = model.interaction, batch.present
     assert network is not None
-    latents = model.sample_latents(n, make_generator(0))  # drawn on the CPU: the same on every device
-    chunk, each = max(64, PLACES // sum(m.places for m in model.modalities.values())), list[Tensor]()
-    for rows in torch.arange(n, device=present.device).split(chunk):
-        views = model.likeliest(model.decode({key: of[rows] for key, of in latents.items()}))
-        each.append(network.features(views, present.new_ones(len(rows), present.shape[1])))
-    of_samples, own, found = torch.cat(each), network.features(batch.views, present), list[Tensor]()
+    latents, of_samples = _samples_of(model, network, n)
+    own, found = network.features(batch.views, present), list[Tensor]()
     for items in torch.arange(len(present), device=present.device).split(max(1, AT_A_TIME // of_samples.numel())):
         here = present[items, None].expand(-1, n, -1)  # [B, n, M]
         both = torch.where(here[..., None], own[items, None], of_samples)
@@ -199,3 +205,18 @@ def best_sample(model: Sampling, batch: Batch, rng: Randomness, n: int) -> Laten
     looks = lots >= lots.median(1, keepdim=True).values
     best = torch.cat(found).masked_fill(~looks, -torch.inf).argmax(1)
     return {key: of[best] for key, of in latents.items()}
+
+
+def _samples_of(model: Sampling, network: InteractionNetwork, n: int) -> tuple[Latents, Tensor]:
+    """Return n joint samples' latents [n, .] and features [n, M, F], kept by f's network until any weight changes."""
+    kept, weights = network.samples, [*model.parameters(), *model.buffers()]
+    key = (n, model.generator.temperature, weights[0].device, sum(of._version for of in weights))
+    if kept is None or kept[0] != key:
+        latents = model.sample_latents(n, make_generator(0))  # drawn on the CPU: the same on every device
+        chunk, each = max(64, PLACES // sum(m.places for m in model.modalities.values())), list[Tensor]()
+        for rows in torch.arange(n, device=weights[0].device).split(chunk):
+            views = model.likeliest(model.decode({key: of[rows] for key, of in latents.items()}))
+            present = torch.ones(len(rows), len(views), dtype=torch.bool, device=rows.device)
+            each.append(network.features(views, present))
+        network.samples = kept = (key, latents, torch.cat(each))
+    return kept[1], kept[2]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import ConfigError, DataError, ModalityError, whole_number
 from multiebm.core.frames import as_pandas
-from multiebm.core.handed import Handed, read_arrays
+from multiebm.core.handed import Handed, check_order, read_arrays
 from multiebm.core.names import SHARED, Views
 from multiebm.core.presence import read_presence, read_present
 from multiebm.core.random import SEEDS, check_seed
@@ -103,6 +103,7 @@ def check_parts(modalities: dict[str, Modality], parts: Any, present: Any = None
     A table is split by the columns that training had; a row whose cells of a part are all empty has not that part.
     """
     if (table := None if isinstance(parts, Mapping) else as_pandas(parts, "parts")) is not None:
+        check_order({"the table": table}, present, None, "parts")
         parts, there = split_table(table, modalities, "parts")
         present = there & read_present(present, list(modalities), len(there), "parts")
     handed = read_arrays(parts, {name: m.numbers for name, m in modalities.items()}, "parts", present)
