@@ -12,6 +12,7 @@ from multiebm.evaluation.belonging import auroc
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.schema import contradictions
 from multiebm.mcmc.run import evaluate
+from multiebm.modalities import Text
 from multiebm.models.interaction import Interaction
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.spectral import frozen
@@ -128,6 +129,20 @@ def test_the_weight_gives_the_gradients_their_ratio():
     weigh_interaction(model, 3)
     assert model.interaction.weight == 0
     assert small_model(mixed(), interaction={"kind": "pair"}, energy=None).interaction.weight == 0
+
+
+def test_captions_that_no_chain_moves_have_no_say_in_the_weight():
+    parts = {"x": vectors(x=3)["x"], "words": Text("words", ("a", "b", "c"), 4, text_mode="frozen")}
+    model = small_model(parts, interaction={"kind": "pair", "ratio": 1.4})
+    train(model, Belonging(steps=3), endless(lambda n, draws: whole(random_views(parts, 8)), 8))
+    model.interaction.steps.fill_(FEWEST)
+    model.energy_steps.fill_(1)
+    weigh_interaction(model, 3)
+    drawn = model.decode(model.sample_latents(WEIGHING, make_generator(3)))
+    views = {name: parts[name].relax(view) for name, view in drawn.items()}
+    with frozen(model):
+        norms = [evaluate(of, views).grad["x"].norm(dim=1).mean() for of in (model.energy, model.interaction)]
+    assert float(model.interaction.weight * norms[1] / norms[0]) == pytest.approx(1.4, rel=1e-5)
 
 
 def test_the_finished_model_has_the_weight_of_the_rule_by_its_averaged_weights():

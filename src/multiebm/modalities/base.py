@@ -53,6 +53,7 @@ class Modality(ABC):
     likelihoods: ClassVar[Mapping[str, Scale]] = {"normal": "fixed", "laplace": "fixed"}  # the first is the default
     linked: ClassVar[bool] = False  # its own decoders end in a `Link`, as means are not any numbers
     blurs: ClassVar[bool] = False  # neighbours on the last two axes are alike: blurred they show the same
+    still: ClassVar[bool] = False  # no chain in data space moves it
     noise_range: ClassVar[tuple[float, float] | None] = None  # of noise, from which a chain may start; None: N(0, I)
     by_cell: ClassVar[bool] = False  # where values may be missing, single cells may be: NaN in raw values and states
 

@@ -112,6 +112,11 @@ class Text(Modality):
         return (self.length,)
 
     @property
+    def still(self) -> bool:  # type: ignore[override]
+        """Whether captions are frozen."""
+        return self.text_mode == "frozen"
+
+    @property
     def places(self) -> int:
         """What the memory of its networks grows with: channels, or if these are few part of the probabilities."""
         return self.length * max(WIDTH, self.words // 8)
@@ -288,7 +293,7 @@ class Text(Modality):
 
     def relax(self, state: Tensor) -> Tensor:
         """Return what a chain moves of states [B, T, V]: these, or where they are frozen what it cannot move far."""
-        return state if self.text_mode == "langevin" else HELD * self.seen(state)
+        return HELD * self.seen(state) if self.still else state
 
     def noise(self, like: Tensor, rng: Randomness) -> Tensor:
         """Return noise [B, T, V] from which a chain may start; a frozen caption stays what it then is."""

@@ -91,8 +91,8 @@ def refine_views(state: TrainState[MultimodalModel], views: Views) -> tuple[View
 def weigh_interaction(model: MultimodalModel, seed: int) -> None:
     """Set the weight of f with which |grad weight f| / |grad E| is `model.interaction.ratio` on samples.
 
-    Norms are over the state of an item, means over WEIGHING samples of the generator. 0 where E has not learned, or
-    f has had fewer than FEWEST steps.
+    Norms are over the parts of an item that the data chain moves, means over WEIGHING samples of the generator. 0 where
+    E has not learned, or f has had fewer than FEWEST steps.
     """
     if model.interaction is None:
         return
@@ -103,7 +103,12 @@ def weigh_interaction(model: MultimodalModel, seed: int) -> None:
     drawn = model.decode(model.sample_latents(WEIGHING, make_generator(seed, model.device)))
     views = {name: model.modalities[name].relax(view) for name, view in drawn.items()}
     with frozen(model):
-        grads = [evaluate(of, views).grad for of in (model.energy, model.interaction)]
+        grads = []
+        for of in (model.energy, model.interaction):
+            assert isinstance(grad := evaluate(of, views).grad, dict)
+            grads.append({name: part for name, part in grad.items() if not model.modalities[name].still})
+    if not grads[0]:
+        return
     of_energy, of_interaction = (float(item_square_norm(grad).sqrt().mean()) for grad in grads)
     if of_interaction:
         model.interaction.weight.fill_(model.interaction.settings.ratio * of_energy / of_interaction)
