@@ -75,11 +75,28 @@ def taught(n, wrong=0.0):
     return found
 
 
+class Spoken(Vector):
+    """A vector of six that is said in two words."""
+
+    speaks = True
+
+    def show(self, raw):
+        return [f"class {int(row[:4].argmax())}" for row in raw]
+
+
+def captioned(n, wrong=0.0):
+    """The same with parts that are captions of the others."""
+    found = mirrored(n, wrong)
+    found.dataset.modalities["b"] = Spoken(**vars(found.dataset.modalities["b"]))
+    return found
+
+
 MEASUREMENTS = {f"fill/{name}": of_any_kind for name in ("ssim", "log_loss", "accuracy", "exact", "deviance")}
 MEASUREMENTS |= dict.fromkeys((PART, FOUND), taught)
 MEASUREMENTS |= {f"fill/over_{name}": untaught for name in ("regression", "neighbours")}
+MEASUREMENTS |= {name: captioned for name in METRICS if name.startswith(("fluency", "completed"))}
 for metric in METRICS:
-    title = f"Test{metric.title().replace('_', '').replace('/', '')}"
+    title = f"Test{metric.title().replace('_', '').replace('/', '').replace('-', '')}"
     own = {"measurement": staticmethod(MEASUREMENTS.get(metric, mirrored))}
     globals()[title] = type(title, (MetricContract,), {"name": metric, "__module__": __name__, **own})
 

@@ -118,7 +118,7 @@ def mirrored(n: int, wrong: float = 0.0) -> Measurement:
     rows = Rows({"a": view, "b": view}, classes.numpy())
     data = from_arrays(rows.views, {name: {"kind": "vector"} for name in rows.views}, rows.labels, test=rows)
     model, reader = cast(MultimodalModel, _Mirror(data, wrong)), _Reader(1 - wrong)
-    return Measurement(model, data, reader, EvaluationSettings(n, n, (1,), 1), 0, reader, n, (reader,))
+    return Measurement(model, data, reader, EvaluationSettings(n, n, (1,), 1), 0, reader, n, (reader,), reader)
 
 
 class MetricContract:

@@ -1,7 +1,8 @@
 """The Frechet distance between two sets of features, each seen as a Gaussian (Heusel et al. 2017, arXiv 1706.08500).
 
 On the features of the coherence judges it is called `fcd`; on Inception features, `fid`, through torchmetrics and only
-where the weights are already on disk. The two are different numbers and no function here mixes them.
+where the weights are already on disk; on those of lite0 (`lite0.py`), `fd-lite0`. They are different numbers and no
+function here mixes them.
 """
 
 from pathlib import Path
@@ -69,9 +70,13 @@ class InceptionFeatures:
 
     def features(self, views: Views) -> dict[str, Tensor]:
         """Return features float32 [B, 2048] of RGB states [B, 3, H, W] by modality, leaving out all others."""
-        pictures = {name: view for name, view in views.items() if view.dim() == 4 and view.shape[1] == 3}
         with torch.no_grad():
-            return {name: self.network(eight_bits(view)) for name, view in pictures.items()}
+            return {name: self.network(eight_bits(view)) for name, view in rgb_pictures(views).items()}
+
+
+def rgb_pictures(views: Views) -> Views:
+    """Return those of the states [B, ...] that are [B, 3, H, W]."""
+    return {name: view for name, view in views.items() if view.dim() == 4 and view.shape[1] == 3}
 
 
 def eight_bits(state: Tensor) -> Tensor:

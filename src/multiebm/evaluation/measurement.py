@@ -25,7 +25,7 @@ K = TypeVar("K")
 
 
 class FeatureReader(Protocol):
-    """Whatever turns states into features: judges, or an Inception network."""
+    """Whatever turns states into features: judges, or a network of natural pictures."""
 
     def features(self, views: Views) -> dict[str, Tensor]:
         """Return features [B, F] of states [B, *shape], by the modalities that it reads."""
@@ -52,6 +52,7 @@ class Measurement:
     inception: FeatureReader | None = None
     batch_size: int = 500
     robust: tuple[JudgesLike, ...] = ()
+    lite0: FeatureReader | None = None  # of natural pictures
     skipped: dict[str, str] = field(default_factory=dict)
     _made: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 

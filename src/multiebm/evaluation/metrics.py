@@ -23,8 +23,10 @@ from multiebm.evaluation.belonging import belonging, odd_parts, two_sample
 from multiebm.evaluation.codes import classification, divergence, units
 from multiebm.evaluation.completion import completed, subsets_of_size
 from multiebm.evaluation.filling import filling
+from multiebm.evaluation.fluency import fluency
 from multiebm.evaluation.judges import no_judges, unread
 from multiebm.evaluation.measurement import NOT_ASKED, FeatureReader, JudgesLike, Measurement, Metric, labelled_items
+from multiebm.evaluation.natural import lite0_distance
 from multiebm.evaluation.result import EBM, GEN, REAL, SOURCES, Evaluation, EvaluationSettings, Result
 from multiebm.evaluation.samples import beside_real, coherence, entropy
 from multiebm.models.model import MultimodalModel
@@ -62,7 +64,7 @@ NEEDS: dict[str, Callable[[Measurement], str]] = {  # why a measurement lacks it
     "energy": lambda m: m.no_chain,
 }
 
-_SHARE, _OVER_0 = (0.0, 1.0), (0.0, inf)
+_SHARE, _OVER_0, _OVER_1 = (0.0, 1.0), (0.0, inf), (1.0, inf)
 _DRAWN, _JUDGED, _COMPLETION = (GEN, EBM), ("judges",), ("judges", "labels", "parts")
 _PARTS = ("parts",)
 _BESIDE = {"mean": "the mean of training", "regression": "regression", "neighbours": "10 nearest neighbours"}
@@ -70,6 +72,14 @@ _AGREE = "all modalities of a sample show the same class; real items, as the jud
 _ROBUST = "the same, read by judges that learn and read under noise and blur: pixels that judges like help less"
 _EVENLY = "1: all classes equally often; a collapsed model can be coherent"
 _FCD, _FID = (f"Frechet distance on {whose} features, lower is better" for whose in ("the judges'", "Inception"))
+_COMPLETED = f"{names.COMPLETED}/{names.FD_LITE0}"
+_LITE0 = (
+    "Frechet distance on features of lite0 (not FID), lower is better; that of as many other real ones is the floor"
+)
+_OF_CAPTIONS = "the same, of pictures that were completed from captions"
+_PERPLEXITY = "per word of generated captions, by word triples of training; of completed ones and after the data chain"
+_PERPLEXITY_REAL = "the same of real test captions"
+_RATIO = "1: generated captions read like real ones; far below 1: they repeat what is frequent"
 _VARIED = "variance of pixels and numbers as a share of real ones': 1 is as varied as the data"
 _REFINED = "refined by the posterior of the given parts"
 _CLAMPED = "the completed item refined by the energy, given parts held fixed"
@@ -99,6 +109,11 @@ METRICS: Table[Metric] = Table(
         names.ENTROPY: Metric(entropy, "label entropy", _EVENLY, 1, _SHARE, _JUDGED, _DRAWN),
         names.FCD: Metric(beside_real, "FCD", _FCD, 0, _OVER_0, _JUDGED, _DRAWN),
         names.FID: Metric(beside_real, "FID", _FID, 0, _OVER_0, ("inception",), _DRAWN),
+        names.FD_LITE0: Metric(lite0_distance, "FD lite0", _LITE0, None, _OVER_0, (), SOURCES),
+        _COMPLETED: Metric(lite0_distance, "FD lite0 of pictures of captions", _OF_CAPTIONS, None, _OVER_0),
+        names.FLUENT: Metric(fluency, "perplexity", _PERPLEXITY, None, _OVER_1),
+        names.FLUENT_REAL: Metric(fluency, "perplexity of real captions", _PERPLEXITY_REAL, None, _OVER_1),
+        names.FLUENT_RATIO: Metric(fluency, "perplexity over that of real captions", _RATIO, None, _OVER_0),
         names.VARIETY: Metric(beside_real, "variety", _VARIED, 1, _OVER_0, (), _DRAWN),
         names.COND: Metric(completed, "amortised", "one draw of the inference model", 1, _SHARE, _COMPLETION),
         names.REFINED: Metric(completed, "latent chain", _REFINED, 1, _SHARE, _COMPLETION),
@@ -155,6 +170,7 @@ def evaluate(
     seed: int = 0,
     inception: FeatureReader | None = None,
     robust: Sequence[JudgesLike] = (),
+    lite0: FeatureReader | None = None,
 ) -> Evaluation:
     """Measure `model` on the test split; every metric has its own random stream and depends on no other.
 
@@ -162,7 +178,7 @@ def evaluate(
     left out too. The model is left as it was. DivergenceError where it generates values that are not finite.
     """
     settings = settings or EvaluationSettings()
-    return measured(Measurement(model, dataset, judges, settings, seed, inception, robust=tuple(robust)))
+    return measured(Measurement(model, dataset, judges, settings, seed, inception, robust=tuple(robust), lite0=lite0))
 
 
 def quick_look(

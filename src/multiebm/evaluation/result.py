@@ -22,6 +22,8 @@ from multiebm.core.store import said
 REAL, GEN, EBM = SOURCES = ("real", "gen", "ebm")
 COHERENCE, ENTROPY, VARIETY, FCD, FID = "joint_coherence", "label_entropy", "variety", "fcd", "fid"
 COND, REFINED, CLAMPED = "cond", "cond_refined", "cond_ebm"  # completed by the posterior, latent chain, data chain
+FD_LITE0, COMPLETED = "fd-lite0", "completed"  # on natural pictures; drawn once from all parts of other kinds
+FLUENT, FLUENT_REAL, FLUENT_RATIO = "fluency/generated", "fluency/real", "fluency/ratio"
 KL, ACTIVE, UNITS = "latent/kl", "latent/active_units", "latent/units"
 FILL = "fill"  # held-out parts filled in from all others, and from each of them alone
 MATCH, SCORE, TWO_SAMPLE = "belong/match", "belong/score", "two_sample"

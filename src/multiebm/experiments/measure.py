@@ -14,6 +14,7 @@ from multiebm.data import MultimodalDataset
 from multiebm.data.cache import cache_root
 from multiebm.evaluation.frechet import load_inception
 from multiebm.evaluation.judges import Judges, RobustSettings, load_judges, readable
+from multiebm.evaluation.lite0 import load_lite0
 from multiebm.evaluation.measurement import JudgesLike
 from multiebm.evaluation.metrics import evaluate, quick_look
 from multiebm.evaluation.result import Evaluation, EvaluationSettings
@@ -44,12 +45,14 @@ def measure_model(
     """Return every metric defined for model and data; the judges are trained once per data set, then read from a cache.
 
     Without labels, what needs judges is left out and `Evaluation.skipped` says so; likewise FID without the weights
-    `inception`, a file. `robust`: sets of robust judges, over which what they read is a mean.
+    `inception`, a file, and FD lite0 without the extra `judges`. `robust`: sets of robust judges, over which what they
+    read is a mean.
     """
     device = str(model.device)
     reader = None if inception is None else load_inception(inception, device)
     others = robust_judges_of(dataset, device, robust)
-    return evaluate(model, dataset, judges_of(dataset, device), settings, seed, reader, others)
+    lite0 = load_lite0(cache_root() / "judges", device)
+    return evaluate(model, dataset, judges_of(dataset, device), settings, seed, reader, others, lite0)
 
 
 def judges_of(dataset: MultimodalDataset, device: str) -> JudgesLike | None:

@@ -84,6 +84,7 @@ class Text(Modality):
     networks: ClassVar[type] = TextNetworks
     numbers: ClassVar[bool] = False
     linked: ClassVar[bool] = True
+    speaks: ClassVar[bool] = True
     intervals: ClassVar[bool] = False
     likelihoods: ClassVar[Mapping[str, Scale]] = {"causal": "none", "categorical": "none"}
 
