@@ -119,7 +119,8 @@ def _settings_and_data(
     settings = isinstance(source, Experiment) or not isinstance(source, MultimodalDataset) and names_settings(source)
     if problems := apply_overrides({}, overrides):
         raise ConfigError(problems)
-    keys = [text.partition("=")[0].strip() for text in overrides]
+    said = [text.partition("=") for text in overrides]
+    keys = [key.strip() for key, _, value in said if value.strip() != "{}"]  # those of a preset may be taken away
     of_data = [key for key in keys if key == "data" or key.startswith(("data.name", "data.settings"))]
     if of_data and (dataset is not None or not settings):
         raise ConfigError(
