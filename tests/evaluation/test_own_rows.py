@@ -123,7 +123,7 @@ def test_a_handful_of_held_out_rows_says_what_cannot_be_told(n_test):
     assert all("too few to tell" in told for told in words if told.startswith("Filling in"))
     assert not [told for told in words if "worse" in told or "better" in told]
     assert found.skipped["two_sample"] == f"{n_test} test items, and it needs 10"
-    assert words[-1].startswith(f"Try next: hold out more rows ({n_test} are too few")
+    assert words[-1].startswith(f"Try next: hold out more rows ({n_test} {'is' if n_test == 1 else 'are'} too few")
 
 
 @pytest.mark.parametrize("n_train", [1, 2])
