@@ -91,10 +91,28 @@ def captioned(n, wrong=0.0):
     return found
 
 
+class OfClasses:
+    """Compares the class of a picture with the one that its caption says."""
+
+    picture, caption = "a", "b"
+
+    def pictures(self, features):
+        return torch.nn.functional.one_hot(features[:, :4].argmax(1), 4).float()
+
+    def captions(self, captions):
+        return torch.nn.functional.one_hot(torch.tensor([int(words[1]) for words in captions]), 4).float()
+
+
+def compared(n, wrong=0.0):
+    """The same with a judge of pairs."""
+    return replace(captioned(n, wrong), pairs=OfClasses())
+
+
 MEASUREMENTS = {f"fill/{name}": of_any_kind for name in ("ssim", "log_loss", "accuracy", "exact", "deviance")}
 MEASUREMENTS |= dict.fromkeys((PART, FOUND), taught)
 MEASUREMENTS |= {f"fill/over_{name}": untaught for name in ("regression", "neighbours")}
 MEASUREMENTS |= {name: captioned for name in METRICS if name.startswith(("fluency", "completed"))}
+MEASUREMENTS |= {name: compared for name in METRICS if "pair_" in name or "retrieval" in name}
 for metric in METRICS:
     title = f"Test{metric.title().replace('_', '').replace('/', '').replace('-', '')}"
     own = {"measurement": staticmethod(MEASUREMENTS.get(metric, mirrored))}

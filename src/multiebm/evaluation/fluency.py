@@ -83,7 +83,9 @@ def read(m: Measurement) -> dict[str, Result]:
     known, results = m.once(models), dict[str, Result]()
     for source in (REAL, GEN, *(() if m.no_chain else (EBM,)), COMPLETED):
         captions = (
-            {name: sentences(m, name, "test", READ) for name in known} if source == REAL else sentences_of(m, source)
+            {name: sentences(m, name, "test", READ) for name in known}
+            if source == REAL
+            else m.once(sentences_of, source)
         )
         each = {name: [known[name].log_probs(words) for words in of] for name, of in captions.items() if of}
         if each:

@@ -4,7 +4,7 @@ A metric looks at a `Measurement` and returns its results by name; what several 
 a generator of its own, so neither the batch size nor the order of metrics changes a sample.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -36,6 +36,28 @@ class JudgesLike(FeatureReader, ClassReader, Protocol):
     """Classifiers, or an exact reader of the class."""
 
 
+class PairReader(Protocol):
+    """What compares a part of pictures and one of captions."""
+
+    @property
+    def picture(self) -> str:
+        """The part of pictures that it reads."""
+        ...
+
+    @property
+    def caption(self) -> str:
+        """The part of captions that it reads."""
+        ...
+
+    def pictures(self, features: Tensor) -> Tensor:
+        """Return unit vectors [N, D] of features [N, F] of pictures."""
+        ...
+
+    def captions(self, captions: Sequence[list[str]]) -> Tensor:
+        """Return unit vectors [N, D] of captions, each a list of words."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Measurement:
     """A model, data and readers of its samples, among them sets of `robust` judges; `skipped` says of each result that
@@ -53,6 +75,7 @@ class Measurement:
     batch_size: int = 500
     robust: tuple[JudgesLike, ...] = ()
     lite0: FeatureReader | None = None  # of natural pictures
+    pairs: PairReader | None = None
     skipped: dict[str, str] = field(default_factory=dict)
     _made: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 

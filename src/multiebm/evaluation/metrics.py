@@ -25,8 +25,17 @@ from multiebm.evaluation.completion import completed, subsets_of_size
 from multiebm.evaluation.filling import filling
 from multiebm.evaluation.fluency import fluency
 from multiebm.evaluation.judges import no_judges, unread
-from multiebm.evaluation.measurement import NOT_ASKED, FeatureReader, JudgesLike, Measurement, Metric, labelled_items
+from multiebm.evaluation.measurement import (
+    NOT_ASKED,
+    FeatureReader,
+    JudgesLike,
+    Measurement,
+    Metric,
+    PairReader,
+    labelled_items,
+)
 from multiebm.evaluation.natural import lite0_distance
+from multiebm.evaluation.pairs import RANKS, SHUFFLED, paired, retrieval
 from multiebm.evaluation.result import EBM, GEN, REAL, SOURCES, Evaluation, EvaluationSettings, Result
 from multiebm.evaluation.samples import beside_real, coherence, entropy
 from multiebm.models.model import MultimodalModel
@@ -77,6 +86,11 @@ _LITE0 = (
     "Frechet distance on features of lite0 (not FID), lower is better; that of as many other real ones is the floor"
 )
 _OF_CAPTIONS = "the same, of pictures that were completed from captions"
+_PAIRS = (
+    "share in which a picture and its caption fit better than the picture and another's, by a judge; real: the ceiling"
+)
+_COSINE = "mean cosine of picture and caption, by a judge that learned from real pairs; real and shuffled are the ends"
+_RETRIEVED = "share of real test pairs whose caption, or picture, is among the {} that fit best of all there are"
 _PERPLEXITY = "per word of generated captions, by word triples of training; of completed ones and after the data chain"
 _PERPLEXITY_REAL = "the same of real test captions"
 _RATIO = "1: generated captions read like real ones; far below 1: they repeat what is frequent"
@@ -111,6 +125,14 @@ METRICS: Table[Metric] = Table(
         names.FID: Metric(beside_real, "FID", _FID, 0, _OVER_0, ("inception",), _DRAWN),
         names.FD_LITE0: Metric(lite0_distance, "FD lite0", _LITE0, None, _OVER_0, (), SOURCES),
         _COMPLETED: Metric(lite0_distance, "FD lite0 of pictures of captions", _OF_CAPTIONS, None, _OVER_0),
+        names.PAIR_AUROC: Metric(paired, "pairs told from shuffled", _PAIRS, None, _SHARE, (), SOURCES),
+        f"{names.COMPLETED}/{names.PAIR_AUROC}": Metric(paired, "completed pairs told from shuffled", _PAIRS, None),
+        names.PAIR_SCORE: Metric(paired, "cosine of pairs", _COSINE, None, (-1, 1), (), SOURCES),
+        f"{names.COMPLETED}/{names.PAIR_SCORE}": Metric(paired, "cosine of completed pairs", _COSINE, None, (-1, 1)),
+        f"{SHUFFLED}/{names.PAIR_SCORE}": Metric(paired, "cosine of shuffled pairs", _COSINE, None, (-1, 1)),
+        **{
+            f"{names.RETRIEVAL}/at{k}": Metric(retrieval, f"found among {k}", _RETRIEVED.format(k), None) for k in RANKS
+        },
         names.FLUENT: Metric(fluency, "perplexity", _PERPLEXITY, None, _OVER_1),
         names.FLUENT_REAL: Metric(fluency, "perplexity of real captions", _PERPLEXITY_REAL, None, _OVER_1),
         names.FLUENT_RATIO: Metric(fluency, "perplexity over that of real captions", _RATIO, None, _OVER_0),
@@ -171,6 +193,7 @@ def evaluate(
     inception: FeatureReader | None = None,
     robust: Sequence[JudgesLike] = (),
     lite0: FeatureReader | None = None,
+    pairs: PairReader | None = None,
 ) -> Evaluation:
     """Measure `model` on the test split; every metric has its own random stream and depends on no other.
 
@@ -178,7 +201,9 @@ def evaluate(
     left out too. The model is left as it was. DivergenceError where it generates values that are not finite.
     """
     settings = settings or EvaluationSettings()
-    return measured(Measurement(model, dataset, judges, settings, seed, inception, robust=tuple(robust), lite0=lite0))
+    return measured(
+        Measurement(model, dataset, judges, settings, seed, inception, robust=tuple(robust), lite0=lite0, pairs=pairs)
+    )
 
 
 def quick_look(

@@ -16,6 +16,7 @@ from multiebm.evaluation.lite0 import WITHOUT
 from multiebm.evaluation.measurement import Measurement, chosen_items, complete_items, joined
 from multiebm.evaluation.result import COMPLETED, FD_LITE0, REAL, Result
 from multiebm.evaluation.samples import ITEMS, PART, of
+from multiebm.modalities import Modality
 
 Sentence = list[str]  # words
 
@@ -25,16 +26,16 @@ def speaking(m: Measurement) -> list[str]:
     return [name for name, modality in m.dataset.modalities.items() if modality.speaks]
 
 
-def said(m: Measurement, name: str, raw: Tensor) -> list[Sentence]:
+def said(modality: Modality, raw: Tensor) -> list[Sentence]:
     """Return the words of raw captions [B, ...]; they are words whatever its tokens are."""
-    return [words_of(text) for text in m.dataset.modalities[name].show(raw)]
+    return [words_of(text) for text in modality.show(raw)]
 
 
 def sentences(m: Measurement, name: str, split: SplitName, most: int) -> list[Sentence]:
     """Return at most so many captions of a split, the same for every model, of items that have one."""
     of_split: Split = getattr(m.dataset, split)
     rows = chosen_items(of_split.there(name).nonzero()[:, 0], most)
-    return said(m, name, of_split.take(name, rows))
+    return said(m.dataset.modalities[name], of_split.take(name, rows))
 
 
 def halves(m: Measurement) -> Tensor:
@@ -92,7 +93,8 @@ def sentences_of(m: Measurement, source: str) -> dict[str, list[Sentence]]:
     found: dict[str, list[Sentence]] = {name: [] for name in speaking(m)}
     for views in given(m, source, list(found)):
         for name, own in found.items():
-            own += said(m, name, m.dataset.modalities[name].to_raw(views[name]))
+            modality = m.dataset.modalities[name]
+            own += said(modality, modality.to_raw(views[name]))
     return found
 
 

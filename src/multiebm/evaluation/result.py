@@ -23,6 +23,7 @@ REAL, GEN, EBM = SOURCES = ("real", "gen", "ebm")
 COHERENCE, ENTROPY, VARIETY, FCD, FID = "joint_coherence", "label_entropy", "variety", "fcd", "fid"
 COND, REFINED, CLAMPED = "cond", "cond_refined", "cond_ebm"  # completed by the posterior, latent chain, data chain
 FD_LITE0, COMPLETED = "fd-lite0", "completed"  # on natural pictures; drawn once from all parts of other kinds
+PAIR_SCORE, PAIR_AUROC, RETRIEVAL = "pair_score", "pair_auroc", "retrieval"  # by a judge of pictures and captions
 FLUENT, FLUENT_REAL, FLUENT_RATIO = "fluency/generated", "fluency/real", "fluency/ratio"
 KL, ACTIVE, UNITS = "latent/kl", "latent/active_units", "latent/units"
 FILL = "fill"  # held-out parts filled in from all others, and from each of them alone

@@ -17,6 +17,7 @@ from multiebm.evaluation.judges import Judges, RobustSettings, load_judges, read
 from multiebm.evaluation.lite0 import load_lite0
 from multiebm.evaluation.measurement import JudgesLike
 from multiebm.evaluation.metrics import evaluate, quick_look
+from multiebm.evaluation.pairs import load_pairs
 from multiebm.evaluation.result import Evaluation, EvaluationSettings
 from multiebm.experiments.build import settling_of
 from multiebm.experiments.schema import Experiment
@@ -52,7 +53,8 @@ def measure_model(
     reader = None if inception is None else load_inception(inception, device)
     others = robust_judges_of(dataset, device, robust)
     lite0 = load_lite0(cache_root() / "judges", device)
-    return evaluate(model, dataset, judges_of(dataset, device), settings, seed, reader, others, lite0)
+    pairs = load_pairs(dataset, lite0, cache_root())
+    return evaluate(model, dataset, judges_of(dataset, device), settings, seed, reader, others, lite0, pairs)
 
 
 def judges_of(dataset: MultimodalDataset, device: str) -> JudgesLike | None:
