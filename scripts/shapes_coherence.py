@@ -48,7 +48,7 @@ def auroc(model: Any, given: Views, captions: list[str], labels: torch.Tensor) -
         other[same] = torch.arange(len(labels)).roll(shift)[same]
     true = model.score({"picture": given["picture"], "caption": captions})
     wrong = model.score({"picture": given["picture"], "caption": [captions[i] for i in other.tolist()]})
-    return float((true[:, None] > wrong).float().mean())
+    return float(((true[:, None] > wrong) + 0.5 * (true[:, None] == wrong)).mean())
 
 
 def lines(run: str, data: MultimodalDataset, items: int, split: str) -> list[str]:

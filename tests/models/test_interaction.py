@@ -16,6 +16,8 @@ from multiebm.evaluation import measurement, samples
 from multiebm.evaluation.completion import Conditioning, completions
 from multiebm.evaluation.measurement import Measurement
 from multiebm.evaluation.result import EvaluationSettings
+from multiebm.models import interaction, use
+from multiebm.models import model as model_module
 from multiebm.models.inference import SHARED
 from multiebm.models.interaction import (
     FEATURES,
@@ -28,6 +30,7 @@ from multiebm.models.interaction import (
     MlpHead,
     PairHead,
     best_sample,
+    joint_samples,
 )
 from multiebm.models.use import threshold
 from small_models import mixed, random_views, small_model, vectors, whole
@@ -285,7 +288,8 @@ def test_of_joint_samples_that_is_taken_whose_absent_parts_belong_best_to_the_pr
         lots = torch.rand(8, n, generator=make_generator(7))
         looks = lots >= lots.median(1, keepdim=True).values  # at least a half
         best = torch.stack(weights).masked_fill(~looks, -torch.inf).argmax(1)
-        found = best_sample(model, batch, make_generator(7), n)
+        pool = joint_samples(model, FROM_POSTERIOR + n)
+        found = best_sample(model.interaction, pool, batch, make_generator(7))
         assert torch.equal(found[SHARED], drawn[SHARED][best])
         assert len(set(best.tolist())) > 1
 
@@ -295,7 +299,8 @@ def test_a_joint_sample_has_to_be_better_by_a_margin_than_what_the_posterior_giv
     batch = Batch(random_views(model.modalities, 8, seed=1), torch.tensor([[False, True, False]]).expand(8, 3))
     model.interaction.head.log_scale.data.add_(2.0)
     drawn = model.best_fill(batch, rng := item_generators(2, 8), best_of=FROM_POSTERIOR)
-    other = model.fill(batch, best_sample(model, batch, rng, 30))
+    pool = joint_samples(model, FROM_POSTERIOR + 30)
+    other = model.fill(batch, best_sample(model.interaction, pool, batch, rng))
     f, of_other = (model.interaction(of) - model.interaction(of, ~batch.present) for of in (drawn, other))
     found = model.best_fill(batch, item_generators(2, 8), best_of=FROM_POSTERIOR + 30)
     taken = of_other > f + MARGIN
@@ -307,19 +312,21 @@ def test_a_joint_sample_has_to_be_better_by_a_margin_than_what_the_posterior_giv
         )
 
 
-def test_joint_samples_are_kept_until_a_weight_changes():
-    model = model_with()
-    batch = Batch(random_views(model.modalities, 8, seed=1), torch.tensor([[False, True, False]]).expand(8, 3))
-    first, again = (best_sample(model, batch, make_generator(7), 30)[SHARED] for _ in range(2))
-    kept = model.interaction.samples
-    assert torch.equal(first, again)
+def test_joint_samples_are_made_once_a_call_and_anew_by_the_next_one(monkeypatch):
+    model, views = model_with(), raw(model_with(), 200)
+    made, plain = [], interaction.joint_samples
+    for where in (model_module, interaction):
+        monkeypatch.setattr(where, "joint_samples", lambda *given: made.append(plain(*given)) or made[-1])
+    monkeypatch.setattr(use, "PLACES", 16 * sum(m.places for m in model.modalities.values()))  # many chunks
+    first = model.impute({"left": views["left"]}, best_of=50, draws=2).draws["right"]
+    assert len(made) == 1
     with torch.no_grad():
-        next(model.interaction.parameters()).mul_(-1.5)
-    changed = best_sample(model, batch, make_generator(7), 30)[SHARED]
-    assert model.interaction.samples is not kept
-    model.interaction.samples = None
-    assert torch.equal(changed, best_sample(model, batch, make_generator(7), 30)[SHARED])
-    assert not torch.equal(changed, first)
+        model.interaction.head.log_scale.data.add_(3.0)  # which no version of a tensor counts
+        model.interaction.trunks["right"][1].weight.data.mul_(-1.5)
+    again = model.impute({"left": views["left"]}, best_of=50, draws=2).draws["right"]
+    assert len(made) == 2
+    assert not torch.equal(made[0].features, made[1].features)
+    assert not torch.equal(first, again)
 
 
 def test_joint_samples_leave_items_alone_of_which_nothing_is_present_and_others_do_not_matter():

@@ -194,16 +194,16 @@ class MultimodalDataset:
         """
         found = {}
         for name, m in self.modalities.items():
-            if name in self.train.at:  # pictures, of which nothing is far off
+            if not m.by_cell:  # of other kinds nothing is far off, and pairs of pictures would be copied
                 continue
-            view, there = self.train.of(name)
-            at = there.nonzero()[:, 0]
+            at = self.train.there(name).nonzero()[:, 0]
+            values = self.train.take(name, at)
             coded = {code.column for code in self._codes_of(name)}
-            far = [of for of in m.far_off(view[at]) if of[0] not in coded]
+            far = [of for of in m.far_off(values) if of[0] not in coded]
             shown = []
             for column, place, deviations in far[:SHOWN]:
                 row = int(at[place] if self.train.rows is None else self.train.rows[at[place]])
-                value = f"{float(view[at[place], column]):g}"
+                value = f"{float(values[place, column]):g}"
                 shown.append(
                     f"{value} in row {row}, column {m.column(column)} ({deviations:.2g} deviations from the median)"
                 )
@@ -249,6 +249,7 @@ def content_fingerprint(modalities: dict[str, Modality], train: Split, test: Spl
         whole = bool(rows.present.all())
         views = rows.views if whole else mask_views({name: rows.of(name)[0] for name in rows.views}, rows.present)
         labels = () if rows.labels is None else (rows.labels,)
+        digest.update("".join(rows.at).encode())
         for tensor in (rows.present, *labels, *views.values(), *rows.at.values()):
             digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(tensor.contiguous().numpy().data)

@@ -4,10 +4,9 @@ It learns log p(X) / prod_m p(x_m), the pointwise total correlation, up to a con
 one factor of the density, log pi(X) = -E(X) + weight f(X); the other one, E, says how each part looks.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import Field, PositiveFloat
@@ -19,7 +18,6 @@ from multiebm.core.names import Views, module_key
 from multiebm.core.random import Randomness, make_generator, rand
 from multiebm.core.tree import spread
 from multiebm.modalities import Modality
-from multiebm.models.generator import Generator
 from multiebm.models.inference import Latents
 from multiebm.models.use import PLACES
 from multiebm.nn.blocks import mlp
@@ -57,17 +55,10 @@ class Interaction:
 
 
 class Sampling(Protocol):
-    """What `best_sample` needs of a model."""
+    """What `joint_samples` needs of a model."""
 
     interaction: "InteractionNetwork | None"
-    generator: Generator
     modalities: dict[str, Modality]
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Iterate over all weights."""
-
-    def buffers(self) -> Iterator[Tensor]:
-        """Iterate over all buffers."""
 
     def sample_latents(self, n: int, rng: Randomness) -> Latents:
         """Draw latents of the prior, {"shared": [n, D], modality: [n, P]}."""
@@ -132,7 +123,6 @@ class InteractionNetwork(nn.Module):
     def __init__(self, modalities: dict[str, Modality], settings: Interaction) -> None:
         super().__init__()
         self.settings = settings
-        self.samples: tuple[tuple[Any, ...], Latents, Tensor] | None = None  # of `best_sample`, which makes them
         n = 2 * FEATURES  # of a trunk, whose features are not negative: a line lets them point anywhere
         trunks = {
             module_key(name): nn.Sequential(m.judge_trunk(CHANNELS, n), nn.Linear(n, FEATURES))
@@ -184,39 +174,42 @@ class InteractionNetwork(nn.Module):
         return torch.where(told, self.head(features, present)[:, None] - rest, torch.nan)
 
 
+class Pool(NamedTuple):
+    """Joint samples from which completions are chosen: their latents [n, .], and what f reads of them [n, M, F]."""
+
+    latents: Latents
+    features: Tensor
+
+
 @torch.no_grad()
-def best_sample(model: Sampling, batch: Batch, rng: Randomness, n: int) -> Latents:
-    """Return of `n` joint samples the latents [B, .] whose absent parts belong best to the present ones of each item.
+def joint_samples(model: Sampling, best_of: int) -> Pool | None:
+    """Return the joint samples among so many completions, the same for all items and seeds; None if there are none."""
+    if (n := best_of - FROM_POSTERIOR) <= 0 or model.interaction is None:
+        return None
+    latents, each = model.sample_latents(n, make_generator(0)), list[Tensor]()  # drawn on the CPU, as for every device
+    for rows in torch.arange(n).split(max(64, PLACES // sum(m.places for m in model.modalities.values()))):
+        views = model.likeliest(model.decode({key: of[rows.to(of.device)] for key, of in latents.items()}))
+        there = torch.ones(len(rows), len(views), dtype=torch.bool)
+        each.append(model.interaction.features(views, there.to(model.interaction.weight.device)))
+    return Pool(latents, torch.cat(each))
+
+
+@torch.no_grad()
+def best_sample(network: InteractionNetwork, pool: Pool, batch: Batch, rng: Randomness) -> Latents:
+    """Return the latents [B, .] of those of the pool whose absent parts belong best to the present ones of each item.
 
     Of proposals x_T ~ p(x_T) the importance weight for p(x_T | x_S) is exp(f(x_S, x_T) - f(x_T)), f being the pointwise
-    total correlation; the largest is taken, a mode and no draw. All items and seeds share the samples, and each item
-    looks through a random half of them, so several draws differ little. No encoder has a say in it: one Gaussian cannot
-    be where the codes are, if these lie in several places.
+    total correlation; the largest is taken, a mode and no draw. Each item looks through a random half of the pool, so
+    several draws differ little. No encoder has a say in it: one Gaussian cannot be where the codes are, if these lie in
+    several places.
     """
-    network, present = model.interaction, batch.present
-    assert network is not None
-    latents, of_samples = _samples_of(model, network, n)
+    present, n = batch.present, len(pool.features)
     own, found = network.features(batch.views, present), list[Tensor]()
-    for items in torch.arange(len(present), device=present.device).split(max(1, AT_A_TIME // of_samples.numel())):
+    for items in torch.arange(len(present), device=present.device).split(max(1, AT_A_TIME // pool.features.numel())):
         here = present[items, None].expand(-1, n, -1)  # [B, n, M]
-        both = torch.where(here[..., None], own[items, None], of_samples)
+        both = torch.where(here[..., None], own[items, None], pool.features)
         found.append(network.head(both, torch.ones_like(here)) - network.head(both, ~here))
     lots = rand(rng, (len(present), n), own)
     looks = lots >= lots.median(1, keepdim=True).values
     best = torch.cat(found).masked_fill(~looks, -torch.inf).argmax(1)
-    return {key: of[best] for key, of in latents.items()}
-
-
-def _samples_of(model: Sampling, network: InteractionNetwork, n: int) -> tuple[Latents, Tensor]:
-    """Return n joint samples' latents [n, .] and features [n, M, F], kept by f's network until any weight changes."""
-    kept, weights = network.samples, [*model.parameters(), *model.buffers()]
-    key = (n, model.generator.temperature, weights[0].device, sum(of._version for of in weights))
-    if kept is None or kept[0] != key:
-        latents = model.sample_latents(n, make_generator(0))  # drawn on the CPU: the same on every device
-        chunk, each = max(64, PLACES // sum(m.places for m in model.modalities.values())), list[Tensor]()
-        for rows in torch.arange(n, device=weights[0].device).split(chunk):
-            views = model.likeliest(model.decode({key: of[rows] for key, of in latents.items()}))
-            present = torch.ones(len(rows), len(views), dtype=torch.bool, device=rows.device)
-            each.append(network.features(views, present))
-        network.samples = kept = (key, latents, torch.cat(each))
-    return kept[1], kept[2]
+    return {key: of[best] for key, of in pool.latents.items()}

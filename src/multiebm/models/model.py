@@ -21,6 +21,7 @@ from multiebm.core.progress import track
 from multiebm.core.random import Randomness, check_seed, item_generators, make_generator
 from multiebm.mcmc.annealing import LogNormalizer
 from multiebm.models import use
+from multiebm.models.interaction import joint_samples
 from multiebm.models.likelihood import LogLikelihood, conditional_log_likelihood
 from multiebm.models.saving import write_model
 from multiebm.models.states import StateModel
@@ -133,8 +134,7 @@ class MultimodalModel(StateModel):
 
         Observed entries come back exactly as given (bytes v as v / 255); the others are decoded from the subset
         posterior, refined by `latent_steps` of the latent chain (eq. 17) and `data_steps` of the data chain with
-        observed parts held fixed (None = as in training). `present` [B, M] hides single entries of `parts`. Captions
-        come as an array of strings [B].
+        observed parts held fixed (None = as in training). `present` [B, M] hides entries. Captions are strings [B].
 
         With `draws` several times, as a `Completion`: draw k is what `seed` + k gives. `noise`: with the observation
         noise that the model assumes around the means. Item i depends on (`seed`, i) alone; of seeds [B], one for each
@@ -145,7 +145,7 @@ class MultimodalModel(StateModel):
         latent_steps = use.check_steps("latent_steps", latent_steps) or 0
         data_steps = use.check_data_steps(data_steps, self.energy is not None, self.energy_learned)
         use.check_noise(noise, data_steps)
-        best_of = use.check_best_of(best_of, self.interaction_learned)
+        most = use.check_best_of(best_of, self.interaction_learned) or (self.chooses.best_of if data_steps != 0 else 1)
         handed = use.check_parts(self.modalities, parts, present)
         seeds = use.check_seeds(seed, len(handed.present))
 
@@ -158,14 +158,14 @@ class MultimodalModel(StateModel):
             for draw in [0] if draws is None else track(range(draws), "draws"):
                 own = seeds + draw if isinstance(seeds, int) else [seed + draw for seed in seeds]
                 rng = item_generators(own, len(batch.present), first)
+                views = self.best_fill(batch, rng, latent_steps, most, posterior, pool)
                 if data_steps != 0:
-                    views = self.refined_fill(batch, rng, data_steps, latent_steps, best_of, posterior)
-                else:
-                    views = self.best_fill(batch, rng, latent_steps, best_of or 1, posterior)
+                    views, _ = self.refine_data(views, rng, data_steps, clamp=batch.there())
                 each.append(self._raw(views, names, rng if noise else None))
             return {name: torch.stack([views[name] for views in each], 1) for name in names}  # [B, K, ...]
 
         with use.in_use(self):
+            pool = joint_samples(self, most)  # once for all chunks
             found = use.over_parts(self, self.modalities, some, handed)
             each = [{name: of[:, k] for name, of in found.items()} for k in range(draws or 1)]
             each = [handed.observed(self.modalities, views) for views in each]

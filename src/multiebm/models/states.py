@@ -225,13 +225,13 @@ class StateModel(nn.Module):
         latent_steps: int = 0,
         best_of: int | None = None,
         posterior: Posterior | None = None,
+        pool: choice.Pool | None = None,
     ) -> Views:
-        """Return EBM completions: `best_fill` (`best_of` None: as `model.interaction` says), then the data chain.
-
-        Views [B, ...]; what is there is held fixed.
+        """Return EBM completions [B, ...]: `best_fill` (`best_of` None: as `model.interaction` says), then the data
+        chain, which holds what is there.
         """
         best_of = self.chooses.best_of if best_of is None else best_of
-        filled = self.best_fill(batch, rng, latent_steps, best_of, posterior)
+        filled = self.best_fill(batch, rng, latent_steps, best_of, posterior, pool)
         return self.refine_data(filled, rng, data_steps, clamp=batch.there())[0]
 
     def sample_latents(self, n: int, rng: Randomness, temperature: float | None = None) -> Latents:
@@ -261,29 +261,29 @@ class StateModel(nn.Module):
         latent_steps: int = 0,
         best_of: int = 1,
         posterior: Posterior | None = None,
+        pool: choice.Pool | None = None,
     ) -> Views:
         """Return the views [B, ...] with what is absent decoded from latents of the present parts, the best of so many.
 
-        Of FROM_POSTERIOR from q(z | x_S) at most it has the largest f(X), an energy of interaction that learned. Others
-        are joint samples: their best is taken where its weight is larger by MARGIN. `posterior`: q(z, W | x_S).
+        Of FROM_POSTERIOR from q(z | x_S) at most it has the largest f(X), which has learned. Others are `joint_samples`
+        (`pool`, if made): their best is taken where its weight is larger by MARGIN. `posterior`: q(z, W | x_S).
         """
         with torch.no_grad():
             posterior = self.inference.given(batch) if posterior is None else posterior  # once for all of them
         best = self.fill(batch, self.infer_latents(batch, rng, latent_steps, posterior))
         if best_of > 1:
-            assert self.interaction is not None
-            f, others = self.interaction, max(best_of - choice.FROM_POSTERIOR, 0)
+            f = self.interaction
+            assert f is not None
             most = f(self.likeliest(best))
-            for _ in range(best_of - others - 1):
+            for _ in range(min(best_of, choice.FROM_POSTERIOR) - 1):
                 views = self.fill(batch, self.infer_latents(batch, rng, latent_steps, posterior))
                 better = (found := f(self.likeliest(views))) > most
                 most = torch.where(better, found, most)
                 best = rows_where(better, views, best)
-            if others:
-                views = self.fill(batch, choice.best_sample(self, batch, rng, others))
+            if pool := pool or choice.joint_samples(self, best_of):
+                views = self.fill(batch, choice.best_sample(f, pool, batch, rng))
                 weights = [f(of) - f(of, ~batch.present) for of in map(self.likeliest, (views, best))]
-                better = (weights[0] > weights[1] + choice.MARGIN) & batch.present.any(1)
-                best = rows_where(better, views, best)
+                best = rows_where((weights[0] > weights[1] + choice.MARGIN) & batch.present.any(1), views, best)
         return best
 
     def with_noise(self, means: Views, rng: Randomness) -> Views:
