@@ -28,7 +28,6 @@ from multiebm.evaluation.result import (
     mean_and_columns,
 )
 from multiebm.evaluation.samples import read_by_all
-from multiebm.models.interaction import Pool, joint_samples
 
 CLAMPED_SIZES = (1,)  # of observed subsets that are held fixed while the data chain completes them
 Pair = tuple[tuple[str, ...], str]  # observed modalities, target
@@ -84,15 +83,10 @@ def completions(m: Measurement, items: Tensor, observed: tuple[str, ...], how: C
     """Yield all modalities, clamped states [B, ...], generated from what is `observed` of test `items` that have it."""
     for batch, rng in m.given("test", items, observed, how.name):
         if how.data_chain:
-            views = m.model.refined_fill(batch, rng, pool=m.once(pool_of))
+            views = m.model.refined_fill(batch, rng)
         else:
             views = m.model.decode(m.model.infer_latents(batch, rng, how.latent_steps))
         yield m.shown(views, f"{how.name} given {'+'.join(observed)}")
-
-
-def pool_of(m: Measurement) -> Pool | None:
-    """Return the joint samples among which completions are chosen as the model is set, made once for all of them."""
-    return joint_samples(m.model, m.model.chooses.best_of)
 
 
 def hits_of(m: Measurement, n: int, size: int, how: Conditioning) -> tuple[Hits, Hits]:

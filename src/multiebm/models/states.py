@@ -225,13 +225,12 @@ class StateModel(nn.Module):
         latent_steps: int = 0,
         best_of: int | None = None,
         posterior: Posterior | None = None,
-        pool: choice.Pool | None = None,
     ) -> Views:
         """Return EBM completions [B, ...]: `best_fill` (`best_of` None: as `model.interaction` says), then the data
         chain, which holds what is there.
         """
         best_of = self.chooses.best_of if best_of is None else best_of
-        filled = self.best_fill(batch, rng, latent_steps, best_of, posterior, pool)
+        filled = self.best_fill(batch, rng, latent_steps, best_of, posterior)
         return self.refine_data(filled, rng, data_steps, clamp=batch.there())[0]
 
     def sample_latents(self, n: int, rng: Randomness, temperature: float | None = None) -> Latents:
