@@ -120,6 +120,71 @@ def test_a_first_line_of_numbers_is_said_to_be_none_of_names(tmp_path, caplog):
         assert f"t.csv: the first line has numbers alone ({shown}), and is read as the names of columns" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("1,5;2,5;0,25\n0,5;3,5;1\n2,25;1,5;0\n", [[1.5, 0.5, 2.25], [2.5, 3.5, 1.5], [0.25, 1, 0]]),
+        ("1,5;2\n0,5;3,25\n4;1,5\n", [[1.5, 0.5, 4], [2, 3.25, 1.5]]),  # by commas as even
+        ("1,5\t2,5\n0,5\t3,5\n2,5\t1,5\n", [[1.5, 0.5, 2.5], [2.5, 3.5, 1.5]]),
+        ("5.1,3.5,a\n4.9,3.0,b\n6.2,4.1,a\n", [[5.1, 4.9, 6.2], [3.5, 3.0, 4.1], ["a", "b", "a"]]),  # as iris.data
+        ("7,7\n1,2\n", [[7, 1], [7, 2]]),  # names are not twice the same
+        ("2.5,,a\n1.5,1,b\n3.5,2,a\n", [[2.5, 1.5, 3.5], [-1, 1, 2], ["a", "b", "a"]]),  # a cell is missing
+    ],
+)
+def test_a_first_line_like_those_below_is_a_row_and_columns_are_numbered(tmp_path, caplog, text, found):
+    frame = table_of(tmp_path, text)
+    assert list(frame) == [str(i) for i in range(len(found))]
+    assert [frame[name].fillna(-1).tolist() for name in frame] == found
+    assert (
+        f"is read as a row, as it looks like those below; columns are called 0 to {len(found) - 1}. If" in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2019,2020,2021,2022\n2020,1999,2030,1\n2018,2021,1,2040\n",  # years
+        "2021,2020,2019\n20,19,30\n18,21,1\n",
+        "400.5;401.0;401.5;402.0\n0.5;0.25;1;0\n900;1e6;0;500\n",  # of a spectrum
+        "0,1,2,3\n0.5,-1,2,5\n-1,4,3,1\n",  # as pandas calls columns without names
+        "7157,1956,672\n0,1,2\n3,4,5\n",  # numbers of genes, which no cell has
+        "1,x\n1,y\n2,z\n",
+        "a,b\nb,a\n",
+    ],
+)
+def test_numbers_that_may_be_names_stay_names(tmp_path, text):
+    mark = ";" if ";" in text else ","
+    assert list(table_of(tmp_path, text)) == text.splitlines()[0].split(mark)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("Temp, C;Hum, %\n21,5;40\n20,25;41\n", ["Temp, C", "Hum, %"]),  # lines are even by semicolons alone
+        ("x,y;z\n1,5;2\n2,5;3\n", ["x,y", "z"]),  # all cells are numbers by semicolons alone
+        ("name,a;b\nu,1\nv,2\n", ["name", "a;b"]),
+        ("a\tb, c\n1\t2\n3\t4\n", ["a", "b, c"]),
+    ],
+)
+def test_what_stands_between_cells_makes_lines_even_and_cells_numbers(tmp_path, text, names):
+    assert list(table_of(tmp_path, text)) == names
+
+
+def test_a_model_of_a_table_without_names_reads_others_without(tmp_path, caplog):
+    rows = [f"{i % 7},5;{i % 5},25;{i % 3}\n" for i in range(40)]
+    (tmp_path / "t.csv").write_text("".join(rows))
+    data = multiebm.read_data(tmp_path / "t.csv", parts={"x": ["0", "1"], "y": [2]}, kinds={"y": "vector"})
+    assert len(data.train) + len(data.test) == 40
+    (tmp_path / "one.csv").write_text("".join(rows[8:9]))
+    caplog.clear()
+    found, _ = read_parts(tmp_path / "one.csv", data.modalities)
+    assert {name: of.to_numpy().tolist() for name, of in found.items()} == {"x": [[1.5, 3.25]], "y": [[2]]}
+    assert "one.csv: the first line (1,5, 3,25, 2) is read as a row" in caplog.text
+    (tmp_path / "named.csv").write_text("0;1;2\n" + rows[8])
+    found, _ = read_parts(tmp_path / "named.csv", data.modalities)
+    assert found["x"].to_numpy().tolist() == [[1.5, 3.25]]
+
+
 def test_a_path_without_an_ending_that_is_not_there_is_told_what_may_be(tmp_path):
     with pytest.raises(
         DataError,

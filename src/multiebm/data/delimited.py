@@ -1,25 +1,29 @@
-"""Tables as texts: names in the first line, and numbers that are written with a decimal comma."""
+"""Tables as texts: what stands between cells, names in the first line, and numbers with a decimal comma."""
 
+import csv
 import logging
 import re
 from collections.abc import Callable, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from multiebm.core.errors import DataError
 
 logger = logging.getLogger("multiebm")
 
+MARKS = (",", ";", "\t", "|")  # that stand between cells
+_LOOKED_AT = 200  # rows that tell what the first line is
 _COMMA = re.compile(r"[-+]?\d+(,\d+)?([eE][-+]?\d+)?")  # 1,5 or 2
 _PERHAPS_THOUSANDS = re.compile(r"[-+]?([1-9]\d{0,2},\d{3}|\d+)")  # 1,500 is 1.5 or 1500
 _SHOWN = 8  # columns that are named
 
 
 def with_decimal_commas(frame: Any, read: Callable[[], Any], file: Path) -> Any:
-    """Return the table of a file whose cells stand between semicolons, as `read` reads it where commas are decimal.
+    """Return the table of a file whose cells stand between semicolons or tabs, as `read` reads it with decimal commas.
 
-    They are where all cells of a column of texts are numbers such as 1,5, and one of them cannot be thousands; then
-    they are so in all columns. DataError where other numbers have a decimal point.
+    Commas are decimal where all cells of a column of texts are numbers such as 1,5, and one of them cannot be
+    thousands; then they are so in all columns. DataError where other numbers have a decimal point.
     """
     names = [str(name) for name in frame.columns]
     commas = {at: cells for at in range(len(names)) if (cells := _with_commas(frame.iloc[:, at]))}
@@ -47,16 +51,82 @@ def _with_commas(column: Any) -> list[str]:
     return cells if any("," in cell for cell in cells) and all(map(_COMMA.fullmatch, cells)) else []
 
 
-def say_names_are_numbers(names: Sequence[str], file: Path) -> None:
-    """Say it where the first line of a file has numbers alone, and so is no line of names."""
+def separator(stream: IO[str], file: Path) -> str:
+    """Return what stands between the cells of a text: of a .tsv a tab; else of the marks in its first line the one by
+    which lines are even and most cells are numbers, and of several such the first of MARKS.
+    """
+    head = next((line for line in stream if line.strip()), "")
+    marks = [mark for mark in MARKS if mark in head]
+    if file.suffix.lower() == ".tsv" or len(marks) < 2:
+        return "\t" if file.suffix.lower() == ".tsv" else (marks or [","])[0]
+    return max(marks, key=lambda mark: _fits(first_rows(stream, mark), mark))
+
+
+def _fits(rows: Sequence[Sequence[str]], mark: str) -> tuple[bool, float]:
+    """Return whether rows have cells of one number, several of them, and the share of cells that are numbers."""
+    cells = [cell for row in rows for cell in row if cell.strip()]
+    numbers = sum(_number(cell) is not None and (mark != "," or "," not in cell) for cell in cells)
+    return len({len(row) for row in rows}) == 1 < len(rows[0]), numbers / max(1, len(cells))
+
+
+def first_rows(stream: IO[str], mark: str) -> list[list[str]]:
+    """Return the first rows of a text with this `mark` between cells, without empty lines."""
+    stream.seek(0)
+    lines = (row for row in csv.reader(stream, delimiter=mark, skipinitialspace=True) if row)
+    return list(islice(lines, _LOOKED_AT))
+
+
+def _number(cell: str) -> float | None:
+    """Return the number that a cell is, with a decimal point or a decimal comma; None where it is none."""
     try:
-        numbers = [float(name.replace(",", ".")) for name in names if name]
+        return float(cell.strip().replace(",", "."))
     except ValueError:
-        return
-    if numbers:
+        return None
+
+
+def is_row(rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether the first of these rows is one as those below, and has no names of columns.
+
+    A text in it is also below it, in its column. Of numbers alone one is there twice, or half of them lie between those
+    below; four that rise evenly, as years do, are names, and so are 0, 1, 2.
+    """
+    head, below = rows[0], rows[1:]
+    columns = [{row[i].strip() for row in below if i < len(row)} - {""} for i in range(len(head))]
+    filled = [(cell.strip(), column) for cell, column in zip(head, columns, strict=True) if cell.strip()]
+    if not filled or not below:
+        return False
+    numbers = [_number(cell) for cell, _ in filled]
+    if None in numbers:
+        texts = [of for of, number in zip(filled, numbers, strict=True) if number is None]
+        return all(cell in column for cell, column in texts)
+    found = [number for number in numbers if number is not None]
+    steps = {round(b - a, 9) for a, b in pairwise(found)}
+    if (
+        len(found) > 1
+        and len(steps) == 1
+        and steps != {0.0}
+        and (len(found) > 3 or (steps == {1.0} and found[0] in (0, 1)))
+    ):
+        return False
+    inside = 0
+    for cell, column in filled:
+        others = [number for other in column if (number := _number(other)) is not None]
+        inside += bool(others) and min(others) <= (_number(cell) or 0.0) <= max(others)
+    return len(set(found)) < len(found) or 2 * inside >= len(found)
+
+
+def say_what_leads(names: Sequence[str], row: bool, file: Path) -> None:
+    """Say it where the first line of a file is a `row`, or has numbers alone and is none by its looks."""
+    shown = f"{', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+    if row:
+        logger.warning(
+            "%s: the first line (%s) is read as a row, as it looks like those below; columns are called 0 to %d. If it "
+            "has their names, write a letter into each",
+            *(file, shown, len(names) - 1),
+        )
+    elif any(names) and all(_number(name) is not None for name in names if name):
         logger.warning(
             "%s: the first line has numbers alone (%s), and is read as the names of columns; if it is a row, write a "
             "line of names above it",
-            file,
-            ", ".join(names[:_SHOWN]),
+            *(file, shown),
         )

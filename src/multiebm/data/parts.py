@@ -51,11 +51,13 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
     if path.suffix.lower() in ENDINGS and (only := _one_of_pictures(modalities)) and path.is_file():
         return {only: read_pictures([path], modalities[only])}, None
     if path.suffix.lower() in TABLES:
-        columns, there = split_table(read_table(path), modalities, str(path))
+        known = [column for m in modalities.values() for column in m.handed_columns]
+        table = read_table(path, nameless=bool(known) and all(name.isdecimal() for name in known))
+        columns, there = split_table(table, modalities, str(path))
         return columns, torch.from_numpy(there)
     if path.suffix.lower() != ".npz":
         raise DataError(
-            f"--parts: got {path}, expected an .npz file, or a folder of PNG pictures by modality, or a table "
+            f"parts, --parts: got {path}, expected an .npz file, or a folder of PNG pictures by modality, or a table "
             f"({', '.join(TABLES)}); {'convert it' if path.exists() else 'there is no such file: correct the path'}"
         )
     content, what, names = read_npz(path), str(path), list(modalities)

@@ -19,7 +19,7 @@ from multiebm.core.handed import WAS, unpack
 from multiebm.core.names import MASK
 from multiebm.core.table import nearest
 from multiebm.data.caption_files import find_captions
-from multiebm.data.delimited import say_names_are_numbers, with_decimal_commas
+from multiebm.data.delimited import first_rows, is_row, say_what_leads, separator, with_decimal_commas
 from multiebm.data.npz import check_bytes, expanded, read_npz
 from multiebm.data.picture_files import ENDINGS, read_pictures, read_shape
 from multiebm.modalities import Picture
@@ -95,8 +95,10 @@ def _without_parts(content: dict[str, Any], parts: Columns | None) -> dict[str, 
     return content
 
 
-def read_table(file: Path) -> Any:
-    """Return the data frame of a table (TABLES); DataError where it cannot be read, or what reads it is not here."""
+def read_table(file: Path, nameless: bool = False) -> Any:
+    """Return the data frame of a table (TABLES), whose first line is a row if it is `nameless` or looks like those
+    below it; DataError where it cannot be read, or what reads it is not here.
+    """
     try:
         import pandas as pd
     except ImportError as error:
@@ -106,7 +108,7 @@ def read_table(file: Path) -> Any:
     check_bytes(file, file.stat().st_size)
     try:
         if file.suffix.lower() in (".csv", ".tsv"):
-            return _read_text(file)
+            return _read_text(file, nameless)
         return pd.read_parquet(file) if file.suffix.lower() == ".parquet" else pd.read_feather(file)
     except ImportError as error:
         raise DataError(f"{file}: got {file.suffix}, which pyarrow reads, and it is not here; {EXTRA}") from error
@@ -121,8 +123,9 @@ def read_table(file: Path) -> Any:
         raise DataError(f"{file}: got a table that cannot be read ({why}), {fix}") from error
 
 
-def _read_text(file: Path) -> Any:
-    """Return the data frame of a .csv or .tsv, its columns named as its first line says, twice if it does.
+def _read_text(file: Path, nameless: bool) -> Any:
+    """Return the data frame of a .csv or .tsv, its columns named as its first line says, twice if it does, or by their
+    places where that is a row.
 
     Where lines end in a separator, the empty cells behind it are left out. Where rows have one cell more than there are
     names, the first one is the name of the row, as R writes it, which is said. DataError where they have more.
@@ -130,19 +133,23 @@ def _read_text(file: Path) -> Any:
     import pandas as pd
 
     with file.open(encoding="utf-8-sig", newline="") as stream:
-        mark = _separator(next((line for line in stream if line.strip()), ""), file)
-        stream.seek(0)
-        lines = (line for line in csv.reader(stream, delimiter=mark, skipinitialspace=True) if line)
-        names, first = next(lines, []), next(lines, [])
-    say_names_are_numbers(names, file)
+        rows = first_rows(stream, mark := separator(stream, file))
+    names, first = [*rows, [], []][:2]
+    row = is_row(rows) if rows else False
+    row = row or (nameless and names != [str(i) for i in range(len(names))])
+    say_what_leads(names, row, file)
     width = max(len(names), len(first))
+    names = [str(i) for i in range(width)] if row else names
 
     def read(decimal: str = ".") -> Any:
-        frame = pd.read_csv(file, sep=mark, skipinitialspace=True, header=0, names=list(range(width)), decimal=decimal)
+        header = None if row else 0
+        frame = pd.read_csv(
+            file, sep=mark, skipinitialspace=True, header=header, names=list(range(width)), decimal=decimal
+        )
         return _with_names(frame, names, file)
 
     frame = read()
-    return with_decimal_commas(frame, lambda: read(","), file) if mark == ";" else frame
+    return with_decimal_commas(frame, lambda: read(","), file) if mark in ";\t" else frame
 
 
 def _with_names(frame: Any, names: Sequence[str], file: Path) -> Any:
@@ -160,13 +167,6 @@ def _with_names(frame: Any, names: Sequence[str], file: Path) -> Any:
     return frame
 
 
-def _separator(head: str, file: Path) -> str:
-    """Return what stands between cells: of a .tsv a tab, else a comma, unless the `head` has none and another one."""
-    if file.suffix.lower() == ".tsv":
-        return "\t"
-    return next((mark for mark in (",", ";", "\t", "|") if mark in head), ",")
-
-
 def _columns_of(frame: Any, parts: Columns | None, labels: str | None, what: str) -> dict[str, Any]:
     """Return the parts of a table, data frames of their columns; each column may be in one part."""
     known = [str(column) for column in frame.columns]
@@ -176,7 +176,7 @@ def _columns_of(frame: Any, parts: Columns | None, labels: str | None, what: str
         raise ConfigError(
             f"{what}: got a table of {len(known)} columns ({listed}) and not which of them form which part; say it: "
             f"--part NAME={two} for each part, in Python multiebm.read_data(table, parts={{'name': [columns]}}), which "
-            "gives what train takes"
+            f"gives what train takes, or at once multiebm.train(table, parts={{'name': {known[:2]}}})"
         )
     if all(isinstance(column, Integral) for column in frame.columns):  # then whole numbers are names, as to pandas
         parts = {part: [str(c) for c in ([of] if isinstance(of, str | int) else of)] for part, of in parts.items()}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -12,6 +12,7 @@ from multiebm.core.bars import showing
 from multiebm.core.errors import ConfigError, whole_number
 from multiebm.core.keys import CONFIG
 from multiebm.data import MultimodalDataset, read_data
+from multiebm.data.sources import Columns
 from multiebm.evaluation.result import Evaluation, EvaluationSettings
 from multiebm.experiments.build import build_dataset, build_model, naming_kept, naming_own, resolved
 from multiebm.experiments.live import live_view
@@ -64,12 +65,17 @@ def train(
     init_from: str | Path | None = None,
     encoders: Mapping[str, Maker] | None = None,
     decoders: Mapping[str, Maker] | None = None,
+    parts: Columns | None = None,
+    kinds: dict[str, str | dict[str, Any]] | None = None,
+    missing: Literal["nan"] | None = None,
+    labels: Any = None,
 ) -> MultimodalModel:
     """Train in the run folder `out` and return the model, with averaged weights, as saved in `out/model`.
 
-    `source` is a preset, a YAML file or an Experiment, or data: whatever `read_data` reads, or what it returned, as in
-    train(read_data(table, parts=...)). Data are trained on by the preset `method`; `out` is by default a new folder
-    run-1, ... `overrides` are such as "training.batch_size=32"; `dataset` replaces the configured. A run keeps data
+    `source` is a preset, a YAML file or an Experiment, or data: whatever `read_data` reads, with `parts`, `kinds`,
+    `missing` and `labels` as there (train(table, parts={"sensor": ["temp", "hum*"]})), or what it returned. Data are
+    trained on by the preset `method`; `out` is by default a new folder run-1, ... `overrides` are such as
+    "training.batch_size=32"; `dataset` replaces the configured. A run keeps data
     that were handed over in Python (up to LARGEST_KEPT bytes), so that the command line can evaluate and report it.
     After Ctrl-C everything is saved before KeyboardInterrupt is raised. `resume` continues bit-exactly, in the run
     folder `source` unless `out` is given; learning rates among `overrides` hold from there on, which run.json and
@@ -85,7 +91,9 @@ def train(
     the model hands them over again.
     """
     own = handed_over(encoders, decoders)
-    source, dataset = _settings_and_data(source, dataset, method, overrides)
+    said = {"parts": parts, "kinds": kinds, "missing": missing, "labels": labels}
+    said = {key: value for key, value in said.items() if value is not None}
+    source, dataset = _settings_and_data(source, dataset, method, overrides, said)
     out = _new_folder(source, resume) if out is None else out
     chosen = [] if dataset is None else sizes_for(source, dataset, overrides)
     experiment = load_experiment(source, [*chosen, *overrides])
@@ -111,10 +119,14 @@ def train(
 
 
 def _settings_and_data(
-    source: Source | Any, dataset: MultimodalDataset | None, method: Source, overrides: Sequence[str]
+    source: Source | Any,
+    dataset: MultimodalDataset | None,
+    method: Source,
+    overrides: Sequence[str],
+    reading: Mapping[str, Any],
 ) -> tuple[Source, MultimodalDataset | None]:
     """Return what names the settings of a run, and its data where they were handed over: beside such, settings of data
-    are refused.
+    are refused. `reading` are arguments of `read_data`, refused where there are no data to read.
     """
     settings = isinstance(source, Experiment) or not isinstance(source, MultimodalDataset) and names_settings(source)
     if problems := apply_overrides({}, overrides):
@@ -128,11 +140,17 @@ def _settings_and_data(
             "training; say it where data are read, as in multiebm.train(multiebm.read_data(data, kinds={...}, "
             "missing='nan', test_fraction=0.2))"
         )
+    if reading and (settings or isinstance(source, MultimodalDataset)):
+        got = f"{source!s:.60}, which names settings" if settings else "data that read_data has read"
+        raise ConfigError(
+            f"{', '.join(reading)}: got with {got}, expected data to read beside it, as in multiebm.train(table, "
+            "parts={'name': [columns]}); hand over the data there, or leave it out"
+        )
     if settings:
         return source, dataset
     if dataset is not None:
         raise ConfigError("dataset: got one beside data, expected data once; leave dataset= out")
-    return method, source if isinstance(source, MultimodalDataset) else read_data(source)
+    return method, source if isinstance(source, MultimodalDataset) else read_data(source, **reading)
 
 
 def _new_folder(source: Source, resume: bool) -> str | Path:

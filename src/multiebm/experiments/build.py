@@ -15,7 +15,7 @@ from multiebm.core.keys import DATA
 from multiebm.core.names import module_key, name_problem
 from multiebm.core.random import make_generator
 from multiebm.core.table import nearest
-from multiebm.data import BatchStream, MultimodalDataset, Split, load_dataset
+from multiebm.data import BatchStream, MultimodalDataset, Split, load_dataset, read_parts
 from multiebm.distributions.likelihoods import START_SCALE, Observation
 from multiebm.experiments.schema import DataSection, Experiment, ModelSection, PartSection
 from multiebm.modalities import Modality
@@ -98,7 +98,7 @@ def build_model(
         interaction = None if s.interaction is None else InteractionNetwork(modalities, s.interaction)
         chains = (s.data_chain, s.latent_chain)
         model = MultimodalModel(modalities, inference, generator, energy, *chains, interaction)
-        model.blueprint, model.own = section.model_dump(), own
+        model.blueprint, model.own, model.reads = section.model_dump(), own, read_parts
         return laid_out(model)
 
 

@@ -37,6 +37,7 @@ class MultimodalModel(StateModel):
     """A `StateModel` that answers in the user's words and units."""
 
     kept: tuple[str, LogNormalizer] | None = None  # the last log Z of the prior, and of which weights it is
+    reads: use.Reader | None = None  # what finds parts at a path, as its builder says
 
     def sample(
         self,
@@ -130,7 +131,7 @@ class MultimodalModel(StateModel):
         noise: bool = False,
         best_of: int | None = None,
     ) -> Views | Completion:
-        """Return the modalities in `want` (None: all) by name, given raw `parts` [B, ...] of any, or a table of them.
+        """Return the modalities in `want` (None: all) by name, given raw `parts` [B, ...] of any, a table, or a path.
 
         Observed entries come back exactly as given (bytes v as v / 255); the others are decoded from the subset
         posterior, refined by `latent_steps` of the latent chain (eq. 17) and `data_steps` of the data chain with
@@ -146,7 +147,7 @@ class MultimodalModel(StateModel):
         data_steps = use.check_data_steps(data_steps, self.energy is not None, self.energy_learned)
         use.check_noise(noise, data_steps)
         most = use.check_best_of(best_of, self.interaction_learned) or (self.chooses.best_of if data_steps != 0 else 1)
-        handed = use.check_parts(self.modalities, parts, present)
+        handed = use.check_parts(self.modalities, parts, present, self.reads)
         seeds = use.check_seeds(seed, len(handed.present))
 
         if draws is not None:
@@ -194,7 +195,7 @@ class MultimodalModel(StateModel):
             own = {name: torch.where(here[name][:, None], of.loc, torch.nan) for name, of in q.private.items()}
             return {SHARED: q.shared.mean} | own
 
-        return use.over_parts(self, self.modalities, some, use.check_parts(self.modalities, parts, present))
+        return use.over_parts(self, self.modalities, some, use.check_parts(self.modalities, parts, present, self.reads))
 
     def frame(self, values: Tensor | Mapping[str, Tensor]) -> "DataFrame":
         """Return codes of `encode` ([B, D], or by name), or parts of `impute` and `sample` [B, D], as a data frame.
@@ -240,7 +241,7 @@ class MultimodalModel(StateModel):
         that of log Z. The delta method: too small where few draws carry the weight.
         """
         samples, seed = whole_number("samples", samples, 1, use.MOST), check_seed(seed)
-        handed = use.check_parts(self.modalities, parts, present)
+        handed = use.check_parts(self.modalities, parts, present, self.reads)
         names = [] if given is None else use.check_given(self.modalities, given, handed.parts)
         known = None if given is None else torch.tensor([n in names for n in self.modalities], device=self.device)
         with showing(progress):
@@ -282,7 +283,7 @@ class MultimodalModel(StateModel):
         say it: above 0 they are likelier together than by chance. Of the rest minus the squared distance of what two
         parts say alone, E_q_m[z] in R^D, mean over an item's pairs, always 0 if D = 0. NaN of one part or none.
         """
-        handed = use.check_parts(self.modalities, parts, present)
+        handed = use.check_parts(self.modalities, parts, present, self.reads)
         return use.over_parts(self, self.modalities, lambda batch, first: self.match_states(batch), handed)
 
     def score_parts(self, parts: Views, present: Tensor | None = None) -> Views:
@@ -292,7 +293,7 @@ class MultimodalModel(StateModel):
         a constant for each part. NaN where the part is absent or the only one of its item. ConfigError without one.
         """
         use.check_interaction("score_parts: got a model", self.interaction_learned)
-        handed = use.check_parts(self.modalities, parts, present)
+        handed = use.check_parts(self.modalities, parts, present, self.reads)
 
         def some(batch: Batch, first: int) -> Views:
             assert self.interaction is not None
@@ -322,7 +323,7 @@ class MultimodalModel(StateModel):
         its item alone. Needs every part: ModalityError where one is missing or hidden by `present` [B, M]. ConfigError
         where an energy never learned.
         """
-        handed = use.check_parts(self.modalities, parts, present)
+        handed = use.check_parts(self.modalities, parts, present, self.reads)
         if rows := (~handed.complete()).nonzero()[:, 0].tolist():
             missing = [name for name, i in zip(self.modalities, handed.present.all(0).tolist(), strict=True) if not i]
             raise ModalityError(
@@ -339,8 +340,7 @@ class MultimodalModel(StateModel):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights and description into `folder`, which is new, empty or holds a model; else OutputError."""
-        blueprint = self.blueprint
-        if blueprint:  # the one plain value that may be set after building
+        if blueprint := self.blueprint:  # the one plain value that may be set after building
             blueprint = blueprint | {"temperature": self.generator.temperature}
         write_model(self, self.modalities, blueprint, Path(folder), self.kept)
 

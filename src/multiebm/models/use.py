@@ -4,6 +4,7 @@ expected and the fix; items are computed a bounded number at a time, and the mod
 
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 LARGEST = 2**34  # bytes that one call returns at most
 MOST = 10**7  # importance samples of an item, or paths and stages of log Z
 FAR_OFF = 0.3  # nats of error, from which an estimate is said to be rough: few draws carry its weight
+Reader = Callable[[Any, Mapping[str, Modality]], tuple[Any, Any]]  # of a path: parts, and which are there or None
 PLACES = 2**18  # pixels of pictures and coordinates of vectors at a time: what the memory of networks grows with
 
 
@@ -96,16 +98,21 @@ class Given(NamedTuple):
         return Completion(mean, {name: std for name, (_, std) in found.items()}, self.given(modalities, draws))
 
 
-def check_parts(modalities: dict[str, Modality], parts: Any, present: Any = None) -> Given:
+def check_parts(modalities: dict[str, Modality], parts: Any, present: Any = None, reads: Reader | None = None) -> Given:
     """Return raw `parts` [B, ...], every row of them checked, all of it copied; a modality not in `parts` is absent.
 
     `present` [B, M] (columns in the order of `modalities`, or by name) hides single entries; what is hidden may be NaN.
-    A table is split by the columns that training had; a row whose cells of a part are all empty has not that part.
+    A table is split by the columns that training had; a row whose cells of a part are all empty has not that part. A
+    path is read by `reads`.
     """
-    if (table := None if isinstance(parts, Mapping) else as_pandas(parts, "parts")) is not None:
+    there: Any = None
+    if reads is not None and isinstance(parts, str | os.PathLike):
+        parts, there = reads(parts, modalities)
+    elif (table := None if isinstance(parts, Mapping) else as_pandas(parts, "parts")) is not None:
         check_order({"the table": table}, present, None, "parts")
         parts, there = split_table(table, modalities, "parts")
-        present = there & read_present(present, list(modalities), len(there), "parts")
+    if there is not None:
+        present = np.asarray(there) & read_present(present, list(modalities), len(there), "parts")
     handed = read_arrays(parts, {name: m.numbers for name, m in modalities.items()}, "parts", present)
     handed = {name: modalities[name].hide(part) for name, part in handed.items()}
     there = read_presence(handed, present, {name: m.lacks_cells for name, m in modalities.items()}, "parts")
