@@ -401,9 +401,11 @@ def test_what_needs_an_energy_of_interaction_says_so_without_one():
 @HEADS
 def test_a_saved_model_keeps_f_and_its_weight(kind, tmp_path):
     model, views = model_with(kind, weight=0.25), raw(mixed_holder())
+    model.interaction.louder.fill_(4)
     model.save_pretrained(tmp_path / "model")
     again = multiebm.from_pretrained(tmp_path / "model")
     assert float(again.interaction.weight) == 0.25
+    assert float(again.interaction.louder) == 4
     assert again.interaction_learned
     assert torch.equal(again.score(views), model.score(views))
     assert torch.equal(again.match(views), model.match(views))
@@ -431,3 +433,15 @@ def test_cells_may_be_missing():
     views["left"][1, 0] = torch.nan
     zero = {name: view.nan_to_num(0.0) for name, view in views.items()}
     assert torch.equal(network(views), network(zero))
+
+
+def test_a_model_saved_before_scores_had_a_number_of_their_own_is_read(tmp_path, monkeypatch):
+    model, views = model_with("pair", weight=0.25), raw(mixed_holder())
+    state = model.state_dict
+    monkeypatch.setattr(
+        model, "state_dict", lambda *a, **k: {n: t for n, t in state(*a, **k).items() if n != "interaction.louder"}
+    )
+    model.save_pretrained(tmp_path / "model")
+    again = multiebm.from_pretrained(tmp_path / "model")
+    assert float(again.interaction.louder) == 1
+    assert torch.equal(again.score(views), model.score(views))

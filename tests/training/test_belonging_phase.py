@@ -16,8 +16,8 @@ from multiebm.modalities import Text
 from multiebm.models.interaction import Interaction
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.spectral import frozen
-from multiebm.objectives.belonging import draw_donors
-from multiebm.training.codes import FEWEST, WEIGHING, refine_samples, weigh_interaction
+from multiebm.objectives.belonging import draw_donors, ranked
+from multiebm.training.codes import FEWEST, TOLD, WEIGHING, refine_samples, weigh_interaction, weigh_score
 from multiebm.training.phases import energy
 from multiebm.training.phases.belonging import Belonging, with_fewer_parts
 from multiebm.training.phases.bound import Bound
@@ -160,6 +160,56 @@ def test_the_finished_model_has_the_weight_of_the_rule_by_its_averaged_weights()
     weigh_interaction(model, state.rng.initial_seed())
     assert weight == float(model.interaction.weight) > 0
     assert model.chooses.ratio == 0.5
+
+
+class Loud(torch.nn.Module):
+    """An energy that differs between items, and knows nothing of what belongs together: `height` times c."""
+
+    def __init__(self, height: float) -> None:
+        super().__init__()
+        self.height = height
+
+    def forward(self, views):
+        return self.height * views["c"][:, 0]
+
+
+def test_f_is_as_loud_in_scores_as_it_takes_to_tell_foreign_parts():
+    """The least power of two; chains keep their weight; c is moved as well, of which nothing can be told."""
+    model = small()
+    train(model, Belonging(steps=100), endless(triples, 64))
+    model.energy_steps.fill_(1)
+    model.interaction.weight.fill_(0.5)
+    batch, told = triples(600, make_generator(7)), {}
+    moved = [batch._replace(views=batch.views | {name: batch.views[name].roll(1, 0)}) for name in "abc"]
+    for height in (0.0, 40.0):
+        model.energy = Loud(height)
+        weigh_score(model, [batch])
+        louder = float(model.interaction.louder)
+        areas = [
+            torch.stack([ranked(model.score_states(batch), model.score_states(of)) for of in moved]).mean()
+            for model.interaction.louder.data in (torch.tensor(louder), torch.tensor(louder / 2))
+        ]
+        asked = torch.stack([ranked(model.match_states(batch), model.match_states(of)) for of in moved]).mean() - TOLD
+        told[height] = louder, areas, asked
+    (quiet, (area, _), asked), (loud, (enough, less), asked_too) = told.values()
+    assert quiet == 1
+    assert area > asked == asked_too
+    assert loud in (2.0**k for k in range(1, 12))
+    assert enough >= asked > less
+    views = batch.views
+    assert torch.equal(model.log_density_unnorm(views), -model.energy(views) + 0.5 * model.interaction(views))
+
+
+def test_items_that_lack_a_part_say_nothing_of_how_loud_f_has_to_be():
+    model = small()
+    train(model, Belonging(steps=3), endless(triples, 64))
+    model.energy, batch = Loud(1e3), triples(8, make_generator(7))
+    model.interaction.weight.fill_(1e-3)
+    weigh_score(model, [batch._replace(present=torch.tensor([[True, True, False]]).expand(8, 3))] * 2)
+    assert model.interaction.louder == 1
+    model.interaction.weight.fill_(0)
+    weigh_score(model, [batch])
+    assert model.interaction.louder == 1
 
 
 def test_other_parts_their_draws_and_averages_stay_as_they_are():

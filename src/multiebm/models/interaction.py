@@ -132,8 +132,10 @@ class InteractionNetwork(nn.Module):
         parts = len(modalities)
         self.head = PairHead(parts) if settings.kind == "pair" else MlpHead(parts)
         self.weight: Tensor  # of f in the density; 0 until training has set it
+        self.louder: Tensor  # times that weight in scores, which have to tell items apart where chains only move them
         self.steps: Tensor  # updates; until the first it is random
         self.register_buffer("weight", torch.tensor(0.0, dtype=torch.float32))
+        self.register_buffer("louder", torch.tensor(1.0, dtype=torch.float32))
         self.register_buffer("steps", torch.tensor(0))
 
     @property

@@ -316,12 +316,12 @@ class MultimodalModel(StateModel):
     def score(self, parts: Views, present: Tensor | None = None) -> Tensor:
         """Return log pi(X) up to a constant, [B], of raw `parts` [B, ...]: higher = more like data than like samples.
 
-        That is -E(X) + weight f(X), with the energy of interaction f where there is one that has learned, and f(X)
-        alone where E has not. What is like neither data nor samples was never shown to E; f learns from corrupted parts
-        (docs/methods/belonging.md). A model without energies scores by its log-likelihood up to the constant log Z of
-        its prior: by SCORE_SAMPLES importance samples from the same noise for every item, so that a score depends on
-        its item alone. Needs every part: ModalityError where one is missing or hidden by `present` [B, M]. ConfigError
-        where an energy never learned.
+        That is -E(X) + louder weight f(X), with the energy of interaction f where there is one that has learned, and f
+        alone where E has not; `louder` is above 1 where the chains' weight tells too little. What is like neither data
+        nor samples was never shown to E; f learns from corrupted parts (docs/methods/belonging.md). A model without
+        energies scores by its log-likelihood up to the constant log Z of its prior: by SCORE_SAMPLES importance samples
+        from the same noise for every item, so that a score depends on its item alone. Needs every part: ModalityError
+        where one is missing or hidden by `present` [B, M]. ConfigError where an energy never learned.
         """
         handed = use.check_parts(self.modalities, parts, present, self.reads)
         if rows := (~handed.complete()).nonzero()[:, 0].tolist():

@@ -22,6 +22,7 @@ from multiebm.models.use import in_use
 from multiebm.nn.precision import precision_of
 
 HEADER = "model.json"
+SINCE = ("interaction.louder",)  # what older saves have not: it stays as it begins
 _NAME = r"weights-[0-9a-f]{12}\.safetensors"
 _OURS = re.compile(rf"({re.escape(ASIDE)}.*)?({_NAME}|{re.escape(HEADER)})")
 
@@ -157,6 +158,7 @@ def load_weights(model: nn.Module, description: Description, but: tuple[str, ...
     names begin with one of `but` stay as they are.
     """
     own, file = model.state_dict(), description.folder / description.weights.name
+    but = (*but, *(name for name in SINCE if name not in description.tensors))
     own = {name: tensor for name, tensor in own.items() if not name.startswith(but)}
     if problems := misfits(description.tensors, {name: describe(tensor) for name, tensor in own.items()}):
         listed = "\n  ".join(problems)  # before they are read: these, too, may be of any size

@@ -102,12 +102,12 @@ class StateModel(nn.Module):
         with frozen(*energies):
             return self._log_density(views)
 
-    def _log_density(self, views: Views) -> Tensor:
-        """Return `log_density_unnorm` of views [B, ...], in the mode that the networks are in: [B]."""
+    def _log_density(self, views: Views, louder: Tensor | float = 1.0) -> Tensor:
+        """Return `log_density_unnorm` of views [B, ...], f `louder` times, in the mode the networks are in: [B]."""
         found = -self._an_energy()(views)
         if self.interaction is None or not self.interaction.weight:
             return found
-        return found + self.interaction.weight * self.interaction(views)
+        return found + louder * self.interaction.weight * self.interaction(views)
 
     def _an_energy(self) -> EnergyNetwork:
         if self.energy is None:
@@ -344,6 +344,6 @@ class StateModel(nn.Module):
         if self.interaction is not None and self.interaction_learned and not self.energy_learned:
             return self.interaction(batch.views)
         if self.energy is not None:
-            return self._log_density(batch.views)
+            return self._log_density(batch.views, 1.0 if self.interaction is None else self.interaction.louder)
         noise = ItemGenerators([0] * len(batch.present))
         return importance_log_likelihood(self, batch, SCORE_SAMPLES, noise).value

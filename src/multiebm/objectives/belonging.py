@@ -64,6 +64,12 @@ def with_corrupted(donors: Tensor, own: Tensor, there: Tensor, share: float, rng
     return found
 
 
+def ranked(true: Tensor, other: Tensor) -> Tensor:
+    """Return the share of pairs in which a true item [N] has a higher value than another [..., K], ties half: [...]."""
+    higher = (true[:, None] > other[..., None, :]).double() + 0.5 * (true[:, None] == other[..., None, :]).double()
+    return higher.mean((-1, -2))
+
+
 def has_contrast(present: Tensor, donors: Tensor) -> Tensor:
     """Return which parts have a term, bool [B, M]: those there beside another part, of which there is a donor."""
     return present & (present.sum(1, keepdim=True) > 1) & (donors >= 0).any(2)

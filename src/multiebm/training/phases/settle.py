@@ -18,7 +18,7 @@ from multiebm.models.chains import steers_step_size
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.priors.prior import Settling
-from multiebm.training.codes import codes_of, steer_step_size, weigh_interaction
+from multiebm.training.codes import codes_of, steer_step_size, weigh_interaction, weigh_score
 from multiebm.training.guard import PRIOR_RATE
 from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.phase import Chosen, Phase
@@ -95,7 +95,7 @@ def take_average(state: TrainState[MultimodalModel], how: Settling, share: float
 
     Priors settle on the codes that the averaged weights give to the stream's next batches (`batches_to_settle`), with a
     `share` of the batches and steps. DivergenceError where they cannot. So does a steered step size of the data chain,
-    and an energy of interaction gets its weight.
+    and an energy of interaction gets its weight, in chains and in scores.
     """
     model = state.model.eval()
     assign(model, state.average)
@@ -105,6 +105,7 @@ def take_average(state: TrainState[MultimodalModel], how: Settling, share: float
     settle_priors(model, batches, state.rng, how._replace(steps=math.ceil(share * how.steps)))
     settle_step_size(model, state.rng)
     weigh_interaction(model, state.rng.initial_seed())
+    weigh_score(model, (next(state.stream).to(model.device) for _ in range(batches_to_settle(state))))
 
 
 def settle_step_size(model: MultimodalModel, rng: torch.Generator) -> None:
