@@ -35,7 +35,7 @@ from multiebm.modalities.base import (
     is_number,
     unknown_keys,
 )
-from multiebm.modalities.category import SMOOTHED, STEPS, Shares
+from multiebm.modalities.category import SMOOTHED, WORD_STEPS, Shares
 from multiebm.modalities.gaps import missing_problems
 from multiebm.nn.text import CnnDecoder, Judge, TextTrunk, TransformerDecoder, TransformerEncoder, cnn_encoder
 
@@ -345,6 +345,6 @@ class Text(Modality):
             if 2 <= len(classes) <= REGRESSED:
                 with warnings.catch_warnings():  # steps that have not converged are no news here
                     warnings.simplefilter("ignore")
-                    made = LogisticRegression(max_iter=STEPS).fit(x[rows], said)
+                    made = LogisticRegression(max_iter=WORD_STEPS).fit(x[rows], said)
                 found[:, position, classes] = made.predict_proba(new)
         return found.reshape(len(new), -1)

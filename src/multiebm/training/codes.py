@@ -27,7 +27,7 @@ from multiebm.training.state import TrainState, update
 WEIGHING = 64  # samples of the generator by which the weight of the energy of interaction is set
 FEWEST = 50  # of its steps from which on it counts in densities and chooses before the data chain
 SCORED = 512  # items by which it is set how much it counts in scores
-TOLD = 0.01  # of an area under the curve, by which a score may fall behind it
+TOLD = 0.02  # of an area under the curve, by which a score may fall behind it
 LOUDEST = 2**20
 FOLLOW = 0.5  # share of the way that a steered step size goes at a step of training, of its logarithm
 PositivePhase = Literal["random_expert", "all_experts", "own_part"]
