@@ -301,6 +301,36 @@ def test_of_parts_that_have_nothing_in_common_other_parts_are_advised():
     assert "regression finds" not in said(related)[-1][1]
 
 
+def test_a_part_at_its_mean_is_said_to_be_so_beside_regression_that_is_worse_still():
+    found = made(fill__r2__s=-0.2, fill__rmse__s=1.2, fill__regression__s=1.3, fill__over_regression__s=0.06)
+    assert said(found)[0] == (
+        False,
+        "Compared with regression on the same held-out rows, the model is better for s by 6%. But always guessing the "
+        "mean is no worse for s.",
+    )
+    assert "guessing" not in said(made(fill__r2__s=-0.2, fill__over_regression__s=-0.3))[0][1]
+
+
+def test_captions_that_do_not_read_like_real_ones_are_said_to():
+    for ratio, how in ((0.23, "say little but what is frequent"), (3.1, "hardly read like captions")):
+        found = made(fluency__ratio=ratio)
+        told = (False, f"Generated captions {how}: their perplexity is {ratio:.2f} times that of real ones.")
+        assert about("Generated captions", found) == told
+    assert not [words for _, words in said(made(fluency__ratio=1.4)) if words.startswith("Generated")]
+
+
+def test_after_a_few_lines_of_log_nothing_but_longer_training_is_advised():
+    alone = made(fill__r2__s=0.0, fill__regression__s=0.99, fill__over_regression__s=-0.001)
+    longer = "train longer (training.phases.bound.steps, training.seconds), as few steps tell no more."
+    assert said(alone, DONE[:11])[-1] == (False, f"Try next: {longer}")
+    dead = made(fill__r2__s=0.0, gen__variety__s=0.001)
+    assert said(dead, DONE[:11])[-1][1] == (
+        "Try next: lower the rate training.optimiser.generator: every s that is decoded is the same; then " + longer
+    )
+    assert "regression finds no more" in said(alone, DONE[:12])[-1][1]
+    assert said(made(), DONE[:11])[-1][0]  # what works needs no longer training
+
+
 @pytest.mark.parametrize(
     ("area", "good", "words"),
     [

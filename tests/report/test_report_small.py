@@ -9,7 +9,7 @@ from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.modalities import Picture
 from multiebm.report.chains import real_energy
 from multiebm.report.page import render
-from multiebm.report.scene import PADDING, pick_items
+from multiebm.report.scene import PADDING, pick_items, turns
 
 MIXED = PICTURES | VECTORS
 ONE_OF_EACH = {"up": PICTURES["up"], "left": VECTORS["left"]}  # a page of few charts
@@ -74,6 +74,17 @@ def test_items_shown_have_a_part_and_the_given_one():
     unlabelled = Split({}, present, torch.tensor([-1, -1, 0, -1]))
     assert sorted(pick_items(unlabelled, 3).tolist()) == [1, 2, 3]
     assert pick_items(Split({}, ~present.any(1, keepdim=True), torch.zeros(4, dtype=torch.int64)), 3, 0).tolist() == [0]
+
+
+def test_items_that_share_a_picture_come_after_items_of_other_pictures():
+    assert turns(torch.tensor([5, 3, 5, 5, 3])).tolist() == [0, 0, 1, 2, 1]
+    at = {"picture": torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])}
+    views = {"picture": torch.zeros(3, 1), "caption": torch.zeros(9, 1)}
+    split = Split(views, torch.ones(9, 2, dtype=torch.bool), at=at)
+    assert pick_items(split, 3).tolist() == [0, 3, 6]
+    assert pick_items(split, 5).tolist() == [0, 3, 6, 1, 4]
+    labelled = Split(split.views, split.present, torch.tensor([0, 0, 0, 1, 1, 1, 0, 0, 0]), at=at)
+    assert pick_items(labelled, 4).tolist() == [0, 3, 6, 4]
 
 
 def test_a_test_split_with_no_part_at_all_still_gives_a_page():

@@ -47,6 +47,13 @@ def test_how_training_ended_comes_first(reason: str, good: bool, said: str):
     assert twice.endswith("1 min 15 s; the guard rolled it back 2 times.")
 
 
+def test_phases_that_never_began_are_named():
+    record = make_record(origin={"sessions": [END | {"reason": "budget", "to_step": 8}]})
+    good, said = ending(record)
+    assert not good
+    assert said.endswith(" in 1 min 15 s. Nothing has learned in phases that never began: cooperative.")
+
+
 def test_a_folder_without_run_json_leaves_the_end_open():
     good, said = ending(make_record())
     assert not good

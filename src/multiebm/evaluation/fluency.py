@@ -10,11 +10,12 @@ from torch import Tensor
 from multiebm.core.captions import UNKNOWN_MARK
 from multiebm.evaluation.measurement import Measurement
 from multiebm.evaluation.natural import Sentence, sentences, sentences_of, speaking
-from multiebm.evaluation.result import COMPLETED, EBM, FLUENT_RATIO, FLUENT_REAL, GEN, REAL, Result
+from multiebm.evaluation.result import COMPLETED, EBM, FLUENT_RATIO, FLUENT_REAL, GEN, REAL, Evaluation, Result
 
 ORDER = 3
 LEARNED, READ = 100_000, 2000  # captions of training that are counted at most, and of the test split that are read
 BEGIN, END = "<s>", "</s>"  # which no caption has as one word
+UNLIKE = 2.0  # times the perplexity of real captions, or this part of it, at which generated ones do not read like them
 
 
 class WittenBell:
@@ -118,3 +119,12 @@ def fluency(m: Measurement, name: str) -> dict[str, Result]:
         ends = (() if source in (REAL, GEN) else (source,)) + ((part,) if part else ())
         results["/".join((name, *ends))] = result
     return results
+
+
+def unlike_real(evaluation: Evaluation) -> tuple[bool, str] | None:
+    """Say that generated captions do not read like real ones; None where they do, or where there are none."""
+    ratio = evaluation.results.get(FLUENT_RATIO)
+    if ratio is None or 1 / UNLIKE <= ratio.value <= UNLIKE:
+        return None
+    how = "say little but what is frequent" if ratio.value < 1 else "hardly read like captions"
+    return False, f"Generated captions {how}: their perplexity is {ratio.value:.2f} times that of real ones."

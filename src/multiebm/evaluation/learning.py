@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from multiebm.core.errors import DataError
 
@@ -23,13 +24,22 @@ def still_learning(lines: Lines) -> Sentence | None:
     return False, f"Training was too short: {share:.0%} of all that its loss fell came in the last quarter."
 
 
+def is_brief(lines: Lines) -> bool:
+    """Return whether the log has a loss and ends before anything can be said of its end."""
+    return 0 < len(_losses(lines)) < LEAST_LINES
+
+
+def _losses(lines: Lines) -> NDArray[np.float64]:
+    """Return the loss [N] of the lines that have one."""
+    found = (line.get(LOSS) for line in lines)
+    return np.array([value for value in found if isinstance(value, int | float)], float)
+
+
 def fallen_at_end(lines: Lines) -> float | None:
     """Return by what share of its whole fall the loss fell in the last quarter of the log, by a straight line through
     the last third; 0 where that is not beyond the noise of single lines, None where the log is too short.
     """
-    found = (line.get(LOSS) for line in lines)
-    loss = np.array([value for value in found if isinstance(value, int | float)], float)
-    if len(loss) < LEAST_LINES:
+    if len(loss := _losses(lines)) < LEAST_LINES:
         return None
     end, start = loss[-max(len(loss) // 3, 4) :], float(loss[: max(len(loss) // 20, 1)].mean())
     at = np.arange(len(end)) - (len(end) - 1) / 2

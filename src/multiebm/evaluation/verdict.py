@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from math import hypot
 from typing import NamedTuple
 
+from multiebm.evaluation.fluency import unlike_real
 from multiebm.evaluation.intervals import CONFIDENCE, FEW, interval_fit, intervals
-from multiebm.evaluation.learning import STILL_FALLING, Lines, Sentence, fallen_at_end, still_learning
+from multiebm.evaluation.learning import STILL_FALLING, Lines, Sentence, fallen_at_end, is_brief, still_learning
 from multiebm.evaluation.regressions import AVERAGE, NEIGHBOURS, REGRESSION
 from multiebm.evaluation.result import (
     ACTIVE,
@@ -51,8 +52,9 @@ def verdict(evaluation: Evaluation, lines: Lines = (), others: Sequence[Sentence
     if measured:
         said += [*compared(evaluation, parts), *(filled_in(evaluation, part) for part in parts)]
         said += [*untold(evaluation, parts), *adding_up(evaluation, parts)]
-    found = [intervals(evaluation, parts), belonging(evaluation), samples(evaluation), use_of_code(evaluation)]
-    found += [*others, *([still_learning(lines), by_heart(evaluation, parts)] if measured else [])]
+    found = [intervals(evaluation, parts), belonging(evaluation), samples(evaluation), unlike_real(evaluation)]
+    found += [use_of_code(evaluation), *others]
+    found += [still_learning(lines), by_heart(evaluation, parts)] if measured else []
     said += [sentence for sentence in found if sentence is not None]
     return [*said, advice(evaluation, parts, lines)] if measured else said
 
@@ -124,6 +126,8 @@ def compared(evaluation: Evaluation, parts: Sequence[str]) -> list[Sentence]:
     near = [part for part in saved if is_worse(evaluation, part, NEIGHBOURS) and not is_worse(evaluation, part)]
     words = f"Compared with regression on the same held-out rows, the model is {'; '.join(told)}."
     more = f" Nearest neighbours are better than it for {_listed(near)}." if near else ""
+    idle = [part for part in saved if is_at_mean(evaluation, part) and not is_worse(evaluation, part)]
+    more += f" But always guessing the mean is no worse for {_listed(idle)}." if idle else ""
     good = not groups["worse"] and not near and not any(is_at_mean(evaluation, part) for part in parts)
     return [(good, words + more)]
 
@@ -310,6 +314,11 @@ def advice(evaluation: Evaluation, parts: Sequence[str], lines: Lines) -> Senten
             f"Try next: hold out more rows ({held} {'is' if held == 1 else 'are'} too few to tell anything), "
             f"{FEW} at least.",
         )
+    dead = [part for part, share in variety(evaluation).items() if share < DEAD]
+    rate = [f"lower the rate training.optimiser.generator: every {of} that is decoded is the same" for of in dead[:1]]
+    if is_brief(lines) and any(is_at_mean(evaluation, part) for part in parts):
+        longer = "train longer (training.phases.bound.steps, training.seconds), as few steps tell no more"
+        return False, f"Try next: {'; then '.join([*rate, longer])}."
     if parts and all(is_unrelated(evaluation, part) for part in parts):
         return (
             False,
@@ -319,8 +328,7 @@ def advice(evaluation: Evaluation, parts: Sequence[str], lines: Lines) -> Senten
         tries.append("train on more rows, or for fewer steps (training.phases.bound.steps)")
     elif (fallen_at_end(lines) or 0.0) > STILL_FALLING:
         tries.append("train longer (twice the steps of the phase bound, training.phases.bound.steps)")
-    if dead := [part for part, share in variety(evaluation).items() if share < DEAD]:
-        tries.append(f"lower the rate training.optimiser.generator: every {dead[0]} that is decoded is the same")
+    tries += rate
     if evaluation.collapse is not None or any(ignores(evaluation, part) for part in parts):
         tries.append("lower training.phases.bound.beta, so that codes tell more of an item")
     if wrong := [part for part, fit in fits.items() if fit]:

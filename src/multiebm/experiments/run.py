@@ -179,6 +179,8 @@ def _train(
         logger.warning(
             "interrupted after step %d: priors settle, if any, and the model is saved; again ends at once", state.step
         )
+    if fitted.reason == "budget":
+        _say_unreached(experiment, state.step)
     began, ended = time.perf_counter(), "failed"
     try:
         take_average(state, settling_of(experiment, state.numbers), share)
@@ -249,6 +251,18 @@ def _say_anew(preset: str | None, folder: Path) -> None:
             preset,
             folder,
             preset,
+        )
+
+
+def _say_unreached(experiment: Experiment, step: int) -> None:
+    """Say it where time was over before all phases had begun."""
+    if never := experiment.training.unreached(step):
+        logger.warning(
+            "training.seconds %g ended the steps before these phases began, so nothing has learned in them: %s; raise "
+            "it, or lower the steps of the phases before (training.phases.%s.steps)",
+            experiment.training.seconds,
+            ", ".join(never),
+            experiment.training.lengths()[0][0],
         )
 
 

@@ -5,6 +5,7 @@ section of one of several kinds being a union over the table of that choice.
 """
 
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Annotated, Any, Literal, NamedTuple, Union
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, JsonValue, create_model
@@ -177,6 +178,12 @@ class TrainingSection(_Section):
     def lengths(self) -> list[tuple[str, int]]:
         """Return kind and steps of each phase whose steps the loop makes, in order; several may be of one kind."""
         return [(phase.kind, phase.steps) for phase in counted(self.phases)]
+
+    def unreached(self, step: int) -> list[str]:
+        """Return the kinds of phases of which no step is made after `step` of the loop's."""
+        begins = accumulate([0, *(steps for _, steps in self.lengths())])
+        found = [kind for (kind, _), begin in zip(self.lengths(), begins, strict=False) if begin >= step]
+        return list(dict.fromkeys(found))
 
     def phase(self, kind: str) -> Any:
         """Return the first phase of this kind that has steps, or one of no steps where there is none."""

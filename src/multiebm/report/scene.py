@@ -96,12 +96,15 @@ class Scene(NamedTuple):
 def pick_items(split: Split, n: int, column: int | None = None) -> Tensor:
     """Return the indices int64 [min(n, N)] of items to show: complete ones if they suffice, classes evenly spread.
 
-    Others have at least one part if any item has, and that of `column` if one is given.
+    Others have at least one part if any item has, and that of `column` if one is given. Items that share a value, as
+    captions of one picture do, come after items of other values.
     """
     complete = split.present.all(1).nonzero()[:, 0]
     having = split.present.any(1) if column is None else split.present[:, column]
     having = having | (column is None and not having.any())
     rows = complete if len(complete) >= n else having.nonzero()[:, 0]
+    if split.at:
+        rows = rows[torch.stack([turns(of[rows]) for of in split.at.values()]).amax(0).argsort(stable=True)]
     if split.labels is None or not len(rows):
         return rows[:n]
     labels = split.labels[rows]
@@ -109,10 +112,15 @@ def pick_items(split: Split, n: int, column: int | None = None) -> Tensor:
     if n < len(classes):
         wanted = classes[torch.arange(n) * len(classes) // n]
         return torch.stack([rows[labels == c][0] for c in wanted])
-    turn = torch.zeros(len(rows), dtype=torch.int64)  # how many of its class come before a row
-    for c in classes:
-        turn[labels == c] = torch.arange(int((labels == c).sum()))
-    return rows[torch.argsort(turn * (int(classes.max()) + 1) + labels, stable=True)[:n]]
+    return rows[torch.argsort(turns(labels) * (int(classes.max()) + 1) + labels, stable=True)[:n]]
+
+
+def turns(keys: Tensor) -> Tensor:
+    """Return how many equal ones stand before each of the keys, int64 [N]."""
+    order = keys.argsort(stable=True)
+    turn = torch.empty_like(order)
+    turn[order] = torch.arange(len(keys)) - torch.searchsorted(keys[order], keys[order])
+    return turn
 
 
 class Stage(NamedTuple):

@@ -240,7 +240,9 @@ def ending(record: RunRecord) -> Sentence:
     planned = sum(steps for _, steps in record.phases)
     words = f"{_ENDS.get(reason, f'Training ended: {reason}')}: {record.step:,} of {planned:,} steps"
     good = reason in ("finished", "callback") or (reason == "budget" and record.step >= planned)
-    return good, f"{words}{took}{rolled}."
+    never = record.experiment.training.unreached(record.step) if record.step and not good else []
+    unlearned = f" Nothing has learned in phases that never began: {', '.join(never)}." if never else ""
+    return good, f"{words}{took}{rolled}.{unlearned}"
 
 
 def agreement(evaluation: Evaluation) -> Sentence:
