@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+import scipy.io.wavfile
 from PIL import Image
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"  # real samples, read in place
 BIRDS = ("001.Red_Bird", "002.Blue_Bird", "003.Green_Bird")  # the last is held out
 COLOURS = ((200, 10, 10), (10, 10, 200), (10, 200, 10))
 SIZE = (40, 30)  # width and height of pictures
+TONES = {"bird": 3000, "frog": 300}  # hertz of the sounds of stamps
 
 
 def real(name: str) -> str:
@@ -85,4 +87,36 @@ def write_coco(folder: Path, n: int = 6, year: int = 2017) -> Path:
         said = [{"image_id": 100 + i, "caption": f"Photo {k} of {part} {i}. "} for k in range(6) for i in range(n)]
         content = json.dumps({"images": images, "annotations": said})
         (folder / "annotations" / f"captions_{part}{year}.json").write_text(content)
+    return folder
+
+
+def write_wav(path: Path, hertz: float, seconds: float = 0.5, rate: int = 8000) -> None:
+    """A tone from the start."""
+    samples = np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
+    scipy.io.wavfile.write(path, rate, (samples * 20_000).astype(np.int16))
+
+
+def write_tuxpaint(folder: Path, each: int = 6) -> Path:
+    """`each` birds and frogs: all have captions, in English and French. The first of either is drawn as SVG alone, the
+    others are red or blue in the middle of nothing; every second one makes a sound, and all but the last are spoken of
+    in French. A mirrored picture belongs to the second bird, and a spoken text to nothing.
+    """
+    for kind, place, colour, french in (("bird", "animals/birds", 0, "oiseau"), ("frog", "animals", 1, "grenouille")):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        for i in range(each):
+            stem = folder / place / f"{kind}_{i}"
+            lines = [f"A {kind} called {i}.", f"fr.utf8=Voici {french} {i}.", "de.utf8="]
+            stem.with_suffix(".txt").write_text("\n".join(lines) + "\n")
+            if not i:
+                stem.with_suffix(".svg").write_text("<svg/>")
+            else:
+                stamp = Image.new("RGBA", SIZE, (0, 0, 0, 0))
+                stamp.paste((*COLOURS[colour], 255), (10, 5, 30, 25))
+                stamp.save(stem.with_suffix(".png"))
+            if i % 2:
+                write_wav(stem.with_suffix(".wav"), TONES[kind])
+            if i < each - 1:
+                write_wav(stem.with_name(f"{stem.name}_desc_fr.wav"), 1000)
+    Image.new("LA", SIZE).save(folder / "animals" / "birds" / "bird_1_mirror.png")
+    write_wav(folder / "animals" / "wallaby_desc_fr.wav", 1000)
     return folder

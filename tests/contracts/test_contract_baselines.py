@@ -109,7 +109,7 @@ def test_every_row_answers_every_question_on_the_command_line(name, tmp_path, ca
 @pytest.mark.parametrize("name", ROWS)
 def test_no_row_contradicts_itself_on_any_data(name):
     assert contradictions(small_experiment(ROWS[name])) == []
-    for data in ("polydigits", "polymnist16", "polymnist", "shapes", "mnist-svhn", "cub64", "coco64"):
+    for data in ("polydigits", "polymnist16", "polymnist", "shapes", "mnist-svhn", "cub64", "coco64", "tuxpaint"):
         assert load_experiment(f"{data}-{name}").model.energy is None
 
 

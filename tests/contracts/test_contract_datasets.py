@@ -9,7 +9,7 @@ from PIL import Image
 
 from multiebm.data import DATASETS, load_dataset
 from multiebm.testing import DatasetContract
-from small_downloads import write_coco, write_cub, write_mnist_svhn
+from small_downloads import write_coco, write_cub, write_mnist_svhn, write_tuxpaint
 
 DRAWS = np.random.default_rng(0)
 OUTSIDE = """
@@ -90,6 +90,15 @@ class TestCoco(DatasetContract):
     @pytest.fixture(autouse=True)
     def small_folder(self, tmp_path):
         write_coco(tmp_path)
+        self.settings = {"folder": str(tmp_path), "cache_folder": str(tmp_path / "cache"), "size": 16}
+
+
+class TestTuxpaint(DatasetContract):
+    name = "tuxpaint"
+
+    @pytest.fixture(autouse=True)
+    def small_folder(self, tmp_path):
+        write_tuxpaint(tmp_path)
         self.settings = {"folder": str(tmp_path), "cache_folder": str(tmp_path / "cache"), "size": 16}
 
 

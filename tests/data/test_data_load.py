@@ -7,7 +7,7 @@ from multiebm.data import DATASETS, load_dataset, settings_problems
 
 
 def test_the_table_lists_the_data_sets():
-    published = ["polymnist", "mnist_svhn", "cub", "coco"]
+    published = ["polymnist", "mnist_svhn", "cub", "coco", "tuxpaint"]
     assert list(DATASETS) == ["polydigits", *published, "arrays", "toy2d", "shapes"]
 
 

@@ -380,6 +380,14 @@ def test_samples_that_are_all_alike_are_said_to_be():
     )
 
 
+def test_one_part_is_compared_with_all_on_the_same_rows_alone():
+    """Where parts have gaps, rows with one part are others than rows with any, and the mean does otherwise on them."""
+    alone = {"fill/rmse/s/t": 0.3, "fill/rmse/s/u": 0.4, "fill/mean/s/t": 0.6, "fill/mean/s/u": 1.001}
+    assert about("What is given", made(**alone))[1].endswith("(s from u alone 0.40, from all 0.50).")
+    apart = alone | {"fill/mean/s/u": 1.2}
+    assert not [words for _, words in said(made(**apart)) if "add up" in words]
+
+
 def test_one_part_that_does_better_than_all_together_is_named():
     alone = {"fill/rmse/s/t": 0.3, "fill/rmse/s/u": 0.9}
     assert about("What is given", made(**alone)) == (

@@ -163,7 +163,7 @@ def test_a_run_begun_with_other_settings_is_not_gone_on_with(tmp_path, measured)
 def test_an_unknown_row_or_data_is_refused_before_anything_is_made(tmp_path, measured):
     with pytest.raises(ConfigError, match="Did you mean 'mopoe'"):
         run(tmp_path / "a", ("mvae", "mopo"))
-    known = "arrays, coco64, cub64, mnist-svhn, polydigits, polymnist, polymnist16, shapes, toy2d"
+    known = "arrays, coco64, cub64, mnist-svhn, polydigits, polymnist, polymnist16, shapes, toy2d, tuxpaint"
     with pytest.raises(ConfigError, match=f"expected one of {known}"):
         compare(["mvae"], "toy3d", 60.0, 1, tmp_path / "a", tell=lambda line: None)
     assert not (tmp_path / "a").exists()

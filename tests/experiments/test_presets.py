@@ -14,7 +14,7 @@ from multiebm.experiments.run import fresh_state
 from multiebm.experiments.sources import preset_names
 from multiebm.modalities import Picture
 from multiebm.training.steps import TrainingStep, total_steps
-from small_downloads import write_coco, write_cub, write_mnist_svhn
+from small_downloads import write_coco, write_cub, write_mnist_svhn, write_tuxpaint
 
 SMALL = ["training.batch_size=2", "training.precision=fp32"]
 
@@ -37,8 +37,8 @@ def data_settings(name: str, folder: Path) -> list[str]:
     if name.startswith("mnist-svhn"):
         write_mnist_svhn(folder, list(range(10)), [10, *range(1, 10)])
         return [f"data.settings.folder={folder}", f"data.settings.cache_folder={folder / 'cache'}"]
-    if name.startswith(("cub64", "coco64")):
-        (write_cub if name.startswith("cub64") else write_coco)(folder)
+    if name.startswith(("cub", "coco64", "tuxpaint")):
+        {"coco64": write_coco, "tuxpaint": write_tuxpaint}.get(name.removesuffix("-vae"), write_cub)(folder)
         small = ["data.settings.min_count=1", "data.settings.size=32"]
         return [f"data.settings.folder={folder}", f"data.settings.cache_folder={folder / 'cache'}", *small]
     if name.startswith(("arrays", "own")):
@@ -91,6 +91,13 @@ def test_the_warmup_preset_has_the_networks_of_the_demo_and_no_energy():
     demo, warmup = load_experiment("polydigits").model, load_experiment("polydigits-warmup").model
     assert warmup.energy is None
     assert (warmup.networks, warmup.shared, warmup.private) == (demo.networks, demo.shared, demo.private)
+
+
+def test_decoders_of_mnist_beside_svhn_cannot_get_stuck_at_black():
+    """With the demo's rate, or with a tanh at this width, all of MNIST is drawn black after 40 steps and stays so."""
+    e = load_experiment("mnist-svhn")
+    assert not e.model.networks.picture.bounded
+    assert (e.training.optimiser.generator, e.training.optimiser.inference) == (1e-3, 1e-3)
 
 
 def test_settings_published_for_mmvaeplus_have_amsgrad_and_those_of_mopoe_have_not():

@@ -8,7 +8,7 @@ import typer
 
 
 def data(
-    name: Annotated[str, typer.Argument(help="polymnist, mnist_svhn, cub or coco.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="polymnist, mnist_svhn, cub, coco or tuxpaint.", show_default=False)],
     root: Annotated[Path, typer.Option(help="The folder of the download.", show_default=False)],
 ) -> None:
     """Check a download of a published data set: what is there, what is missing, and where to have it."""

@@ -185,7 +185,7 @@ def compare(
         str,
         typer.Option(
             help="Your data, a file or folder, or a preset: polydigits, polymnist16, polymnist, mnist-svhn, cub64, "
-            "coco64, toy2d, shapes, arrays."
+            "coco64, tuxpaint, toy2d, shapes, arrays."
         ),
     ] = "polydigits",
     budget: Annotated[str, typer.Option(help="Time to train each, such as 240s, 15m or 1h.")] = "4m",
@@ -259,7 +259,7 @@ def evaluate(
 
     model, measured = from_pretrained(run, device), experiment.evaluation
     judges = "; judges of the data are trained the first time" if readable(dataset) else ""
-    what = f"{measured.samples} joint samples and completions of {measured.items} items"
+    what = f"{measured.samples} joint samples and completions of {min(measured.items, len(dataset.test))} items"
     typer.echo(f"measuring {what}{judges}", err=True)
     evaluation = measure_model(model, dataset, measured, seed, inception, robust_judges)
     evaluation.save(out)

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from multiebm.core.errors import ConfigError
 from multiebm.core.table import Table, nearest
-from multiebm.data import coco, cub, mnist_svhn, polymnist
+from multiebm.data import coco, cub, mnist_svhn, polymnist, tuxpaint
 from multiebm.data.arrays import Rows, from_arrays, load_arrays, read_data
 from multiebm.data.dataset import BatchStream, MultimodalDataset, Split
 from multiebm.data.downloads import Download
@@ -38,6 +38,7 @@ DATASETS: Table[Callable[..., MultimodalDataset]] = Table(
         "mnist_svhn": mnist_svhn.load_mnist_svhn,
         "cub": cub.load_cub,
         "coco": coco.load_coco,
+        "tuxpaint": tuxpaint.load_tuxpaint,
         "arrays": load_arrays,
         "toy2d": load_toy2d,
         "shapes": load_shapes,
@@ -47,7 +48,7 @@ DATASETS: Table[Callable[..., MultimodalDataset]] = Table(
 
 DOWNLOADS: Table[tuple[Download, ...]] = Table(
     "data set that is downloaded",
-    {of.__name__.rpartition(".")[2]: of.DOWNLOADS for of in (polymnist, mnist_svhn, cub, coco)},
+    {of.__name__.rpartition(".")[2]: of.DOWNLOADS for of in (polymnist, mnist_svhn, cub, coco, tuxpaint)},
 )
 
 

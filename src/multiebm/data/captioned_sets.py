@@ -96,22 +96,31 @@ def captioned_set(
     """
     name, size = reading.dataset, reading.size
     pictures = _pictures(reading, items)
-    texts = {split: [text for item in of for text in item.captions] for split, of in items.items()}
-    words, _ = learn(texts["train"], False, reading.vocabulary, reading.min_count, f"{name}, training captions")
-    caption = Text(CAPTION, words, reading.length)
+    caption, tokens = spelled(
+        reading, {split: [text for item in of for text in item.captions] for split, of in items.items()}
+    )
     parts: dict[str, Modality] = {PICTURE: Picture(PICTURE, (3, size, size)), CAPTION: caption}
     splits = {}
     for split, of in items.items():
-        tokens = torch.zeros(len(texts[split]), reading.length, dtype=torch.int64)
-        caption.speller.read(texts[split], range(len(tokens)), tokens, f"{name}, {split}")
         at = torch.repeat_interleave(torch.arange(len(of)), torch.tensor([len(item.captions) for item in of]))
         labels = None if classes is None else torch.tensor([item.label for item in of])[at]
-        views = {PICTURE: pictures[split], CAPTION: tokens}
-        present = everything_present({PICTURE: at, CAPTION: tokens})
+        views = {PICTURE: pictures[split], CAPTION: tokens[split]}
+        present = everything_present({PICTURE: at, CAPTION: tokens[split]})
         splits[split] = Split(views, present, labels, at={PICTURE: at})
     train, test = splits["train"], splits["test"]
     n_classes, fingerprint = None if classes is None else len(classes), content_fingerprint(parts, train, test)
     return MultimodalDataset(name, parts, train, test, n_classes, citation, fingerprint, classes)
+
+
+def spelled(reading: Reading, texts: Mapping[str, Sequence[str]]) -> tuple[Text, dict[str, torch.Tensor]]:
+    """Return the part of captions, whose words are those of training, and tokens int64 [N, T] of `texts` by split."""
+    name, read = reading.dataset, dict[str, torch.Tensor]()
+    words, _ = learn(texts["train"], False, reading.vocabulary, reading.min_count, f"{name}, training captions")
+    caption = Text(CAPTION, words, reading.length)
+    for split, of in texts.items():
+        read[split] = torch.zeros(len(of), reading.length, dtype=torch.int64)
+        caption.speller.read(of, range(len(of)), read[split], f"{name}, {split}")
+    return caption, read
 
 
 def _pictures(reading: Reading, items: Mapping[str, Sequence[Described]]) -> dict[str, torch.Tensor]:

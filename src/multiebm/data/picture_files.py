@@ -98,6 +98,20 @@ def read_scaled(file: Path, size: int, cut: Cut | None = None) -> NDArray[np.uin
     return np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 
 
+def read_on_white(file: Path, size: int) -> NDArray[np.uint8]:
+    """Return the whole picture of a file as 8-bit RGB [3, size, size]: in the middle of a white square, as large as its
+    longer side, that shows wherever it is transparent. DataError names the file that cannot be read.
+    """
+    with opened_picture(file, "expected a readable picture; install or unpack it again") as picture:
+        _turn(picture)
+        colours = picture.convert("RGBA")
+        side = max(colours.size)
+        square = Image.new("RGBA", (side, side), "white")
+        square.alpha_composite(colours, ((side - colours.width) // 2, (side - colours.height) // 2))
+        small = square.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(small).transpose(2, 0, 1)
+
+
 def centre_square(width: int, height: int) -> Box:
     """Return the box of the largest square in the middle of a picture."""
     side = min(width, height)

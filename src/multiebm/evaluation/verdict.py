@@ -24,7 +24,7 @@ from multiebm.evaluation.result import (
 
 BY_HEART = 1.5  # times the error on training rows that one on held-out rows has where the model has learned them
 DEAD, ALIKE, EVEN = 0.01, 0.25, 0.8  # of the variance of real parts, below which samples are one, alike, too even
-IGNORED, WORTH = 0.05, 0.1  # R2 of a part that the model leaves at its mean, and share that regression saves there
+IGNORED, WORTH, SAME = 0.05, 0.1, 0.01  # R2 of a part left at its mean, what regression saves there, how near means are
 TELLS, FAINTLY = 0.75, 0.55  # AUROC of what belongs together
 LOOKS_REAL, LOOKS_WRONG = 0.6, 0.8  # accuracy of a classifier of samples
 
@@ -170,10 +170,13 @@ def filled_in(evaluation: Evaluation, part: str) -> Sentence:
 
 def better_alone(evaluation: Evaluation, part: str) -> tuple[str, float, float] | None:
     """Return the part that alone fills in another better than all parts together do, by more than the errors of both,
-    and the error by it and by all; None where there is none.
+    and the error by it and by all; None where there is none. Both are of the same rows: the mean does as well on them.
     """
-    start = f"{FILL}/{measure_of(evaluation, part)[0]}/{part}"
+    start, mean = f"{FILL}/{measure_of(evaluation, part)[0]}/{part}", f"{FILL}/{AVERAGE}/{part}"
     alone = {n.removeprefix(f"{start}/"): r for n, r in evaluation.results.items() if n.startswith(f"{start}/")}
+    if (all_ := evaluation.results.get(mean)) is not None:
+        near = {given: evaluation.results.get(f"{mean}/{given}", all_).value / (all_.value or 1) for given in alone}
+        alone = {given: result for given, result in alone.items() if abs(near[given] - 1) < SAME}
     if not alone or (whole := evaluation.results.get(start)) is None or whole.n < FEW:
         return None
     given, best = min(alone.items(), key=lambda pair: pair[1].value)

@@ -256,7 +256,7 @@ def _say_anew(preset: str | None, folder: Path) -> None:
 
 def _say_unreached(experiment: Experiment, step: int) -> None:
     """Say it where time was over before all phases had begun."""
-    if never := experiment.training.unreached(step):
+    if step and (never := experiment.training.unreached(step)):
         logger.warning(
             "training.seconds %g ended the steps before these phases began, so nothing has learned in them: %s; raise "
             "it, or lower the steps of the phases before (training.phases.%s.steps)",
