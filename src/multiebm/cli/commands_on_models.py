@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from multiebm.core.names import Views
     from multiebm.modalities import Modality
     from multiebm.models.model import MultimodalModel
+    from multiebm.models.use import Completion
 
 VIEWS, CODES, TABLES = (".png", ".npz", ".csv"), (".npz", ".csv"), (".csv", ".jsonl")
 
@@ -99,18 +100,14 @@ def impute(
         _check_form(out, {name: model.modalities[name] for name in wanted})
     if caption:
         views = _of_captions(caption, model.modalities)
-    steps, more = _steps(refine, data_steps), {}
-    if draws is None:
-        completed = model.impute(views, wanted, latent_steps, steps, seed, present, noise=noise, best_of=best_of)
-    else:
-        found = model.impute(
-            views, wanted, latent_steps, steps, seed, present, draws=draws, noise=noise, best_of=best_of
-        )
-        completed, more = found.mean, {"std": found.std, "draws": found.draws}
+    steps = _steps(refine, data_steps)
+    how: dict[str, Any] = {"noise": noise, "best_of": best_of} | ({} if draws is None else {"draws": draws})
+    found = model.impute(views, wanted, latent_steps, steps, seed, present, **how)
     if out is None:
-        _write(None, model, completed, more)
+        _write(None, model, found)
     else:
-        typer.echo(f"{len(completed[wanted[0]])} items, {_write(out, model, completed, more)}")
+        n = len((found if draws is None else found.mean)[wanted[0]])
+        typer.echo(f"{n} items, {_write(out, model, found)}")
 
 
 def _of_captions(captions: list[str], modalities: "Mapping[str, Modality]") -> dict[str, Any]:
@@ -248,22 +245,19 @@ def _check_form(out: Path, modalities: "dict[str, Modality]") -> None:
     check_frame(out, modalities)
 
 
-def _write(
-    out: Path | None, model: "MultimodalModel", values: "Views", more: "Mapping[str, Views] | None" = None
-) -> str:
-    """Write values [B, ...] by name, and what there is `more` of the same names; return what is where, for the user.
+def _write(out: Path | None, model: "MultimodalModel", found: "Views | Completion") -> str:
+    """Write values [B, ...] by name, or completions; return what is where, for the user.
 
-    An .npz has `NAME_std` and so on too, a .csv, or None, the screen, the deviations of its columns.
+    Of completions an .npz has `NAME_std` and `NAME_draws` too, a .csv, or None, the screen, the deviations of columns.
     """
     from multiebm.cli.outputs import write_frame, write_views
 
-    ending, more = ".csv" if out is None else out.suffix.lower(), more or {}
-    if out is None or ending == ".csv":
-        frame = model.frame(values)
-        write_frame(out, frame.join(model.frame(more["std"]).add_suffix("_std")) if more else frame)
+    values, more = (found, {}) if isinstance(found, dict) else (found.mean, {"std": found.std, "draws": found.draws})
+    if out is None or out.suffix.lower() == ".csv":
+        write_frame(out, model.frame(found))
         return f"{', '.join(values)}: {out}"
-    others = {f"{name}_{what}": of[name] for what, of in more.items() for name in values} if ending == ".npz" else {}
-    return write_views(out, values | others, model.modalities)
+    others = {f"{name}_{what}": of[name] for what, of in more.items() for name in values}
+    return write_views(out, values | (others if out.suffix.lower() == ".npz" else {}), model.modalities)
 
 
 def _steps(refine: bool, data_steps: int | None) -> int | None:

@@ -1,7 +1,9 @@
 """Every error the package raises on purpose. Messages say what was given, what was expected, and the fix."""
 
 import operator
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class MultiebmError(Exception):
@@ -34,6 +36,13 @@ class OutputError(MultiebmError):
 
 class DivergenceError(MultiebmError):
     """Training left the region where its numbers mean anything, and the bounded retries are spent."""
+
+
+def instance_of(what: str, given: Any, kind: type[T], expected: str) -> T:
+    """Return `given`; ConfigError, which says what was `expected`, unless it is of that kind."""
+    if not isinstance(given, kind):
+        raise ConfigError(f"{what}: got {type(given).__name__}, expected {expected}")
+    return given
 
 
 def whole_number(what: str, given: Any, least: int, most: int, kind: str = "a whole number", fix: str = "") -> int:

@@ -5,8 +5,9 @@ nested lists. Foreign kinds are known by their methods: nothing is imported for 
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from decimal import Decimal
+from functools import partial
 from numbers import Real
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multiebm.core.cells import odd_cells, without_digits
+from multiebm.core.cells import is_missing, is_text, odd_cells, without_digits
 from multiebm.core.errors import DataError, ModalityError
 from multiebm.core.table import nearest
 
@@ -34,7 +35,15 @@ NOT_NUMBERS = {
     "m": ("time spans", "convert them to numbers, array / numpy.timedelta64(1, 's')"),
     "V": ("records with fields", "use numpy.lib.recfunctions.structured_to_unstructured(array)"),
 }
+_NO_VALUE = "say that it is missing, missing: nan (--missing nan, in Python missing='nan')"
+_TIME = (
+    "make numbers of them, such as days, (column - column.min()).dt.days (of dates first pandas.to_datetime(column))"
+)
+_SPAN = "make numbers of them, such as hours, column / pandas.Timedelta('1h')"
 FIXES = {  # of objects by the name of their type
+    **dict.fromkeys(("NoneType", "NAType", "NaTType"), _NO_VALUE),
+    **dict.fromkeys(("Timestamp", "datetime", "date"), _TIME),
+    **dict.fromkeys(("Timedelta", "timedelta"), _SPAN),
     "str": "make numbers of them, or put the column into a part of its own, of kind: category",
     "Period": "make times of them, column.dt.to_timestamp(), and numbers of these, (times - times.min()).dt.days, or "
     "classes, column.astype(str) and kind: category",
@@ -65,27 +74,32 @@ def read_arrays(
     present: Any = None,
     labels: Any = None,
     beside: Sequence[str] = (),
+    gaps: Collection[str] = (),
 ) -> dict[str, Handed]:
     """Return the arrays of `parts`, a dict by modality, [N, ...] each with N at least 1; else DataError.
 
     ModalityError unless each is one of `names`, which say whether its values are numbers or may be anything; `beside`
-    are other names that may have been meant. Of `present` and `labels`, which are read later, the names of rows are
-    compared with those of the parts.
+    are other names that may have been meant. Numbers of `gaps` may be missing: None and NA among them are NaN. Of
+    `present` and `labels`, which are read later, the names of rows are compared with those of the parts.
     """
     if not isinstance(parts, Mapping):
+        series = hasattr(parts, "to_frame") and hasattr(parts, "index")
         raise DataError(
             f"{what}: got {_named(parts)}, expected a dict of arrays by modality; say whose values they are, for "
-            "example {'name': values}"
+            f"example {{'name': values}}{'; of one row of a table pass table.iloc[[0]]' if series else ''}"
         )
     if not parts:
         raise ModalityError(f"{what}: got none, expected at least one of {', '.join(names)}; sample(n) needs none")
     check_known(parts, list(names), what, beside)
     handed = {
-        name: (read_array if names[name] else unpack)(value, f"{what}, modality {name!r}")
+        name: read_array(value, f"{what}, modality {name!r}", name in gaps)
+        if names[name]
+        else unpack(value, f"{what}, modality {name!r}")
         for name, value in parts.items()
     }
     if single := [name for name, part in handed.items() if part.values.ndim == 0]:
-        raise DataError(f"{what}, modality {single[0]!r}: got a single number, expected one row an item; pass an array")
+        got, fix = ("a text", "a list, [text]") if is_text(parts[single[0]]) else ("a single number", "an array")
+        raise DataError(f"{what}, modality {single[0]!r}: got {got}, expected one row an item; pass {fix}")
     check_lengths({name: part.values for name, part in handed.items()}, what)
     check_order(parts, present, labels, what)
     return handed
@@ -117,20 +131,27 @@ def check_lengths(views: Mapping[str, Sized], what: str) -> None:
     lengths = {name: len(view) for name, view in views.items()}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {n}" for name, n in lengths.items())
+        widths = {name: getattr(view, "shape", ())[1:2] for name, view in views.items()}
+        wide = [name for name, width in widths.items() if width and width[0] in lengths.values()]
+        turned = f", or pass the transpose of {wide[0]}, .T, if its columns are the items" if wide else ""
         raise DataError(
             f"{what}: got different lengths ({listed}), expected one; row i of every array must be the same item, so "
-            f"pad the shorter ones and mark the padding absent in `present`"
+            f"pad the shorter ones and mark the padding absent in `present`{turned}"
         )
     if 0 in lengths.values():
         raise DataError(f"{what}: got 0 rows, expected at least 1; the arrays are empty")
 
 
-def read_array(value: Any, where: str) -> Handed:
+def read_array(value: Any, where: str, gaps: bool = False) -> Handed:
     """Return real numbers [N, ...] (bool, integers, floats up to 64 bits, native byte order); DataError says what else
-    it is. Python objects become float64, if each of them that is not masked is a real number.
+    it is. Python objects become float64, if each of them that is not masked is a real number; with `gaps` None, NA and
+    NaT become NaN.
     """
-    found = unpack(value, where, numbers=True)
+    found = unpack(value, where, numbers=True, gaps=gaps)
     values = found.values
+    if gaps and values.dtype == object:
+        gone = np.array([is_missing(cell) for cell in values.flat], bool).reshape(values.shape)
+        found = found._replace(values=(values := np.where(gone, np.nan, values)))
     if wrong := odd_cells(values, found.hidden, found.columns, declared=True):
         raise DataError(f"{where}{wrong}")
     if (lost := without_digits(values, found.hidden)) is not None:
@@ -163,11 +184,12 @@ def read_array(value: Any, where: str) -> Handed:
     return found._replace(values=values.astype(kept, copy=False))
 
 
-def unpack(value: Any, where: str, numbers: bool = False) -> Handed:
+def unpack(value: Any, where: str, numbers: bool = False, gaps: bool = False) -> Handed:
     """Return the array [N, ...] inside a container, of whatever type its values are (columns of data frames: `numbers`
-    if so asked); DataError where there is none.
+    if so asked, with `gaps`); DataError where there is none.
     """
-    if value is None or isinstance(value, Mapping):
+    sparse = hasattr(value, "toarray") and hasattr(value, "nnz")  # one of scipy's is a dict, too
+    if value is None or isinstance(value, Mapping) and not sparse:
         raise DataError(f"{where}: got {_named(value)}, expected an array of numbers, one row an item; pass one")
     if isinstance(value, np.ma.MaskedArray):
         return Handed(np.ma.getdata(value), np.ma.getmaskarray(value))
@@ -180,11 +202,11 @@ def unpack(value: Any, where: str, numbers: bool = False) -> Handed:
             if value.is_floating_point() and value.dtype not in (torch.float16, torch.float32, torch.float64):
                 value = value.float()  # bfloat16 and smaller, which NumPy has not
             return Handed(value.numpy())
-        if hasattr(value, "toarray") and hasattr(value, "nnz"):
+        if sparse:
             _check_dense(value.shape, ".toarray()", where)
             return Handed(np.asarray(value.toarray()), was="sparse")
         if hasattr(value, "to_numpy") and hasattr(value, "columns"):
-            return _from_frame(value, where, numbers)
+            return _from_frame(value, where, numbers, gaps)
         if hasattr(value, "to_numpy"):
             dtype = getattr(value, "dtype", None)
             if hasattr(dtype, "categories"):
@@ -215,14 +237,14 @@ def _check_dense(shape: Sequence[int], call: str, where: str) -> None:
         )
 
 
-def _from_frame(frame: Any, where: str, numbers: bool) -> Handed:
+def _from_frame(frame: Any, where: str, numbers: bool, gaps: bool) -> Handed:
     names = tuple(str(name) for name in frame.columns)
     if len(set(names)) < len(names):
         twice = min(name for name in names if names.count(name) > 1)
         raise DataError(f"{where}: got more than one column called {twice!r}, expected one of each; rename them")
     if not names:
         return Handed(np.zeros((len(frame), 0)))
-    each = read_array if numbers else unpack
+    each = partial(read_array, gaps=gaps) if numbers else unpack
     read = [each(frame[c], f"{where}, column {name!r}") for c, name in zip(frame.columns, names, strict=True)]
     values, said = [column.values for column in read], {column.was for column in read}
     if not numbers and {"", "categories"} <= said:  # whose classes may be numbers, beside columns that are
@@ -300,7 +322,7 @@ def in_columns(part: Handed, columns: tuple[str, ...], n: int, where: str) -> Ha
     if (got := part.values.shape)[1:] != (n,):
         message = f"{where}: got shape {got}, expected (rows, {n})"
         if got == (n,):
-            raise DataError(f"{message}; of one item pass x[None]")
+            raise DataError(f"{message}; of one item pass numpy.asarray(x)[None]")
         fix = f"pass the {n} columns of training" if len(got) == 2 else "reshape it"
         raise DataError(f"{message}; {fix}")
     return part

@@ -11,17 +11,18 @@ import torch
 from numpy.typing import NDArray
 
 from multiebm.core.cells import odd_cells
-from multiebm.core.errors import ConfigError, DataError, ModalityError
+from multiebm.core.errors import ConfigError, DataError, ModalityError, instance_of
 from multiebm.core.handed import NOT_NUMBERS, read_arrays, unpack
 from multiebm.core.names import BESIDE, MASK, TEST, name_problem
 from multiebm.core.presence import read_presence, read_present
 from multiebm.core.random import check_seed
 from multiebm.core.table import nearest
 from multiebm.data.caption_files import Captioned
+from multiebm.data.columns import Columns
 from multiebm.data.dataset import Kept, MultimodalDataset, Split, content_fingerprint
 from multiebm.data.labels import code_labels, read_labels
 from multiebm.data.npz import expanded
-from multiebm.data.sources import Columns, read_path, read_source
+from multiebm.data.sources import read_path, read_source
 from multiebm.modalities import MODALITIES, Modality
 
 # name -> {"kind": "picture", "layout": "chw" | "hwc" | "hw", "range": [low, high] (optional)}, {"kind": "vector"},
@@ -62,7 +63,14 @@ def from_arrays(
     by `seed`, is the test split. `docs/data.md` lists what may be handed over. Raises ConfigError for declarations,
     ModalityError for names, and DataError for values that do not fit.
     """
+    if not isinstance(views, Mapping):
+        raise DataError(
+            f"{name}: got {type(views).__name__}, expected a dict of arrays by modality, {{'name': values}}; of a "
+            "table or a file use multiebm.read_data(table, parts={'name': [columns]})"
+        )
     modalities = declarations(views, modalities, name)
+    if test is not None:
+        instance_of(f"{name}, test", test, Rows, "a split; wrap its arrays, test=multiebm.Rows({'name': values})")
     if test is None:
         _check_drawn(test_fraction, seed, name)
     elif (labels is None) != (test.labels is None):
@@ -79,7 +87,7 @@ def from_arrays(
     train, held_out = splits[0], splits[-1]
     if test is None:
         if (n := len(train)) < 2:
-            fix = "supply test arrays"
+            fix = "supply test arrays, or more rows"
             raise DataError(f"{name}: got {n} row, expected at least 2 to split into training and test; {fix}")
         order, cut = np.random.default_rng(seed).permutation(n), min(max(round(n * test_fraction), 1), n - 1)
         train, held_out = (splits[0].select(torch.from_numpy(chosen)) for chosen in (order[cut:], order[:cut]))
@@ -166,6 +174,8 @@ def load_arrays(
     held_out = {key.removeprefix(TEST): array for key, array in content.items() if key.startswith(TEST)}
     train = rows_of({key: array for key, array in content.items() if not key.startswith(TEST)}, what)
     test = rows_of(held_out, f"{what} (test)") if held_out else None
+    if kinds is not None:
+        instance_of(f"{what}, kinds", kinds, dict, "a dict by part; write kinds={'name': 'counts'}")
     if modalities is None and (unknown := [name for name in kinds or {} if name not in train.views]):
         raise ModalityError(
             f"{what}: got a kind of {unknown[0]!r}, expected one of {', '.join(train.views)}."
@@ -216,7 +226,7 @@ def rows_of(arrays: Mapping[str, Any], what: str) -> Rows:
 
 def _some(rows: Rows, chosen: NDArray[np.intp]) -> Rows:
     """Return some rows of arrays [N, ...] in their order; masks are by name."""
-    views = {name: values[chosen] for name, values in rows.views.items()}
+    views = {name: (of.iloc if hasattr(of, "iloc") else of)[chosen] for name, of in rows.views.items()}
     every = None if rows.labels is None else list(rows.labels)
     labels = None if every is None else [every[i] for i in chosen]
     present = None if rows.present is None else {name: of[chosen] for name, of in rows.present.items()}
@@ -296,7 +306,8 @@ def _checked(rows: Rows, modalities: Mapping[str, Mapping[str, Any]], kinds: dic
     """Return one split of checked arrays [N, ...] without labels, copied. Modalities new to `kinds` are put there."""
     # of what has not been handed over no kind is known
     numbers = {name: "kind" in of and MODALITIES[of["kind"]].numbers for name, of in modalities.items()}
-    given = read_arrays(rows.views, numbers, what, rows.present, rows.labels)
+    gaps = [name for name, of in modalities.items() if of.get("missing")]
+    given = read_arrays(rows.views, numbers, what, rows.present, rows.labels, gaps=gaps)
     if missing := [name for name in modalities if name not in given]:
         raise ModalityError(
             f"{what}: got no array for modality {missing[0]!r}, expected one for each of {', '.join(modalities)}; "

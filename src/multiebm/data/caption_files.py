@@ -136,7 +136,7 @@ def find_captions(folder: Path, labels: str | None = None) -> CaptionedFolder | 
     """
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     tables = [entry for entry in entries if entry.suffix.lower() in _TABLES and entry.is_file()]
-    columns = {table: _columns(_names(table)) for table in tables}
+    columns = {table: named_columns(table) for table in tables}
     tables = [table for table in tables if None not in columns[table].values()]
     for table, of in columns.items():
         if None in of.values() and any(of.values()):
@@ -147,10 +147,10 @@ def find_captions(folder: Path, labels: str | None = None) -> CaptionedFolder | 
         raise DataError(f"{folder}: got {len(tables)} tables of captions ({listed}), expected one; move the others")
     if tables:
         return CaptionedFolder(folder, _of_table(folder, tables[0], labels))
-    if any(entry.is_dir() and _pictures_in(entry) for entry in entries):
+    if any(entry.is_dir() and pictures_in(entry) for entry in entries):
         return None
     texts = {entry.stem: entry for entry in entries if entry.suffix.lower() == ".txt" and entry.is_file()}
-    pictures = _pictures_in(folder)
+    pictures = pictures_in(folder)
     if not any(file.stem in texts for file in pictures):
         return None
     if labels is not None:
@@ -158,7 +158,8 @@ def find_captions(folder: Path, labels: str | None = None) -> CaptionedFolder | 
     return CaptionedFolder(folder, list(_of_texts(folder, pictures, texts)))
 
 
-def _pictures_in(folder: Path) -> list[Path]:
+def pictures_in(folder: Path) -> list[Path]:
+    """Return the pictures in a folder itself, by name."""
     files = (file for file in folder.iterdir() if not file.name.startswith(".") and file.suffix.lower() in ENDINGS)
     return sorted(file for file in files if file.is_file())
 
@@ -198,7 +199,7 @@ def _of_table(folder: Path, table: Path, labels: str | None) -> list[Pair]:
         where = f"{table}, line {line}"
         name, said = _text(row.get(columns["file"] or ""), where), row.get(columns["caption"] or "")
         label = None if labels is None or row.get(labels) == "" else row.get(labels)
-        file = _inside(folder, name, where) if name else None
+        file = file_inside(folder, name, where) if name else None
         there = file is not None and file.is_file()
         for one in (said or [""]) if isinstance(said, list) else [said]:
             caption, gap = _text(one, where), ""
@@ -207,24 +208,24 @@ def _of_table(folder: Path, table: Path, labels: str | None) -> list[Pair]:
             if not caption:
                 gap = f"{table.name}, line {line}: no caption of {name}"
             elif not there:
-                gap = f"{table.name}, line {line}: no picture {name or 'named'}{_like(folder, file)}"
+                gap = f"{table.name}, line {line}: no picture {name or 'named'}{like_named(folder, file)}"
             pairs.append(Pair(file if there else None, caption or None, gap, label))
     used = {pair.file for pair in pairs}
     for place in dict.fromkeys([folder, *(file.parent for file in used if file is not None)]):
-        others = [other for other in _pictures_in(place) if other not in used]
+        others = [other for other in pictures_in(place) if other not in used]
         pairs += [Pair(other, None, f"{other.relative_to(folder)}: not in {table.name}") for other in others]
     return pairs
 
 
-def _like(folder: Path, file: Path | None) -> str:
+def like_named(folder: Path, file: Path | None) -> str:
     """Return in brackets the picture whose name is nearest to one that is not there."""
     if file is None or not file.parent.is_dir():
         return ""
-    hint = nearest(str(file.relative_to(folder)), [str(one.relative_to(folder)) for one in _pictures_in(file.parent)])
+    hint = nearest(str(file.relative_to(folder)), [str(one.relative_to(folder)) for one in pictures_in(file.parent)])
     return hint and f" ({hint.strip()})"
 
 
-def _inside(folder: Path, name: str, where: str) -> Path:
+def file_inside(folder: Path, name: str, where: str) -> Path:
     """Return the file that a table names; DataError where it lies outside the folder, or is no picture by its name."""
     file = Path(os.path.normpath(folder / name))
     if not file.resolve().is_relative_to(folder.resolve()) or not file.is_relative_to(os.path.normpath(folder)):
@@ -238,6 +239,11 @@ def _text(value: Any, where: str) -> str:
     if isinstance(value, dict | list | bool):
         raise DataError(f"{where}: got {value!r:.60}, expected a text; write one")
     return "" if value is None else str(value).strip()
+
+
+def named_columns(table: Path) -> dict[str, str | None]:
+    """Return by "file" and "caption" which columns of a table have the files and the captions; None where none has."""
+    return _columns(_names(table))
 
 
 def _columns(names: Sequence[str]) -> dict[str, str | None]:

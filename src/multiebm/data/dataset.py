@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from multiebm.core.batch import Batch, mask_views
+from multiebm.core.cells import FEW_ROWS
 from multiebm.core.errors import DataError
 from multiebm.core.handed import SHOWN, Array
 from multiebm.core.names import Views
@@ -125,8 +126,8 @@ class MultimodalDataset:
     def describe(self) -> str:
         """Return it in words: "photo: 32x32 RGB pictures; sensors: 12 numbers; 80 rows to train, 20 to test".
 
-        More lines name what is constant in training, columns without a value, parts that no row to train on has,
-        `codes`, and `outliers`, where there are some.
+        More lines name what is constant in training, columns without a value or that number the rows, parts that no row
+        to train on has, `codes`, and `outliers`, where there are some.
         """
         parts = "; ".join(f"{name}: {m.describe()}" for name, m in self.modalities.items())
         missing = 1 - torch.cat([self.train.present, self.test.present]).float().mean().item()
@@ -136,7 +137,7 @@ class MultimodalDataset:
                 there = torch.cat([split.known(name) for split in (self.train, self.test)])
                 share = float(there.isnan().float().mean()) if len(there) else 0.0
                 gaps += f"; {share:.1%} of the cells of {name} missing" if share else ""
-        told = self._unvaried()
+        told = self._unvaried() + self._counters()
         if none := [name for name in self.modalities if not self.train.there(name).any()]:
             told += f"\nno row to train on has {' or '.join(none)}, so nothing is learned of it; is `present` inverted?"
         elif len(self.modalities) > 1 and not (self.train.present.sum(1) > 1).any():
@@ -167,6 +168,20 @@ class MultimodalDataset:
         told = f"\nconstant in training, so nothing is learned of them: {constant}" if constant else ""
         has = "\nhas no value in training and comes back as 0, so leave it out: columns of"
         return f"{told}{has} {'; '.join(empty)}" if empty else told
+
+    def _counters(self) -> str:
+        """Return the line of `describe` of named columns that number the rows, one after the other in any order."""
+        found = list[str]()
+        for name, m in self.modalities.items():
+            if not (m.by_cell and m.intervals and m.columns):
+                continue
+            values = torch.cat([split.known(name) for split in (self.train, self.test)])
+            if (n := len(values)) < FEW_ROWS:
+                continue
+            at = (values.amax(0) - values.amin(0) == n - 1).nonzero()[:, 0]
+            each = (values[:, at].sort(0).values.diff(dim=0) == 1).all(0)
+            found += _listed(name, [m.column(place) for place in at[each].tolist()])
+        return f"\nnumbers the rows, so leave it out if it names them: columns of {'; '.join(found)}" if found else ""
 
     def codes(self) -> dict[str, str]:
         """Return by part of numbers which values, far outside the others of a column in training and in many of its

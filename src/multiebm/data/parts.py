@@ -20,6 +20,7 @@ from multiebm.data.arrays import rows_of
 from multiebm.data.caption_files import CAPTION, PICTURE, CaptionedFolder, find_captions
 from multiebm.data.npz import check_bytes, expanded, read_npz
 from multiebm.data.picture_files import ENDINGS, read_pictures
+from multiebm.data.picture_tables import find_table, tabled_parts
 from multiebm.data.sources import TABLES, read_table
 from multiebm.modalities import Modality
 from multiebm.modalities.tables import split_table
@@ -37,12 +38,14 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
     holds the columns that training had, or that `MultimodalModel.frame` gives. A folder
     holds `<modality>.png`, or pictures `<modality>/*.png` (or another of ENDINGS) in the order of their names without
     ending, the same names for every modality. Where one modality is pictures, they may lie in the folder itself, or
-    `path` is one. Parts called picture and caption are also read as training reads a folder of both. DataError for
-    anything else.
+    `path` is one. Parts called picture and caption are also read as training reads a folder of both, and so is a folder
+    of pictures with a table of the other parts. DataError for anything else.
     """
     path = expanded(path)
     if os.path.isdir(path):
         try:
+            if (named := _columns_beside(modalities)) and (table := find_table(path, named)) is not None:
+                return tabled_parts(table, read_table(table), modalities)
             if {PICTURE, CAPTION} <= modalities.keys() and (both := find_captions(path)) is not None:
                 return _of_captions(both, modalities)
             return _read_folder(path, modalities), None
@@ -83,6 +86,13 @@ def _one_of_pictures(modalities: Mapping[str, Modality]) -> str | None:
     """Return the name of the one modality of pictures, None where there are none or several."""
     names = [name for name, m in modalities.items() if m.shows == "pictures"]
     return names[0] if len(names) == 1 else None
+
+
+def _columns_beside(modalities: Mapping[str, Modality]) -> dict[str, str]:
+    """Return the parts of a model of pictures and columns of a table, beside captions; none of other models."""
+    if PICTURE not in modalities or _one_of_pictures(modalities) is None:
+        return {}
+    return {name: name for name in modalities if name not in (PICTURE, CAPTION)}
 
 
 def _of_captions(both: CaptionedFolder, modalities: Mapping[str, Modality]) -> tuple[dict[str, Any], Tensor]:

@@ -6,8 +6,6 @@ Foreign objects are known by their attributes: nothing is imported for them.
 import csv
 import logging
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,18 +15,18 @@ from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.frames import EXTRA, as_pandas
 from multiebm.core.handed import WAS, unpack
 from multiebm.core.names import MASK
-from multiebm.core.table import nearest
-from multiebm.data.caption_files import find_captions
+from multiebm.data.caption_files import PICTURE, find_captions, pictures_in
+from multiebm.data.columns import Columns, columns_of
 from multiebm.data.delimited import first_rows, is_row, say_what_leads, separator, with_decimal_commas
 from multiebm.data.npz import check_bytes, expanded, read_npz
 from multiebm.data.picture_files import ENDINGS, read_pictures, read_shape
+from multiebm.data.picture_tables import find_table, read_tabled
 from multiebm.modalities import Picture
 from multiebm.modalities.picture import check_size
 
 logger = logging.getLogger("multiebm")
 
 TABLES = (".csv", ".tsv", ".parquet", ".feather")
-Columns = Mapping[str, str | int | Sequence[str | int]]  # part -> its columns, by name, pattern or place
 
 
 def read_source(
@@ -52,7 +50,7 @@ def read_source(
     if hasattr(data, "data_vars"):
         return _without_parts({str(name): array.to_numpy() for name, array in data.data_vars.items()}, parts)
     if (frame := as_pandas(data)) is not None:
-        return _columns_of(frame, parts, labels, "table")
+        return columns_of(frame, parts, labels, "table")
     raise DataError(
         f"data: got {type(data).__name__}, expected a dict of arrays by part, a data frame, AnnData, MuData, "
         "an xarray Dataset, or a path; make it a dict: {'name': values}"
@@ -67,16 +65,19 @@ def read_path(
 ) -> dict[str, Any]:
     """Return what the file or folder at `path` holds as a dict of arrays [N, ...], as `read_source` does.
 
-    It is an .npz, a table (TABLES), a folder with a folder of pictures for each part, or one of pictures with captions,
-    of which `missing` nan says that either may be missing. DataError for anything else.
+    It is an .npz, a table (TABLES), a folder with a folder of pictures for each part, or one of pictures with captions
+    or a table of columns beside them, of which `missing` nan says that either may be missing. DataError for anything
+    else.
     """
     file = expanded(path)
     if file.is_dir():
+        if (table := find_table(file, parts)) is not None:
+            return read_tabled(table, read_table(table), parts, labels, missing)
         if (captioned := find_captions(file, labels)) is not None:
             return _without_parts(captioned.read(missing, labels is not None), parts)
         return _without_parts(read_folder(file), parts)
     if file.suffix.lower() in TABLES:
-        return _columns_of(read_table(file), parts, labels, str(file))
+        return columns_of(read_table(file), parts, labels, str(file))
     if not file.suffix and not file.exists():
         kinds = f"a folder, a table ({', '.join(TABLES)}) or an .npz"
         raise DataError(f"{file}: got no such file or folder, expected {kinds}; correct the path")
@@ -167,67 +168,6 @@ def _with_names(frame: Any, names: Sequence[str], file: Path) -> Any:
     return frame
 
 
-def _columns_of(frame: Any, parts: Columns | None, labels: str | None, what: str) -> dict[str, Any]:
-    """Return the parts of a table, data frames of their columns; each column may be in one part."""
-    known = [str(column) for column in frame.columns]
-    listed = f"{', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
-    if not parts:
-        two = f"{known[0]},{known[min(1, len(known) - 1)]}"
-        raise ConfigError(
-            f"{what}: got a table of {len(known)} columns ({listed}) and not which of them form which part; say it: "
-            f"--part NAME={two} for each part, in Python multiebm.read_data(table, parts={{'name': [columns]}}), which "
-            f"gives what train takes, or at once multiebm.train(table, parts={{'name': {known[:2]}}})"
-        )
-    if all(isinstance(column, Integral) for column in frame.columns):  # then whole numbers are names, as to pandas
-        parts = {part: [str(c) for c in ([of] if isinstance(of, str | int) else of)] for part, of in parts.items()}
-    places = columns_of_parts(known, parts if labels is None else {"labels": labels, **parts}, what)
-    found = {part: frame.iloc[:, places[part]] for part in parts}
-    if labels is not None:
-        found["labels"] = frame.iloc[:, places["labels"][0]]
-    if unused := set(range(len(known))).difference(*places.values()):
-        names = [known[at] for at in sorted(unused)]
-        shown = f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
-        logger.warning("%s: %d columns are in no part and are left aside: %s", what, len(names), shown)
-    return found
-
-
-def columns_of_parts(known: Sequence[str], parts: Columns, what: str) -> dict[str, list[int]]:
-    """Return the places of the columns of each part among the `known` ones of a table `what`.
-
-    A column is said by its name, by a pattern of names, or by its place. ConfigError where there is no such column, and
-    for one that is in two parts.
-    """
-    listed = f"{', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
-    taken: dict[int, str] = {}
-    found: dict[str, list[int]] = {}
-    for part, wanted in parts.items():
-        found[part] = []
-        for name in [wanted] if isinstance(wanted, str | int) else wanted:
-            if not isinstance(name, Integral) and (n := known.count(name)) > 1:
-                raise ConfigError(
-                    f"{what}, part {part!r}: got {n} columns called {name!r}, expected one; rename them, or give places"
-                )
-            if isinstance(name, Integral):
-                matching = [int(name)] if int(name) in range(len(known)) else []
-            else:
-                like = [at for at, column in enumerate(known) if fnmatchcase(column, str(name))]
-                matching = [known.index(name)] if name in known else like
-            if not matching:
-                raise ConfigError(
-                    f"{what}, part {part!r}: got no column {name!r}, expected some of {listed}."
-                    f"{nearest(str(name), list(known))} Correct it"
-                )
-            for at in matching:
-                if taken.setdefault(at, part) != part:
-                    raise ConfigError(
-                        f"{what}: got column {known[at]!r} in the parts {taken[at]!r} and {part!r}, expected it in "
-                        "one; remove it from the other"
-                    )
-            found[part] += matching
-        found[part] = list(dict.fromkeys(found[part]))
-    return found
-
-
 def _named_columns(matrix: Any, names: Any) -> Any:
     """Return a matrix [N, D] as a data frame with these names of columns, where pandas is there."""
     import pandas as pd  # of whoever made the names
@@ -253,6 +193,12 @@ def _matched(parts: Mapping[str, Any]) -> dict[str, Any]:
         if len(rows) < len(names):
             found[MASK + part] = np.isin(np.arange(len(names)), rows)
     return found
+
+
+def _alone(folder: Path) -> str:
+    """Return what to do with pictures that lie in a folder itself, without anything beside them."""
+    n = len(pictures_in(folder))
+    return f". Its {n} pictures are in no such folder: move them into {folder / PICTURE}" if n else ""
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
@@ -285,7 +231,8 @@ def read_folder(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"{folder}: got no folders of pictures, expected one for each part ({', '.join(ENDINGS)}), with the same "
             "file names where they are one item; or pictures with captions: a table of both with the columns file "
-            "and caption, or name.txt beside name.png"
+            "and caption, or name.txt beside name.png; or pictures with numbers: a table with the column file, and "
+            f"--part NAME=COLUMN,COLUMN (parts={{'name': [columns]}}){_alone(folder)}"
         )
     if loose := sorted(entry.name for entry in folder.iterdir() if not entry.is_dir() and entry.name[0] != "."):
         logger.warning("%s: %d files are in no folder of a part and are not read: %s", folder, len(loose), loose[0])

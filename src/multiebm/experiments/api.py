@@ -9,10 +9,10 @@ import torch
 from rich.console import Console
 
 from multiebm.core.bars import showing
-from multiebm.core.errors import ConfigError, whole_number
+from multiebm.core.errors import ConfigError, instance_of, whole_number
 from multiebm.core.keys import CONFIG
 from multiebm.data import MultimodalDataset, read_data
-from multiebm.data.sources import Columns
+from multiebm.data.columns import Columns
 from multiebm.evaluation.result import Evaluation, EvaluationSettings
 from multiebm.experiments.build import build_dataset, build_model, naming_kept, naming_own, resolved
 from multiebm.experiments.live import live_view
@@ -28,6 +28,8 @@ from multiebm.models.own import Maker, handed_over
 from multiebm.nn.precision import set_precision
 from multiebm.training.hooks import Callback
 
+READ = "a data set; read it, multiebm.read_data(data), of a table with parts={'name': [columns]}"
+
 
 def build(
     source: Source,
@@ -41,6 +43,8 @@ def build(
     `seed` replaces the configuration's; `encoders` and `decoders` are as in `train`. ConfigError lists everything that
     is wrong with the configuration.
     """
+    if dataset is not None:
+        instance_of("dataset", dataset, MultimodalDataset, READ)
     experiment, own = load_experiment(source), handed_over(encoders, decoders)
     data = build_dataset(experiment.data) if dataset is None else dataset
     section = naming_own(experiment.model, own)
@@ -91,6 +95,8 @@ def train(
     the model hands them over again.
     """
     own = handed_over(encoders, decoders)
+    if dataset is not None:
+        instance_of("dataset", dataset, MultimodalDataset, READ)
     said = {"parts": parts, "kinds": kinds, "missing": missing, "labels": labels}
     said = {key: value for key, value in said.items() if value is not None}
     source, dataset = _settings_and_data(source, dataset, method, overrides, said)
@@ -175,7 +181,10 @@ def evaluate(
     `progress` shows how far it is, as in `train`. `robust_judges`: sets, of seeds of their own, of judges that learn
     and read under noise and blur, for `gen/robust_coherence` and the like; 0 leaves these out.
     """
+    instance_of("model", model, MultimodalModel, "a model; load it, multiebm.from_pretrained(run)")
+    instance_of("dataset", dataset, MultimodalDataset, READ)
+    instance_of("settings", settings := settings or EvaluationSettings(), EvaluationSettings, "EvaluationSettings(...)")
     robust = whole_number("robust_judges", robust_judges, 0, 100, "a number of sets of judges")
     weights = None if inception is None else Path(inception)
     with showing(progress):
-        return measure_model(model, dataset, settings or EvaluationSettings(), seed, weights, robust)
+        return measure_model(model, dataset, settings, seed, weights, robust)

@@ -18,7 +18,7 @@ from multiebm.core.cells import is_missing, odd_cells
 from multiebm.core.errors import ConfigError, whole_number
 from multiebm.core.random import SEEDS
 from multiebm.data import MultimodalDataset, Rows, from_arrays
-from multiebm.data.sources import Columns, columns_of_parts
+from multiebm.data.columns import Columns, check_parts_said, columns_of_parts
 from multiebm.experiments.api import train
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.planning import in_steps
@@ -158,6 +158,7 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """Return the places of the columns of each part; ConfigError where a column is in none."""
         if self.parts is None:
             return {PART: list(range(len(names)))}
+        check_parts_said(self.parts, "X")
         places = columns_of_parts(names, self.parts, "X")
         if left := set(range(len(names))).difference(*places.values()):
             listed = ", ".join(repr(names[at]) for at in sorted(left)[:8])

@@ -3,15 +3,17 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from multiebm.core.errors import DivergenceError
+from multiebm.core.errors import ConfigError, DivergenceError
 from multiebm.core.progress import listening
 from multiebm.core.random import make_generator
 from multiebm.data import MultimodalDataset
 from multiebm.data.cache import cache_root
+from multiebm.data.dataset import content_fingerprint
 from multiebm.evaluation.frechet import load_inception
 from multiebm.evaluation.judges import Judges, RobustSettings, load_judges, readable
 from multiebm.evaluation.lite0 import load_lite0
@@ -20,6 +22,7 @@ from multiebm.evaluation.metrics import evaluate, quick_look
 from multiebm.evaluation.pairs import load_pairs
 from multiebm.evaluation.result import Evaluation, EvaluationSettings
 from multiebm.experiments.build import settling_of
+from multiebm.experiments.saved import unlike
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
 from multiebm.models.own import evaluating
@@ -49,12 +52,37 @@ def measure_model(
     `inception`, a file, and FD lite0 without the extra `judges`. `robust`: sets of robust judges, over which what they
     read is a mean.
     """
-    device = str(model.device)
+    dataset, device = in_units_of(model, dataset), str(model.device)
     reader = None if inception is None else load_inception(inception, device)
     others = robust_judges_of(dataset, device, robust)
     lite0 = load_lite0(cache_root() / "judges", device)
     pairs = load_pairs(dataset, lite0, cache_root())
     return evaluate(model, dataset, judges_of(dataset, device), settings, seed, reader, others, lite0, pairs)
+
+
+def in_units_of(model: MultimodalModel, dataset: MultimodalDataset) -> MultimodalDataset:
+    """Return the data set with the parts of the model, so that states are standardised as it learned; ConfigError where
+    they are other parts.
+    """
+    own, given = model.modalities, dataset.modalities
+    if list(own.items()) == list(given.items()):
+        return dataset
+    alike = {
+        n: replace(m, missing=own[n].missing) if n in own and m.missing is None else m  # type: ignore[type-var]
+        for n, m in given.items()
+    }
+    if list(own) != list(given) or (problems := unlike(own, alike)):
+        listed = [f"parts {', '.join(given)}, expected {', '.join(own)}"] if list(own) != list(given) else problems
+        raise ConfigError(
+            [
+                f"data set {dataset.name!r}: got other parts than those of the model, expected parts read as those of "
+                "training were, of the same columns, kinds and classes; to measure on other rows hand them over beside "
+                "those of training, multiebm.from_arrays(..., test=multiebm.Rows({'name': values}))",
+                *listed,
+            ]
+        )
+    fingerprint = content_fingerprint(own, dataset.train, dataset.test)
+    return replace(dataset, modalities=own, fingerprint=fingerprint)
 
 
 def judges_of(dataset: MultimodalDataset, device: str) -> JudgesLike | None:

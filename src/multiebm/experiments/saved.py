@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from multiebm.core.errors import CheckpointError, ConfigError, MultiebmError
 from multiebm.core.keys import CHECKPOINTS, MODEL
 from multiebm.core.store import describe, misfits, said
+from multiebm.data.npz import expanded
 from multiebm.experiments.build import build_model, check_own, find_device, naming_own
 from multiebm.experiments.schema import ModelSection, apart_problems
 from multiebm.modalities import Modality, to_json
@@ -110,15 +111,13 @@ def start_from(model: MultimodalModel, folder: str | Path) -> None:
     ConfigError where modalities or shapes are others, with every difference; CheckpointError where files are damaged.
     """
     description = read_description(find_model(folder))
-    own, saved = ({n: _but_fitted(m) for n, m in of.items()} for of in (model.modalities, description.modalities))
+    own, saved = model.modalities, description.modalities
     if list(own) != list(saved):
         raise ConfigError(
             f"init_from {folder}: got a model of {', '.join(saved)}, expected one of {', '.join(own)}, in that order; "
             "name the parts as it does"
         )
-    problems = [
-        f"modality {name!r}: got {saved[name]}, expected {own[name]}" for name in own if own[name] != saved[name]
-    ]
+    problems = unlike(model.modalities, description.modalities)
     fresh = tuple(key for key in LATER if not any(name.startswith(key) for name in description.tensors))
     expected = {n: describe(t) for n, t in model.state_dict().items() if not n.startswith(fresh)}
     if problems := problems or misfits(description.tensors, expected):
@@ -130,13 +129,21 @@ def start_from(model: MultimodalModel, folder: str | Path) -> None:
     load_weights(model, description, but=fresh)
 
 
-def _but_fitted(m: Modality) -> dict[str, Any]:
-    return {key: value for key, value in to_json(m).items() if key not in FITTED}
+def unlike(own: Mapping[str, Modality], other: Mapping[str, Modality]) -> list[str]:
+    """Return a line for each part that is another in `other` than in `own`, but for what their data say of it."""
+    mine, theirs = (
+        {n: {k: v for k, v in to_json(m).items() if k not in FITTED} for n, m in of.items()} for of in (own, other)
+    )
+    return [
+        f"modality {name!r}: got {theirs.get(name)}, expected {mine[name]}"
+        for name in mine
+        if mine[name] != theirs.get(name)
+    ]
 
 
 def find_model(folder: str | Path) -> Path:
     """Return the folder with the saved model, given it or the run folder around it."""
-    path = Path(folder).expanduser()
+    path = expanded(folder)
     for candidate in (path / MODEL, path):
         if (candidate / HEADER).is_file():
             return candidate

@@ -185,10 +185,10 @@ class Counts(Modality):
 
     @classmethod
     def infer(cls, part: Handed) -> dict[str, Any] | None:
-        """Take sparse matrices [N, D] of whole numbers from 0 on."""
-        values = part.values
-        if part.was != "sparse" or values.ndim != 2 or values.dtype.kind not in "uif":
+        """Take sparse matrices [N, D] of whole numbers from 0 on, among which NaN may be."""
+        if part.was != "sparse" or part.values.ndim != 2 or part.values.dtype.kind not in "uif":
             return None
+        values = part.values[~np.isnan(part.values)]
         return {} if bool(((values >= 0) & (values <= LARGEST) & (values == np.floor(values))).all()) else None
 
     def describe(self) -> str:

@@ -2,14 +2,19 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
-from multiebm.core.errors import DataError
+from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import SHOWN, Mask
+from multiebm.core.names import SHARED
 from multiebm.core.table import nearest
 from multiebm.modalities.base import Modality
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 logger = logging.getLogger("multiebm")
 
@@ -28,9 +33,10 @@ def split_table(frame: Any, modalities: Mapping[str, Modality], what: str) -> tu
         for form in forms if chosen is None else ():
             if some := [column for column in form if column in frame.columns]:
                 lacks = next(column for column in form if column not in frame.columns)
+                near = nearest(lacks, [column for column in frame.columns if column not in form])
                 raise DataError(
                     f"{what}: got {some[0]!r} of part {name!r} and no column {lacks!r}, expected all {len(form)} of "
-                    f"it, or none.{nearest(lacks, list(frame.columns))} Supply it, empty where nothing is known"
+                    f"it, or none.{near} Supply it, empty where nothing is known"
                 )
         if chosen is not None and (twice := used & set(chosen)):
             raise DataError(
@@ -60,3 +66,34 @@ def _no_columns(frame: Any, modalities: Mapping[str, Modality], what: str) -> st
         f"{', ...' if len(frame.columns) > SHOWN else ''}: rename them, or in Python say whose they are, "
         f"{{{first!r}: table[{own[: max(1, modalities[first].size)]!r}].to_numpy()}}"
     )
+
+
+def as_table(modalities: Mapping[str, Modality], by_name: Mapping[str, Any]) -> "DataFrame":
+    """Return codes or parts [B, D] by name as a data frame: columns as training had them, of codes numbered.
+
+    DataError for what has no rows of numbers, ConfigError without pandas.
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ConfigError('frame: got no pandas, expected it here; pip install "multiebm[tables]"') from error
+    if not isinstance(by_name, Mapping):
+        raise DataError(
+            f"frame: got {type(by_name).__name__}, expected codes, or parts by name, as encode, impute and sample give "
+            "them; pass these"
+        )
+    found: list[tuple[str, str, Any]] = []
+    for name, values in by_name.items():
+        rows = values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        of_part = modalities[name] if SHARED not in by_name and name in modalities else None
+        if rows.ndim == 1:  # one caption an item, or one number
+            found.append((name, name if of_part is None else of_part.handed_columns[0], rows))
+            continue
+        if rows.ndim != 2:
+            raise DataError(
+                f"frame, {name!r}: got shape {list(rows.shape)}, expected rows of numbers [B, D]; leave it out (want=)"
+            )
+        named = (of_part.columns if of_part else ()) or [f"{name}_{i}" for i in range(rows.shape[1])]
+        found += [(name, column, of) for column, of in zip(named, rows.T, strict=True)]
+    twice = [column for _, column, _ in found]
+    return pd.DataFrame({c if twice.count(c) == 1 else f"{part}_{c}": of for part, c, of in found})

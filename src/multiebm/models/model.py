@@ -197,11 +197,11 @@ class MultimodalModel(StateModel):
 
         return use.over_parts(self, self.modalities, some, use.check_parts(self.modalities, parts, present, self.reads))
 
-    def frame(self, values: Tensor | Mapping[str, Tensor]) -> "DataFrame":
+    def frame(self, values: Tensor | Mapping[str, Tensor] | Completion) -> "DataFrame":
         """Return codes of `encode` ([B, D], or by name), or parts of `impute` and `sample` [B, D], as a data frame.
 
-        Its columns are `shared_0` and so on, for parts those that training had (those of two parts of one name get the
-        name of the part in front); captions [B] are one column. DataError for other parts; ConfigError without pandas.
+        Its columns are `shared_0` and so on, for parts those that training had, with the part in front where two have
+        the name, and _std for deviations of a `Completion`. DataError for other parts; ConfigError without pandas.
         """
         return use.to_frame(self.modalities, values)
 

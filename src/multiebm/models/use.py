@@ -23,7 +23,7 @@ from multiebm.core.random import SEEDS, check_seed
 from multiebm.core.table import nearest
 from multiebm.core.tree import TreeT, in_chunks, per_item
 from multiebm.modalities import Modality
-from multiebm.modalities.tables import split_table
+from multiebm.modalities.tables import as_table, split_table
 from multiebm.nn.spectral import frozen
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ def check_parts(modalities: dict[str, Modality], parts: Any, present: Any = None
         parts, there = split_table(table, modalities, "parts")
     if there is not None:
         present = np.asarray(there) & read_present(present, list(modalities), len(there), "parts")
-    handed = read_arrays(parts, {name: m.numbers for name, m in modalities.items()}, "parts", present)
+    numbers, gaps = {name: m.numbers for name, m in modalities.items()}, [n for n, m in modalities.items() if m.missing]
+    handed = read_arrays(parts, numbers, "parts", present, gaps=gaps)
     handed = {name: modalities[name].hide(part) for name, part in handed.items()}
     there = read_presence(handed, present, {name: m.lacks_cells for name, m in modalities.items()}, "parts")
     views = {}
@@ -160,13 +161,14 @@ def check_data_steps(steps: Any, has_energy: bool, learned: bool) -> int | None:
     """Return the steps of a data chain as `check_steps`; without an energy, or by one that never learned, none."""
     if (steps := check_steps("data_steps", steps)) == 0:
         return 0
+    asked = f"{steps}{', as in training (--refine)' if steps is None else ''}"
     if not has_energy:
         raise ConfigError(
-            f"data_steps: got {steps}, but this model has no energy; use data_steps=0 or train one with model.energy"
+            f"data_steps: got {asked}, but this model has no energy; use data_steps=0 or train one with model.energy"
         )
     if not learned:
         raise ConfigError(
-            f"data_steps: got {steps}, but the energy of this model has made no step of training and would lead away "
+            f"data_steps: got {asked}, but the energy of this model has made no step of training and would lead away "
             "from the data; use data_steps=0, or train with training.phases.cooperative.steps above 0"
         )
     return steps
@@ -326,25 +328,8 @@ def warn_of_errors(errors: Tensor, samples: int) -> None:
         )  # fmt: skip
 
 
-def to_frame(modalities: dict[str, Modality], values: Tensor | Mapping[str, Tensor]) -> "DataFrame":
-    """Return what `MultimodalModel.frame` does of codes or parts [B, D], by name."""
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ConfigError('frame: got no pandas, expected it here; pip install "multiebm[tables]"') from error
-    by_name = {SHARED: values} if isinstance(values, Tensor) else values
-    found: list[tuple[str, str, Any]] = []
-    for name, values in by_name.items():
-        rows = values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-        of_part = modalities[name] if SHARED not in by_name and name in modalities else None
-        if rows.ndim == 1:  # one caption an item, or one number
-            found.append((name, name if of_part is None else of_part.handed_columns[0], rows))
-            continue
-        if rows.ndim != 2:
-            raise DataError(
-                f"frame, {name!r}: got shape {list(rows.shape)}, expected rows of numbers [B, D]; leave it out (want=)"
-            )
-        named = (of_part.columns if of_part else ()) or [f"{name}_{i}" for i in range(rows.shape[1])]
-        found += [(name, column, of) for column, of in zip(named, rows.T, strict=True)]
-    twice = [column for _, column, _ in found]
-    return pd.DataFrame({c if twice.count(c) == 1 else f"{part}_{c}": of for part, c, of in found})
+def to_frame(modalities: dict[str, Modality], values: Tensor | Mapping[str, Tensor] | Completion) -> "DataFrame":
+    """Return what `MultimodalModel.frame` does of codes or parts [B, D], by name, or of completions."""
+    if isinstance(values, Completion):
+        return as_table(modalities, values.mean).join(as_table(modalities, values.std).add_suffix("_std"))
+    return as_table(modalities, {SHARED: values} if isinstance(values, Tensor) else values)

@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from multiebm.core.bars import showing
-from multiebm.core.errors import ConfigError, DataError
+from multiebm.core.errors import ConfigError, DataError, instance_of
 from multiebm.core.files import try_output, write_output
 from multiebm.core.keys import DATA
 from multiebm.core.progress import track
 from multiebm.data import MultimodalDataset
+from multiebm.data.npz import expanded
 from multiebm.evaluation.measurement import JudgesLike
 from multiebm.evaluation.metrics import evaluation_mode
+from multiebm.experiments.api import READ
 from multiebm.experiments.build import build_dataset
 from multiebm.experiments.compare import RIVALS, Cell, entry, summary
 from multiebm.experiments.folder import REPORT, check_same_data
@@ -63,7 +65,9 @@ def write_report(
     how far it is, as in `train`. OutputError or CheckpointError name what the folder lacks; ConfigError where `dataset`
     is not what the run was trained on.
     """
-    folder = Path(run_folder)
+    folder = expanded(run_folder)
+    if dataset is not None:
+        instance_of("dataset", dataset, MultimodalDataset, READ)
     record = read_record(folder)
     file = folder / REPORT if out is None else Path(out)
     way_out = "free space, or give another file with --out (in Python out=)"

@@ -180,7 +180,8 @@ class Callbacks(Hook):
     """
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
-        self.callbacks: list[Any] = [getattr(callback, "on_step", callback) for callback in callbacks]
+        several = callbacks if isinstance(callbacks, Iterable) else [callbacks]
+        self.callbacks: list[Any] = [getattr(callback, "on_step", callback) for callback in several]
         self.asked = False
         if wrong := [callback for callback in self.callbacks if not callable(callback)]:
             raise ConfigError(
