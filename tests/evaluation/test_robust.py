@@ -149,6 +149,7 @@ def test_a_setting_says_how_many_sets_there_are(monkeypatch, tmp_path):
         return ExactJudges(dataset)
 
     monkeypatch.setattr("multiebm.experiments.measure.load_judges", load)
+    monkeypatch.setattr("multiebm.experiments.api.MultimodalModel", RandomClasses)  # stands in for one
     dataset = known_dataset()
     settings = EvaluationSettings(20, 20)
     found = multiebm.evaluate(RandomClasses(dataset), dataset, settings, progress=False, robust_judges=3)
