@@ -16,6 +16,7 @@ import multiebm
 from multiebm.core.names import Views
 from multiebm.data.dataset import MultimodalDataset
 from multiebm.data.shapes import N_CLASSES, agreement, caption_scenes, shapes_scenes
+from multiebm.objectives.belonging import higher
 
 WAYS: dict[str, dict[str, Any]] = {"Gen": {"data_steps": 0}, "EBM": {"data_steps": None}}
 
@@ -48,7 +49,7 @@ def auroc(model: Any, given: Views, captions: list[str], labels: torch.Tensor) -
         other[same] = torch.arange(len(labels)).roll(shift)[same]
     true = model.score({"picture": given["picture"], "caption": captions})
     wrong = model.score({"picture": given["picture"], "caption": [captions[i] for i in other.tolist()]})
-    return float(((true[:, None] > wrong) + 0.5 * (true[:, None] == wrong)).mean())
+    return float(higher(true, wrong).mean())
 
 
 def lines(run: str, data: MultimodalDataset, items: int, split: str) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from multiebm.objectives.belonging import belonging_loss, contrasts, draw_donors, has_contrast, ranked, with_corrupted
+from multiebm.objectives.belonging import belonging_loss, contrasts, draw_donors, has_contrast, higher, with_corrupted
 
 EXACT = 1e-10  # float64 sums in another order
 
@@ -336,6 +336,7 @@ def test_donors_are_other_items_with_the_part_each_as_often():
     assert (alone[:, 1] >= 0).sum(1).tolist() == [1, 1]
 
 
-def test_ranks_are_shares_of_pairs_and_ties_count_a_half():
+def test_of_two_values_the_larger_counts_one_and_a_tie_a_half():
     """Of (1, 2) over (0, 2): 1 > 0, 2 > 0, 2 = 2; over (3, 1): 2 > 1, 1 = 1."""
-    assert ranked(torch.tensor([1.0, 2.0]), torch.tensor([[0.0, 2.0], [3.0, 1.0]])).tolist() == [2.5 / 4, 1.5 / 4]
+    found = higher(torch.tensor([1.0, 2.0]), torch.tensor([[0.0, 2.0], [3.0, 1.0]]))
+    assert found.tolist() == [[[1, 0], [1, 0.5]], [[0, 0.5], [0, 1]]]

@@ -16,6 +16,7 @@ from multiebm.evaluation import measurement, samples
 from multiebm.evaluation.completion import Conditioning, completions
 from multiebm.evaluation.measurement import Measurement
 from multiebm.evaluation.result import EvaluationSettings
+from multiebm.experiments.saved import start_from
 from multiebm.models import interaction, use
 from multiebm.models import model as model_module
 from multiebm.models.inference import SHARED
@@ -445,3 +446,7 @@ def test_a_model_saved_before_scores_had_a_number_of_their_own_is_read(tmp_path,
     again = multiebm.from_pretrained(tmp_path / "model")
     assert float(again.interaction.louder) == 1
     assert torch.equal(again.score(views), model.score(views))
+    other = model_with("pair", weight=0.5)
+    start_from(other, tmp_path / "model")  # and other data may go on from it
+    assert float(other.interaction.weight) == 0.25
+    assert float(other.interaction.louder) == 1

@@ -16,7 +16,7 @@ from multiebm.modalities import Text
 from multiebm.models.interaction import Interaction
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.spectral import frozen
-from multiebm.objectives.belonging import draw_donors, ranked
+from multiebm.objectives.belonging import draw_donors, higher
 from multiebm.training.codes import FEWEST, TOLD, WEIGHING, refine_samples, weigh_interaction, weigh_score
 from multiebm.training.phases import energy
 from multiebm.training.phases.belonging import Belonging, with_fewer_parts
@@ -186,10 +186,10 @@ def test_f_is_as_loud_in_scores_as_it_takes_to_tell_foreign_parts():
         weigh_score(model, [batch])
         louder = float(model.interaction.louder)
         areas = [
-            torch.stack([ranked(model.score_states(batch), model.score_states(of)) for of in moved]).mean()
+            torch.stack([higher(model.score_states(batch), model.score_states(of)) for of in moved]).mean()
             for model.interaction.louder.data in (torch.tensor(louder), torch.tensor(louder / 2))
         ]
-        asked = torch.stack([ranked(model.match_states(batch), model.match_states(of)) for of in moved]).mean() - TOLD
+        asked = torch.stack([higher(model.match_states(batch), model.match_states(of)) for of in moved]).mean() - TOLD
         told[height] = louder, areas, asked
     (quiet, (area, _), asked), (loud, (enough, less), asked_too) = told.values()
     assert quiet == 1

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from multiebm.core.captions import are_captions
 from multiebm.core.errors import DataError
+from multiebm.core.names import PICTURES
 
 Array = NDArray[Any]
 
@@ -18,7 +19,6 @@ MARKS = ("?", "-", "--", ".", "na", "n/a", "n.a.", "#n/a", "nan", "none", "null"
 _COMMA = re.compile(r"[-+]?[\d.]*\d,\d+")  # 1,5 for 1.5, or thousands
 _UNIT = re.compile(r"[$€£]?\s?[-+]?\d[\d.,]*\s?[%$€£]?")  # 12 %, €3
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d\d?[./]\d\d?[./]\d{2,4}")
-_PICTURE = re.compile(r"\.(png|jpe?g|bmp|tiff?|webp)$", re.IGNORECASE)
 _MOST = 10**300  # of whole numbers that have a float64
 OWN_CLASS, FEW_ROWS = 0.5, 20  # share of the cells that are classes of their own where texts name rows; from so many on
 EMPTY = "leave such cells empty (NaN) and train with --missing nan (in Python missing='nan')"
@@ -140,7 +140,7 @@ def _no_classes(cells: Array, rows: Array) -> str:
     if len(texts) >= FEW_ROWS and (n := len({cells[i] for i in texts})) > OWN_CLASS * len(cells):
         pictures = (
             ", if they name pictures hand over their folder, with the table in it"
-            if _PICTURE.search(decoded(cells[texts[0]]))
+            if decoded(cells[texts[0]]).lower().endswith(PICTURES)
             else ""
         )
         return (

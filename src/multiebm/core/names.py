@@ -13,6 +13,7 @@ SHARED = "shared"  # key of the shared latent among latents; the other keys are 
 BESIDE = ("labels", "present")  # keys beside the modalities in files
 RESERVED = (*BESIDE, SHARED)
 TEST, MASK = PREFIXES = ("test_", "present_")  # begin the keys of a test split, and of one modality's mask
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # end files of pictures, in capitals or not
 NAME_LENGTH = 64
 _TAKEN = "!"  # ends the key of a name that torch's containers use themselves; no name can hold it
 

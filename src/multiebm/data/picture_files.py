@@ -13,10 +13,11 @@ from PIL import ExifTags, Image, ImageOps
 
 from multiebm.core.errors import DataError
 from multiebm.core.handed import Array
+from multiebm.core.names import PICTURES
 from multiebm.data.npz import BROKEN
 from multiebm.modalities import Modality
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # in small letters; a file's may be in capitals
+ENDINGS = PICTURES  # in small letters; a file's may be in capitals
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # nothing else is tried: some readers start other programs
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # how a picture file holds so many channels
 _EIGHT_BITS = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr")

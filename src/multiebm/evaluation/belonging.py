@@ -14,6 +14,7 @@ from multiebm.evaluation.measurement import NOT_ASKED, Measurement, chosen_items
 from multiebm.evaluation.regressions import training
 from multiebm.evaluation.result import MATCH, PART, TWO_SAMPLE, Result, proportion
 from multiebm.models.states import SCORE_SAMPLES
+from multiebm.objectives.belonging import higher
 
 FOLDS = 5  # of cross-validation
 TREES = 30  # of the classifier
@@ -26,9 +27,9 @@ def auroc(true: Tensor, other: Tensor) -> Result:
     Row i of both shares an item: the error is that of the mean of its two placements (DeLong et al. 1988,
     https://doi.org/10.2307/2531595).
     """
-    higher = (true[:, None] > other).double() + 0.5 * (true[:, None] == other).double()  # [N, N]
-    placed = higher.mean(1) + higher.mean(0)
-    return Result(float(higher.mean()), float(placed.std(correction=0)) / sqrt(len(true)), len(true))
+    above = higher(true, other)  # [N, N]
+    placed = above.mean(1) + above.mean(0)
+    return Result(float(above.mean()), float(placed.std(correction=0)) / sqrt(len(true)), len(true))
 
 
 def belonging(m: Measurement, name: str) -> dict[str, Result]:

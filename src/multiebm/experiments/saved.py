@@ -21,7 +21,7 @@ from multiebm.experiments.schema import ModelSection, apart_problems
 from multiebm.modalities import Modality, to_json
 from multiebm.models.model import MultimodalModel
 from multiebm.models.own import Maker, Own, handed_over
-from multiebm.models.saving import HEADER, Description, load_weights, read_description
+from multiebm.models.saving import HEADER, Description, load_weights, newer, read_description
 from multiebm.nn.precision import set_precision
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,8 @@ def start_from(model: MultimodalModel, folder: str | Path) -> None:
         )
     problems = unlike(model.modalities, description.modalities)
     fresh = tuple(key for key in LATER if not any(name.startswith(key) for name in description.tensors))
-    expected = {n: describe(t) for n, t in model.state_dict().items() if not n.startswith(fresh)}
+    known = {n: t for n, t in model.state_dict().items() if not n.startswith((*fresh, *newer(description)))}
+    expected = {n: describe(t) for n, t in known.items()}
     if problems := problems or misfits(description.tensors, expected):
         listed = "\n  ".join(problems)
         raise ConfigError(

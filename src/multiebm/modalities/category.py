@@ -27,7 +27,6 @@ from multiebm.nn.blocks import Link, VectorTrunk, WithoutGaps, mlp
 
 SMOOTHED = 0.01  # of a probability that is judged, which is then at least that over the number of classes
 STEPS = 500  # of logistic regression
-WORD_STEPS = 50  # of that of words: more of them fit rows of training better, and predict new ones worse
 LEAST = 1e-9  # probability of a class: log 0 has no gradient
 SUM_TOLERANCE = 1e-3  # by which probabilities that are handed over may miss 1
 

@@ -35,7 +35,7 @@ from multiebm.modalities.base import (
     is_number,
     unknown_keys,
 )
-from multiebm.modalities.category import SMOOTHED, WORD_STEPS, Shares
+from multiebm.modalities.category import SMOOTHED, Shares
 from multiebm.modalities.gaps import missing_problems
 from multiebm.nn.text import CnnDecoder, Judge, TextTrunk, TransformerDecoder, TransformerEncoder, cnn_encoder
 
@@ -43,7 +43,7 @@ MIN_COUNT, LEARNED = 2, {"words": 5000, "bpe": 1000}  # times that a token occur
 MOST_TOKENS, LARGEST_STATE = 20_000, 2**22  # of a vocabulary; numbers of a state, 16 MB
 SHARE_WHOLE, LONGEST = 0.99, 64  # captions of training that are not cut, and tokens of one, unless declared
 HELD = 1000.0  # times its state that a chain gets of a caption that is to stay: more than any noise
-REGRESSED = 20  # tokens that a position has at most for logistic regression; of more it has their shares
+REGRESSED, STEPS = 20, 50  # tokens of a position for logistic regression, else shares; its steps: more predict worse
 WIDTH = 64  # that the memory of networks grows with at a position
 Tokens = Literal["words", "bpe"]
 Mode = Literal["langevin", "frozen"]
@@ -345,6 +345,6 @@ class Text(Modality):
             if 2 <= len(classes) <= REGRESSED:
                 with warnings.catch_warnings():  # steps that have not converged are no news here
                     warnings.simplefilter("ignore")
-                    made = LogisticRegression(max_iter=WORD_STEPS).fit(x[rows], said)
+                    made = LogisticRegression(max_iter=STEPS).fit(x[rows], said)
                 found[:, position, classes] = made.predict_proba(new)
         return found.reshape(len(new), -1)

@@ -22,7 +22,7 @@ from multiebm.models.use import in_use
 from multiebm.nn.precision import precision_of
 
 HEADER = "model.json"
-SINCE = ("interaction.louder",)  # what older saves have not: it stays as it begins
+SINCE = ("interaction.louder",)  # weights that older saves have not
 _NAME = r"weights-[0-9a-f]{12}\.safetensors"
 _OURS = re.compile(rf"({re.escape(ASIDE)}.*)?({_NAME}|{re.escape(HEADER)})")
 
@@ -152,14 +152,18 @@ def read_description(folder: Path) -> Description:
     return Description(header.model, modalities, header.precision, folder, weights, tensors, kept)
 
 
+def newer(description: Description) -> tuple[str, ...]:
+    """Return the names of weights that its folder lacks as it is older than they are; they stay as they begin."""
+    return tuple(name for name in SINCE if name not in description.tensors)
+
+
 def load_weights(model: nn.Module, description: Description, but: tuple[str, ...] = ()) -> None:
     """Read the weights of a description into `model`, layouts kept; CheckpointError lists misfit names, shapes and
     types, or says that the file is damaged or holds values that are not finite, with nothing changed. Weights whose
     names begin with one of `but` stay as they are.
     """
     own, file = model.state_dict(), description.folder / description.weights.name
-    but = (*but, *(name for name in SINCE if name not in description.tensors))
-    own = {name: tensor for name, tensor in own.items() if not name.startswith(but)}
+    own = {name: tensor for name, tensor in own.items() if not name.startswith((*but, *newer(description)))}
     if problems := misfits(description.tensors, {name: describe(tensor) for name, tensor in own.items()}):
         listed = "\n  ".join(problems)  # before they are read: these, too, may be of any size
         raise CheckpointError(

@@ -64,10 +64,9 @@ def with_corrupted(donors: Tensor, own: Tensor, there: Tensor, share: float, rng
     return found
 
 
-def ranked(true: Tensor, other: Tensor) -> Tensor:
-    """Return the share of pairs in which a true item [N] has a higher value than another [..., K], ties half: [...]."""
-    higher = (true[:, None] > other[..., None, :]).double() + 0.5 * (true[:, None] == other[..., None, :]).double()
-    return higher.mean((-1, -2))
+def higher(true: Tensor, other: Tensor) -> Tensor:
+    """Return 1 where a true item [N] has a higher value than another [..., K], and a half for ties: [..., N, K]."""
+    return (true[:, None] > other[..., None, :]).double() + 0.5 * (true[:, None] == other[..., None, :]).double()
 
 
 def has_contrast(present: Tensor, donors: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from multiebm.models.chains import steers_step_size
 from multiebm.models.inference import SHARED, Latents, Posterior
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.spectral import frozen
-from multiebm.objectives.belonging import ranked
+from multiebm.objectives.belonging import higher
 from multiebm.training.state import TrainState, update
 
 WEIGHING = 64  # samples of the generator by which the weight of the energy of interaction is set
@@ -146,7 +146,7 @@ def weigh_score(model: MultimodalModel, batches: Iterable[Batch]) -> None:
 
     def told_apart(looks: float, louder: float) -> float:
         own, other = (looks * of[0] + louder * of[1] for of in (of_true, of_foreign))
-        return float(ranked(own, other).mean())
+        return float(higher(own, other).mean())
 
     asked, louder = told_apart(0, 1) - TOLD, 1
     while louder < LOUDEST and told_apart(1, louder) < asked:
