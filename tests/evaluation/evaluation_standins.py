@@ -90,7 +90,7 @@ class StandIn(nn.Module):
         return self.has_energy
 
     def match_states(self, batch):
-        classes = torch.stack([view[:, :10].argmax(1) for view in batch.views.values()], 1)
+        classes = torch.stack([view.flatten(1)[:, :10].argmax(1) for view in batch.views.values()], 1)
         return -(classes - classes[:, :1]).abs().sum(1).float()
 
     score_states = match_states
