@@ -59,6 +59,15 @@ def test_the_runs_for_a_machine_with_a_gpu_load():
         assert load_experiment(preset, overrides.split()).training.seconds == 900
 
 
+def test_the_three_energies_of_the_page_on_captions_load_and_differ_in_the_energy_alone():
+    text = (ROOT / "docs" / "methods" / "text.md").read_text()
+    runs = dict(reversed(found) for found in re.findall(r"^multiebm (train shapes.*) --out shapes-(\w+)$", text, re.M))
+    of = {name: load_experiment("shapes", command.split()[2:]) for name, command in runs.items()}
+    energies = {name: (e.model.energy.fusion, e.model.interaction is not None) for name, e in of.items()}
+    assert energies == {"interaction": ("late", True), "late": ("late", False), "additive": ("additive", False)}
+    assert len({(e.model.inference, e.model.prior, e.training.optimiser) for e in of.values()}) == 1
+
+
 def test_the_rows_of_every_table_load():
     tables = loaded("run_table")
     for rows in tables["TABLES"].values():

@@ -15,7 +15,7 @@ from multiebm.evaluation.measurement import Measurement
 from multiebm.evaluation.metrics import measured
 from multiebm.evaluation.result import EvaluationSettings
 from multiebm.experiments.run import run_experiment
-from multiebm.training import codes
+from multiebm.training import weights
 
 SETTINGS = (
     "model.interaction.kind=pair",
@@ -26,7 +26,7 @@ SETTINGS = (
 @pytest.fixture(scope="module", autouse=True)
 def few_steps_are_enough():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codes, "FEWEST", 1)
+        patch.setattr(weights, "FEWEST", 1)
         yield
 
 

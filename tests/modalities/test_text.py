@@ -9,12 +9,13 @@ import torch
 import multiebm
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.random import item_generators, make_generator
-from multiebm.core.tokens import one_hot, tokens_of
+from multiebm.core.tokens import one_hot, share_changed, tokens_of
 from multiebm.data import Rows, from_arrays, read_data
 from multiebm.distributions.sentences import Causal, Sentences
 from multiebm.modalities import Text, Vector, from_json, to_json
 from multiebm.modalities.text import TextNetworks
-from small_models import make_batch, small_model
+from multiebm.training.codes import refine_views
+from small_models import make_batch, make_state, small_model
 
 TEXT = {"kind": "text", "min_count": 1}
 CAPTIONS = [f"a {size} {colour} thing" for size in ("big", "small", "tiny") for colour in ("red", "green", "grey")]
@@ -284,6 +285,34 @@ def test_gradients_move_a_chain_to_the_caption_with_less_energy():
         energy = multiebm.nn.text.rows_read(x, table).sum()
         x = x - 0.1 * torch.autograd.grad(energy, x)[0]
     assert m.show(m.to_raw(m.settle(x))) == ["green green green green"] * 2
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("langevin", 1 / 3), ("frozen", 0.0)])
+def test_the_share_of_words_that_a_chain_changes_is_logged(mode, expected):
+    """By an energy that is less for "tiny" as the second word and "red" as the third, which two thirds of captions have
+    not; the other two of the four words have no gradient."""
+    parts = captions_and_numbers(mode)
+    chain = {"kind": "langevin", "steps": 4, "step_size": 1.0, "noise_scale": 0.0}
+    model, m = small_model(parts, data_chain=chain), parts["words"]
+
+    class Asks(torch.nn.Module):
+        def forward(self, views):
+            told = [2 + m.vocabulary.index(word) for word in ("tiny", "red")]
+            return -views["words"][:, 1, told[0]] - views["words"][:, 2, told[1]] + 0 * views["x"].sum(1)
+
+    model.energy = Asks()
+    state, views = make_state(model), make_batch(parts, {"words": CAPTIONS, "x": np.zeros((9, 2))}).views
+    refined, metrics = refine_views(state, views)
+    assert metrics["data_chain/words_changed/words"] == pytest.approx(expected)
+    said = [text.replace(text.split()[1], "tiny").replace(text.split()[2], "red") for text in CAPTIONS]
+    assert m.show(m.to_raw(refined["words"])) == (said if mode == "langevin" else CAPTIONS)
+    assert not [name for name in metrics if name.endswith("words_changed/x")]
+
+
+def test_changed_words_are_counted_up_to_the_end_of_the_longer_caption():
+    before = torch.tensor([[2, 3, 4, 0], [2, 0, 0, 0], [2, 3, 0, 0], [0, 0, 0, 0], [2, 3, 0, 0]])
+    after = torch.tensor([[2, 0, 0, 0], [2, 3, 4, 0], [3, 2, 0, 0], [0, 0, 0, 0], [2, 3, 0, 0]])
+    assert share_changed(before, after).tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 0, 0])
 
 
 # a model

@@ -4,15 +4,16 @@ import pytest
 import torch
 
 from multiebm.core.errors import ConfigError
-from multiebm.modalities import Modality, Picture, Vector
+from multiebm.modalities import Modality, Picture, Text, Vector
 from multiebm.models.energy import EnergyNetwork
 from multiebm.nn.blocks import PictureTrunk
 from multiebm.nn.precision import Mixed, set_precision
 from multiebm.nn.spectral import Spectral
-from small_models import mixed, random_views, vectors
+from small_models import mixed, random_views, small_model, vectors, whole
 
 PICTURES = {name: Picture(name, (3, 8, 8)) for name in ("one", "two")}
-PROBLEMS = {"vectors": vectors(left=2, right=3), "pictures": PICTURES, "mixed": mixed()}
+CAPTIONED = {"seen": Picture("seen", (3, 8, 8)), "said": Text("said", ("a", "red", "green", "dot"), 5)}
+PROBLEMS = {"vectors": vectors(left=2, right=3), "pictures": PICTURES, "mixed": mixed(), "captions": CAPTIONED}
 
 
 def network(modalities: dict[str, Modality], fusion: str, width: int = 32) -> EnergyNetwork:
@@ -52,6 +53,29 @@ def test_only_the_additive_energy_has_no_interaction_between_any_two_modalities(
             assert difference < 1e-13
         else:
             assert difference > 1e-7
+
+
+@pytest.mark.parametrize("interaction", [None, {"kind": "pair"}, {"kind": "mlp"}])
+@pytest.mark.parametrize("fusion", ["late", "additive"])
+def test_a_score_by_an_additive_energy_alone_cannot_tell_a_caption_of_another_picture(fusion, interaction):
+    """Of two pictures that swap captions one gains what the other loses: exactly chance, whatever was learned."""
+    model = small_model(CAPTIONED, energy={"width": 8, "fusion": fusion}, interaction=interaction).eval()
+    if model.interaction is not None:
+        model.interaction.weight.fill_(1)
+    true, swapped = random_views(CAPTIONED, 64), torch.arange(64) ^ 1
+    wrong = true | {"said": true["said"][swapped]}
+    with torch.no_grad():
+        scores = [model.score_states(whole(views)) for views in (true, wrong)]
+        energies = [model.energy(views) for views in (true, wrong)]
+    told = float((scores[0] > scores[1]).double().mean())  # of true pairs, each beside its picture with another caption
+    gained = (scores[0] - scores[1]).view(-1, 2).sum(1)  # a mixed second difference of each pair of items
+    if fusion == "additive" and interaction is None:
+        assert told == 0.5
+        torch.testing.assert_close(gained, torch.zeros(32), rtol=0, atol=1e-6)
+    else:
+        assert gained.abs().max() > 1e-6
+    if fusion == "additive":  # what an energy of interaction adds is all there is of it
+        torch.testing.assert_close((energies[1] - energies[0]).view(-1, 2).sum(1), torch.zeros(32), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)

@@ -3,6 +3,8 @@ import torch
 from report_standin import VECTORS, data_uris, html, make_scene
 
 from multiebm.core.batch import Batch
+from multiebm.core.tokens import share_changed
+from multiebm.modalities import Text
 from multiebm.models.chains import Langevin
 from multiebm.priors.prior import Prior
 from multiebm.report.chains import (
@@ -55,6 +57,20 @@ def test_what_a_langevin_chain_targets_is_said_with_the_share_of_moves_that_a_me
     assert trace_data_chain(scene).acceptance == pytest.approx(accepted)
     said = f"The chain targets exp(-E / T) with T = 0.04; a Metropolis test would accept {accepted:.1%} of its moves."
     assert said in html(chains_section(scene))
+
+
+def test_of_captions_it_is_said_how_many_words_the_data_chain_changes():
+    scene = make_scene({"words": Text("words", ("a", "b", "c"), 6), **VECTORS})
+    scene.model.displacement.fill_(1.0)
+    trace, length = trace_data_chain(scene), scene.model.data_chain.steps
+    first, then, last = (trace.views[trace.at.index(t)]["words"] for t in (0, length, LONGER * length))
+    shares = [share_changed(first, tokens).mean().item() for tokens in (then, last)]
+    assert min(shares) > 0
+    assert shares[0] != shares[1]
+    with torch.no_grad():
+        section = html(chains_section(scene))
+    assert f"Of the words of words {shares[0]:.1%} are others by then, and {shares[1]:.1%} at the end." in section
+    assert "are others by then" not in html(chains_section(make_scene()))
 
 
 def test_the_likelihood_curve_is_that_of_the_present_parts_at_every_step():

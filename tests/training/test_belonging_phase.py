@@ -17,7 +17,7 @@ from multiebm.models.interaction import Interaction
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.spectral import frozen
 from multiebm.objectives.belonging import draw_donors, higher
-from multiebm.training.codes import FEWEST, TOLD, WEIGHING, refine_samples, weigh_interaction, weigh_score
+from multiebm.training.codes import refine_samples
 from multiebm.training.phases import energy
 from multiebm.training.phases.belonging import Belonging, with_fewer_parts
 from multiebm.training.phases.bound import Bound
@@ -26,6 +26,7 @@ from multiebm.training.phases.phase import Settling
 from multiebm.training.phases.settle import take_average
 from multiebm.training.state import TrainState
 from multiebm.training.steps import OptimiserSettings, TrainingStep, make_optimisers
+from multiebm.training.weights import FEWEST, TOLD, WEIGHING, weigh_interaction, weigh_score
 from small_models import Again, mixed, random_views, small_model, vectors, whole
 
 RHO = 0.9  # correlation of two numbers that belong together

@@ -35,3 +35,11 @@ def counted(tokens: Tensor) -> Tensor:
     found = before == 0
     found[:, -1] = False
     return found
+
+
+def share_changed(before: Tensor, after: Tensor) -> Tensor:
+    """Return the share [B] of the places at which captions `before` and `after`, tokens [B, T], differ: of those up to
+    the end of the longer one, ends included; 0 where both are empty and alike.
+    """
+    told = counted(before) | counted(after)
+    return ((before != after) & told).sum(1) / told.sum(1).clamp_min(1)

@@ -26,9 +26,9 @@ from multiebm.experiments.saved import unlike
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
 from multiebm.models.own import evaluating
-from multiebm.training.codes import weigh_interaction
 from multiebm.training.phases.settle import settle_priors, settle_step_size
 from multiebm.training.state import TrainState, averaged
+from multiebm.training.weights import weigh_interaction
 
 SETTLING_ITEMS, BATCH = 8192, 64  # training items that mixtures are fitted to before a measurement, and at a time
 ROBUST_SETS = 0  # of robust judges, unless asked for: each is trained once for a data set

@@ -50,7 +50,7 @@ class Kernel(NamedTuple):
 
 class ChainInfo(NamedTuple):
     """`logdensity` [T+1, B] before, along and after the chain; `grad_norm`, `acceptance` [T, B]; `displacement` [B]:
-    Euclidean distance between end and start; `positions`: the T+1 positions if recorded, else None.
+    Euclidean distance between end and start; `positions`: the T+1 positions if recorded, else None; `start`: the first.
     """
 
     logdensity: Tensor
@@ -58,6 +58,7 @@ class ChainInfo(NamedTuple):
     acceptance: Tensor
     displacement: Tensor
     positions: list | None
+    start: Any
 
 
 def evaluate(logdensity: LogDensity, position: Tree) -> State:
@@ -89,4 +90,5 @@ def run_chain(
         torch.stack([i.acceptance for i in infos]) if infos else nothing,
         item_square_norm(tree_map(torch.sub, state.position, start)).sqrt(),
         positions if record else None,
+        start,
     )

@@ -48,7 +48,7 @@ class Modality(ABC):
     shape: tuple[int, ...]
     range: tuple[float, float] | None = None  # of raw values, black to white, where it was declared
     numbers: ClassVar[bool] = True  # values handed over are numbers; else they may be anything, texts say
-    speaks: ClassVar[bool] = False  # items are sentences, which `show` writes
+    speaks: ClassVar[bool] = False  # items are sentences, states [B, T, V] of tokens, which `show` writes
     columns: tuple[str, ...] = ()  # names of the numbers of a raw item, where training had them
     missing: Literal["nan"] | None = None  # what says that a value is missing, beside masks
     likelihoods: ClassVar[Mapping[str, Scale]] = {"normal": "fixed", "laplace": "fixed"}  # the first is the default

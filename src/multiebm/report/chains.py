@@ -9,6 +9,7 @@ from torch import Tensor
 
 from multiebm.core.batch import Batch
 from multiebm.core.names import Views
+from multiebm.core.tokens import share_changed
 from multiebm.evaluation.result import Result
 from multiebm.evaluation.samples import joint_coherence
 from multiebm.models.inference import SHARED
@@ -74,6 +75,10 @@ def _data_part(scene: Scene) -> list[Block]:
     if scene.model.data_temperature and trace.acceptance is not None:
         words += f" The chain targets exp(-E / T) with T = {scene.model.data_temperature:.3g}; a Metropolis test would "
         words += f"accept {trace.acceptance:.1%} of its moves."
+    for name in [name for name, modality in scene.modalities.items() if modality.speaks]:
+        start, *ends = (trace.views[trace.at.index(t)][name] for t in (0, length, LONGER * length))
+        then, last = (share_changed(start, end).mean().item() for end in ends)
+        words += f" Of the words of {name} {then:.1%} are others by then, and {last:.1%} at the end."
     if scene.judges and scene.judges.accuracy:
         before, *after = (scene.read(trace.views[trace.at.index(t)]) for t in (0, length, LONGER * length))
         then, last = (torch.stack([a[n] != before[n] for n in before]).float().mean().item() for a in after)

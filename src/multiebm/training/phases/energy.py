@@ -21,10 +21,10 @@ from multiebm.training.codes import (
     prior_step,
     refine_samples,
     refine_views,
-    weigh_interaction,
 )
 from multiebm.training.phases.phase import Chosen, Phase
 from multiebm.training.state import TrainState, update
+from multiebm.training.weights import weigh_interaction
 
 WEIGHED_EVERY = 20  # steps of the energy between settings of the weight of an energy of interaction that learned before
 STEER_RATE = 0.02  # log change of the displacement per step

@@ -18,11 +18,12 @@ from multiebm.models.chains import steers_step_size
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.priors.prior import Settling
-from multiebm.training.codes import codes_of, steer_step_size, weigh_interaction, weigh_score
+from multiebm.training.codes import codes_of, steer_step_size
 from multiebm.training.guard import PRIOR_RATE
 from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.phase import Chosen, Phase
 from multiebm.training.state import TrainState, assign
+from multiebm.training.weights import weigh_interaction, weigh_score
 
 STEP_SAMPLES, STEP_ROUNDS = 128, 3  # of the data chain, by which a steered step size settles
 REFIT_BATCHES = 128  # that priors settle on when training is over, at most
