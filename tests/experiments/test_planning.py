@@ -55,6 +55,38 @@ def test_phases_and_the_start_of_the_tilt_keep_their_shares(monkeypatch):
     assert (bound.steps, bound.prior_from, energy.steps, cooperative.steps) == (532, 380, 4, 15)
 
 
+def test_the_phase_of_what_belongs_together_is_timed_with_and_without_corrupted_parts(monkeypatch):
+    """36 s before it and 5 s as set; of its 100 steps 30 take 0.1 s and those with corrupted parts 0.2 s: 17 s. 95 % of
+    132.1 s less 9.5 s of settling are twice as much.
+    """
+    monkeypatch.setattr(planning, "settling_within", lambda *state: SimpleNamespace(seconds=9.5))
+    took = {0: 0.1, 200: 0.2, 280: 0.5, 282: 0.5, 290: 0.1, 320: 0.2}
+    monkeypatch.setattr(planning, "_time_of_step", lambda experiment, at, device: took[at])
+    settings = [f"training.phases.{s}" for s in PHASES] + ["training.phases.belonging.steps=100"]
+    plan = planning.planned(load_experiment("polydigits", [*settings, "training.seconds=132.1"]), CPU)
+    assert [list(of) for of in plan.took] == [[0.1, 0.2], [0.5], [0.5], [0.1, 0.2]]
+    assert plan.experiment.training.phase("belonging").steps == 200
+    assert plan._replace(experiment=load_experiment("polydigits", settings)).seconds_until(390) == pytest.approx(58)
+    assert plan.seconds_until(780) == pytest.approx(116, rel=0.01)
+
+
+def test_chains_are_timed_with_the_energy_of_interaction_where_an_earlier_phase_has_taught_it(monkeypatch):
+    """Taught first, it moves latents in the steps of energy and cooperative learning."""
+    moved = []
+    step = planning.TrainingStep.__call__
+
+    def seen(self, state, batch):
+        moved.append((state.step, state.model.chooses.latent_steps))
+        return step(self, state, batch)
+
+    monkeypatch.setattr(planning.TrainingStep, "__call__", seen)
+    phases = "[{kind: belonging, steps: 60}, {kind: energy, steps: 2}, {kind: belonging, steps: 1}]"
+    settings = ["model.interaction.latent_steps=2", f"training.phases={phases}", "training.seconds=0.001"]
+    experiment = load_experiment("polydigits", [*SMALL, *settings])
+    assert all(planning._time_of_step(experiment, at, CPU) > 0 for at in (0, 60, 62))
+    assert list(dict.fromkeys(moved)) == [(0, 0), (60, 2), (62, 2)]
+
+
 def plan_of(*settings):
     """280 steps of 0.1 s, from step 200 on 0.2 s, 2 + 8 of 0.5 s, 9.5 s of settling: 41 s of steps."""
     asked = [*(f"training.phases.{s}" for s in PHASES), *settings]

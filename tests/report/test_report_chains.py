@@ -17,6 +17,8 @@ from multiebm.report.chains import (
     chains_section,
     prior_chain_coherence,
     prior_clouds,
+    real_energies,
+    scale_of_energy,
     trace_data_chain,
     trace_latent_chain,
     trace_prior_chain,
@@ -55,7 +57,43 @@ def test_what_a_langevin_chain_targets_is_said_with_the_share_of_moves_that_a_me
     accepted = info.acceptance[: length - 1].mean().item()
     assert 0 < accepted < 1
     assert trace_data_chain(scene).acceptance == pytest.approx(accepted)
-    said = f"The chain targets exp(-E / T) with T = 0.04; a Metropolis test would accept {accepted:.1%} of its moves."
+    page = html(chains_section(scene))
+    assert "The chain targets exp(-E / T) with T = (n / s)^2 = 0.04." in page
+    assert f"A Metropolis test would accept {accepted:.1%} of its moves." in page
+
+
+def test_the_scale_of_the_energy_is_said_in_units_of_the_chains_temperature():
+    """Energies 1, 5 of real items: 2; 0, 3, 6 before the chain: sqrt 6; 2, 2, 2 after it: 0. T = (0.1 / 0.5)^2."""
+    scene = make_scene()
+    real, ends = torch.tensor([1.0, 5.0]), torch.tensor([[0.0, 3.0, 6.0], [2.0, 2.0, 2.0]])
+    told = "{} over real items, {} over generated ones, {} over those that the chain has refined"
+    assert scale_of_energy(scene, real, ends) == (
+        f"The energy has a standard deviation of {told.format('2.00', '2.45', '0.00')}. Steps of one length target no "
+        "density, so this scale has no unit."
+    )
+    assert "over real" not in scale_of_energy(scene, real[:0], ends)
+    scene.model.data_chain = Langevin(steps=3, step_size=0.5, noise_scale=0.1)
+    size = 4 * 8 * 8  # of three channels and one
+    assert scale_of_energy(scene, real, ends) == (
+        "The chain targets exp(-E / T) with T = (n / s)^2 = 0.04. The energy has a standard deviation of "
+        f"{told.format('50.0 T', '61.2 T', '0.00 T')}; draws of a Gaussian of as many dimensions, {size}, have 11.3 T."
+    )
+    scene.model.data_chain = Langevin(steps=3, step_size=0.5, noise_scale=0.0)
+    assert "Steps without noise target no density" in scale_of_energy(scene, real, ends)
+
+
+def test_energies_of_draws_of_a_gaussian_have_the_deviation_that_the_report_names():
+    """E / T = |x|^2 / 2 of N(0, I), D = 256: sqrt(D / 2) = 11.3. 20,000 draws know it to 0.5 %: 5 of these."""
+    x = torch.randn(20_000, 256, generator=torch.Generator().manual_seed(0))
+    assert float((x.square().sum(1) / 2).std()) == pytest.approx((256 / 2) ** 0.5, rel=0.026)
+
+
+def test_energies_of_real_items_are_those_of_complete_ones():
+    scene = make_scene()
+    batch = scene.test_batch(ITEMS)
+    expected = -scene.model.log_density_unnorm(batch.views).detach()
+    torch.testing.assert_close(real_energies(scene), expected)
+    said = f"a standard deviation of {float(expected.std(correction=0)):#.3g} over real items"
     assert said in html(chains_section(scene))
 
 

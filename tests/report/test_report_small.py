@@ -7,7 +7,7 @@ from report_standin import PICTURES, VECTORS, data_uris, inside, make_dataset, m
 from multiebm.core.tiles import tile_size
 from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.modalities import Picture
-from multiebm.report.chains import real_energy
+from multiebm.report.chains import real_energies
 from multiebm.report.page import render
 from multiebm.report.scene import PADDING, pick_items, turns
 
@@ -52,7 +52,7 @@ def test_a_part_that_no_test_item_has_is_said_and_not_shown():
         assert f"down to {name}" in cross
     real = pixels(data_uris(samples)[2 * len(PICTURES)])
     assert (real[..., 3] == 0).all()  # absent pictures are blank, not grey
-    assert real_energy(scene) is None
+    assert not len(real_energies(scene))
 
 
 def test_absent_parts_of_single_items_are_blank_and_given_ones_are_there():

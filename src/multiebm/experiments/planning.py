@@ -17,8 +17,11 @@ from multiebm.experiments.folder import read_run
 from multiebm.experiments.load import dump_experiment
 from multiebm.experiments.run import RunResult, fresh_state, run_experiment
 from multiebm.experiments.schema import Experiment
+from multiebm.models.model import MultimodalModel
+from multiebm.training.codes import FEWEST
 from multiebm.training.phases.phase import Phase
 from multiebm.training.phases.settle import settling_within
+from multiebm.training.state import TrainState
 from multiebm.training.steps import TrainingStep, counted, total_steps
 
 TIMED_STEPS, TIMED_SHARE, FEWEST_STEPS = 200, 0.05, 5  # from which a step's time is taken; fewer beyond that share
@@ -29,8 +32,8 @@ LOOK = 0.6  # of the steps before rates begin to fall, after which they are plan
 class Plan(NamedTuple):
     """An experiment with as many steps as its budget allows, and what was taken for that, seconds.
 
-    `took` has for each phase those of a step at its start, then of one from each of its marks on (if a prior has a part
-    that learns from there); `settling` is what the priors' settling takes, `start` what a linear half does to begin.
+    `took` has for each phase those of a step at its start, then of one from each of its marks on (of the bound, if a
+    prior learns from there); `settling` is what the priors' settling takes, `start` what a linear half does to begin.
     """
 
     experiment: Experiment
@@ -66,7 +69,8 @@ def planned(experiment: Experiment, device: torch.device) -> Plan:
     state = fresh_state(experiment, build_dataset(experiment.data), device)
     start, took, first = state.numbers.get(ELAPSED, 0.0), [], 0
     for phase in counted(experiment.training.phases):
-        parts = _parts(phase, 1 + len(phase.marks()) * ("prior" in state.optimisers))
+        changes = "prior" in state.optimisers or bool(phase.optimisers(state.model))
+        parts = _parts(phase, 1 + len(phase.marks()) * changes)
         took.append([_time_of_step(experiment, first + a, device) if b > a else 0.0 for a, b in parts])
         first += phase.steps
     settling = settling_within(state, settling_of(experiment, {}), experiment.training.seconds)
@@ -146,6 +150,16 @@ def _next_look(experiment: Experiment, step: int) -> int:
     return next((look for look in [0 if step else int(LOOK * flat), *ends] if look > step), 0)
 
 
+def _as_taught(state: TrainState[MultimodalModel], phases: Sequence[Phase]) -> None:
+    """Let the energy of interaction take part where an earlier phase has taught it: chains with it take longer."""
+    f, before = state.model.interaction, 0
+    for phase in counted(phases):
+        before += phase.steps
+        if f is not None and before <= state.step and "interaction" in phase.optimisers(state.model):
+            f.steps.fill_(FEWEST)
+            f.weight.fill_(1.0)
+
+
 def _time_of_step(experiment: Experiment, at: int, device: torch.device) -> float:
     """Return the seconds of the step number `at`, on a fresh state: the lower quartile of a few.
 
@@ -153,6 +167,7 @@ def _time_of_step(experiment: Experiment, at: int, device: torch.device) -> floa
     """
     state = fresh_state(experiment, build_dataset(experiment.data), device, begins=False)
     state.step, step = at, TrainingStep(experiment.training.phases, experiment.training.optimiser)
+    _as_taught(state, experiment.training.phases)
     took: list[float] = []
     most = TIMED_SHARE * (experiment.training.seconds or 0.0)
     while len(took) < TIMED_STEPS and (len(took) < FEWEST_STEPS or sum(took) < most):

@@ -68,13 +68,14 @@ def _data_part(scene: Scene) -> list[Block]:
         return _omitted(title, scene.no_energy or "the data chain has no steps")
     trace = trace_data_chain(scene)
     panel = chain_panel(title, "energy", trace.values, length, GEN)
-    if (level := real_energy(scene)) is not None:
-        panel = panel._replace(levels=[Level(level, "mean of real test items", DATA)])
+    real = real_energies(scene)
+    if len(real):
+        panel = panel._replace(levels=[Level(float(real.mean()), "mean of real test items", DATA)])
     fell = float((trace.values[length] < trace.values[0]).float().mean())
     words = f"Mean energy {_ends(trace.values, length)}; {fell:.0%} of the items are lower after {length} steps."
+    words += f" {scale_of_energy(scene, real, trace.values[[0, length]])}"
     if scene.model.data_temperature and trace.acceptance is not None:
-        words += f" The chain targets exp(-E / T) with T = {scene.model.data_temperature:.3g}; a Metropolis test would "
-        words += f"accept {trace.acceptance:.1%} of its moves."
+        words += f" A Metropolis test would accept {trace.acceptance:.1%} of its moves."
     for name in [name for name, modality in scene.modalities.items() if modality.speaks]:
         start, *ends = (trace.views[trace.at.index(t)][name] for t in (0, length, LONGER * length))
         then, last = (share_changed(start, end).mean().item() for end in ends)
@@ -88,16 +89,37 @@ def _data_part(scene: Scene) -> list[Block]:
     return [_columns(scene, panel, words, trace, "data chain")]
 
 
-def real_energy(scene: Scene) -> float | None:
-    """Return the mean energy of complete test items; None where there are none, or no data."""
+def real_energies(scene: Scene) -> Tensor:
+    """Return the energies [N] of up to ITEMS complete test items; none where there are none, or no data."""
     if scene.dataset is None:
-        return None
+        return torch.empty(0)
     real = scene.test_batch(ITEMS)
     complete = real.complete()
     if not complete.any():
-        return None
+        return torch.empty(0)
     with torch.no_grad(), frozen(scene.model):
-        return -float(scene.model.log_density_unnorm({n: v[complete] for n, v in real.views.items()}).mean())
+        return -scene.model.log_density_unnorm({n: v[complete] for n, v in real.views.items()}).cpu()
+
+
+def scale_of_energy(scene: Scene, real: Tensor, ends: Tensor) -> str:
+    """Say by how much the energy differs between real items [N] and between generated ones at the ends [2, B] of the
+    chain: of a chain with a temperature in units of that, beside draws of a Gaussian, else that this means nothing.
+
+    E / T of N(0, V) of D dimensions is half of a chi-squared with D degrees of freedom: its deviation is sqrt(D / 2).
+    """
+    T = scene.model.data_temperature
+    told = {"real items": real} if len(real) > 1 else {}
+    told |= {"generated ones": ends[0], "those that the chain has refined": ends[1]}
+    spread = {who: _say(float(of.std(correction=0)) / (T or 1)) for who, of in told.items()}
+    each = ", ".join(f"{value}{' T' if T else ''} over {who}" for who, value in spread.items())
+    if not T:
+        steps = "Steps of one length" if T is None else "Steps without noise"
+        return f"The energy has a standard deviation of {each}. {steps} target no density, so this scale has no unit."
+    size = sum(m.size for m in scene.modalities.values() if not m.still)
+    return (
+        f"The chain targets exp(-E / T) with T = (n / s)^2 = {T:.3g}. The energy has a standard deviation of {each}; "
+        f"draws of a Gaussian of as many dimensions, {size:,}, have {_say((size / 2) ** 0.5)} T."
+    )
 
 
 def trace_data_chain(scene: Scene) -> Trace:

@@ -74,6 +74,10 @@ class Belonging(Phase):
         share = (done + 0.5) / max(self.steps, 1)
         return half_cosine(START, 1.0, share / RISE) if share < RISE else half_cosine(1.0, END, (share - RISE) / 0.7)
 
+    def marks(self) -> tuple[int, ...]:
+        """The step from which candidates may be corrupted, which takes longer."""
+        return (ceil(RISE * self.steps),)
+
     def optimisers(self, model: MultimodalModel) -> dict[str, Optimizer]:
         """Return AdamW for the energy of interaction, where there is one."""
         if model.interaction is None:
