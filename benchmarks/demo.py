@@ -24,12 +24,12 @@ PREPARE = """
 import json, time
 from multiebm.data import load_dataset
 from multiebm.experiments.load import load_experiment
-from multiebm.experiments.measure import judges_of
+from multiebm.experiments.measure import sets_of
 experiment = load_experiment("polydigits", [])
 start = time.perf_counter()
 dataset = load_dataset(experiment.data.name, experiment.data.settings)
 loaded = time.perf_counter()
-judges_of(dataset, "cpu")
+sets_of(dataset, "cpu")
 print(json.dumps({"data": loaded - start, "judges": time.perf_counter() - loaded}))
 """
 

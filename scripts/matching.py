@@ -1,18 +1,20 @@
 """What do trained models know of what belongs together? Areas under the curve, and what their chains make of it.
 
-    python scripts/matching.py RUN [RUN ...] [--factors 0 0.5 1 2] [--chains] [--robust 0] [--samples 500]
-        [--latent-steps K] [--seed 0]
+    python scripts/matching.py RUN [RUN ...] [--factors 0 0.5 1 2] [--beside RUN ...] [--chains] [--judges 3]
+        [--robust 1] [--samples 500] [--latent-steps K] [--seed 0]
 
 Runs are seeds of one configuration: numbers are means over them, with the standard deviation where there are several.
 Test items of the runs' data beside the same items changed: all parts moved between items, or one; one that is of
 another class; one part, or all, blank, noise or inverted; and samples of the generator. 0.5 is chance, 1 is perfect.
 `match` is the agreement of the parts, `score` the log density; of a model with an energy of interaction `score` is
-taken at several factors of its weight. `--chains`: the coherence of joint samples and of completions from the first
-part and from all but the last, as judges read them, and by so many sets of robust judges, and their Frechet distance.
+taken at several factors of its weight. `--beside`: other models of the same data, whose `match` and `score`, which is
+the likelihood where there is no energy, stand below; so the best of several baselines can be seen. `--chains`: the
+coherence of joint samples and of completions from the first part and from all but the last, means over sets of judges
+and of robust ones, and their Frechet distance.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,11 @@ import multiebm
 from multiebm.data.dataset import MultimodalDataset
 from multiebm.evaluation.belonging import auroc
 from multiebm.evaluation.frechet import frechet_distance, moments
-from multiebm.evaluation.judges import Judges
+from multiebm.evaluation.measurement import JudgesLike
 from multiebm.evaluation.samples import joint_coherence, label_entropy
 from multiebm.experiments.build import build_dataset
 from multiebm.experiments.load import load_experiment
-from multiebm.experiments.measure import judges_of, robust_judges_of
+from multiebm.experiments.measure import sets_of
 from multiebm.models.model import MultimodalModel
 
 ITEMS = 1000  # test items, and samples beside them
@@ -81,7 +83,8 @@ def areas(model: MultimodalModel, data: MultimodalDataset, factors: list[float],
     others["generated"] = model.sample(n := len(next(iter(parts.values()))), seed=seed), torch.arange(n)
     rates = [("match", model.match, None)]
     if model.interaction is None or not float(model.interaction.weight):
-        rates.append(("score", model.score, None))
+        alone = model.energy is None and not model.interaction_learned
+        rates.append(("likelihood" if alone else "score", model.score, None))
     else:
         rates += [(f"score, weight x {factor:g}", model.score, factor) for factor in factors]
     found = {}
@@ -106,8 +109,8 @@ def weighed(model: MultimodalModel, factor: float | None) -> Iterator[None]:
 
 def chains(
     model: MultimodalModel,
-    judges: Judges,
-    robust: list[Judges],
+    plain: Sequence[JudgesLike],
+    robust: Sequence[JudgesLike],
     data: MultimodalDataset,
     n: int,
     seed: int,
@@ -116,13 +119,14 @@ def chains(
     """Return what chains make of n joint samples and completions, by how they were made."""
     names = list(model.modalities)
     real = {name: model.modalities[name].to_state(view) for name, view in data.test.views.items()}
+    judges = plain[0]  # whose features have the distance
     of_real = {name: moments(features) for name, features in judges.features(real).items()}
     labels = torch.as_tensor(data.test.labels)
 
     def measured(raw: Views, judged: list[str], true: Tensor | None) -> Row:
         states = {name: model.modalities[name].to_state(raw[name]) for name in judged}
 
-        def coherence(by: Judges) -> float:
+        def coherence(by: JudgesLike) -> float:
             read = by.predict(states)
             if true is None:
                 return joint_coherence(read).value
@@ -130,7 +134,7 @@ def chains(
 
         features = judges.features(states)
         distances = [float(frechet_distance(of_real[name], moments(features[name]))) for name in judged]
-        found = {"coherence": coherence(judges)}
+        found = {"coherence": sum(map(coherence, plain)) / len(plain)}
         found |= {"by robust judges": sum(map(coherence, robust)) / len(robust)} if robust else {}
         entropy = label_entropy(judges.predict(states), len(labels.unique())).value
         return found | {"label entropy": entropy, "fcd": sum(distances) / len(distances)}
@@ -157,6 +161,15 @@ def chains(
     return found
 
 
+def beside(runs: list[Path], data: MultimodalDataset, seed: int) -> list[str]:
+    """Return a line of a table for each rating of other models, by the names of their folders."""
+    found = {}
+    for run in runs:
+        rated = areas(multiebm.from_pretrained(run), data, [1.0], seed)
+        found |= {f"{run.resolve().name}: {what}": row for what, row in rated.items()}
+    return table([found])[2:] if found else []
+
+
 def table(runs: list[dict[str, Row]]) -> list[str]:
     """Return a table of rows by name, the mean over runs and its spread."""
     columns = list(dict.fromkeys(column for row in runs[0].values() for column in row))
@@ -173,21 +186,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--factors", nargs="*", type=float, default=[0.0, 0.5, 1.0, 2.0])
+    parser.add_argument("--beside", nargs="*", type=Path, default=[], help="runs of other models of the same data")
     parser.add_argument("--chains", action="store_true")
-    parser.add_argument("--robust", type=int, default=0, help="sets of robust judges")
+    parser.add_argument("--judges", type=int, help="sets of judges")
+    parser.add_argument("--robust", type=int, help="sets of robust judges")
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--latent-steps", type=int, help="of samples; as the model is set by default")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    data = build_dataset(load_experiment(given.runs[0]).data)
+    data = build_dataset(load_experiment(given.runs[0]).data, given.runs[0])
     models = [multiebm.from_pretrained(run) for run in given.runs]
-    print("\n".join(table([areas(model, data, given.factors, given.seed) for model in models])), flush=True)
+    lines = table([areas(model, data, given.factors, given.seed) for model in models])
+    print("\n".join([*lines, *beside(given.beside, data, given.seed)]), flush=True)
     if given.chains:
-        if (judges := judges_of(data, "cpu")) is None:
+        judges, others, robust = sets_of(data, "cpu", given.judges, given.robust)
+        if judges is None:
             parser.error("--chains: got data without labels of two classes, expected some, which judges learn")
-        robust = robust_judges_of(data, "cpu", given.robust)
         how = given.samples, given.seed, given.latent_steps
-        made = [chains(model, judges, robust, data, *how) for model in models]
+        made = [chains(model, [judges, *others], robust, data, *how) for model in models]
         print("", *table(made), sep="\n")
     print(f"\n{ITEMS} items, seed {given.seed}, {torch.get_num_threads()} thread(s) of {processor()}.")
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import multiebm
+from multiebm.data import load_dataset
+from multiebm.evaluation.belonging import auroc
 from multiebm.experiments.compare import source_of
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.schema import Experiment
@@ -41,6 +44,22 @@ def test_a_script_is_a_command_of_a_process_of_its_own():
     done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: ")
+
+
+def test_other_models_of_the_same_data_stand_below_with_their_likelihood(tmp_path):
+    """Of an untrained model the two ratings are what they are: the table has their areas under the curve."""
+    matching, data = loaded("matching"), load_dataset("toy2d", {"train_items": 40, "test_items": 30})
+    model = multiebm.build("toy2d-mopoe", data)
+    model.save_pretrained(tmp_path / "mopoe")
+    parts = {name: view[:] for name, view in data.test.views.items()}
+    moved = {name: view.roll(i, 0) for i, (name, view) in enumerate(parts.items())}
+    expected = {"match": auroc(model.match(parts), model.match(moved)).value}
+    expected["likelihood"] = auroc(model.score(parts), model.score(moved)).value
+    lines = matching["beside"]([tmp_path / "mopoe"], data, 0)
+    assert [line.split(" | ")[:2] for line in lines] == [
+        [f"| mopoe: {what}", f"{value:.3f}"] for what, value in expected.items()
+    ]
+    assert matching["beside"]([], data, 0) == []
 
 
 def test_every_script_is_a_command_of_a_page_or_of_results():

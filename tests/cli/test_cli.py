@@ -301,6 +301,8 @@ def test_evaluation_writes_its_file_and_says_whether_to_trust_it(
     accuracy = written.accuracy or {}
     assert f"Judges' accuracy on real test data: face {accuracy['face']:.3f}, sound {accuracy['sound']:.3f}." in said
     assert ("Coherence can be trusted" in said) == bool(written.trustworthy)
+    assert written.judge_sets == ((3, 1) if written.trustworthy else (1, 0))
+    assert ("mean over 3 sets of judges (of robust ones 1)" in said) == bool(written.trustworthy)
     assert "provisional: 32 samples" in said
     cooler = ["evaluation.temperature=0.5", "evaluation.items=0"]
     assert run("evaluate", str(trained / "run"), "--samples", "16", *cooler) == 0

@@ -75,3 +75,12 @@ def test_draws_for_many_copies_are_of_each_items_own_stream():
         assert torch.equal(many[:, item], randn(item_generators(3, 1, item), (1, 20), LIKE).view(4, 5))
     with pytest.raises(DataError, match="expected leading size 8"):
         randn(item_generators(3, 2).repeated(4), (2, 5), LIKE)
+
+
+def test_items_that_are_alike_share_the_draws_of_one_generator_as_if_each_had_it():
+    shared, own = ItemGenerators([5], alike=3), ItemGenerators([5, 5, 5])
+    assert len(shared) == 3
+    for draw, shape in ((rand, (3, 1)), (randn, (3, 2, 4)), (rand, (3, 7))):
+        assert torch.equal(draw(shared, shape, LIKE), draw(own, shape, LIKE))
+    with pytest.raises(DataError, match="expected leading size 3"):
+        rand(shared, (2, 1), LIKE)

@@ -9,8 +9,9 @@ import torch
 from test_judges import QUICK, stripes
 
 from multiebm.core.errors import CheckpointError
-from multiebm.evaluation import judges as module
-from multiebm.evaluation.judges import cache_key, load_judges, read_judges, train_judges, write_judges
+from multiebm.evaluation import stored_judges as module
+from multiebm.evaluation.judges import RobustSettings, train_judges
+from multiebm.evaluation.stored_judges import cache_key, load_judges, load_sets, read_judges, write_judges
 
 DATASET = stripes()
 
@@ -25,11 +26,11 @@ def cache(tmp_path, judges, monkeypatch):
     """A folder that holds one entry, and a list that grows with every training."""
     trainings = []
 
-    def train(*arguments):
-        trainings.append(arguments)
-        return judges
+    def train(dataset, wanted, device):
+        trainings.append(wanted)
+        return [judges for _ in wanted]
 
-    monkeypatch.setattr(module, "train_judges", train)
+    monkeypatch.setattr(module, "train_sets", train)
     load_judges(DATASET, tmp_path / "judges", 0, QUICK)
     assert len(trainings) == 1
     return tmp_path / "judges", trainings
@@ -57,6 +58,17 @@ def test_the_second_call_reads_what_the_first_one_stored(cache, judges):
     assert torch.equal(restored.features(views)["picture"], judges.features(views)["picture"])
     assert not any(network.training for network in restored.networks.values())
     assert sorted(file.suffix for file in folder.iterdir()) == [".json", ".safetensors"]  # no temporary file is left
+
+
+def test_of_several_sets_those_that_are_not_there_are_trained_at_once(cache):
+    folder, trainings = cache
+    robust = RobustSettings(4, 32, cycles=((30, 1.0),))
+    wanted = [(0, QUICK), (1, QUICK), (0, robust)]
+    assert len(load_sets(DATASET, folder, wanted)) == 3
+    assert trainings[1:] == [[(1, QUICK), (0, robust)]]
+    assert len(load_sets(DATASET, folder, wanted)) == 3
+    assert len(trainings) == 2
+    assert load_sets(DATASET, folder, []) == []
 
 
 @pytest.mark.parametrize(
@@ -116,7 +128,7 @@ def test_a_folder_that_cannot_be_written_is_reported_and_judges_are_had_all_the_
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(module, "replace_file", refused)
-    monkeypatch.setattr(module, "train_judges", lambda *arguments: judges)
+    monkeypatch.setattr(module, "train_sets", lambda *arguments: [judges])
     assert same_weights(load_judges(DATASET, folder, 0, QUICK), judges)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
@@ -154,13 +166,13 @@ def test_two_that_train_at_once_both_have_judges_and_leave_a_whole_entry(tmp_pat
 
     def train(*arguments):
         both.wait(timeout=60)
-        return judges
+        return [judges]
 
-    monkeypatch.setattr(module, "train_judges", train)
+    monkeypatch.setattr(module, "train_sets", train)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: load_judges(DATASET, tmp_path, 0, QUICK), range(2)))
     assert all(same_weights(each, judges) for each in found)
-    monkeypatch.setattr(module, "train_judges", None)
+    monkeypatch.setattr(module, "train_sets", None)
     assert same_weights(load_judges(DATASET, tmp_path, 0, QUICK), judges)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".safetensors"]
 

@@ -11,9 +11,11 @@ from multiebm.data.polydigits import load_polydigits
 from multiebm.evaluation.judges import (
     Judge,
     JudgeSettings,
+    RobustSettings,
     present_rows,
     real_accuracy,
     train_judges,
+    train_sets,
 )
 from multiebm.evaluation.result import Evaluation
 from multiebm.modalities import Picture, Vector
@@ -88,6 +90,51 @@ def test_judges_do_not_depend_on_the_number_of_threads(trained, monkeypatch):
     for name, network in trained.networks.items():
         for key, value in network.state_dict().items():
             assert torch.equal(value, again.networks[name].state_dict()[key]), key
+
+
+def test_sets_that_are_trained_side_by_side_are_those_trained_alone():
+    """Initial weights and dropout are drawn by each judge's own seed, whoever else is in training."""
+    wanted = [(0, QUICK), (1, QUICK), (0, RobustSettings(4, 32, cycles=((30, 1.0),)))]
+    alone = [train_judges(stripes(), seed, how) for seed, how in wanted]
+    before, state = torch.get_num_threads(), torch.random.get_rng_state()
+    torch.set_num_threads(3)
+    try:
+        found = train_sets(stripes(), wanted)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(state, torch.random.get_rng_state())
+    for own, expected in zip(found, alone, strict=True):
+        assert own.accuracy == expected.accuracy
+        for name, network in own.networks.items():
+            for key, value in network.state_dict().items():
+                assert torch.equal(value, expected.networks[name].state_dict()[key]), (name, key)
+
+
+def test_dropout_of_a_judge_is_that_of_torch_after_the_weights():
+    x = torch.randn(50, 20, generator=torch.Generator().manual_seed(1))
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        rng = torch.Generator().set_state(torch.random.get_rng_state())
+        own, torchs = module._Dropout(0.3, rng), torch.nn.Dropout(0.3)
+        for _ in range(3):
+            assert torch.equal(own(x), torchs(x))
+    assert own.eval()(x) is x
+
+
+def test_a_judge_that_fails_stops_the_others(monkeypatch):
+    learn = module._learn
+
+    def fail(network, dataset, name, *how):
+        if name == "vector":
+            raise DataError("of vector")
+        return learn(network, dataset, name, *how)
+
+    monkeypatch.setattr(module, "_learn", fail)
+    before = torch.get_num_threads()
+    with pytest.raises(DataError, match="of vector"):
+        train_sets(stripes(), [(0, replace(QUICK, cycles=((30, 1.0),)))])
+    assert torch.get_num_threads() == before
 
 
 def test_absent_rows_are_neither_learned_from_nor_counted():

@@ -1,6 +1,6 @@
 """Judges that learn and read under noise and blur: what they see, how they read, and what is made of several sets."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -8,12 +8,14 @@ from evaluation_standins import MARK, ExactJudges, Oracle, RandomClasses, Wobbly
 from test_judges import stripes
 
 import multiebm
+from multiebm.core.errors import ConfigError
 from multiebm.core.files import sha256_of_json
 from multiebm.core.random import item_generators, make_generator
-from multiebm.evaluation.judges import _STORE, JudgeSettings, RobustSettings, cache_key, train_judges
+from multiebm.evaluation.judges import JudgeSettings, RobustSettings, train_judges
 from multiebm.evaluation.measurement import Measurement
 from multiebm.evaluation.metrics import measured
-from multiebm.evaluation.result import EvaluationSettings
+from multiebm.evaluation.result import EvaluationSettings, mean_of_items
+from multiebm.evaluation.stored_judges import _STORE, cache_key
 from multiebm.modalities import Picture, Vector
 from multiebm.modalities.base import NOISE
 from multiebm.modalities.category import Category
@@ -125,8 +127,10 @@ def test_a_mean_over_sets_by_hand():
     found = measured(Measurement(model, dataset, plain, ASKED, robust=(sure, plain))).results
     assert found["real/joint_coherence"].value == pytest.approx(share)
     assert found["real/robust_coherence"].value == pytest.approx((1 + share) / 2)
-    half = ((marks == 0) | (marks == 3)).double() / 2 + 0.5  # by item
-    assert found["real/robust_coherence"].standard_error == pytest.approx(float(half.std(correction=0)) / 300**0.5)
+    read = torch.stack([torch.ones(300), (marks == 0) | (marks == 3)], 1)  # [N, S]
+    expected = mean_of_items(read[:, None])
+    assert found["real/robust_coherence"] == pytest.approx(expected)
+    assert expected.standard_error > float(read.mean(1).std(correction=0)) / 300**0.5  # judges differ, too
     assert found["robust_cond/size1"].value == pytest.approx((1 + found["cond/size1"].value) / 2)
     calls = len(model.calls)
     again = Oracle(dataset)
@@ -141,22 +145,76 @@ def test_without_robust_judges_there_is_nothing_of_them():
     assert not any("robust" in name for name in found.skipped)
 
 
-def test_a_setting_says_how_many_sets_there_are(monkeypatch, tmp_path):
-    asked = []
-
-    def load(dataset, folder, seed=0, settings=None, device="cpu"):
-        asked.append((seed, type(settings)))
-        return ExactJudges(dataset)
-
-    monkeypatch.setattr("multiebm.experiments.measure.load_judges", load)
-    monkeypatch.setattr("multiebm.experiments.api.MultimodalModel", RandomClasses)  # stands in for one
+def test_sets_of_other_seeds_give_the_mean_of_all_shares_and_leave_features_alone():
     dataset = known_dataset()
-    settings = EvaluationSettings(20, 20)
-    found = multiebm.evaluate(RandomClasses(dataset), dataset, settings, progress=False, robust_judges=3)
-    assert [seed for seed, how in asked if how is RobustSettings] == [0, 1, 2]
-    assert len(asked) == 4
+    plain, sure = ExactJudges(dataset), Marked(dataset)
+    one, other, both = (
+        measured(Measurement(Wobbly(dataset), dataset, first, ASKED, others=others, robust=(plain, sure)))
+        for first, others in ((plain, ()), (sure, ()), (plain, (sure,)))
+    )
+    assert (one.judge_sets, both.judge_sets) == ((1, 2), (2, 2))
+    shares = [name for name in one.results if name.startswith(("cond", "judge/accuracy")) or "joint_coherence" in name]
+    assert {"real/joint_coherence", "ebm/joint_coherence", "cond/size1", "cond_ebm/self/a"} <= set(shares)
+    for name in shares:
+        mean = (one.results[name].value + other.results[name].value) / 2
+        assert both.results[name].value == pytest.approx(mean), name
+        assert both.results[name].n == one.results[name].n
+    for name in ("gen/fcd", "ebm/fcd/a", "gen/robust_coherence", "robust_cond/size1", "latent_classification"):
+        assert both.results[name] == one.results[name]
+    assert both.results["real/joint_coherence"] == pytest.approx(both.results["real/robust_coherence"])
+    assert both.accuracy == pytest.approx({k: (v + 1) / 2 for k, v in plain.accuracy.items()})
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Sets of judges that were asked for, by seed and kind; those that stand in misread a tenth unless told."""
+    seen: list[tuple[int, type]] = []
+
+    def load(dataset, folder, wanted, device="cpu"):
+        seen.extend((seed, type(how)) for seed, how in wanted)
+        return [Marked(dataset) if load.sure else ExactJudges(dataset) for _ in wanted]
+
+    load.sure = True
+    monkeypatch.setattr("multiebm.experiments.measure.load_sets", load)
+    monkeypatch.setattr("multiebm.experiments.api.MultimodalModel", RandomClasses)  # stands in for one
+    return seen, load
+
+
+def found_by(**sets):
+    dataset = known_dataset()
+    return multiebm.evaluate(RandomClasses(dataset), dataset, EvaluationSettings(20, 20), progress=False, **sets)
+
+
+def test_unless_asked_there_are_three_sets_and_a_robust_one_where_judges_can_be_trusted(asked):
+    seen, load = asked
+    found = found_by()
+    plain, robust = [(seed, JudgeSettings) for seed in range(3)], [(0, RobustSettings)]
+    assert seen == [*plain, *robust]
+    assert found.judge_sets == (3, 1)
     assert found.results["gen/robust_coherence"].value == pytest.approx(found.results["gen/joint_coherence"].value)
-    asked.clear()
-    found = multiebm.evaluate(RandomClasses(dataset), dataset, settings, progress=False, robust_judges=0)
-    assert len(asked) == 1
+    seen.clear()
+    load.sure = False  # judges that misread a tenth
+    assert found_by().judge_sets == (1, 0)
+    assert seen == plain[:1]
+
+
+def test_arguments_say_how_many_sets_there_are(asked):
+    seen, load = asked
+    load.sure = False
+    assert found_by(judges=2, robust_judges=3).judge_sets == (2, 3)
+    assert [seed for seed, how in seen if how is RobustSettings] == [0, 1, 2]
+    assert [seed for seed, how in seen if how is JudgeSettings] == [0, 1]
+    seen.clear()
+    found = found_by(judges=1, robust_judges=0)
+    assert len(seen) == 1
     assert "gen/robust_coherence" not in found.results
+    with pytest.raises(ConfigError, match="judges: got 0, expected"):
+        found_by(judges=0)
+
+
+def test_where_classes_are_read_off_exactly_no_judges_are_trained(asked):
+    seen, _ = asked
+    dataset = known_dataset()
+    exact = replace(dataset, exact=ExactJudges(dataset))
+    found = multiebm.evaluate(RandomClasses(exact), exact, EvaluationSettings(20, 20), progress=False)
+    assert (seen, found.judge_sets) == ([], (1, 0))

@@ -226,7 +226,7 @@ def test_a_judge_whose_accuracy_is_unknown_is_none():
 
 
 def test_judges_of_some_parts_are_cached_as_those_of_all_are(tmp_path, caplog):
-    from multiebm.evaluation.judges import load_judges
+    from multiebm.evaluation.stored_judges import load_judges
 
     dataset = dataset_of(rows(20, hidden="v"), rows(12))
     first, again = (load_judges(dataset, tmp_path, settings=QUICK) for _ in range(2))

@@ -60,11 +60,13 @@ def test_main_figures_are_those_of_no_single_part_or_pair():
     assert (figure(0.12345), figure(12.345), figure(0.12345, 12.345)) == ("0.123", "12.3", "0.1")
 
 
-def test_temperature_and_learned_noise_are_kept_and_not_known_of_older_files(tmp_path):
-    file = tmp_path / "evaluation.json"
-    Evaluation({}, {}, None, "mine", 0, 1.0, temperature=0.5, learned_noise=("s",)).save(file)
-    assert (load_evaluation(file).temperature, load_evaluation(file).learned_noise) == (0.5, ("s",))
+def test_temperature_learned_noise_and_sets_of_judges_are_kept_and_not_known_of_older_files(tmp_path):
+    file, own = tmp_path / "evaluation.json", ("temperature", "learned_noise", "judge_sets")
+    kept = {"temperature": 0.5, "learned_noise": ("s",), "judge_sets": (3, 1)}
+    Evaluation({}, {}, None, "mine", 0, 1.0, **kept).save(file)
+    assert {key: getattr(load_evaluation(file), key) for key in own} == kept
     older = json.loads(file.read_text())
-    del older["temperature"], older["learned_noise"]
+    for key in own:
+        del older[key]
     file.write_text(json.dumps(older))
-    assert (load_evaluation(file).temperature, load_evaluation(file).learned_noise) == (None, ())
+    assert {key: getattr(load_evaluation(file), key) for key in own} == dict(zip(own, (None, (), None), strict=True))

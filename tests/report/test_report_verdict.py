@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from report_standin import inside, make_evaluation, make_record, make_scene
+from report_standin import html, inside, make_evaluation, make_record, make_scene
 
 from multiebm.evaluation.result import Result
 from multiebm.evaluation.verdict import use_of_code
@@ -14,6 +14,7 @@ from multiebm.report.summary import (
     agreement,
     ending,
     headline_cards,
+    headline_section,
     use_of_energy,
     verdict,
 )
@@ -72,6 +73,33 @@ def test_joint_coherence_stands_beside_that_of_real_items_as_the_same_judges_rea
     assert "agree in class as often as those of real items" in said
     good, _ = agreement(measured(real__joint_coherence=(0.735, 0.005)))
     assert not good
+
+
+def test_what_robust_judges_say_stands_beside_it():
+    _, said = agreement(measured(real__joint_coherence=(0.95, 0.005), gen__robust_coherence=(0.6, 0.01)))
+    assert said.endswith("0.950 ± 0.010. Judges that read under noise and blur say 0.600 ± 0.020.")
+    robust = {"gen__robust_coherence": (0.6, 0.01), "real__robust_coherence": (0.9, 0.005)}
+    _, said = agreement(measured(real__joint_coherence=(0.95, 0.005), **robust))
+    assert said.endswith("say 0.600 ± 0.020, of real items 0.900 ± 0.010.")
+
+
+def test_a_chain_that_pleases_plain_judges_alone_is_seen_by_robust_ones():
+    chain = {"ebm__joint_coherence": (0.9, 0.01), "gen__robust_coherence": (0.7, 0.01)}
+    good, said = use_of_energy(measured(**chain, ebm__robust_coherence=(0.6, 0.01)))
+    assert not good
+    assert "is better in joint coherence but worse in robust coherence" in said
+    good, said = use_of_energy(measured(**chain, ebm__robust_coherence=(0.8, 0.01)))
+    assert good
+    assert "better in joint coherence and robust coherence" in said
+
+
+def test_the_page_says_of_how_many_sets_of_judges_coherence_is_the_mean():
+    def said(sets):
+        return html(headline_section(make_scene(evaluation=replace(measured(), judge_sets=sets))))
+
+    assert "mean over 3 sets of judges;" in said((3, 1))
+    assert "mean over 3 sets of judges, robust over 2;" in said((3, 2))
+    assert not any("sets of judges" in said(sets) for sets in ((1, 0), None))
 
 
 def test_agreement_by_few_classes_is_no_good_news():

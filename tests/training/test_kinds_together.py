@@ -1,6 +1,5 @@
 """A picture, counts, categories and numbers of one thing: each is completed from the others, saved, measured, shown."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,8 @@ import scipy.sparse
 import torch
 
 import multiebm
-from multiebm.evaluation.judges import JudgeSettings, load_judges
+from multiebm.evaluation.judges import JudgeSettings
+from multiebm.evaluation.stored_judges import load_sets
 
 N, GIVEN = 600, 100
 STEPS = 30  # of the latent chain, which puts together what all parts say
@@ -170,8 +170,10 @@ def test_the_run_is_evaluated_from_its_folder_and_reported(run, monkeypatch):
     """Its judges learn for one short cycle: nothing here asks how well they read."""
     from multiebm.cli.main import main
 
-    quick = partial(load_judges, settings=JudgeSettings(cycles=((60, 1.0),)))
-    monkeypatch.setattr("multiebm.experiments.measure.load_judges", quick)
+    def quick(data, folder, wanted, device):
+        return load_sets(data, folder, [(seed, JudgeSettings(cycles=((60, 1.0),))) for seed, _ in wanted], device)
+
+    monkeypatch.setattr("multiebm.experiments.measure.load_sets", quick)
 
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", str(run), "evaluation.items=40", "evaluation.samples=60"])

@@ -236,9 +236,13 @@ def evaluate(
     inception: Annotated[
         Path | None, typer.Option(help="Weights of Inception (pt_inception-2015-12-05-6726825d.pth), for FID too.")
     ] = None,
+    judges: Annotated[
+        int | None, typer.Option(help="Sets of judges, of different seeds; 3 unless they misread.", min=1, max=100)
+    ] = None,
     robust_judges: Annotated[
-        int, typer.Option(help="Sets of judges that read under noise and blur; 0 = none.", min=0, max=100)
-    ] = 0,
+        int | None,
+        typer.Option(help="Sets that read under noise and blur; 1 unless judges misread, 0 = none.", min=0, max=100),
+    ] = None,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="File to write; the run's evaluation.json by default.")] = None,
 ) -> None:
@@ -258,10 +262,10 @@ def evaluate(
     from multiebm.training.hooks import read_log
 
     model, measured = from_pretrained(run, device), experiment.evaluation
-    judges = "; judges of the data are trained the first time" if readable(dataset) else ""
+    first = "; judges of the data are trained the first time" if readable(dataset) and dataset.exact is None else ""
     what = f"{measured.samples} joint samples and completions of {min(measured.items, len(dataset.test))} items"
-    typer.echo(f"measuring {what}{judges}", err=True)
-    evaluation = measure_model(model, dataset, measured, seed, inception, robust_judges)
+    typer.echo(f"measuring {what}{first}", err=True)
+    evaluation = measure_model(model, dataset, measured, seed, inception, judges, robust_judges)
     evaluation.save(out)
     print_evaluation(evaluation, [line.values for line in read_log(run / METRICS).lines])
     typer.echo(f"all of it: {out}")

@@ -175,6 +175,10 @@ def remarks(evaluation: Evaluation) -> list[str]:
     else:
         listed = ", ".join(f"{name} {value:.3f}" for name, value in evaluation.accuracy.items())
         lines.append(f"Judges' accuracy on real test data: {listed}.")
+        plain, robust = evaluation.judge_sets or (1, 0)
+        if plain > 1:
+            also = f" (of robust ones {robust})" if robust else ""
+            lines.append(f"Coherence is the mean over {plain} sets of judges{also}; its error is of items and judges.")
         trust = ("can be trusted: every judge reads at least", "is NOT to be trusted: a judge reads less than")
         said = trust[not evaluation.trustworthy]
         lines.append(f"Coherence {said} {TRUSTED_ACCURACY:.0%} of real test items correctly.")

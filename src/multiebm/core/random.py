@@ -29,15 +29,16 @@ def make_generator(seed: int, device: str | torch.device = "cpu") -> torch.Gener
 class ItemGenerators:
     """One generator per item, given or by its seed; the leading dimension of every draw is the batch.
 
-    Draws are made on the CPU and moved, so an item's noise is the same on every device.
+    Draws are made on the CPU and moved, so an item's noise is the same on every device. Of those of one generator
+    `alike` items after each other have the same.
     """
 
-    def __init__(self, items: Sequence[int | torch.Generator], copies: int = 1) -> None:
+    def __init__(self, items: Sequence[int | torch.Generator], copies: int = 1, alike: int = 1) -> None:
         self._generators = [torch.Generator().manual_seed(i) if isinstance(i, int) else i for i in items]
-        self._copies = copies
+        self._copies, self._alike = copies, alike
 
     def __len__(self) -> int:
-        return len(self._generators) * self._copies
+        return len(self._generators) * self._copies * self._alike
 
     def draw(self, make: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
         """Draw float32 [B, ...] of this `shape` by `make`, torch.randn or torch.rand; B = number of generators."""
@@ -46,7 +47,8 @@ class ItemGenerators:
                 f"per-item generators: got a draw of shape {tuple(shape)}, expected leading size {len(self)}"
             )
         each = (self._copies, *shape[1:])
-        return torch.stack([make(each, generator=g, dtype=torch.float32) for g in self._generators], 1).flatten(0, 1)
+        drawn = torch.stack([make(each, generator=g, dtype=torch.float32) for g in self._generators], 1).flatten(0, 1)
+        return drawn.repeat_interleave(self._alike, 0) if self._alike > 1 else drawn
 
     def select(self, rows: Tensor) -> "ItemGenerators":
         """Return the generators of the items in `rows` (bool [B], or int64 [N]): the same ones, not copies."""

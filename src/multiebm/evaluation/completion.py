@@ -27,11 +27,11 @@ from multiebm.evaluation.result import (
     Result,
     mean_and_columns,
 )
-from multiebm.evaluation.samples import read_by_all
+from multiebm.evaluation.samples import read_by
 
 CLAMPED_SIZES = (1,)  # of observed subsets that are held fixed while the data chain completes them
 Pair = tuple[tuple[str, ...], str]  # observed modalities, target
-Hits = dict[Pair, Tensor]  # [N]
+Hits = dict[Pair, Tensor]  # by S sets of judges, [N, S]
 PLAIN = {ROBUST_COND: COND, ROBUST_CLAMPED: CLAMPED}  # what robust judges read, and how it was completed
 
 
@@ -97,18 +97,18 @@ def hits_of(m: Measurement, n: int, size: int, how: Conditioning) -> tuple[Hits,
 def conditional_hits(m: Measurement, items: Tensor, size: int, how: Conditioning) -> Hits:
     """Return, for every subset S of `size` modalities and every target with a judge, whether it reads the true label.
 
-    Entries [N]: 1 or 0, NaN where an item lacks a member of S or its class is not known. Targets inside S appear for
-    size 1 only, the cross coherence of Shi et al. 2019, arXiv 1911.03393, and are self-reconstructions.
+    Entries [N, sets of judges]: 1 or 0, NaN where an item lacks a member of S or its class is not known. Targets inside
+    S appear for size 1 only, the cross coherence of Shi et al. 2019, arXiv 1911.03393, and are self-reconstructions.
     """
     return all_hits(m, items, size, how)[0]
 
 
 def all_hits(m: Measurement, items: Tensor, size: int, how: Conditioning) -> tuple[Hits, Hits]:
-    """Return `conditional_hits`, and the same by robust judges: shares of their sets that read the true label."""
+    """Return `conditional_hits`, and the same by robust judges, who read what `PLAIN` has."""
     judges, labels = m.judges, m.dataset.test.labels
     assert judges is not None
     assert labels is not None
-    known = items[labels[items] >= 0]
+    known, also = items[labels[items] >= 0], m.robust if how.name in PLAIN.values() else ()
     hits, robust = Hits(), Hits()
     subsets = subsets_of_size(list(m.dataset.modalities), size)
     with task(f"{how.name}, {size} given", len(subsets) * len(known)) as advance:
@@ -118,21 +118,21 @@ def all_hits(m: Measurement, items: Tensor, size: int, how: Conditioning) -> tup
             read, more = [], []
             for views in completions(m, rows, observed, how) if targets else ():
                 shown = {target: views[target] for target in targets}
-                read.append(judges.predict(shown))
-                more.append(read_by_all(m, shown) if m.robust else {})
+                read.append(read_by(m.plain, shown))
+                more.append(read_by(also, shown))
                 advance(len(next(iter(views.values()))))
-            for into, found in ((hits, joined(read) if read else {}), (robust, joined(more) if more else {})):
-                for target in targets if into is hits else found:
-                    hit = torch.full((len(m.dataset.test),), torch.nan, dtype=torch.float64)
+            for into, sets, batches in ((hits, m.plain, read), (robust, also, more)):
+                found = joined(batches) if batches else {}
+                for target in targets if sets else ():
+                    hit = torch.full((len(m.dataset.test), len(sets)), torch.nan, dtype=torch.float64)
                     if target in found:
-                        same = (found[target].view(len(rows), -1) == labels[rows, None]).double()
-                        hit[rows] = same.mean(1)
+                        hit[rows] = (found[target] == labels[rows, None]).double()
                     into[observed, target] = hit[items]
     return hits, robust
 
 
 def conditional_coherence(hits: dict[Pair, Tensor], prefix: str) -> dict[str, Result]:
-    """Summarise hits [N] of one subset size k: "{prefix}/size{k}" (mean over subsets and targets outside them), every
+    """Summarise hits [N, S] of one subset size k: "{prefix}/size{k}" (mean over subsets and targets outside them), each
     "{prefix}/size{k}/{a+b}->{target}", and the self-reconstructions "{prefix}/self", "{prefix}/self/{name}" (k = 1).
     """
     size = len(next(iter(hits))[0]) if hits else 0

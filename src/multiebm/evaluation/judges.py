@@ -4,27 +4,26 @@ The published PolyMNIST judge (two strided convolutions of 10 and 20 channels, t
 of 16-pixel PolyDigits with accuracy 0.92 to 0.93 after 300 steps and 0.98 after 2,000. This one keeps the 128
 penultimate units and reaches 0.99 in 300 (nn/pictures.py).
 
-They are trained once per data set, and kept. Where nothing can be written, a warning says so, and they are trained
-whenever they are asked for.
+Sets of them, of other seeds and settings, are trained side by side, once per data set (`stored_judges.py`).
 """
 
-import logging
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import partial
+from threading import Event, RLock
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from multiebm.core.errors import CheckpointError, ConfigError, DataError, ModalityError
-from multiebm.core.files import ASIDE, reading, remove_stale, replace_file, sha256_of_json, why_not_written
+from multiebm.core.errors import ConfigError, DataError, ModalityError
 from multiebm.core.names import Views
 from multiebm.core.progress import track
 from multiebm.core.random import ItemGenerators, make_generator
-from multiebm.core.store import Header, Store
-from multiebm.data.cache import CHOOSE
 from multiebm.data.dataset import MultimodalDataset, Split
 from multiebm.evaluation.measurement import complete_items, labelled_items
 from multiebm.evaluation.result import stream_seed
@@ -33,17 +32,9 @@ from multiebm.nn.precision import fastest_precision
 
 N_FEATURES = 128
 _SHORTEST_CYCLE = 10  # steps; a fifth of a cycle raises the learning rate
-_READ_ITEMS = 1000  # items a forward pass when reading whole splits
-_LEFTOVERS = (f"{ASIDE}judges-*", "judges-*.tmp")  # of writers that were killed, now and in releases before
-_log = logging.getLogger(__name__)
-
-
-class _JudgesHeader(Header):
-    accuracy: dict[str, Annotated[float, Field(ge=0, le=1)]]
-
-
-# raise the version when the networks, their training or the files change
-_STORE = Store(_JudgesHeader, "multiebm-judges", 4, "set of judges", "it is replaced")
+_READ_ITEMS = 1000  # items at a time when reading whole splits
+_FORWARD_ITEMS = 100  # items a forward pass on a CPU, whose caches hold no more: 500 take 1.5 to 2 times as long each
+_GLOBAL = RLock()  # held by who seeds the global generators
 
 
 @dataclass(frozen=True)
@@ -76,6 +67,9 @@ class RobustSettings(JudgeSettings):
     reads: int = 4  # type: ignore[misc]
 
 
+Wanted = Sequence[tuple[int, JudgeSettings]]  # sets of judges, each by its seed and how it is trained
+
+
 class Judge(nn.Module):
     """An untrained judge of a modality: `body` [B, *shape] -> features [B, 128], `head` -> logits [B, n_classes].
 
@@ -88,10 +82,15 @@ class Judge(nn.Module):
         self.body = modality.judge_trunk(width, N_FEATURES)
         self.head = nn.Linear(N_FEATURES, n_classes)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
     def features(self, x: Tensor) -> Tensor:
         """Return features [B, 128] of states [B, *shape] on any device."""
         x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x  # the fastest for convolutions
-        return self.body(x.to(self.head.weight.device))
+        return self.body(x.to(self.device))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [B, n_classes] of states [B, *shape] on any device."""
@@ -101,7 +100,7 @@ class Judge(nn.Module):
         """Return what says the class of states [B, *shape]: logits [B, n_classes], of a robust judge probabilities."""
         if not self.reads:
             return self(x)
-        draws = [ItemGenerators([k] * len(x)) for k in range(self.reads)]
+        draws = [ItemGenerators([k], alike=len(x)) for k in range(self.reads)]
         return torch.stack([self(self.disturb(x, rng)).softmax(1) for rng in draws]).mean(0)
 
 
@@ -115,18 +114,44 @@ class Judges:
     def predict(self, views: Views) -> dict[str, Tensor]:
         """Return labels int64 [B] of states [B, *shape], by modality."""
         self._check(views)
-        with torch.no_grad():
-            return {name: self.networks[name].read(view).argmax(1) for name, view in views.items()}
+        return {name: _in_turn(self.networks[name].read, view).argmax(1) for name, view in views.items()}
 
     def features(self, views: Views) -> dict[str, Tensor]:
         """Return penultimate activations float32 [B, 128] of states [B, *shape], by modality."""
         self._check(views)
-        with torch.no_grad():
-            return {name: self.networks[name].features(view) for name, view in views.items()}
+        return {name: _in_turn(self.networks[name].features, view) for name, view in views.items()}
 
     def _check(self, views: Views) -> None:
         if unknown := [name for name in views if name not in self.networks]:
             raise ModalityError(f"judges: got modality {unknown[0]!r}, expected one of {', '.join(self.networks)}")
+
+
+@torch.no_grad()
+def _in_turn(read: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return read(x) of states [N, *shape], on a CPU a few items at a time."""
+    return torch.cat([read(some) for some in x.split(_FORWARD_ITEMS if x.device.type == "cpu" else max(len(x), 1))])
+
+
+class _Dropout(nn.Module):
+    """Dropout as torch's on a CPU, number by number, but by a generator of its own, so that threads do not mix."""
+
+    def __init__(self, p: float, rng: torch.Generator) -> None:
+        super().__init__()
+        self.p, self.rng = p, rng
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x [B, ...], in training with a share p of its entries 0 and the others 1 / (1 - p) times as large."""
+        if not self.training:
+            return x
+        return x * torch.empty_like(x).bernoulli_(1 - self.p, generator=self.rng).div_(1 - self.p)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, the global generators begin at `seed`, in one thread at a time; then they are as they were."""
+    with _GLOBAL, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def train_judges(
@@ -134,60 +159,92 @@ def train_judges(
 ) -> Judges:
     """Train one judge per `readable` modality on the training split; DataError where there is none.
 
-    One thread trains them, so that the same seed gives the same weights: judges of other sums read the coherence of
+    One thread trains each, so that the same seed gives the same weights: judges of other sums read the coherence of
     blurred pictures 0.02 to 0.03 apart (docs/findings.md). Test accuracy also decides when to stop, in three looks.
     """
+    return train_sets(dataset, [(seed, settings or JudgeSettings())], device)[0]
+
+
+def train_sets(dataset: MultimodalDataset, wanted: Wanted, device: str = "cpu") -> list[Judges]:
+    """Train the sets `wanted` as `train_judges` does: on a CPU as many judges at once as torch has threads."""
     if not (names := readable(dataset)):
         raise DataError(
             f"judges: data set {dataset.name!r} {_reasons(dataset)}, expected labels of two classes or more; "
             "supply them, or evaluate with judges=None, which leaves out what needs a judge"
         )
-    networks, accuracy, threads = {}, {}, torch.get_num_threads()
-    torch.set_num_threads(1)  # sums of floating-point numbers are of the same order
+    on, threads, stopped = torch.device(device), torch.get_num_threads(), Event()
+    jobs = [
+        partial(_train_judge, dataset, name, stream_seed(seed, name), how, on, stopped)
+        for seed, how in wanted
+        for name in names
+    ]
+    torch.set_num_threads(1)  # sums of floating-point numbers are of the same order; threads of the pool have one, too
+    pool = ThreadPoolExecutor(threads if on.type == "cpu" else 1)
     try:
-        for name in names:
-            own = stream_seed(seed, name)
-            networks[name], accuracy[name] = _train_judge(dataset, name, own, settings or JudgeSettings(), device)
+        futures = [pool.submit(copy_context().run, job) for job in jobs]
+        trained = iter([future.result() for future in futures])
     finally:
+        stopped.set()
+        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
-    return Judges(networks, accuracy)
+    made = []
+    for _ in wanted:
+        networks, accuracy = zip(*[next(trained) for _ in names], strict=True)
+        made.append(Judges(dict(zip(names, networks, strict=True)), dict(zip(names, accuracy, strict=True))))
+    return made
 
 
 def _train_judge(
-    dataset: MultimodalDataset, name: str, seed: int, settings: JudgeSettings, device: str
+    dataset: MultimodalDataset, name: str, seed: int, settings: JudgeSettings, device: torch.device, stopped: Event
 ) -> tuple[Judge, float]:
-    train, modality, size = dataset.train, dataset.modalities[name], settings.batch_size
+    """Return a trained judge and its accuracy; neither means anything once the work is `stopped`."""
     assert dataset.n_classes is not None
-    assert train.labels is not None
-    rows, rng, peak = present_rows(train, name), make_generator(seed), settings.learning_rate
-    forked = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=forked):  # initial weights and dropout draw from the global generator
-        torch.manual_seed(seed)
-        network = Judge(modality, dataset.n_classes, settings.width, settings.reads).to(device)
-        optimiser = torch.optim.AdamW(network.parameters(), peak, weight_decay=1e-2)
-        accuracy = 0.0
-        for steps, run_below in settings.cycles:
-            if accuracy >= run_below:
-                continue
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=0.2)
-            order = rows[:0]
-            network.train()
-            for _ in track(range(steps), f"judges: {name}"):
-                if len(order) < size:  # a new order once all were seen
-                    order = rows[torch.randperm(len(rows), generator=rng)]
-                batch, order = order[:size], order[size:]
-                state = modality.jitter(modality.to_state(train.take(name, batch).to(device)), rng)
-                state = modality.disturb(state, rng) if settings.reads else state
-                with torch.autocast(state.device.type, torch.bfloat16, fastest_precision(device) == "bf16"):
-                    logits = network(state)
-                labels = train.labels[batch].to(device)
-                loss = cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                schedule.step()
-            accuracy = real_accuracy(network.eval(), dataset, modality)
+    with nullcontext() if device.type == "cpu" else _seeded(seed, device):  # where dropout draws from the global one
+        with _seeded(seed, device):  # initial weights
+            network = Judge(dataset.modalities[name], dataset.n_classes, settings.width, settings.reads).to(device)
+            drops = torch.Generator()
+            drops.set_state(torch.random.get_rng_state())
+        for module in list(network.modules()) if device.type == "cpu" else ():
+            for key, child in list(module.named_children()):
+                if isinstance(child, nn.Dropout):
+                    setattr(module, key, _Dropout(child.p, drops))
+        accuracy = _learn(network, dataset, name, seed, settings, stopped)
     return network.eval().requires_grad_(False), accuracy
+
+
+def _learn(
+    network: Judge, dataset: MultimodalDataset, name: str, seed: int, settings: JudgeSettings, stopped: Event
+) -> float:
+    """Train a judge of one modality in place, cycle by cycle; return its accuracy on real test items."""
+    train, modality, size = dataset.train, dataset.modalities[name], settings.batch_size
+    assert train.labels is not None
+    rows, rng, peak, device = present_rows(train, name), make_generator(seed), settings.learning_rate, network.device
+    optimiser = torch.optim.AdamW(network.parameters(), peak, weight_decay=1e-2)
+    half, accuracy = fastest_precision(str(device)) == "bf16", 0.0
+    for steps, run_below in settings.cycles:
+        if accuracy >= run_below:
+            continue
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=0.2)
+        order = rows[:0]
+        network.train()
+        for _ in track(range(steps), f"judges: {name}"):
+            if stopped.is_set():
+                return accuracy
+            if len(order) < size:  # a new order once all were seen
+                order = rows[torch.randperm(len(rows), generator=rng)]
+            batch, order = order[:size], order[size:]
+            state = modality.jitter(modality.to_state(train.take(name, batch).to(device)), rng)
+            state = modality.disturb(state, rng) if settings.reads else state
+            with torch.autocast(device.type, torch.bfloat16, half):
+                logits = network(state)
+            labels = train.labels[batch].to(device)
+            loss = cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        accuracy = real_accuracy(network.eval(), dataset, modality)
+    return accuracy
 
 
 def unread(dataset: MultimodalDataset) -> dict[str, str]:
@@ -236,77 +293,11 @@ def present_rows(split: Split, name: str) -> Tensor:
 
 def real_accuracy(network: Judge, dataset: MultimodalDataset, modality: Modality) -> float:
     """Return the share of real test items of one modality that `network`, in evaluation mode, reads correctly."""
-    rows, device = present_rows(dataset.test, modality.name), network.head.weight.device
+    rows, device = present_rows(dataset.test, modality.name), network.device
     test, labels = dataset.test, dataset.test.labels
     assert labels is not None
-    with torch.no_grad():
-        chunks = rows.split(_READ_ITEMS)
-        read = [
-            network.read(modality.to_state(test.take(modality.name, chunk).to(device))).argmax(1).cpu()
-            for chunk in chunks
-        ]
+    read = [
+        _in_turn(network.read, modality.to_state(test.take(modality.name, chunk).to(device))).argmax(1).cpu()
+        for chunk in rows.split(_READ_ITEMS)
+    ]
     return float((torch.cat(read) == labels[rows]).double().mean())
-
-
-def load_judges(
-    dataset: MultimodalDataset,
-    cache_folder: Path,
-    seed: int = 0,
-    settings: JudgeSettings | None = None,
-    device: str = "cpu",
-) -> Judges:
-    """Return the judges of `dataset` from `cache_folder`, or train them and store them there.
-
-    A damaged or half-written entry is reported in the log and replaced; so is a folder that cannot be written.
-    """
-    settings = settings or JudgeSettings()
-    stem = cache_folder / f"judges-{cache_key(dataset, seed, settings, device)}"
-    try:
-        remove_stale(path for pattern in _LEFTOVERS for path in cache_folder.glob(pattern))
-        if stem.with_suffix(".json").exists():
-            return read_judges(stem, dataset, settings, device)
-    except (CheckpointError, OSError) as error:
-        _log.warning("judges are trained again: %s", error)
-    judges = train_judges(dataset, seed, settings, device)
-    try:
-        write_judges(stem, judges)
-    except OSError as error:
-        problem = why_not_written(error)
-        _log.warning("judges are not kept: %s: %s; free space, or %s", cache_folder, problem, CHOOSE)
-    return judges
-
-
-def cache_key(dataset: MultimodalDataset, seed: int, settings: JudgeSettings, device: str = "cpu") -> str:
-    """Return 24 hexadecimal digits that name the version, data, settings, seed and precision of training."""
-    return sha256_of_json([_STORE.version, dataset.fingerprint, asdict(settings), seed, fastest_precision(device)])[:24]
-
-
-def write_judges(stem: Path, judges: Judges) -> None:
-    """Write `stem`.safetensors, then `stem`.json, which makes the entry complete."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    networks = enumerate(judges.networks.values())
-    tensors = {f"{i}.{key}": value for i, network in networks for key, value in network.state_dict().items()}
-    files = _STORE.pack(f"{stem.name}.json", {"accuracy": judges.accuracy}, f"{stem.name}.safetensors", tensors)
-    for name, data in files.items():
-        replace_file(stem.with_name(name), data)
-
-
-def read_judges(stem: Path, dataset: MultimodalDataset, settings: JudgeSettings, device: str) -> Judges:
-    """Read what `write_judges` wrote; CheckpointError naming the file where anything does not fit."""
-    file = stem.with_suffix(".json")
-    header = _STORE.read(file)
-    tensors = _STORE.tensors(stem.parent, header.files[0])
-    networks = {}
-    with reading(file, CheckpointError, _STORE.way_out):
-        if list(header.accuracy) != (names := readable(dataset)):
-            raise ValueError(f"got judges of {', '.join(header.accuracy)}, expected of {', '.join(names)}")
-        assert dataset.n_classes is not None
-        for i, name in enumerate(names):
-            network = Judge(dataset.modalities[name], dataset.n_classes, settings.width, settings.reads)
-            own = {key.removeprefix(f"{i}."): t for key, t in tensors.items() if key.startswith(f"{i}.")}
-            try:
-                network.load_state_dict(own)
-            except RuntimeError as error:
-                raise ValueError(f"got weights of another network of {name!r} ({error})") from error
-            networks[name] = network.eval().requires_grad_(False).to(device)
-    return Judges(networks, header.accuracy)

@@ -60,8 +60,10 @@ class PairReader(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """A model, data and readers of its samples, among them sets of `robust` judges; `skipped` says of each result that
-    is left out why.
+    """A model, data and readers of its samples; `skipped` says of each result that is left out why.
+
+    Shares that `judges` read are means over these, the `others` like them, of other seeds; and beside them over sets of
+    `robust` ones. Features are those of `judges` alone: distances between other features are other numbers.
 
     Any `batch_size` (items) gives the same numbers, and every stream of draws derives from `seed`.
     """
@@ -76,8 +78,14 @@ class Measurement:
     robust: tuple[JudgesLike, ...] = ()
     lite0: FeatureReader | None = None  # of natural pictures
     pairs: PairReader | None = None
+    others: tuple[JudgesLike, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
     _made: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+
+    @property
+    def plain(self) -> tuple[JudgesLike, ...]:
+        """All sets of judges that read parts as they are."""
+        return () if self.judges is None else (self.judges, *self.others)
 
     @property
     def no_chain(self) -> str:

@@ -42,10 +42,10 @@ from multiebm.models.model import MultimodalModel
 
 
 def judge_accuracy(m: Measurement, name: str) -> dict[str, Result]:
-    """Return how well each judge reads real test items, of robust ones the mean over their sets; parts without a judge
-    are named in `skipped`.
+    """Return how well judges of each part read real test items, the mean over their sets; parts without a judge are
+    named in `skipped`.
     """
-    sets = m.robust if name == names.ROBUST_ACCURACY else () if m.judges is None else (m.judges,)
+    sets = m.robust if name == names.ROBUST_ACCURACY else m.plain
     if not sets:
         return {}
     results, why = {}, unread(m.dataset)
@@ -191,6 +191,7 @@ def evaluate(
     settings: EvaluationSettings | None = None,
     seed: int = 0,
     inception: FeatureReader | None = None,
+    others: Sequence[JudgesLike] = (),
     robust: Sequence[JudgesLike] = (),
     lite0: FeatureReader | None = None,
     pairs: PairReader | None = None,
@@ -198,11 +199,12 @@ def evaluate(
     """Measure `model` on the test split; every metric has its own random stream and depends on no other.
 
     `judges` None leaves out what needs them, and so do no sets of `robust` ones; `skipped` says why whatever else is
-    left out too. The model is left as it was. DivergenceError where it generates values that are not finite.
+    left out too. `others`: sets like `judges`. The model is left as it was. DivergenceError where it generates values
+    that are not finite.
     """
-    settings = settings or EvaluationSettings()
+    readers = {"others": tuple(others), "robust": tuple(robust), "lite0": lite0, "pairs": pairs}
     return measured(
-        Measurement(model, dataset, judges, settings, seed, inception, robust=tuple(robust), lite0=lite0, pairs=pairs)
+        Measurement(model, dataset, judges, settings or EvaluationSettings(), seed, inception, **readers)  # type: ignore[arg-type]
     )
 
 
@@ -237,11 +239,12 @@ def measured(m: Measurement, only: Collection[str] = ()) -> Evaluation:
             results |= row.measure(m, name)
     for name in [name for name, result in results.items() if not all(map(isfinite, result))]:
         skipped[name] = f"it is not finite ({results.pop(name).value})"
-    accuracy = None if m.judges is None else dict(m.judges.accuracy)
+    accuracy = None if m.judges is None else {k: fmean(s.accuracy[k] for s in m.plain) for k in m.judges.accuracy}
     seconds, generator = perf_counter() - started, m.model.generator
     drawn_at = m.settings.temperature or generator.temperature
     learned = tuple(name for name, of in generator.likelihoods.items() if isinstance(of, LearnedScale))
-    return Evaluation(results, skipped, accuracy, m.dataset.name, m.seed, seconds, m.settings, drawn_at, learned)
+    said = m.dataset.name, m.seed, seconds, m.settings, drawn_at, learned
+    return Evaluation(results, skipped, accuracy, *said, judge_sets=(len(m.plain), len(m.robust)))
 
 
 @contextmanager

@@ -62,24 +62,37 @@ def proportion(hits: Tensor) -> Result:
 
 
 def mean_of_items(values: Tensor) -> Result:
-    """Return the mean over columns of the column means of `values` [N, K], NaN where an entry does not exist.
+    """Return the mean over columns of the column means of `values` [N, K], NaN where an entry does not exist; of values
+    [N, K, S], read by S judges, the mean over these too, who lack the same entries.
 
-    The standard error is that of the row means: rows are independent, the entries of a row are not.
+    Rows are independent, the entries of a row are not. With x_is = mu + a_i + b_s + e_is, the mean of a row's entries
+    by one judge, the variance is v_a / N + v_b / S + v_e / (N S): that of the row means over N, and over S what judges
+    differ by beyond v_e / N (crossed random effects, Owen 2007, https://doi.org/10.1214/07-AOAS122). So the error
+    stands for other items and other judges; of few judges v_b is a rough estimate. One judge says nothing of it.
     """
-    rows = values.double().nanmean(1)
-    rows = rows[~rows.isnan()]
-    if rows.numel() == 0:
+    values = values.double()
+    values = values[:, :, None] if values.dim() == 2 else values
+    each, rows = values.nanmean(0).nanmean(0), values.nanmean(1)  # [S], [N, S]
+    rows = rows[~rows.isnan().any(1)]
+    n, judges = rows.shape
+    if not n:
         raise DataError(f"a mean of no items: got values of shape {tuple(values.shape)}, all undefined")
-    value = float(values.double().nanmean(0).nanmean())
-    return Result(value, float(rows.std(correction=0)) / sqrt(rows.numel()), rows.numel())
+    variance = float(rows.mean(1).var(correction=0)) / n
+    if judges > 1 and n > 1:
+        rest = rows - rows.mean(1, keepdim=True) - rows.mean(0) + rows.mean()
+        within = float(rest.square().sum()) / ((n - 1) * (judges - 1))  # v_e
+        variance += max(0.0, float(each.var()) - within / n) / judges
+    return Result(float(each.mean()), sqrt(variance), n)
 
 
 def mean_and_columns(name: str, hits: dict[str, Tensor]) -> dict[str, Result]:
-    """Return `name`, the mean over columns, and "name/column" of `hits`, 0 or 1 by column [N], NaN where undefined."""
+    """Return `name`, the mean over columns, and "name/column" of `hits`, 0 or 1 by column [N] or, by S judges, [N, S];
+    NaN where undefined.
+    """
     defined = {column: hit for column, hit in hits.items() if not hit.isnan().all()}
     if not defined:
         return {}
-    each = {f"{name}/{column}": proportion(hit[~hit.isnan()]) for column, hit in defined.items()}
+    each = {f"{name}/{column}": mean_of_items(hit[:, None]) for column, hit in defined.items()}
     return {name: mean_of_items(torch.stack(list(defined.values()), 1))} | each
 
 
@@ -156,7 +169,8 @@ class EvaluationSettings:
 class Evaluation:
     """`results` by name; `skipped`: name -> reason; `accuracy` of the judges by modality, None without judges;
     `temperature` of the prior at which joint samples were drawn, None where that was not noted; `learned_noise`: the
-    parts whose scale of noise the model has learned.
+    parts whose scale of noise the model has learned. `judge_sets`: of how many sets of judges, plain and robust, what
+    they read is a mean; None in files that did not note it, whose plain judges were one set.
     """
 
     results: dict[str, Result]
@@ -168,6 +182,7 @@ class Evaluation:
     settings: EvaluationSettings = EvaluationSettings()
     temperature: float | None = None
     learned_noise: tuple[str, ...] = ()
+    judge_sets: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         """Return the main figures with their errors, and the verdict below, as text to be read."""
@@ -230,6 +245,7 @@ class Evaluation:
             "settings": asdict(self.settings),
             "temperature": self.temperature,
             "learned_noise": list(self.learned_noise),
+            "judge_sets": self.judge_sets,
         }
 
     def save(self, file: str | Path) -> None:
@@ -246,7 +262,7 @@ def load_evaluation(file: Path) -> Evaluation:
                 f"{file}: got an evaluation of format {values['format']!r:.80}, expected {FORMAT}, that of this "
                 "release; evaluate the run again"
             )
-        values = {"temperature": None, "learned_noise": []} | values  # which files of before have not
+        values = {"temperature": None, "learned_noise": [], "judge_sets": None} | values  # which older files have not
         own = {key.name: values[key.name] for key in fields(Evaluation) if key.name != "accuracy"}
         own["accuracy"] = None if values["judges"] is None else values["judges"]["accuracy"]
         return TypeAdapter(Evaluation).validate_python(own)

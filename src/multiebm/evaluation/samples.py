@@ -3,6 +3,7 @@
 To add a metric of them: a function of a measurement and a name such as "gen/fcd", and a row in `metrics.py`.
 """
 
+from collections.abc import Sequence
 from math import log, sqrt
 
 import torch
@@ -12,7 +13,7 @@ from multiebm.core.errors import DataError
 from multiebm.core.names import Views
 from multiebm.core.progress import task, track
 from multiebm.evaluation.frechet import frechet_results
-from multiebm.evaluation.measurement import Measurement, joined
+from multiebm.evaluation.measurement import JudgesLike, Measurement, joined
 from multiebm.evaluation.result import (
     EBM,
     FCD,
@@ -29,7 +30,7 @@ from multiebm.evaluation.result import (
 
 ITEMS = 1000  # of which the parts themselves are kept
 LABEL, ROBUST, PART = "label", "robust", "part"
-Read = dict[tuple[str, str], Tensor]  # kept [N, ...] on the CPU, by (what, part); labels of S robust sets are [N, S]
+Read = dict[tuple[str, str], Tensor]  # kept [N, ...] on the CPU, by (what, part); labels by S sets of judges are [N, S]
 
 
 def samples(m: Measurement) -> dict[str, Read]:
@@ -41,10 +42,9 @@ def samples(m: Measurement) -> dict[str, Read]:
         kept = {(PART, name): view[: max(0, ITEMS - first)] for name, view in views.items()}
         if m.judges is not None:
             judged = {name: views[name] for name in m.judges.accuracy}
-            kept |= {(LABEL, name): label for name, label in m.judges.predict(judged).items()}
             kept |= {(FCD, name): own for name, own in m.judges.features(judged).items()}
-        if m.robust:
-            kept |= {(ROBUST, name): label for name, label in read_by_all(m, views).items()}
+        for what, sets in ((LABEL, m.plain), (ROBUST, m.robust)):
+            kept |= {(what, name): label for name, label in read_by(sets, views).items()}
         if m.inception is not None:
             kept |= {(FID, name): own for name, own in m.inception.features(views).items()}
         read.setdefault(source, []).append(kept)
@@ -66,10 +66,10 @@ def samples(m: Measurement) -> dict[str, Read]:
     return {source: joined(batches) for source, batches in read.items()}
 
 
-def read_by_all(m: Measurement, views: Views) -> dict[str, Tensor]:
-    """Return labels int64 [B, S] of states [B, ...] by S sets of robust judges, by the modalities that they read."""
-    each = [judges.predict({name: views[name] for name in judges.accuracy if name in views}) for judges in m.robust]
-    return {name: torch.stack([labels[name] for labels in each], 1) for name in each[0]}
+def read_by(sets: Sequence[JudgesLike], views: Views) -> dict[str, Tensor]:
+    """Return labels int64 [B, S] of states [B, ...] by S sets of judges, by the modalities that they read."""
+    each = [judges.predict({name: views[name] for name in judges.accuracy if name in views}) for judges in sets]
+    return {name: torch.stack([labels[name] for labels in each], 1) for name in (each[0] if each else ())}
 
 
 def of(m: Measurement, source: str, what: str) -> dict[str, Tensor]:
@@ -103,13 +103,13 @@ def coherence(m: Measurement, name: str) -> dict[str, Result]:
 
 def joint_coherence(predictions: dict[str, Tensor]) -> Result:
     """Return the share of items whose labels int64 [N] agree in all modalities (Shi et al. 2019, arXiv 1911.03393); of
-    labels [N, S] by S sets of judges the mean over these.
+    labels [N, S] by S sets of judges the mean over these, whose error is of items and of judges.
 
     No ground truth is involved: a model that always draws the same digit scores 1, so read it next to `label_entropy`.
     """
     labels = torch.stack(list(predictions.values()))  # [M, N]
     agree = (labels == labels[0]).all(0)
-    return proportion(agree) if agree.dim() == 1 else mean_of_items(agree.double())
+    return proportion(agree) if agree.dim() == 1 else mean_of_items(agree[:, None])
 
 
 def entropy(m: Measurement, name: str) -> dict[str, Result]:
@@ -124,7 +124,8 @@ def entropy(m: Measurement, name: str) -> dict[str, Result]:
 
 
 def label_entropy(predictions: dict[str, Tensor], n_classes: int) -> Result:
-    """Return the entropy of labels, shape [N], pooled over modalities, over log `n_classes`: 1 uniform, 0 constant.
+    """Return the entropy of labels, shape [N] or by S sets of judges [N, S], pooled over modalities and sets, over log
+    `n_classes`: 1 uniform, 0 constant.
 
     The standard error is the delta method's, sqrt(Var[log p(y)] / N), with N items: labels of one item repeat.
     """

@@ -17,7 +17,7 @@ from multiebm.evaluation.result import Evaluation, EvaluationSettings
 from multiebm.experiments.build import build_dataset, build_model, naming_kept, naming_own, resolved
 from multiebm.experiments.live import live_view
 from multiebm.experiments.load import Source, load_experiment
-from multiebm.experiments.measure import ROBUST_SETS, measure_model
+from multiebm.experiments.measure import measure_model
 from multiebm.experiments.run import run_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.experiments.sizes import sizes_for
@@ -173,18 +173,23 @@ def evaluate(
     seed: int = 0,
     inception: str | Path | None = None,
     progress: bool = True,
-    robust_judges: int = ROBUST_SETS,
+    judges: int | None = None,
+    robust_judges: int | None = None,
 ) -> Evaluation:
     """Return every metric defined for model and data, with standard errors; see `Evaluation.results`.
 
     `inception`: a file with the weights of Inception, for FID too (torchmetrics, TensorFlow-ported weights).
-    `progress` shows how far it is, as in `train`. `robust_judges`: sets, of seeds of their own, of judges that learn
-    and read under noise and blur, for `gen/robust_coherence` and the like; 0 leaves these out.
+    `progress` shows how far it is, as in `train`. `judges`: sets of judges, of different seeds, over which coherence is
+    a mean. `robust_judges`: sets of judges that learn and read under noise and blur, for `gen/robust_coherence` and the
+    like; 0 leaves these out. By default three and one, where the first set reads 95 % of real test items correctly.
     """
     instance_of("model", model, MultimodalModel, "a model; load it, multiebm.from_pretrained(run)")
     instance_of("dataset", dataset, MultimodalDataset, READ)
     instance_of("settings", settings := settings or EvaluationSettings(), EvaluationSettings, "EvaluationSettings(...)")
-    robust = whole_number("robust_judges", robust_judges, 0, 100, "a number of sets of judges")
+    plain, robust = (
+        None if sets is None else whole_number(name, sets, least, 100, "a number of sets of judges")
+        for name, sets, least in (("judges", judges, 1), ("robust_judges", robust_judges, 0))
+    )
     weights = None if inception is None else Path(inception)
     with showing(progress):
-        return measure_model(model, dataset, settings, seed, weights, robust)
+        return measure_model(model, dataset, settings, seed, weights, plain, robust)

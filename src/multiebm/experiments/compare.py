@@ -43,6 +43,8 @@ COLUMNS = (
     Column("steps", "steps", 0, True),
     Column("gen/joint_coherence", "joint coherence", 3, True),
     Column("ebm/joint_coherence", "joint coherence, EBM", 3, True),
+    Column("gen/robust_coherence", "robust coherence", 3, True),
+    Column("ebm/robust_coherence", "robust coherence, EBM", 3, True),
     Column("cond/size1", "conditional coherence", 3, True),
     Column("cond_ebm/size1", "conditional coherence, EBM", 3, True),
     Column("gen/fcd", "fcd", 1, False),

@@ -15,12 +15,13 @@ from multiebm.data import MultimodalDataset
 from multiebm.data.cache import cache_root
 from multiebm.data.dataset import content_fingerprint
 from multiebm.evaluation.frechet import load_inception
-from multiebm.evaluation.judges import Judges, RobustSettings, load_judges, readable
+from multiebm.evaluation.judges import Judges, JudgeSettings, RobustSettings, readable
 from multiebm.evaluation.lite0 import load_lite0
 from multiebm.evaluation.measurement import JudgesLike
 from multiebm.evaluation.metrics import evaluate, quick_look
 from multiebm.evaluation.pairs import load_pairs
-from multiebm.evaluation.result import Evaluation, EvaluationSettings
+from multiebm.evaluation.result import TRUSTED_ACCURACY, Evaluation, EvaluationSettings
+from multiebm.evaluation.stored_judges import load_sets
 from multiebm.experiments.build import settling_of
 from multiebm.experiments.saved import unlike
 from multiebm.experiments.schema import Experiment
@@ -31,7 +32,7 @@ from multiebm.training.state import TrainState, averaged
 from multiebm.training.weights import weigh_interaction
 
 SETTLING_ITEMS, BATCH = 8192, 64  # training items that mixtures are fitted to before a measurement, and at a time
-ROBUST_SETS = 0  # of robust judges, unless asked for: each is trained once for a data set
+PLAIN_SETS, ROBUST_SETS = 3, 1  # of judges, of different seeds; each is trained once for a data set
 BEST = "validate/gen/fcd"  # the metric, lower is better, whose checkpoint is kept as the best
 _WATCHED = ("gen/joint_coherence", "gen/fcd", "gen/label_entropy", "ebm/joint_coherence", "ebm/fcd", "cond/size1")
 
@@ -44,20 +45,20 @@ def measure_model(
     settings: EvaluationSettings,
     seed: int = 0,
     inception: Path | None = None,
-    robust: int = ROBUST_SETS,
+    plain: int | None = None,
+    robust: int | None = None,
 ) -> Evaluation:
     """Return every metric defined for model and data; the judges are trained once per data set, then read from a cache.
 
     Without labels, what needs judges is left out and `Evaluation.skipped` says so; likewise FID without the weights
-    `inception`, a file, and FD lite0 without the extra `judges`. `robust`: sets of robust judges, over which what they
-    read is a mean.
+    `inception`, a file, and FD lite0 without the extra `judges`. `plain` and `robust`: sets of judges, as in `sets_of`.
     """
     dataset, device = in_units_of(model, dataset), str(model.device)
     reader = None if inception is None else load_inception(inception, device)
-    others = robust_judges_of(dataset, device, robust)
+    first, others, of_robust = sets_of(dataset, device, plain, robust)
     lite0 = load_lite0(cache_root() / "judges", device)
     pairs = load_pairs(dataset, lite0, cache_root())
-    return evaluate(model, dataset, judges_of(dataset, device), settings, seed, reader, others, lite0, pairs)
+    return evaluate(model, dataset, first, settings, seed, reader, others, of_robust, lite0, pairs)
 
 
 def in_units_of(model: MultimodalModel, dataset: MultimodalDataset) -> MultimodalDataset:
@@ -91,13 +92,28 @@ def judges_of(dataset: MultimodalDataset, device: str) -> JudgesLike | None:
     """
     if dataset.exact is not None:
         return dataset.exact
-    return load_judges(dataset, cache_root() / "judges", device=device) if readable(dataset) else None
+    return load_sets(dataset, cache_root() / "judges", [(0, JudgeSettings())], device)[0] if readable(dataset) else None
 
 
-def robust_judges_of(dataset: MultimodalDataset, device: str, sets: int) -> list[Judges]:
-    """Return so many sets of judges that learn and read under noise and blur, of other seeds; none without labels."""
-    folder, how = cache_root() / "judges", RobustSettings()
-    return [load_judges(dataset, folder, seed, how, device) for seed in range(sets) if readable(dataset)]
+def sets_of(
+    dataset: MultimodalDataset, device: str, plain: int | None = None, robust: int | None = None
+) -> tuple[JudgesLike | None, list[Judges], list[Judges]]:
+    """Return what reads generated parts, and if these are judges, others of other seeds, `plain` in all; and `robust`
+    sets of judges that learn and read under noise and blur.
+
+    None: PLAIN_SETS and ROBUST_SETS where the first set reads real items well enough to be trusted, else it alone.
+    More judges that misread would say no more.
+    """
+    first = judges_of(dataset, device)
+    usual = dataset.exact is None and first is not None and min(first.accuracy.values()) >= TRUSTED_ACCURACY
+    more = (PLAIN_SETS if usual else 1) if plain is None else plain
+    sets = (ROBUST_SETS if usual else 0) if robust is None else robust
+    wanted: list[tuple[int, JudgeSettings]] = []
+    if first is not None and readable(dataset):
+        wanted += [(seed, JudgeSettings()) for seed in range(1, more) if dataset.exact is None]
+        wanted += [(seed, RobustSettings()) for seed in range(sets)]
+    made = load_sets(dataset, cache_root() / "judges", wanted, device)
+    return first, made[: len(made) - sets], made[len(made) - sets :]
 
 
 @contextmanager

@@ -14,11 +14,15 @@ from multiebm.evaluation.metrics import METRICS
 from multiebm.evaluation.result import (
     ACCURACY,
     CLAMPED,
+    COHERENCE,
     COND,
+    FCD,
     FILL,
+    REAL,
     REFINED,
     ROBUST_ACCURACY,
     ROBUST_CLAMPED,
+    ROBUST_COHERENCE,
     ROBUST_COND,
     TRUSTED_ACCURACY,
     VARIETY,
@@ -71,7 +75,12 @@ def headline_section(scene: Scene) -> Section:
         trusted, words = trust_statement(judged.accuracy)
         parts.append(Text(words, "trust" if trusted else "warning"))
     if evaluation is not None:
+        plain, robust = evaluation.judge_sets or (1, 0)
         note = "± is the half-width of a 95% interval for the finite number of samples; it does not cover other seeds."
+        if plain > 1:
+            more = f", robust over {robust}" if robust > 1 else ""
+            note += f" Coherence is the mean over {plain} sets of judges{more}; "
+            note += "its interval stands for other judges too, as far as so few can tell."
         if (temperature := scene.model.generator.temperature) < 1:
             note += f" Samples are drawn at temperature {temperature:g} of the prior over the shared latent."
         if evaluation.provisional and evaluation.has_distances:
@@ -255,19 +264,24 @@ def agreement(evaluation: Evaluation) -> Sentence:
     entropy = evaluation.results.get("gen/label_entropy")
     few = "" if entropy is None or entropy.value >= FEW_CLASSES else f" (label entropy {entropy.value:.2f})"
     but = f" But samples show few classes{few}, which agree easily." if few else ""
-    measured = f": joint coherence {with_interval(found)}"
+    measured, robust = f": joint coherence {with_interval(found)}", ""
+    under, best = (evaluation.results.get(f"{source}/{ROBUST_COHERENCE}") for source in (kind, REAL))
+    if under is not None:
+        robust = f" Judges that read under noise and blur say {with_interval(under)}"
+        robust += "." if best is None else f", of real items {with_interval(best)}."
     if ceiling is None:
-        return not few, f"The parts of {_SAMPLES[kind]} agree in class{measured}; real items: unknown.{but}"
+        return not few, f"The parts of {_SAMPLES[kind]} agree in class{measured}; real items: unknown.{robust}{but}"
     near = found.value >= ceiling.value - _clear(ceiling, found)
     often = "as often" if near else f"{found.value / ceiling.value:.0%} as often"
     words = f"The parts of {_SAMPLES[kind]} agree in class {often} as those of real items{measured}"
-    return near and not few, f"{words}; the ceiling, real items: {with_interval(ceiling)}.{but}"
+    return near and not few, f"{words}; the ceiling, real items: {with_interval(ceiling)}.{robust}{but}"
 
 
 def use_of_energy(evaluation: Evaluation) -> Sentence:
-    """Say what the data chain adds to Gen, by Frechet distance and joint coherence."""
+    """Say what the data chain adds to Gen, by Frechet distance and joint coherence, by robust judges too."""
     better, worse, measured = list[str](), list[str](), list[str]()
-    for key, title, sign in (("fcd", "FCD", -1), ("joint_coherence", "joint coherence", 1)):
+    by = ((FCD, "FCD", -1), (COHERENCE, "joint coherence", 1), (ROBUST_COHERENCE, "robust coherence", 1))
+    for key, title, sign in by:
         gen, ebm = (evaluation.results.get(f"{kind}/{key}") for kind in ("gen", "ebm"))
         if gen is None or ebm is None:
             continue
