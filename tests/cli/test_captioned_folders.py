@@ -97,3 +97,35 @@ def test_a_model_without_captions_takes_none(tmp_path, capsys):
     command("-q", "impute", tmp_path / "run", "--caption", "a cat", code=2)
     told = " ".join(capsys.readouterr().err.split())
     assert "--caption: got a model with no part of captions among a, b, expected one; hand over parts in a file" in told
+
+
+def test_folders_of_parts_with_a_table_are_trained_measured_and_filled_in(tmp_path, caplog):
+    sizes = {"all": 40, "other": 40, "few": 6}
+    for name, n in sizes.items():
+        for part in ("photo", "sketch"):
+            (tmp_path / name / part).mkdir(parents=True)
+        rows = ["file,temp,hum"]
+        for i in range(n):
+            for part in ("photo", "sketch"):
+                if (part, i % 5) != ("sketch", 4):
+                    Image.new("RGB" if part == "photo" else "L", (4, 4), 6 * i).save(
+                        tmp_path / name / part / f"{i:02d}.png"
+                    )
+            rows.append(f"{i:02d},{i},{-i}")
+        (tmp_path / name / "labels.csv").write_text("\n".join(rows))
+    run = tmp_path / "run"
+    tiny = ["training.phases.bound.steps=10", "training.batch_size=16"]
+    command("-q", "train", tmp_path / "all", "--part", "sensor=temp,hum", "--out", run, *tiny)
+    assert "labels.csv: 8 of 40 rows have no picture in sketch, such as '04' in row 4" in caplog.text
+    command("-q", "evaluate", run, f"data.settings.path={tmp_path / 'other'}", "evaluation.samples=20")
+    assert (run / "evaluation.json").is_file()
+    for parts in ("few", "few/labels.csv"):
+        command("-q", "impute", run, "--parts", tmp_path / parts, "--out", tmp_path / "x.npz")
+        with np.load(tmp_path / "x.npz") as kept:
+            assert np.array_equal(kept["sensor"], [[i, -i] for i in range(6)])
+            assert kept["sketch"].shape == (6, 1, 4, 4)
+            if parts == "few":
+                seen = np.round(255 * kept["sketch"][[0, 1, 2, 3, 5], 0, 0, 0])
+                assert seen.tolist() == [6 * i for i in (0, 1, 2, 3, 5)]
+        command("-q", "match", run, "--parts", tmp_path / parts, "--out", tmp_path / "match.csv")
+        assert len(pd.read_csv(tmp_path / "match.csv")) == 6

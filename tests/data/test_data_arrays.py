@@ -271,10 +271,15 @@ def test_chw_given_where_hwc_was_declared_is_recognised():
 def test_values_that_are_not_finite_are_reported_with_modality_and_first_rows(value):
     table = np.zeros((N, 2))
     table[[2, 7, 8, 9, 12, 19], 1] = value
+    got, way = (
+        ("NaN or infinite values", "say that NaN means missing")
+        if np.isnan(value)
+        else ("too large or infinite values", "make NaN of them and say that NaN means missing")
+    )
     with pytest.raises(
         DataError,
-        match=r"modality 'table': got NaN or infinite values in 6 rows, first \[2, 7, 8, 9, 12\], expected finite "
-        r"numbers below 1e\+37; repair them, or mark those entries absent in `present`",
+        match=rf"modality 'table': got {got} in 6 rows, first \[2, 7, 8, 9, 12\], expected finite numbers below "
+        rf"1e\+37; repair them, mark them absent in `present`, or {way} .--missing nan",
     ):
         from_arrays(changed(table=table), PARTS)
     photo = np.zeros((N, 3, 6, 7))

@@ -205,7 +205,7 @@ def test_folders_of_parts_go_on_working_beside_other_tables(tmp_path, caplog):
     table(tmp_path, ["left/a.png,a b c"], "one.csv")
     table(tmp_path, ["left/a.png,a b c"], "two.csv")
     with pytest.raises(
-        DataError, match=r"got 2 tables of captions \(one.csv, two.csv\), expected one; move the others"
+        DataError, match=r"got 2 tables of pictures \(one.csv, two.csv\), expected one; move the others"
     ):
         read_source(tmp_path)
 

@@ -220,7 +220,7 @@ def test_a_table_that_may_not_be_read_is_told_from_one_that_is_none(tmp_path, mo
     def denied(*args, **more):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("multiebm.data.sources._read_text", denied)
+    monkeypatch.setattr("multiebm.data.table_files._read_text", denied)
     with pytest.raises(
         DataError, match=r"t.csv: got a table that cannot be read \(Permission denied\); make it readable"
     ):

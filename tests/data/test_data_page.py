@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 import torch
+from PIL import Image
 
 from multiebm.core.errors import ConfigError, DataError, ModalityError
 from multiebm.core.names import module_key, name_of_key
@@ -124,6 +125,15 @@ def _():
         make_batch(again, {"v": frame.rename(columns={"x": "w"})})
 
 
+@row("lists of numbers in cells")
+def _():
+    for cells in (list(GOOD), GOOD.tolist(), [tuple(of) for of in GOOD]):
+        same(pd.Series(cells))
+        same(pd.Series(cells).to_numpy())
+    uneven = pd.Series([*GOOD[:4], GOOD[4, :2], *GOOD[5:]])
+    refused(uneven, r"got row 4 of shape \(2,\) after row 0 of shape \(3,\), expected rows of one length")
+
+
 @row("missing values of nullable types")
 def _():
     frame = pd.DataFrame(GOOD).astype("Float64")
@@ -205,7 +215,8 @@ def _():
     for value in (np.nan, np.inf, 1e300, 3e38):
         wrong = GOOD.copy()
         wrong[4, 1] = value
-        refused(wrong, r"modality 'v': got NaN or infinite values in 1 rows, first \[4\]")
+        got = "NaN or infinite values" if np.isnan(value) else "too large or infinite values"
+        refused(wrong, rf"modality 'v': got {got} in 1 rows, first \[4\]")
 
 
 @row("more than 1e9 standard deviations")
@@ -240,6 +251,17 @@ def _():
         make_batch(from_arrays({"v": GOOD}, {"v": VECTOR}).modalities, GOOD)
     with pytest.raises(DataError, match="arrays: got DataFrame, expected a dict of arrays"):
         from_arrays(pd.DataFrame(GOOD), {"v": VECTOR})
+
+
+@row("list of Pillow's pictures")
+def _():
+    colours = PIXELS.repeat(3, 1) // 64 * 60
+    plain = [Image.fromarray(of.transpose(1, 2, 0)) for of in colours]
+    for given in (plain, [of.quantize(256, dither=Image.Dither.NONE) for of in plain]):
+        _, states = pictures(given, {"kind": "picture", "layout": "hwc"})
+        np.testing.assert_allclose(states.numpy(), colours / 127.5 - 1, atol=1 / 127)
+    with pytest.raises(DataError, match=r"got row 1 of shape \(4, 3, 3\) after row 0 of shape \(4, 4, 3\), .*resize"):
+        from_arrays({"p": [plain[0], plain[1].resize((3, 4))]}, {"p": PICTURE})
 
 
 @row("uint8")

@@ -204,12 +204,17 @@ def test_transparency_is_kept_where_there_is_a_channel_for_it_and_refused_elsewh
 
 def test_pictures_of_two_modalities_are_one_item_by_their_names(tmp_path):
     folder(tmp_path, photo={"a.png": COLOURS[0], "c.png": COLOURS[1]}, grey={"a.png": SHADES[0], "b.png": SHADES[1]})
-    said = refused_folder(tmp_path)
-    assert "got 'b' in grey and none in photo" in said or "got 'b' in photo and none in grey" in said
-    assert "(2 such names); rename or remove it" in said
-    (tmp_path / "grey" / "b.png").rename(tmp_path / "grey" / "c.jpg.png")
-    (tmp_path / "grey" / "c.jpg.png").rename(tmp_path / "grey" / "c.png")
-    assert len(read_parts(tmp_path, KNOWN)[0]["grey"]) == 2
+    read, present = read_parts(tmp_path, KNOWN)
+    assert present.tolist() == [[True, True, False], [False, True, False], [True, False, False]]
+    assert np.array_equal(read["photo"][[0, 2]], COLOURS[:2].transpose(0, 3, 1, 2))
+    assert np.array_equal(read["grey"][:2, 0], SHADES[:2])
+    (tmp_path / "photo" / "a.png").rename(tmp_path / "photo" / "d.png")
+    assert "got 'c' in photo and none in grey, expected the same names in both" in refused_folder(tmp_path)
+    (tmp_path / "photo" / "d.png").rename(tmp_path / "photo" / "a.png")
+    (tmp_path / "grey" / "b.png").rename(tmp_path / "grey" / "c.png")
+    read, present = read_parts(tmp_path, KNOWN)
+    assert len(read["grey"]) == 2
+    assert present is None
     Image.fromarray(SHADES[0]).save(tmp_path / "grey" / "c.jpg")
     assert "got a second picture of the name 'c', as c.jpg; remove one" in refused_folder(tmp_path)
 

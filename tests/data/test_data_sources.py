@@ -218,7 +218,7 @@ def test_cells_are_missing_where_nan_is_said_to_mean_so_and_where_a_mask_says_so
 
 def test_without_it_nan_is_refused_and_the_way_out_is_said():
     with pytest.raises(
-        DataError, match="got NaN or infinite values in 3 rows.*or say that NaN means missing, missing: nan"
+        DataError, match="got NaN or infinite values in 3 rows.*or say that NaN means missing .--missing nan"
     ):
         from_arrays({"lab": gaps()})
     with pytest.raises(ConfigError, match="arrays.modalities.lab.missing: got -9, expected nan"):

@@ -171,7 +171,7 @@ def test_pandas_categories_are_classes_whatever_their_values():
 def test_arrays_of_no_kind_are_told_with_their_range_and_a_way_out():
     said = (
         r"got shape \(60, 2, 2\) of float64, expected values whose kind can be told \(they lie in \[-1, 5\]\).*"
-        r"layout: hwc, chw or hw.*array.reshape\(len\(array\), -1\)"
+        r"of pictures {kind: picture, layout: hw, range: \[-1, 5\]}; .*array.reshape\(len\(array\), -1\)"
     )
     with pytest.raises(DataError, match=said):
         from_arrays({"x": np.linspace(-1, 5, 240).reshape(60, 2, 2)})

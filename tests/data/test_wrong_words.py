@@ -41,7 +41,8 @@ def test_columns_of_a_set_of_an_index_and_of_several_levels_are_taken():
     for columns in ({"a", "b"}, pd.Index(["a", "b"]), ("a", "b"), np.array(["a", "b"])):
         assert set(multiebm.read_data(TABLE, parts={"x": columns}).modalities["x"].columns) == {"a", "b"}
     levels = TABLE[["a", "b"]].set_axis(pd.MultiIndex.from_tuples([("u", "a"), ("u", "b")]), axis=1)
-    assert multiebm.read_data(levels, parts={"x": [("u", "b")]}).modalities["x"].columns == ("('u', 'b')",)
+    assert multiebm.read_data(levels, parts={"x": [("u", "b")]}).modalities["x"].columns == ("u_b",)
+    assert multiebm.read_data(levels, parts={"x": "u_*"}).modalities["x"].columns == ("u_a", "u_b")
 
 
 def test_a_column_that_is_there_twice_is_taken_by_the_place_that_is_said():

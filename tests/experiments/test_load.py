@@ -493,12 +493,8 @@ def test_a_setting_of_another_kind_is_told_whose_it_is():
 @pytest.mark.parametrize(
     ("old", "now"),
     [
-        ("training.warmup.steps=5", "it is training.phases.bound.steps now"),
         ("training.cooperative={steps: 5}", "it is training.phases.cooperative.steps now"),
-        ("model.prior.settle=5", "it is training.phases.settle.steps now"),
-        ("model.prior.temperature=0.5", "it is model.temperature now"),
         ("model.inference.joint=true", "it is model.inference.subsets (joint) now"),
-        ("model.networks.vector.separate_trunks=true", "it is model.inference.separate_trunks now"),
         ("training.phases.settle.prune=1", "it is training.phases.settle.steps (with any, clusters are pruned) now"),
         ("training.tensorboard=true", "it is the argument tensorboard of train, --tensorboard in the command now"),
         ("training.phases.cooperative.start=aggregate", "there is none like it any more; leave it out"),
@@ -508,6 +504,44 @@ def test_a_setting_of_another_kind_is_told_whose_it_is():
 def test_a_setting_that_has_another_name_now_is_told_it(old: str, now: str):
     (problem,) = problems_of("polydigits", old)
     assert problem.endswith(f"unknown key; {now}")
+
+
+@pytest.mark.parametrize(
+    ("old", "now"),
+    [
+        ("training.warmup.steps=5", "training.phases.bound.steps=5"),
+        ("model.prior.settle=5", "training.phases.settle.steps=5"),
+        ("model.prior.temperature=0.5", "model.temperature=0.5"),
+        ("model.networks.vector.separate_trunks=true", "model.inference.separate_trunks=true"),
+        (" training.cooperative.energy_first = 3", "training.phases.energy.steps=3"),
+        ("model.networks.kind=mmvaeplus", "model.networks.picture.kind=mmvaeplus"),
+    ],
+)
+def test_an_older_name_of_a_setting_is_read_as_its_name_now_which_is_said(old: str, now: str, caplog):
+    assert load_experiment("polydigits", [old]) == load_experiment("polydigits", [now])
+    before, after = old.partition("=")[0].strip(), now.partition("=")[0]
+    said = f"{before}: an older name of {after}, and read as that; write the new one"
+    assert [record.message for record in caplog.records] == [said]
+
+
+def test_a_file_with_older_names_is_read_as_one_with_those_of_now(tmp_path: Path, caplog):
+    before, after = tmp_path / "before.yaml", tmp_path / "after.yaml"
+    before.write_text("base: polydigits\nmodel: {networks: {hidden: 9}}\ntraining: {warmup: {steps: 5, beta: 0.5}}\n")
+    after.write_text(
+        "base: polydigits\nmodel: {networks: {vector: {width: 9}}}\n"
+        "training: {phases: {bound: {steps: 5, beta: 0.5}}}\n"
+    )
+    assert load_experiment(before) == load_experiment(after) != load_experiment("polydigits")
+    assert f"{before}: training.warmup.steps is an older name of training.phases.bound.steps" in caplog.text
+
+
+def test_an_older_name_beside_the_present_one_and_one_of_a_phase_that_is_not_there_are_refused(tmp_path: Path):
+    file = tmp_path / "both.yaml"
+    file.write_text("base: polydigits\ntraining: {warmup: {steps: 5}, phases: {bound: {steps: 6}}}\n")
+    both = "training.warmup.steps and training.phases.bound.steps, its name now"
+    assert problems_of(file) == [f"{file}: got {both}, expected one; leave the first out"]
+    (problem,) = problems_of("own", "training.cooperative.steps=5")
+    assert problem.startswith("training.phases.cooperative.steps: got cooperative, expected one of bound")
 
 
 def test_a_whole_configuration_of_an_older_run_is_read_under_the_names_of_now(tmp_path: Path):

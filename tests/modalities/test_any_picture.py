@@ -81,7 +81,7 @@ def test_a_page_shows_large_pictures_at_a_whole_fraction_of_their_size_and_small
 def test_a_folder_of_larger_pictures_is_refused_before_they_are_read(tmp_path, monkeypatch):
     (tmp_path / "photo").mkdir()
     Image.new("RGB", (600, 4)).save(tmp_path / "photo" / "a.png")
-    monkeypatch.setattr("multiebm.data.sources.read_pictures", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("multiebm.data.picture_folders.read_pictures", lambda *_: pytest.fail("read"))
     with pytest.raises(DataError, match=r"modality 'photo': got 4x600 pixels \(height x width\) in 3 channels"):
         multiebm.read_data(tmp_path)
 

@@ -137,7 +137,7 @@ WRONG = [
     (face(left=torch.zeros(3, 2)), DataError, r"different lengths .*left 3"),
     ({"left": torch.zeros(0, 2)}, DataError, r"got 0 rows"),
     ({"left": torch.tensor([[0.0, 1.0], [math.nan, 0.0]])}, DataError, r"'left': got NaN.*1 rows, first \[1\]"),
-    ({"left": torch.tensor([[math.inf, 1.0]])}, DataError, r"'left': got NaN or infinite"),
+    ({"left": torch.tensor([[math.inf, 1.0]])}, DataError, r"'left': got too large or infinite"),
 ]
 
 

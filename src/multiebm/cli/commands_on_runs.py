@@ -116,7 +116,9 @@ def train(
     """Train a model; Ctrl-C saves, and --resume continues."""
     from multiebm.experiments.load import load_experiment
     from multiebm.experiments.sources import names_settings
+    from multiebm.experiments.values import with_new_names
 
+    overrides = [*with_new_names(overrides or [])]
     if out is None and resume and (Path(source) / CONFIG).is_file():
         out = Path(source)
     if out is None:
@@ -124,7 +126,7 @@ def train(
     own = not names_settings(source)
     of_data = data_settings(source, own, part, kind, missing, labels, method)
     preset = method if own else source
-    experiment = load_experiment(preset, [*of_data, *(overrides or [])])  # before torch: mistakes are told at once
+    experiment = load_experiment(preset, [*of_data, *overrides])  # before torch: mistakes are told at once
     from multiebm.cli.outputs import view_ending
     from multiebm.experiments.build import build_dataset
     from multiebm.experiments.live import live_view
@@ -134,15 +136,15 @@ def train(
     dataset = build_dataset(experiment.data) if own else None
     if dataset is not None:
         typer.echo(f"data: {dataset.describe()}", err=True)
-        chosen = sizes_for(preset, dataset, overrides or [])
-        experiment = load_experiment(preset, [*chosen, *of_data, *(overrides or [])])
+        chosen = sizes_for(preset, dataset, overrides)
+        experiment = load_experiment(preset, [*chosen, *of_data, *overrides])
     with live_view(experiment, progress=not context.obj) as live:
         result = run_experiment(
             *(experiment, out, dataset, resume, overwrite, live, device, preset),
             force=force,
             tensorboard=tensorboard,
             init_from=init_from,
-            named=[text.partition("=")[0].strip() for text in overrides or []],
+            named=[text.partition("=")[0].strip() for text in overrides],
         )
     typer.echo(result.fit.message())
     if result.fit.reason == "interrupted":

@@ -1,5 +1,6 @@
 """What several commands ask for, said once."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +26,7 @@ Model = Annotated[
 ]
 _PARTS = (
     "An .npz with one array per modality (pictures [N, C, H, W] or [N, H, W, C]) and perhaps present [N, M], "
-    "a table (.csv, .tsv, .parquet) with columns as in training, empty where a part is missing, or a folder of "
+    "a table (.csv, .tsv, .jsonl, .parquet) with columns as in training, empty where a part is missing, or a folder of "
     "<modality>.png or <modality>/*.png (or jpg, bmp, tif, webp), one item by one name; of a model with one part of "
     "pictures also a picture, or a folder of pictures."
 )
@@ -70,14 +71,18 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="DATA|PRESET",
-        help="Your data: a table (.csv, .tsv, .parquet), an .npz, a folder with a folder of pictures for each part, or "
-        "one of pictures and a table of their captions; or "
+        help="Your data: a table (.csv, .tsv, .jsonl, .parquet), an .npz, a folder with a folder of pictures for each "
+        "part, or one of pictures, with a table of their captions or numbers if there is one; or "
         "a preset (see `multiebm presets`), a YAML file, or a run folder.",
     ),
 ]
 PartColumns = Annotated[
     list[str] | None,
-    typer.Option("--part", help="Columns of a table that form a part, NAME=COLUMN,COLUMN; once for each part."),
+    typer.Option(
+        "--part",
+        help="Columns of a table that form a part, NAME=COLUMN,COLUMN, by name or pattern (hum*), names with commas in "
+        "quotes; once for each part.",
+    ),
 ]
 Kinds = Annotated[
     list[str] | None,
@@ -107,7 +112,7 @@ def data_settings(
     method: str,
 ) -> list[str]:
     """Return what the options for the user's own data say as KEY=VALUE; none for a source of settings."""
-    parts = {name: columns.split(",") for name, columns in _pairs("--part", part).items()}
+    parts = {name: _columns(said) for name, said in _pairs("--part", part).items()}
     kinds = {name: _declared(name, said) for name, said in _pairs("--kind", kind).items()}
     if missing not in (None, "nan"):
         raise typer.BadParameter(
@@ -127,6 +132,11 @@ def data_settings(
             "is there), or no such options"
         )
     return [f"data.settings.{name}={json.dumps(value)}" for name, value in given.items()]
+
+
+def _columns(said: str) -> list[str]:
+    """Return the names of columns between commas; in quotes a name may have commas itself."""
+    return [name.strip() for name in next(csv.reader([said], skipinitialspace=True))]
 
 
 def _declared(name: str, said: str) -> Any:

@@ -88,7 +88,7 @@ def odd_cells(
     flat, gone = values.reshape(len(values), -1), hidden.reshape(len(values), -1)
     for i, column in enumerate(flat.T):
         at = f", column {columns[i] if columns else i!r}" if columns or len(flat.T) > 1 else ""
-        rows = np.flatnonzero([not out and not _is_empty(cell) for cell, out in zip(column, gone[:, i], strict=True)])
+        rows = np.flatnonzero([not out and not is_empty(cell) for cell, out in zip(column, gone[:, i], strict=True)])
         cells = column[rows]
         found = np.array([_sort(cell) for cell in cells], "U1")
         numbers = int(np.isin(found, ["n", "w", "f"]).sum())
@@ -150,7 +150,8 @@ def _no_classes(cells: Array, rows: Array) -> str:
     return ""
 
 
-def _is_empty(cell: Any) -> bool:
+def is_empty(cell: Any) -> bool:
+    """Return whether a cell is missing, or a blank text."""
     return is_missing(cell) or (isinstance(cell, str | bytes) and not cell.strip())
 
 

@@ -1,12 +1,72 @@
-"""Tables of any library, as data frames of pandas."""
+"""Tables of any library, as data frames of pandas: the names of their columns and of their rows."""
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from multiebm.core.cells import is_missing
 from multiebm.core.errors import DataError
 
+logger = logging.getLogger("multiebm")
+
 EXTRA = 'pip install "multiebm[tables]"'
+
+
+def column_names(frame: Any) -> list[str]:
+    """Return the names of the columns of a data frame as texts; those of several levels are joined: mean_x."""
+    several = [of if isinstance(of, tuple) else (of,) for of in frame.columns]
+    return ["_".join(str(level) for level in of if len(of) == 1 or str(level)) for of in several]
+
+
+def without_lists(frame: Any, where: str) -> Any:
+    """Return a data frame of pandas whose columns of lists of numbers are columns of numbers, emb_0, emb_1, ...; other
+    tables as they are. DataError where such a column has lists of several lengths.
+    """
+    if not hasattr(frame, "iloc"):
+        return frame
+    places = [at for at in range(frame.shape[1]) if frame.iloc[:, at].dtype.kind == "O"]
+    listed = {at: values for at in places if (values := stacked(frame.iloc[:, at].to_numpy(), where)).ndim == 2}
+    if not listed:
+        return frame
+    import pandas as pd  # of whoever made the frame
+
+    pieces = []
+    for at, name in enumerate(column_names(frame)):
+        if at in listed:
+            names = [f"{name}_{i}" for i in range(listed[at].shape[1])]
+            pieces.append(pd.DataFrame(listed[at], frame.index, names))
+        else:
+            pieces.append(frame.iloc[:, [at]].set_axis([name], axis=1))
+    return pd.concat(pieces, axis=1)
+
+
+def stacked(values: NDArray[Any], where: str) -> NDArray[Any]:
+    """Return objects [N] that are lists of numbers as numbers [N, D], NaN where one is missing; other values as they
+    are. DataError where lists have several lengths.
+    """
+    if values.dtype != object or values.ndim != 1:
+        return values
+    lists = {row: cell for row, cell in enumerate(values) if isinstance(cell, list | tuple | np.ndarray)}
+    if not lists or len(lists) + sum(map(is_missing, values)) < len(values):
+        return values
+    first, *others = lists
+    if odd := [row for row in others if np.shape(lists[row]) != np.shape(lists[first])]:
+        raise DataError(
+            f"{where}: got row {odd[0]} of shape {np.shape(lists[odd[0]])} after row {first} of shape "
+            f"{np.shape(lists[first])}, expected rows of one length; cut or pad them"
+        )
+    try:
+        rows = np.array(list(lists.values()))
+    except ValueError:  # lists of several lengths in them
+        return values
+    if rows.dtype.kind not in "biuf" or len(rows) == len(values):
+        return rows if rows.dtype.kind in "biuf" else values
+    whole = np.full((len(values), *rows.shape[1:]), np.nan)
+    whole[list(lists)] = rows
+    return whole
 
 
 def as_pandas(data: Any, what: str = "data") -> Any:
@@ -29,3 +89,33 @@ def as_pandas(data: Any, what: str = "data") -> Any:
     if hasattr(data, "__getitem__") and hasattr(data, "columns"):
         return pd.DataFrame({str(name): np.asarray(data[name].to_numpy()) for name in data.columns})
     return pd.DataFrame(data.to_numpy(), columns=list(data.columns))
+
+
+def check_order(parts: Mapping[str, Any], present: Any, labels: Any, what: str) -> None:
+    """Raise DataError where pandas' indices say that rows of parts, masks or labels are the same in another order, or
+    that some are at other places; it is said where one of the indices is 0, 1, ... and may be no name.
+    """
+    masks = {f"present {m}": of for m, of in present.items()} if isinstance(present, Mapping) else {"present": present}
+    given = {**parts, **masks, "labels": labels}
+    indices = {k: np.asarray(v.index) for k, v in given.items() if hasattr(v, "to_numpy") and hasattr(v, "index")}
+    first = next(iter(indices), "")
+    for name, index in indices.items():  # rows of the same names in another order: row i would be two different items
+        if np.array_equal(index, indices[first]):
+            continue
+        known, found = indices[first].tolist(), index.tolist()
+        if set(found) == set(known):
+            raise DataError(
+                f"{what}: got rows of {name} in another order than those of {first} (by their index), expected the "
+                f"same item in row i of both; use {name}.loc[{first}.index], or .to_numpy() to go by position"
+            )
+        if not (shared := set(found) & set(known)):
+            continue
+        row = next(i for i, of in enumerate(found) if i >= len(known) or of != known[i])
+        told = f"{len(shared)} rows of {name} have the names of rows of {first} (by their index), row {row} another one"
+        if any(of == list(range(len(of))) for of in (known, found)):
+            logger.warning("%s: %s; rows are matched by position", what, told)
+        else:
+            raise DataError(
+                f"{what}: got {told}, expected the same item in row i of both; use table.join, or "
+                f"{name}.reindex({first}.index) with missing='nan', or .to_numpy() to go by position"
+            )

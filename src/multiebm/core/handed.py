@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multiebm.core.cells import is_missing, is_text, odd_cells, without_digits
+from multiebm.core.cells import is_empty, is_text, odd_cells, without_digits
 from multiebm.core.errors import DataError, ModalityError
+from multiebm.core.frames import check_order, column_names, stacked, without_lists
 from multiebm.core.table import nearest
 
 logger = logging.getLogger("multiebm")
@@ -44,6 +45,11 @@ FIXES = {  # of objects by the name of their type
     **dict.fromkeys(("NoneType", "NAType", "NaTType"), _NO_VALUE),
     **dict.fromkeys(("Timestamp", "datetime", "date"), _TIME),
     **dict.fromkeys(("Timedelta", "timedelta"), _SPAN),
+    **dict.fromkeys(
+        ("PosixPath", "WindowsPath"),
+        "open them, [PIL.Image.open(path) for path in paths], or hand over "
+        "their folder, with a table in it if there is more",
+    ),
     "str": "make numbers of them, or put the column into a part of its own, of kind: category",
     "Period": "make times of them, column.dt.to_timestamp(), and numbers of these, (times - times.min()).dt.days, or "
     "classes, column.astype(str) and kind: category",
@@ -105,20 +111,6 @@ def read_arrays(
     return handed
 
 
-def check_order(parts: Mapping[str, Any], present: Any, labels: Any, what: str) -> None:
-    """Raise DataError where pandas' indices say that rows of parts, masks or labels are the same in another order."""
-    masks = {f"present {m}": of for m, of in present.items()} if isinstance(present, Mapping) else {"present": present}
-    given = {**parts, **masks, "labels": labels}
-    indices = {k: np.asarray(v.index) for k, v in given.items() if hasattr(v, "to_numpy") and hasattr(v, "index")}
-    first = next(iter(indices), "")
-    for name, index in indices.items():  # rows of the same names in another order: row i would be two different items
-        if not np.array_equal(index, indices[first]) and set(index.tolist()) == set(indices[first].tolist()):
-            raise DataError(
-                f"{what}: got rows of {name} in another order than those of {first} (by their index), expected the "
-                f"same item in row i of both; use {name}.loc[{first}.index], or .to_numpy() to go by position"
-            )
-
-
 def check_known(given: Iterable[Any], names: Sequence[str], what: str, beside: Sequence[str] = ()) -> None:
     """Raise ModalityError for the first of `given` that is none of `names`; `beside` may have been meant."""
     if unknown := [name for name in given if name not in names]:
@@ -150,7 +142,7 @@ def read_array(value: Any, where: str, gaps: bool = False) -> Handed:
     found = unpack(value, where, numbers=True, gaps=gaps)
     values = found.values
     if gaps and values.dtype == object:
-        gone = np.array([is_missing(cell) for cell in values.flat], bool).reshape(values.shape)
+        gone = np.array([is_empty(cell) for cell in values.flat], bool).reshape(values.shape)
         found = found._replace(values=(values := np.where(gone, np.nan, values)))
     if wrong := odd_cells(values, found.hidden, found.columns, declared=True):
         raise DataError(f"{where}{wrong}")
@@ -167,7 +159,7 @@ def read_array(value: Any, where: str, gaps: bool = False) -> Handed:
                 row = f" in row {place[0]}" if place else ""
                 at = f", column {place[1]}" if len(place) == 2 else ""
                 other = "pass a list of them, list(values)" if hasattr(cell, "__len__") else "convert it"
-                fix = FIXES.get(type(cell).__name__, other)
+                fix = FIXES.get("NoneType" if is_empty(cell) else type(cell).__name__, other)
                 raise DataError(
                     f"{where}{at}: got {_named(cell)}{row}, expected real numbers; {fix}, or mark what is missing "
                     "absent in `present`"
@@ -190,7 +182,10 @@ def unpack(value: Any, where: str, numbers: bool = False, gaps: bool = False) ->
     """
     sparse = hasattr(value, "toarray") and hasattr(value, "nnz")  # one of scipy's is a dict, too
     if value is None or isinstance(value, Mapping) and not sparse:
-        raise DataError(f"{where}: got {_named(value)}, expected an array of numbers, one row an item; pass one")
+        fix = "of columns by name make a table, pandas.DataFrame(columns)" if isinstance(value, Mapping) else "pass one"
+        raise DataError(f"{where}: got {_named(value)}, expected an array of numbers, one row an item; {fix}")
+    if hasattr(value, "obs_names"):
+        raise DataError(f"{where}: got {_named(value)}, expected an array; pass its .X, or one of its .layers or .obsm")
     if isinstance(value, np.ma.MaskedArray):
         return Handed(np.ma.getdata(value), np.ma.getmaskarray(value))
     try:
@@ -220,13 +215,22 @@ def unpack(value: Any, where: str, numbers: bool = False, gaps: bool = False) ->
                 # what a nullable type calls missing becomes NaN, and is treated as NaN is
                 kept = np.float64 if numbers or dtype.kind != "b" else object  # truth values stay what they are
                 return Handed(value.to_numpy(dtype=kept, na_value=np.nan))
-            return Handed(np.asarray(value.to_numpy()), was="sparse" if hasattr(dtype, "fill_value") else "")
-        return _from_list(value, where, numbers) if isinstance(value, list | tuple) else Handed(np.asarray(value))
+            return Handed(stacked(_plain(value), where), was="sparse" if hasattr(dtype, "fill_value") else "")
+        if isinstance(value, list | tuple):
+            return _from_list(value, where, numbers)
+        return Handed(stacked(np.asarray(value), where))
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise DataError(
             f"{where}: got {_named(value)} that is no array ({error}), expected an array of numbers, a tensor, a data "
             "frame or nested lists; convert it by numpy.asarray"
         ) from error
+
+
+def _plain(value: Any) -> Array:
+    try:
+        return np.asarray(value.to_numpy())
+    except ValueError:  # as pyarrow's, where texts or gaps are copied
+        return np.asarray(value)
 
 
 def _check_dense(shape: Sequence[int], call: str, where: str) -> None:
@@ -238,7 +242,8 @@ def _check_dense(shape: Sequence[int], call: str, where: str) -> None:
 
 
 def _from_frame(frame: Any, where: str, numbers: bool, gaps: bool) -> Handed:
-    names = tuple(str(name) for name in frame.columns)
+    frame = without_lists(frame, where)
+    names = tuple(column_names(frame))
     if len(set(names)) < len(names):
         twice = min(name for name in names if names.count(name) > 1)
         raise DataError(f"{where}: got more than one column called {twice!r}, expected one of each; rename them")
@@ -267,6 +272,7 @@ def _as_classes(values: Array) -> Array:
 
 
 def _from_list(rows: Sequence[Any], where: str, numbers: bool) -> Handed:
+    rows = [_in_colours(row) if hasattr(row, "getbands") else row for row in rows]
     if any(isinstance(row, Tensor | np.ma.MaskedArray) or hasattr(row, "to_numpy") for row in rows):
         each = [unpack(row, f"{where}, row {i}") for i, row in enumerate(rows)]
         _check_even([row.values for row in each], where)
@@ -281,6 +287,13 @@ def _from_list(rows: Sequence[Any], where: str, numbers: bool) -> Handed:
         raise
 
 
+def _in_colours(picture: Any) -> Any:
+    """Return a picture of Pillow with colours as numbers: not those of a palette, nor of ink."""
+    if picture.mode in ("P", "PA"):
+        return picture.convert("RGBA" if picture.mode == "PA" or "transparency" in picture.info else "RGB")
+    return picture.convert("RGB") if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV") else picture
+
+
 def _check_even(rows: Sequence[Any], where: str) -> None:
     sizes: list[str] = []
     for i, row in enumerate(rows):
@@ -290,9 +303,9 @@ def _check_even(rows: Sequence[Any], where: str) -> None:
         except ValueError:
             sizes.append("of uneven lists")
         if sizes[i] != sizes[0] or "uneven" in sizes[i]:
-            raise DataError(
-                f"{where}: got row {i} {sizes[i]} after row 0 {sizes[0]}, expected rows of one length; cut or pad them"
-            )
+            alike = "one shape; of pictures resize them and convert them to one mode, picture.convert('RGB')"
+            fix = alike if "shape" in sizes[0] + sizes[i] else "one length; cut or pad them"
+            raise DataError(f"{where}: got row {i} {sizes[i]} after row 0 {sizes[0]}, expected rows of {fix}")
 
 
 def in_order(part: Handed, known: tuple[str, ...], where: str) -> Handed:

@@ -259,6 +259,8 @@ def _inferred(values: Any, where: str) -> str:
         if MODALITIES[kind].infer(part) is not None:
             return kind
     array = part.values
+    if array.ndim == 0 and array.dtype != object:
+        raise DataError(f"{where}: got a single value, {array!s:.20}, expected one a row; leave it out, or repeat it")
     if array.ndim == 0:
         raise DataError(
             f"{where}: got {type(values).__name__}, which has no rows, expected an array, one row an item; pass "
@@ -267,17 +269,19 @@ def _inferred(values: Any, where: str) -> str:
     if array.dtype.kind in NOT_NUMBERS:
         got, fix = NOT_NUMBERS[array.dtype.kind]
         raise DataError(f"{where}: got dtype {array.dtype}, {got}, expected numbers or classes; {fix}")
-    span = (
-        f" (they lie in [{np.nanmin(array):g}, {np.nanmax(array):g}])"
-        if array.dtype.kind in "iuf" and array.size
-        else ""
-    )
-    flat = (
-        "; numbers that are no pictures are a vector once flat, array.reshape(len(array), -1)" if array.ndim > 2 else ""
-    )
+    numeric = array.dtype.kind in "iuf" and array.size > 0
+    least, most = (np.nanmin(array), np.nanmax(array)) if numeric else (0, 1)
+    span = f" (they lie in [{least:g}, {most:g}])" if numeric else ""
+    black, white = (0, 255) if least >= 0 and 1 < most <= 255 else (least, most)
+    shown = {
+        3: f"of pictures {{kind: picture, layout: hw, range: [{black:g}, {white:g}]}}",
+        4: f"of pictures {{kind: picture, layout: hwc, range: [{black:g}, {white:g}]}}, where channels are the second "
+        "axis with layout: chw",
+    }.get(array.ndim, f"{{kind: {' or '.join(MODALITIES)}}}")
+    flat = "; numbers that are no pictures are a vector once flat, array.reshape(len(array), -1)"
     raise DataError(
         f"{where}: got shape {array.shape} of {array.dtype}, expected values whose kind can be told{span}; declare it: "
-        f"{{kind: {' or '.join(MODALITIES)}}}, of pictures with layout: hwc, chw or hw and range: [low, high]{flat}"
+        f"{shown}{flat if array.ndim > 2 else ''}"
     )
 
 

@@ -1,8 +1,5 @@
 """A folder of pictures with captions: a table that names both, or name.txt beside name.jpg."""
 
-import csv
-import io
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,17 +13,15 @@ from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import Array
 from multiebm.core.names import MASK
 from multiebm.core.table import nearest
-from multiebm.data.npz import check_bytes
-from multiebm.data.picture_files import ENDINGS, read_pictures, read_shape
-from multiebm.modalities import Modality, Picture
-from multiebm.modalities.picture import check_size
+from multiebm.data.picture_files import ENDINGS
+from multiebm.data.picture_folders import PICTURE, pictures_in, read_part
+from multiebm.data.table_files import names_in, table_rows, text_lines
 
 logger = logging.getLogger("multiebm")
 
-PICTURE, CAPTION = "picture", "caption"  # the names of the two parts
+CAPTION = "caption"  # the part of captions, beside PICTURE
 FILE_COLUMNS, CAPTION_COLUMNS = ("file", "file_name", "image"), ("caption", "text")
-_TABLES = (".csv", ".tsv", ".jsonl")
-_LONGEST_LINE = 1 << 20  # characters of a first line
+TABLES_OF_CAPTIONS = (".csv", ".tsv", ".jsonl")
 _SHOWN = 5  # gaps named in a message
 _EXPECTED = "expected a picture and a caption in each row; supply it, or train with --missing nan (missing='nan')"
 
@@ -43,14 +38,17 @@ class Pair(NamedTuple):
 class Captioned(dict[str, Any]):
     """Pictures uint8 or float [N, H, W, C] and captions [N] by part, masks of what is missing, perhaps `labels` [N].
 
-    `of_rows` [N] are numbers of pictures: rows of one number have the same picture, and belong in the same split.
+    `items` [N] are names: rows of one name have the same pictures, and belong in the same split; a row without a name
+    is an item of its own. `of_rows` [N] are numbers of items.
     """
 
     kinds: ClassVar[Mapping[str, str]] = {CAPTION: "text"}  # what parts are without a declaration
 
-    def __init__(self, content: Mapping[str, Any], of_rows: Array) -> None:
+    def __init__(self, content: Mapping[str, Any], items: Sequence[str | None]) -> None:
         super().__init__(content)
-        self.of_rows = of_rows
+        place = {name: i for i, name in enumerate(dict.fromkeys(items))}
+        alone = len(place)
+        self.of_rows = np.array([alone + i if name is None else place[name] for i, name in enumerate(items)])
 
     @property
     def repeated(self) -> bool:
@@ -61,7 +59,7 @@ class Captioned(dict[str, Any]):
         """Return bool [N]: the rows of a share of the pictures, drawn by `seed`, at least one and not all."""
         known, place = np.unique(self.of_rows, return_inverse=True)
         if len(known) < 2:
-            raise DataError("captions: got one picture, expected at least 2, to train and to test on; supply more")
+            raise DataError("data: got one item, expected at least 2, to train and to test on; supply more")
         n = min(max(round(len(known) * test_fraction), 1), len(known) - 1)
         chosen = np.random.default_rng(seed).permutation(len(known))[:n]
         return np.isin(place, chosen)
@@ -77,33 +75,20 @@ class CaptionedFolder:
     def read(self, missing: Literal["nan"] | None, labelled: bool) -> Captioned:
         """Return what the folder holds; gaps are refused, each with its file and row, unless they are `missing`."""
         self.check_gaps(missing)
-        files = list(dict.fromkeys(pair.file for pair in self.pairs if pair.file is not None))
-        if not files or all(pair.caption is None for pair in self.pairs):
-            what = "picture that its captions name" if not files else "caption"
+        if not any(self.files) or all(pair.caption is None for pair in self.pairs):
+            what = "caption" if any(self.files) else "picture that its captions name"
             raise DataError(f"{self.folder}: got no {what}, expected pictures and their captions; supply them")
-        channels, height, width = shape = read_shape(files)
-        check_size(shape, f"{self.folder}, modality {PICTURE!r}")
-        values = self.pictures(files, Picture(PICTURE, shape)).transpose(0, 2, 3, 1)
-        content: dict[str, Any] = {PICTURE: values, CAPTION: self.captions()}
-        for name, there in self.presence().items():
-            content |= {} if there.all() else {MASK + name: there}
+        content = read_part(self.folder, PICTURE, self.files) | {CAPTION: self.captions()}
+        if not (there := self.presence()[CAPTION]).all():
+            content[MASK + CAPTION] = there
         if labelled:
             content["labels"] = [pair.label for pair in self.pairs]
-        place = {file: i for i, file in enumerate(files)}
-        alone = len(files)  # a row without picture is an item of its own
-        of_rows = [alone + i if pair.file is None else place[pair.file] for i, pair in enumerate(self.pairs)]
-        return Captioned(content, np.array(of_rows))
+        return Captioned(content, [None if file is None else str(file) for file in self.files])
 
-    def pictures(self, files: list[Path], modality: Modality) -> Array:
-        """Return pictures [N, C, H, W] as the modality has them, 0 where a row has none."""
-        channels, height, width = modality.raw_shape
-        check_bytes(self.folder, 4 * (len(self.pairs) + len(files)) * channels * height * width)
-        values, place = read_pictures(files, modality), {file: i for i, file in enumerate(files)}
-        whole = np.zeros((len(self.pairs), channels, height, width), values.dtype)
-        for row, pair in enumerate(self.pairs):
-            if pair.file is not None:
-                whole[row] = values[place[pair.file]]
-        return whole
+    @property
+    def files(self) -> list[Path | None]:
+        """The picture of each row, None where it has none."""
+        return [pair.file for pair in self.pairs]
 
     def captions(self) -> Array:
         """Return captions as objects [N], empty where there is none."""
@@ -135,13 +120,14 @@ def find_captions(folder: Path, labels: str | None = None) -> CaptionedFolder | 
     read, ConfigError where there is no such column.
     """
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    tables = [entry for entry in entries if entry.suffix.lower() in _TABLES and entry.is_file()]
+    tables = [entry for entry in entries if entry.suffix.lower() in TABLES_OF_CAPTIONS and entry.is_file()]
     columns = {table: named_columns(table) for table in tables}
     tables = [table for table in tables if None not in columns[table].values()]
     for table, of in columns.items():
         if None in of.values() and any(of.values()):
             lacks = " or ".join(CAPTION_COLUMNS if of["file"] else FILE_COLUMNS)
-            logger.warning("%s: not read as a table of captions, it has no column %s", table, lacks)
+            more = "; columns of it become parts by --part NAME=COLUMN,COLUMN (parts=)" if of["file"] else ""
+            logger.warning("%s: not read as a table of captions, it has no column %s%s", table, lacks, more)
     if len(tables) > 1:
         listed = ", ".join(table.name for table in tables)
         raise DataError(f"{folder}: got {len(tables)} tables of captions ({listed}), expected one; move the others")
@@ -156,12 +142,6 @@ def find_captions(folder: Path, labels: str | None = None) -> CaptionedFolder | 
     if labels is not None:
         raise ConfigError(f"labels: got {labels!r} for files of captions, which have no columns; write a table of both")
     return CaptionedFolder(folder, list(_of_texts(folder, pictures, texts)))
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """Return the pictures in a folder itself, by name."""
-    files = (file for file in folder.iterdir() if not file.name.startswith(".") and file.suffix.lower() in ENDINGS)
-    return sorted(file for file in files if file.is_file())
 
 
 def _of_texts(folder: Path, pictures: list[Path], texts: Mapping[str, Path]) -> Iterator[Pair]:
@@ -187,7 +167,7 @@ def _of_texts(folder: Path, pictures: list[Path], texts: Mapping[str, Path]) -> 
 
 def _of_table(folder: Path, table: Path, labels: str | None) -> list[Pair]:
     """Return the rows of a table in its order, and behind them the pictures beside those that it does not name."""
-    names = _names(table)
+    names = names_in(table)
     columns = _columns(names)
     if labels is not None and labels not in names:
         hint = nearest(labels, names)
@@ -195,7 +175,7 @@ def _of_table(folder: Path, table: Path, labels: str | None) -> list[Pair]:
     if unused := [name for name in names if name not in [*columns.values(), labels]]:
         logger.warning("%s: %d columns are in no part and are left aside: %s", table, len(unused), ", ".join(unused))
     pairs: list[Pair] = []
-    for line, row in _rows(table):
+    for line, row in table_rows(table):
         where = f"{table}, line {line}"
         name, said = _text(row.get(columns["file"] or ""), where), row.get(columns["caption"] or "")
         label = None if labels is None or row.get(labels) == "" else row.get(labels)
@@ -243,7 +223,7 @@ def _text(value: Any, where: str) -> str:
 
 def named_columns(table: Path) -> dict[str, str | None]:
     """Return by "file" and "caption" which columns of a table have the files and the captions; None where none has."""
-    return _columns(_names(table))
+    return _columns(names_in(table))
 
 
 def _columns(names: Sequence[str]) -> dict[str, str | None]:
@@ -251,77 +231,3 @@ def _columns(names: Sequence[str]) -> dict[str, str | None]:
     folded = {name.strip().casefold(): name for name in reversed(names)}
     wanted = {"file": FILE_COLUMNS, "caption": CAPTION_COLUMNS}
     return {of: next((folded[name] for name in known if name in folded), None) for of, known in wanted.items()}
-
-
-def _names(table: Path) -> list[str]:
-    """Return the names of the columns of a table; of .jsonl those of its first line, none where it has no such line."""
-    if table.suffix.lower() != ".jsonl":
-        return next(csv.reader([_head(table)], delimiter=_mark(table), skipinitialspace=True), [])
-    try:
-        first = json.loads(_head(table) or "{}")
-    except ValueError:
-        first = {}
-    return list(first) if isinstance(first, dict) else []
-
-
-def _mark(table: Path) -> str:
-    """Return what stands between cells: of a .tsv a tab, else a comma, unless the first line has none."""
-    if table.suffix.lower() == ".tsv":
-        return "\t"
-    return next((mark for mark in (",", ";", "\t", "|") if mark in _head(table)), ",")
-
-
-def _head(table: Path) -> str:
-    """Return the first line, which any file beside pictures may have, empty where it cannot be read."""
-    try:
-        with table.open(encoding="utf-8-sig", errors="replace") as stream:
-            return stream.readline(_LONGEST_LINE).rstrip("\n")
-    except OSError:
-        return ""
-
-
-def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Give the rows of a table by column, each with the number of the line on which it ends."""
-    if table.suffix.lower() == ".jsonl":
-        for line, text in enumerate(text_lines(table), 1):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except ValueError as error:
-                raise DataError(
-                    f"{table}, line {line}: got no JSON ({error}), expected an object; repair it"
-                ) from error
-            if not isinstance(row, dict):
-                raise DataError(f"{table}, line {line}: got {text:.40}, expected an object of JSON; repair it")
-            yield line, row
-        return
-    reader = csv.reader(text_lines(table, keep_ends=True), delimiter=_mark(table), skipinitialspace=True)
-    try:
-        names = next(reader)
-        for cells in reader:
-            if len(cells) > len(names) and any(cells[len(names) :]):
-                raise DataError(
-                    f"{table}, line {reader.line_num}: got {len(cells)} cells, expected {len(names)} as in its first "
-                    f'line; put a caption that has commas in quotes, "like, this"'
-                )
-            if any(cells):
-                yield reader.line_num, dict(zip(names, cells, strict=False))
-    except csv.Error as error:
-        raise DataError(
-            f"{table}, line {reader.line_num}: got {error}, expected a row of a table; repair it"
-        ) from error
-
-
-def text_lines(file: Path, keep_ends: bool = False) -> list[str]:
-    """Return the lines of a text file in UTF-8; DataError where it cannot be read."""
-    try:
-        check_bytes(file, file.stat().st_size)
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: got another encoding than UTF-8 ({error}); save it as UTF-8") from error
-    except OSError as error:
-        raise DataError(
-            f"{file}: got a file that cannot be read ({error.strerror or error}); make it readable"
-        ) from error
-    return io.StringIO(text).readlines() if keep_ends else [line.rstrip("\n") for line in io.StringIO(text)]

@@ -18,11 +18,12 @@ from multiebm.core.files import sha256_of_json
 from multiebm.core.progress import track
 from multiebm.core.spelling import learn
 from multiebm.data.cache import cache_root, cached_arrays
-from multiebm.data.caption_files import CAPTION, PICTURE
+from multiebm.data.caption_files import CAPTION
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint, everything_present, too_few
 from multiebm.data.downloads import readable
 from multiebm.data.npz import check_bytes, expanded
 from multiebm.data.picture_files import Cut, box_inside, centre_square, read_scaled
+from multiebm.data.picture_folders import PICTURE
 from multiebm.modalities import Modality, Picture, Text
 from multiebm.modalities.picture import SIDE
 from multiebm.modalities.text import LARGEST_STATE, MOST_TOKENS

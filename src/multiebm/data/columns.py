@@ -1,6 +1,7 @@
 """Which columns of a table form which part: said by name, by pattern or by place."""
 
 import logging
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from numbers import Integral
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from multiebm.core.errors import ConfigError
+from multiebm.core.frames import column_names
 from multiebm.core.names import name_problem
 from multiebm.core.table import nearest
 
@@ -19,7 +21,7 @@ Columns = Mapping[str, str | int | Sequence[str | int]]  # part -> its columns, 
 
 def columns_of(frame: Any, parts: Columns | None, labels: str | None, what: str) -> dict[str, Any]:
     """Return the parts of a table, data frames of their columns; each column may be in one part."""
-    known = [str(column) for column in frame.columns]
+    known = column_names(frame)
     listed = f"{', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
     if not parts:
         two = f"{known[0]},{known[min(1, len(known) - 1)]}"
@@ -40,6 +42,10 @@ def columns_of(frame: Any, parts: Columns | None, labels: str | None, what: str)
         shown = f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
         logger.warning("%s: %d columns are in no part and are left aside: %s", what, len(names), shown)
     return found
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip()
 
 
 def check_parts_said(parts: Any, what: str) -> None:
@@ -66,8 +72,9 @@ def check_parts_said(parts: Any, what: str) -> None:
 def columns_of_parts(known: Sequence[str], parts: Columns, what: str) -> dict[str, list[int]]:
     """Return the places of the columns of each part among the `known` ones of a table `what`.
 
-    A column is said by its name, by a pattern of names, or by its place. ConfigError where there is no such column, and
-    for one that is in two parts.
+    A column is said by its name, by a pattern of names, or by its place; where no name is the same, it is one that is
+    but for spaces around it and the form of its accents. ConfigError where there is no such column, and for one that is
+    in two parts.
     """
     listed = f"{', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
     taken: dict[int, str] = {}
@@ -75,6 +82,7 @@ def columns_of_parts(known: Sequence[str], parts: Columns, what: str) -> dict[st
     for part, wanted in parts.items():
         found[part] = []
         for name in [wanted] if isinstance(wanted, str | int) else wanted:
+            name = "_".join(map(str, name)) if isinstance(name, tuple) else name
             if not isinstance(name, Integral) and (n := known.count(name)) > 1:
                 raise ConfigError(
                     f"{what}, part {part!r}: got {n} columns called {name!r}, expected one; rename them, or give "
@@ -84,7 +92,8 @@ def columns_of_parts(known: Sequence[str], parts: Columns, what: str) -> dict[st
                 matching = [int(name)] if int(name) in range(len(known)) else []
             else:
                 like = [at for at, column in enumerate(known) if fnmatchcase(column, str(name))]
-                matching = [known.index(name)] if name in known else like
+                alike = [at for at, column in enumerate(known) if _plain(column) == _plain(str(name))]
+                matching = [known.index(name)] if name in known else like or (alike if len(alike) == 1 else [])
             if not matching:
                 raise ConfigError(
                     f"{what}, part {part!r}: got no column {name!r}, expected some of {listed}."

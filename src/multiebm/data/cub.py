@@ -9,11 +9,11 @@ from typing import Literal
 
 from multiebm.core.errors import DataError
 from multiebm.core.files import read_json
-from multiebm.data.caption_files import text_lines
 from multiebm.data.captioned_sets import Described, Reading, captioned_set
 from multiebm.data.dataset import MultimodalDataset
 from multiebm.data.downloads import Download, Needed
 from multiebm.data.npz import expanded
+from multiebm.data.table_files import text_lines
 
 CAPTIONS = 10  # of a picture
 LISTS = "CUB_200_2011"

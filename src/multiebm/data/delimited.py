@@ -65,7 +65,7 @@ def separator(stream: IO[str], file: Path) -> str:
 def _fits(rows: Sequence[Sequence[str]], mark: str) -> tuple[bool, float]:
     """Return whether rows have cells of one number, several of them, and the share of cells that are numbers."""
     cells = [cell for row in rows for cell in row if cell.strip()]
-    numbers = sum(_number(cell) is not None and (mark != "," or "," not in cell) for cell in cells)
+    numbers = sum(number_of(cell) is not None and (mark != "," or "," not in cell) for cell in cells)
     return len({len(row) for row in rows}) == 1 < len(rows[0]), numbers / max(1, len(cells))
 
 
@@ -76,7 +76,7 @@ def first_rows(stream: IO[str], mark: str) -> list[list[str]]:
     return list(islice(lines, _LOOKED_AT))
 
 
-def _number(cell: str) -> float | None:
+def number_of(cell: str) -> float | None:
     """Return the number that a cell is, with a decimal point or a decimal comma; None where it is none."""
     try:
         return float(cell.strip().replace(",", "."))
@@ -95,7 +95,7 @@ def is_row(rows: Sequence[Sequence[str]]) -> bool:
     filled = [(cell.strip(), column) for cell, column in zip(head, columns, strict=True) if cell.strip()]
     if not filled or not below:
         return False
-    numbers = [_number(cell) for cell, _ in filled]
+    numbers = [number_of(cell) for cell, _ in filled]
     if None in numbers:
         texts = [of for of, number in zip(filled, numbers, strict=True) if number is None]
         return all(cell in column for cell, column in texts)
@@ -110,8 +110,8 @@ def is_row(rows: Sequence[Sequence[str]]) -> bool:
         return False
     inside = 0
     for cell, column in filled:
-        others = [number for other in column if (number := _number(other)) is not None]
-        inside += bool(others) and min(others) <= (_number(cell) or 0.0) <= max(others)
+        others = [number for other in column if (number := number_of(other)) is not None]
+        inside += bool(others) and min(others) <= (number_of(cell) or 0.0) <= max(others)
     return len(set(found)) < len(found) or 2 * inside >= len(found)
 
 
@@ -124,7 +124,7 @@ def say_what_leads(names: Sequence[str], row: bool, file: Path) -> None:
             "has their names, write a letter into each",
             *(file, shown, len(names) - 1),
         )
-    elif any(names) and all(_number(name) is not None for name in names if name):
+    elif any(names) and all(number_of(name) is not None for name in names if name):
         logger.warning(
             "%s: the first line has numbers alone (%s), and is read as the names of columns; if it is a row, write a "
             "line of names above it",

@@ -87,9 +87,11 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
         raise ValueError(f"{info.filename}: format {version[0]}.{version[1]} of an array")
     shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(start)
     if dtype.hasobject and not dtype.names:
-        fix = "make numbers or texts of them, .astype(float) or .astype(str)"
+        fix = "make numbers or texts of them, .astype(float) or .astype(str), NaN or empty where one is missing"
         raise ValueError(f"{info.filename}: values of type object; {fix}")
-    if dtype.hasobject or dtype.names or dtype.subdtype or not dtype.itemsize:
+    if dtype.names:
+        raise ValueError(f"{info.filename}: values of type {dtype}; write each field of records by itself")
+    if dtype.hasobject or dtype.subdtype or not dtype.itemsize:
         raise ValueError(f"{info.filename}: values of type {dtype}")
     holds = info.file_size - start.tell()
     if min(shape, default=0) < 0 or 0 in shape[1:] or math.prod(shape) * dtype.itemsize != holds:

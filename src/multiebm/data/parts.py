@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Mapping
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ from multiebm.core.names import BESIDE, MASK, TEST
 from multiebm.core.presence import read_present
 from multiebm.core.table import nearest
 from multiebm.data.arrays import rows_of
-from multiebm.data.caption_files import CAPTION, PICTURE, CaptionedFolder, find_captions
-from multiebm.data.npz import check_bytes, expanded, read_npz
+from multiebm.data.caption_files import CAPTION, CaptionedFolder, find_captions
+from multiebm.data.npz import expanded, read_npz
 from multiebm.data.picture_files import ENDINGS, read_pictures
+from multiebm.data.picture_folders import PICTURE, read_rows
 from multiebm.data.picture_tables import find_table, tabled_parts
-from multiebm.data.sources import TABLES, read_table
+from multiebm.data.table_files import FIXES, TABLES, read_table
 from multiebm.modalities import Modality
 from multiebm.modalities.tables import split_table
 
@@ -44,11 +44,13 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
     path = expanded(path)
     if os.path.isdir(path):
         try:
-            if (named := _columns_beside(modalities)) and (table := find_table(path, named)) is not None:
-                return tabled_parts(table, read_table(table), modalities)
+            columns = {name: name for name, m in modalities.items() if m.shows != "pictures" and name != CAPTION}
+            of_pictures = len(columns.keys() - {CAPTION}) < len(modalities.keys() - {CAPTION})
+            if of_pictures and (table := find_table(path, columns)) is not None:
+                return tabled_parts(table, modalities)
             if {PICTURE, CAPTION} <= modalities.keys() and (both := find_captions(path)) is not None:
                 return _of_captions(both, modalities)
-            return _read_folder(path, modalities), None
+            return _read_folder(path, modalities)
         except OSError as error:
             raise DataError(f"{path}: got a folder that cannot be read ({error}); make it readable") from error
     if path.suffix.lower() in ENDINGS and (only := _one_of_pictures(modalities)) and path.is_file():
@@ -59,9 +61,10 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
         columns, there = split_table(table, modalities, str(path))
         return columns, torch.from_numpy(there)
     if path.suffix.lower() != ".npz":
+        fix = FIXES.get(path.suffix.lower(), "convert it")
         raise DataError(
             f"parts, --parts: got {path}, expected an .npz file, or a folder of PNG pictures by modality, or a table "
-            f"({', '.join(TABLES)}); {'convert it' if path.exists() else 'there is no such file: correct the path'}"
+            f"({', '.join(TABLES)}); {fix if path.exists() else 'there is no such file: correct the path'}"
         )
     content, what, names = read_npz(path), str(path), list(modalities)
     held_out = [key for key in content if key.startswith(TEST)]
@@ -88,25 +91,17 @@ def _one_of_pictures(modalities: Mapping[str, Modality]) -> str | None:
     return names[0] if len(names) == 1 else None
 
 
-def _columns_beside(modalities: Mapping[str, Modality]) -> dict[str, str]:
-    """Return the parts of a model of pictures and columns of a table, beside captions; none of other models."""
-    if PICTURE not in modalities or _one_of_pictures(modalities) is None:
-        return {}
-    return {name: name for name in modalities if name not in (PICTURE, CAPTION)}
-
-
 def _of_captions(both: CaptionedFolder, modalities: Mapping[str, Modality]) -> tuple[dict[str, Any], Tensor]:
     """Return the rows of a folder of pictures with captions; what one lacks is absent."""
     both.check_gaps("nan")
-    files = list(dict.fromkeys(pair.file for pair in both.pairs if pair.file is not None))
-    views: dict[str, Any] = {CAPTION: both.captions()} | (
-        {PICTURE: both.pictures(files, modalities[PICTURE])} if files else {}
-    )
+    views: dict[str, Any] = {CAPTION: both.captions()}
+    if any(both.files):
+        views[PICTURE] = read_rows(both.folder, both.files, modalities[PICTURE])
     there, n = both.presence(), len(both.pairs)
     return views, torch.from_numpy(np.stack([there.get(name, np.zeros(n, bool)) for name in modalities], 1))
 
 
-def _read_folder(folder: Path, modalities: Mapping[str, Modality]) -> dict[str, Array]:
+def _read_folder(folder: Path, modalities: Mapping[str, Modality]) -> tuple[dict[str, Array], Tensor | None]:
     found: dict[str, list[Path]] = {}
     unknown: list[str] = []
     entries, only = _listed(folder), _one_of_pictures(modalities)
@@ -141,19 +136,37 @@ def _read_folder(folder: Path, modalities: Mapping[str, Modality]) -> dict[str, 
             f"{folder}: got pictures of {unknown[0]!r}, expected some of {', '.join(modalities)}.{hint} Rename or "
             "remove them"
         )
-    # pictures are one item by their names, which all modalities must have
-    names = {name: {file.stem for file in files} for name, files in found.items() if files[0].parent != folder}
-    first = next(iter(names), "")
-    for name, stems in names.items():
-        if odd := sorted(stems ^ names[first]):
-            has, lacks = (name, first) if odd[0] in stems else (first, name)
-            raise DataError(
-                f"{folder}: got {odd[0]!r} in {has} and none in {lacks}, expected the same names in both, by which "
-                f"pictures are one item ({len(odd)} such names); rename or remove it"
+    if any(files[0].parent == folder for files in found.values()):
+        check_lengths(found, str(folder))
+        return {name: read_rows(folder, files, modalities[name]) for name, files in found.items()}, None
+    return _by_name(found, folder, modalities)
+
+
+def _by_name(
+    found: Mapping[str, list[Path]], folder: Path, modalities: Mapping[str, Modality]
+) -> tuple[dict[str, Array], Tensor | None]:
+    """Return the pictures in folders of parts, of which those of one name are one item, and which items have which."""
+    named = {part: {file.stem: file for file in files} for part, files in found.items()}
+    names = sorted({name for of in named.values() for name in of})
+    if len(named) > 1 and len(names) == sum(map(len, named.values())):
+        first, other = [*named][:2]
+        raise DataError(
+            f"{folder}: got {min(named[first])!r} in {first} and none in {other}, expected the same names in both, by "
+            f"which pictures are one item (no name is in two folders); rename them"
+        )
+    there = {part: np.array([name in of for name in names]) for part, of in named.items()}
+    for part, of in there.items():
+        if not of.all():
+            lacking = [name for name in names if name not in named[part]]
+            logger.warning(
+                "%s: %d of %d names have no picture in %s, such as %s",
+                *(folder, len(lacking), len(names), part, lacking[0]),
             )
-    check_lengths(found, str(folder))
-    check_bytes(folder, sum(4 * len(files) * prod(modalities[name].raw_shape) for name, files in found.items()))
-    return {name: read_pictures(files, modalities[name]) for name, files in found.items()}
+    views = {part: read_rows(folder, [of.get(name) for name in names], modalities[part]) for part, of in named.items()}
+    if all(of.all() for of in there.values()):
+        return views, None
+    absent = np.zeros(len(names), bool)
+    return views, torch.from_numpy(np.stack([there.get(name, absent) for name in modalities], 1))
 
 
 def _listed(folder: Path) -> list[Path]:

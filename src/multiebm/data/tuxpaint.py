@@ -16,13 +16,15 @@ from multiebm.core.files import sha256_of_json
 from multiebm.core.progress import track
 from multiebm.core.table import nearest
 from multiebm.data.cache import cache_root, cached_arrays
-from multiebm.data.caption_files import CAPTION, PICTURE, text_lines
+from multiebm.data.caption_files import CAPTION
 from multiebm.data.captioned_sets import Reading, size_and_time, spelled
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint
 from multiebm.data.downloads import Download, Needed, readable
 from multiebm.data.npz import check_bytes, expanded
 from multiebm.data.picture_files import read_on_white
+from multiebm.data.picture_folders import PICTURE
 from multiebm.data.sound_files import ENDINGS, read_sound, spectrogram
+from multiebm.data.table_files import text_lines
 from multiebm.modalities import Modality, Picture
 
 SEED = 42  # of the stamps that are held out

@@ -22,7 +22,7 @@ from multiebm.experiments.run import run_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.experiments.sizes import sizes_for
 from multiebm.experiments.sources import names_settings
-from multiebm.experiments.values import apply_overrides
+from multiebm.experiments.values import apply_overrides, with_new_names
 from multiebm.models.model import MultimodalModel
 from multiebm.models.own import Maker, handed_over
 from multiebm.nn.precision import set_precision
@@ -94,7 +94,7 @@ def train(
     network, of states [B, *modality.shape] -> [B, n], or of [B, n] -> mean states [B, *modality.shape]. Whoever loads
     the model hands them over again.
     """
-    own = handed_over(encoders, decoders)
+    own, overrides = handed_over(encoders, decoders), with_new_names(overrides)
     if dataset is not None:
         instance_of("dataset", dataset, MultimodalDataset, READ)
     said = {"parts": parts, "kinds": kinds, "missing": missing, "labels": labels}

@@ -26,6 +26,7 @@ from multiebm.experiments.run import fresh_state, run_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.experiments.sizes import SIZED, sizes_for
 from multiebm.experiments.sources import COMMON, OWN, data_names, preset_names, read_source
+from multiebm.experiments.values import with_new_names
 
 COMBINED = "combined"  # the row that is the preset of the data itself
 
@@ -106,7 +107,7 @@ def compare(
     """
     sources = {row: source_of(row, data) for row in rows}
     folder, target, cells = Path(out), find_device(device), []
-    plans = _plans(sources, [*overrides, f"training.seconds={budget}"], seeds, target)
+    plans = _plans(sources, [*with_new_names(overrides), f"training.seconds={budget}"], seeds, target)
     paths = {key: folder / "cells" / "{}-{}.json".format(*key) for key in plans}
     with locked(folder):
         stored = {key: read_cell(paths[key], experiment) for key, experiment in plans.items()}

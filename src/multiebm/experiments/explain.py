@@ -3,14 +3,13 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from multiebm.core.table import nearest
 from multiebm.experiments.schema import Experiment
-from multiebm.experiments.values import dump, find_item, parse_file
+from multiebm.experiments.values import dump, find_item, renamed
 
 Node = dict[str, Any]  # of the JSON schema
 Keys = Sequence[str]
@@ -41,9 +40,9 @@ def explain(error: ValidationError, raw: dict[str, Any]) -> list[str]:
 
 def _moved(key: str, value: Any) -> Iterator[tuple[str, str]]:
     """Yield lines for the settings at or below a key that have another name now."""
-    renamed = parse_file(Path(__file__).with_name("renamed.yaml"))
-    if key in renamed:
-        now = f"it is {renamed[key]} now" if renamed[key] else "there is none like it any more; leave it out"
+    known = renamed()
+    if key in known:
+        now = f"it is {known[key]} now" if known[key] else "there is none like it any more; leave it out"
         yield key, f"{key}: unknown key; {now}"
     elif isinstance(value, dict):
         for name, inside in value.items():

@@ -14,7 +14,7 @@ from multiebm.experiments.baselines import baselines, lay_row
 from multiebm.experiments.explain import explain
 from multiebm.experiments.schema import Experiment, contradictions
 from multiebm.experiments.sources import read_source
-from multiebm.experiments.values import apply_overrides, dump, is_path, merge
+from multiebm.experiments.values import apply_overrides, dump, is_path, merge, with_new_names
 
 Source = str | Path | Experiment
 
@@ -31,13 +31,14 @@ def load_experiment(source: Source, overrides: Sequence[str] = ()) -> Experiment
     """Return the experiment of a preset's name, a YAML file or a run folder (or a given one), with overrides.
 
     Overrides are `a.b=value`, values in YAML, but paths as they are; a phase of training is addressed by its kind or
-    its place, `training.phases.bound.steps=100`. Paths of data become absolute: a relative one begins at the working
+    its place, `training.phases.bound.steps=100`. Where values mean the same, a setting may have the name that it had in
+    an older release, which is said. Paths of data become absolute: a relative one begins at the working
     folder, ~ is the home folder. ConfigError lists all unknown keys (with the nearest), wrong values and malformed
     overrides.
     """
     # a copy: overrides must not reach the table of rows, whose cells are parts of what is read
     raw = to_dict(source) if isinstance(source, Experiment) else deepcopy(merge(_DEFAULTS, read_source(source)))
-    problems = apply_overrides(raw, overrides)
+    problems = apply_overrides(raw, with_new_names(overrides))
     try:
         # by way of JSON, where strict means no text for numbers and still takes plain mappings for sections
         experiment = Experiment.model_validate_json(json.dumps(raw), strict=True)

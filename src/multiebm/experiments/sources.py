@@ -1,5 +1,8 @@
 """Presets, files and rows of the baselines as plain values, not checked yet: reading them takes no torch."""
 
+import logging
+from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +10,12 @@ from multiebm.core.errors import ConfigError
 from multiebm.core.keys import CONFIG
 from multiebm.core.table import nearest
 from multiebm.experiments.baselines import baselines, lay_row
-from multiebm.experiments.values import merge, parse_file
+from multiebm.experiments.values import find_item, merge, name_now, parse_file, renamed, set_value
+
+logger = logging.getLogger("multiebm")
 
 PRESETS = Path(__file__).with_name("presets")
-DATA_ENDINGS = (".npz", ".npy", ".csv", ".tsv", ".parquet", ".feather")  # of files that are data, not settings
+DATA_ENDINGS = (".npz", ".npy", ".csv", ".tsv", ".jsonl", ".parquet", ".feather")  # of files that are data
 OWN = "or data: a folder, a table or an .npz that is there"
 COMMON = "-vae"  # ends the preset with what all baselines on some data share
 PUBLISHED = "polymnist"  # data for which rows have published settings
@@ -46,7 +51,7 @@ def read_source(source: str | Path, depth: int = 0) -> dict[str, Any]:
     raw = parse_file(path)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: got {type(raw).__name__}, expected a mapping with sections such as data and model")
-    _rename(raw)
+    _rename(raw, path)
     base, baseline = raw.pop("base", None), raw.pop("baseline", None)
     under: dict[str, Any] = {}
     if base is not None:
@@ -60,16 +65,32 @@ def read_source(source: str | Path, depth: int = 0) -> dict[str, Any]:
     return merge(under, raw, str(path))
 
 
-def _rename(raw: dict[str, Any]) -> None:
-    """Give whole configurations, as runs of older releases have them, the names that settings have now."""
-    sections = {name: of if isinstance(of := raw.get(name), dict) else {} for name in ("model", "training")}
-    optimiser, phases = sections["training"].get("optimiser"), sections["training"].get("phases")
+def _rename(raw: dict[str, Any], path: Path) -> None:
+    """Give configurations, as runs and files of older releases have them, the names that settings have now."""
+    training = raw.get("training")
+    optimiser = training.get("optimiser") if isinstance(training, dict) else None
     if isinstance(optimiser, dict) and {"beta1", "beta2"} <= optimiser.keys():
         optimiser["betas"] = [optimiser.pop("beta1"), optimiser.pop("beta2")]
-    for phase in phases if isinstance(phases, list) else ():
-        if isinstance(phase, dict) and phase.get("kind") == "belonging" and "ratio" in phase:
-            found = {"ratio": phase.pop("ratio")}
-            sections["model"]["interaction"] = (sections["model"].get("interaction") or {}) | found
+    for old in renamed():
+        if (now := name_now(old)) != old and (taken := _taken(raw, old.split("."))):
+            if _taken(deepcopy(raw), now.split(".")):
+                raise ConfigError(f"{path}: got {old} and {now}, its name now, expected one; leave the first out")
+            set_value(raw, now.split("."), taken[0])
+            if path.name != CONFIG:  # that of a run nobody wrote by hand
+                logger.warning("%s: %s is an older name of %s, and read as that; write the new one", path, old, now)
+
+
+def _taken(raw: Any, path: Sequence[str]) -> list[Any]:
+    """Take a setting out of nested sections, and those that are empty then; return its value, nothing if none is."""
+    at: Any = find_item(raw, path[0]) if isinstance(raw, list) else path[0]
+    if at is None or not isinstance(raw, list | dict) or (isinstance(raw, dict) and at not in raw):
+        return []
+    if len(path) == 1:
+        return [raw.pop(at)]
+    taken = _taken(raw[at], path[1:])
+    if taken and not raw[at]:
+        del raw[at]
+    return taken
 
 
 def names_settings(source: Any) -> bool:

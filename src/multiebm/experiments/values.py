@@ -6,10 +6,11 @@ can stand for gigabytes.
 """
 
 import io
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from ruamel.yaml import YAML, YAMLError, events
 from ruamel.yaml.error import MarkedYAMLError
 
 from multiebm.core.errors import ConfigError
+
+logger = logging.getLogger("multiebm")
 
 Values = Mapping[str, Any]
 LARGEST = 1 << 17  # characters of a document
@@ -67,6 +70,32 @@ def parse_file(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); give the name of a preset or a readable file") from error
     return parse(text, str(path))
+
+
+@cache
+def renamed() -> dict[str, str | None]:
+    """Return what settings of older releases are now, by their dotted names; None for what is no more."""
+    found: dict[str, str | None] = parse_file(Path(__file__).with_name("renamed.yaml"))
+    return found
+
+
+def name_now(key: str) -> str:
+    """Return the name that a setting has now: another one where the same values mean the same under it."""
+    now = renamed().get(key)
+    return key if now is None or " " in now else now
+
+
+def with_new_names(overrides: Sequence[str]) -> Sequence[str]:
+    """Return overrides, those of a setting that has another name now under this one, which is said."""
+    if isinstance(overrides, str | Mapping) or not all(isinstance(text, str) for text in overrides):
+        return overrides  # which `apply_overrides` refuses
+    found = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if (now := name_now(old := key.strip())) != old:
+            logger.warning("%s: an older name of %s, and read as that; write the new one", old, now)
+        found.append(text if now == old else f"{now}{equals}{value}")
+    return found
 
 
 def dump(values: dict[str, Any]) -> str:
@@ -175,13 +204,13 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:
             continue
         try:
             in_quotes = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-            _set(raw, path, value if is_path(path) and not in_quotes else parse(value, f"{text!r}"))
+            set_value(raw, path, value if is_path(path) and not in_quotes else parse(value, f"{text!r}"))
         except ConfigError as error:
             problems += error.problems
     return problems
 
 
-def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
+def set_value(raw: dict[str, Any], path: list[str], value: Any) -> None:
     """Set a value in nested sections and lists, sections made as needed."""
     section: Any = raw
     for i, name in enumerate(path):

@@ -336,9 +336,9 @@ def refuse(bad: Mask, where: str, nan: bool = False, columns: Sequence[str] = ()
         named = [repr(columns[i]) for i in np.flatnonzero(bad.any(0))[:SHOWN]] if columns else []
         of = f" (column{'s' if len(named) > 1 else ''} {', '.join(named)})" if named else ""
         raise DataError(
-            f"{where}: got NaN or infinite values in {len(rows)} rows, first {rows[:SHOWN].tolist()}, expected finite "
-            f"numbers below {RAW_LIMIT:g}{of}; repair them, or mark those entries absent in `present`"
-            f"{', or say that NaN means missing, missing: nan (--missing nan)' if nan else ''}"
+            f"{where}: got {'NaN' if nan else 'too large'} or infinite values in {len(rows)} rows, first "
+            f"{rows[:SHOWN].tolist()}, expected finite numbers below {RAW_LIMIT:g}{of}; repair them, mark them absent "
+            f"in `present`, or {'' if nan else 'make NaN of them and '}say that NaN means missing (--missing nan)"
         )
 
 

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from multiebm.core.cells import is_missing, missing_texts
+from multiebm.core.cells import is_empty, missing_texts
 from multiebm.core.classes import LARGEST, LISTED, class_name, classes_of, places_of
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import Array, Handed, Mask, in_columns
@@ -166,7 +166,7 @@ class Category(Modality):
             return {}
         if values.dtype.kind in "iu":
             return {} if values.min() == 0 and values.max() == 1 else None
-        cells = [cell for cell in values.flat if not is_missing(cell)] if values.dtype == object else []
+        cells = [cell for cell in values.flat if not is_empty(cell)] if values.dtype == object else []
         is_text = any(isinstance(cell, str | bytes) for cell in cells)
         return {} if is_text or (cells and all(isinstance(cell, bool | np.bool_) for cell in cells)) else None
 

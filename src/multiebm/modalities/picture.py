@@ -33,6 +33,7 @@ from multiebm.nn.pictures import conv_decoder, conv_encoder, picture_body, resne
 logger = logging.getLogger("multiebm")
 
 AXES = {"chw": "C, H, W", "hwc": "H, W, C", "hw": "H, W"}  # by layout
+COLOURS = {1: "grey", 3: "RGB", 4: "RGBA"}  # what so many channels are called
 CHANNELS, SIDE = 16, 512  # channels, and pixels a side, that a picture has at most
 TOLERANCE = 1e-6  # share of a range by which rounding may leave it; such values are clamped
 
@@ -84,7 +85,8 @@ class Picture(Modality):
     def infer(cls, part: Handed) -> dict[str, Any] | None:
         """Take bytes, bool, 16-bit numbers, and floats in [0, 1], in three axes (N, H, W) or in four with channels.
 
-        The axis of channels is the shorter one of the first and the last, and at most CHANNELS long.
+        The axis of channels is the shorter one of the first and the last, and at most CHANNELS long; none is told where
+        both may be channels, of which there are 1 to 4 as a rule.
         """
         values, shape = part.values, part.values.shape
         kind, bits = values.dtype.kind, 8 * values.dtype.itemsize
@@ -94,7 +96,8 @@ class Picture(Modality):
             return None
         found: dict[str, Any] = {"layout": "hw"}
         if len(shape) == 4:
-            if min(shape[1], shape[3]) > CHANNELS or shape[1] == shape[3]:
+            few, many = sorted((shape[1], shape[3]))
+            if few > CHANNELS or few == many or (few > max(COLOURS) and many <= CHANNELS):
                 return None
             found = {"layout": "chw" if shape[1] < shape[3] else "hwc"}
         return found | range_of_bits(values)
@@ -102,7 +105,7 @@ class Picture(Modality):
     def describe(self) -> str:
         """Return, say, "32x48 RGB pictures" (height x width)."""
         channels, height, width = self.shape
-        colours = {1: "grey", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels}-channel")
+        colours = COLOURS.get(channels, f"{channels}-channel")
         span = "" if self.range is None else f", {self.range[0]:g} to {self.range[1]:g}"
         return f"{height}x{width} {colours} pictures{span}"
 

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from multiebm.core.errors import ConfigError, DataError
+from multiebm.core.frames import column_names, without_lists
 from multiebm.core.handed import SHOWN, Mask
 from multiebm.core.names import SHARED
 from multiebm.core.table import nearest
@@ -23,7 +24,7 @@ def split_table(frame: Any, modalities: Mapping[str, Modality], what: str) -> tu
     """Return the columns of each part that a data frame has, and which rows have which part, bool [N, M]: not where
     all cells of it are empty. DataError where it has some columns of a part and not all, or none of any.
     """
-    frame = frame.set_axis([str(column) for column in frame.columns], axis=1)
+    frame = without_lists(frame.set_axis(column_names(frame), axis=1), what)
     found, there, used = dict[str, Any](), dict[str, Mask](), set[str]()
     for name, m in modalities.items():
         plain = m.handed_columns or tuple(f"{name}_{i}" for i in range(m.size))

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from multiebm.core.cells import is_empty, is_text
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import SHOWN, Handed, Mask, in_columns
 from multiebm.modalities.base import (
@@ -79,7 +80,7 @@ class Vector(Modality):
         """Take numbers [N] or [N, D], and arrays of objects that are numbers, which no kind before it took."""
         if part.values.ndim not in (1, 2) or part.values.dtype.kind not in "biufO":
             return None
-        if part.values.dtype == object and any(isinstance(cell, str | bytes) for cell in part.values.flat):
+        if part.values.dtype == object and any(is_text(cell) and not is_empty(cell) for cell in part.values.flat):
             return None
         return {}
 
