@@ -165,6 +165,31 @@ def test_a_folder_of_other_names_is_no_part_of_these_rows(tmp_path):
         multiebm.read_data(folder, parts=PARTS)
 
 
+def test_names_of_which_none_is_there_are_shown_beside_those_of_pictures(tmp_path):
+    folder = folder_of(tmp_path, frame_of([str(i) for i in range(N)]), photos=NAMES[1:], sketches=[])
+    (folder / "photo" / "024.PNG").write_bytes((folder / "photo" / "001.PNG").read_bytes())
+    write_table(frame_of([f"n{i}" for i in range(N)]), folder / "labels.csv")
+    for missing in (None, "nan"):
+        with pytest.raises(
+            DataError,
+            match=r"got no picture 'n0' in row 0, and so in all rows, expected names of pictures in .* or its folders "
+            r"\(photo/001, ...\); correct its column of files",
+        ):
+            multiebm.read_data(folder, parts=PARTS, missing=missing)
+
+
+def test_a_picture_beside_the_table_is_named_with_or_without_its_ending(tmp_path):
+    folder = folder_of(tmp_path, frame_of(), sketches=[])
+    for file in (folder / "photo").iterdir():
+        file.rename(folder / file.name)
+    data = multiebm.read_data(folder, parts=PARTS)
+    greys = {}
+    for split in (data.train, data.test):
+        for temp, picture in zip(split.views["sensor"][:, 0], split.views["picture"], strict=True):
+            greys[float(temp)] = int(picture[0, 0, 0])
+    assert greys == {i + 0.5: 10 * i for i in range(N)}
+
+
 def test_folders_of_classes_are_no_parts_where_the_table_names_files_in_them(tmp_path):
     frame = frame_of([f"{('photo', 'sketch')[i % 2]}/{name}.{('PNG', 'png')[i % 2]}" for i, name in enumerate(NAMES)])
     folder = folder_of(tmp_path, frame)

@@ -27,7 +27,7 @@ def without_lists(frame: Any, where: str) -> Any:
     """
     if not hasattr(frame, "iloc"):
         return frame
-    places = [at for at in range(frame.shape[1]) if frame.iloc[:, at].dtype.kind == "O"]
+    places = [at for at, dtype in enumerate(frame.dtypes) if dtype == np.dtype(object)]
     listed = {at: values for at in places if (values := stacked(frame.iloc[:, at].to_numpy(), where)).ndim == 2}
     if not listed:
         return frame

@@ -72,15 +72,18 @@ def read_tabled(table: Path, parts: Columns | None, labels: str | None, missing:
     files = _files_by_part(folder, table, names)
     content = _columns_beside(table, frame, parts, labels, list(files))
     gaps = _gaps(folder, table, names, files)
+    if len(gaps) == len(names):
+        has = ", ".join(f"{part}/{min(of)}" for part, of in _folders(folder).items())
+        raise DataError(
+            f"{table}: got {gaps[0] if gaps else 'no rows'}, and so in all rows, expected names of pictures in {folder}"
+            f"{f' or its folders ({has}, ...)' if has else ''}; correct its column of files"
+        )
     if gaps and missing is None:
         more = f"; {len(gaps)} such rows in all" if len(gaps) > _SHOWN else ""
         raise DataError(
             f"{table}: got {'; '.join(gaps[:_SHOWN])}{more}, expected the picture of each row in {folder}; supply it, "
             "or train with --missing nan (missing='nan')"
         )
-    if len(gaps) == len(names):
-        what = gaps[0] if gaps else "no rows"
-        raise DataError(f"{table}: got {what}, expected pictures in {folder} by its column of files; supply them")
     pictures = dict[str, Any]()
     for part, of in files.items():
         pictures |= read_part(folder, part, of)
@@ -160,9 +163,10 @@ def _files_by_part(folder: Path, table: Path, names: Sequence[str]) -> dict[str,
     the table names it. It says which pictures are in no row; DataError for a part of which all are.
     """
     if not _in_folders(folder, names):
-        found: list[Path | None] = []
+        found, beside = list[Path | None](), {file.stem: file for file in pictures_in(folder)}
         for row, name in enumerate(names):
-            file = file_inside(folder, name, f"{table}, row {row}") if name else None
+            is_file = PurePosixPath(name).suffix.lower() in ENDINGS
+            file = file_inside(folder, name, f"{table}, row {row}") if is_file else beside.get(name)
             found.append(file if file and file.is_file() else None)
         used = set(found)
         every = [of for at in dict.fromkeys([folder, *(of.parent for of in found if of)]) for of in pictures_in(at)]
