@@ -18,11 +18,11 @@ from multiebm.experiments.load import dump_experiment
 from multiebm.experiments.run import RunResult, fresh_state, run_experiment
 from multiebm.experiments.schema import Experiment
 from multiebm.models.model import MultimodalModel
-from multiebm.training.codes import FEWEST
 from multiebm.training.phases.phase import Phase
 from multiebm.training.phases.settle import settling_within
 from multiebm.training.state import TrainState
 from multiebm.training.steps import TrainingStep, counted, total_steps
+from multiebm.training.weights import FEWEST
 
 TIMED_STEPS, TIMED_SHARE, FEWEST_STEPS = 200, 0.05, 5  # from which a step's time is taken; fewer beyond that share
 SHARE = 0.95  # of the budget that steps and settling should take; the budget itself ends training in any case
