@@ -17,21 +17,18 @@ from multiebm.evaluation.completion import Conditioning, completions
 from multiebm.evaluation.measurement import Measurement
 from multiebm.evaluation.result import EvaluationSettings
 from multiebm.experiments.saved import start_from
-from multiebm.models import interaction, use
+from multiebm.models import choosing, use
 from multiebm.models import model as model_module
+from multiebm.models.choosing import FROM_POSTERIOR, MARGIN, best_fill, best_sample, joint_samples
 from multiebm.models.inference import SHARED
 from multiebm.models.interaction import (
     FEATURES,
-    FROM_POSTERIOR,
     LATENT_STEP,
-    MARGIN,
     START,
     Interaction,
     InteractionNetwork,
     MlpHead,
     PairHead,
-    best_sample,
-    joint_samples,
 )
 from multiebm.models.use import threshold
 from small_models import mixed, random_views, small_model, vectors, whole
@@ -262,7 +259,7 @@ def test_the_best_of_several_completions_has_the_largest_f_and_one_is_as_ever():
     rng = item_generators(2, 8)
     drawn = [model.fill(batch, model.infer_latents(batch, rng)) for _ in range(5)]
     f = torch.stack([model.interaction(of) for of in drawn])
-    best = model.best_fill(batch, item_generators(2, 8), best_of=5)
+    best = best_fill(model, batch, item_generators(2, 8), best_of=5)
     torch.testing.assert_close(model.interaction(best), f.max(0).values)
     found = model.impute(views, seed=2, best_of=5)
     torch.testing.assert_close(found["right"], model.modalities["right"].to_raw(best["right"]), atol=1e-4, rtol=1e-4)
@@ -299,11 +296,11 @@ def test_a_joint_sample_has_to_be_better_by_a_margin_than_what_the_posterior_giv
     model = model_with()
     batch = Batch(random_views(model.modalities, 8, seed=1), torch.tensor([[False, True, False]]).expand(8, 3))
     model.interaction.head.log_scale.data.add_(2.0)
-    drawn = model.best_fill(batch, rng := item_generators(2, 8), best_of=FROM_POSTERIOR)
+    drawn = best_fill(model, batch, rng := item_generators(2, 8), best_of=FROM_POSTERIOR)
     pool = joint_samples(model, FROM_POSTERIOR + 30)
     other = model.fill(batch, best_sample(model.interaction, pool, batch, rng))
     f, of_other = (model.interaction(of) - model.interaction(of, ~batch.present) for of in (drawn, other))
-    found = model.best_fill(batch, item_generators(2, 8), best_of=FROM_POSTERIOR + 30)
+    found = best_fill(model, batch, item_generators(2, 8), best_of=FROM_POSTERIOR + 30)
     taken = of_other > f + MARGIN
     assert 0 < int(taken.sum()) < 8
     for name, view in found.items():
@@ -315,8 +312,8 @@ def test_a_joint_sample_has_to_be_better_by_a_margin_than_what_the_posterior_giv
 
 def test_joint_samples_are_made_once_a_call_and_anew_by_the_next_one(monkeypatch):
     model, views = model_with(), raw(model_with(), 200)
-    made, plain = [], interaction.joint_samples
-    for where in (model_module, interaction):
+    made, plain = [], choosing.joint_samples
+    for where in (model_module, choosing):
         monkeypatch.setattr(where, "joint_samples", lambda *given: made.append(plain(*given)) or made[-1])
     monkeypatch.setattr(use, "PLACES", 16 * sum(m.places for m in model.modalities.values()))  # many chunks
     first = model.impute({"left": views["left"]}, best_of=50, draws=2).draws["right"]
@@ -335,7 +332,7 @@ def test_joint_samples_leave_items_alone_of_which_nothing_is_present_and_others_
     model.interaction.head.log_scale.data.add_(2.0)
     views = random_views(model.modalities, 8, seed=1)
     present = torch.tensor([[False, True, False], [False, False, False]]).repeat(4, 1)
-    few, many = (model.best_fill(Batch(views, present), item_generators(2, 8), best_of=k) for k in (16, 50))
+    few, many = (best_fill(model, Batch(views, present), item_generators(2, 8), best_of=k) for k in (16, 50))
     assert torch.equal(few["right"][1::2], many["right"][1::2])
     assert not torch.equal(few["right"][::2], many["right"][::2])
     raws = raw(model, 8)
@@ -436,17 +433,22 @@ def test_cells_may_be_missing():
     assert torch.equal(network(views), network(zero))
 
 
-def test_a_model_saved_before_scores_had_a_number_of_their_own_is_read(tmp_path, monkeypatch):
-    model, views = model_with("pair", weight=0.25), raw(mixed_holder())
+@pytest.mark.parametrize("lacks", ["interaction.louder", "ratio."])
+def test_a_model_saved_before_it_had_a_number_or_a_network_of_these_is_read(lacks, tmp_path, monkeypatch):
+    """It scores as before: f as often as in chains; and its samples are of the draws that they were of."""
+    several = {"kind": "pair", "best_of": 4}
+    model, views = model_with("pair", weight=0.25, interaction=several), raw(mixed_holder())
     state = model.state_dict
     monkeypatch.setattr(
-        model, "state_dict", lambda *a, **k: {n: t for n, t in state(*a, **k).items() if n != "interaction.louder"}
+        model, "state_dict", lambda *a, **k: {n: t for n, t in state(*a, **k).items() if not n.startswith(lacks)}
     )
     model.save_pretrained(tmp_path / "model")
     again = multiebm.from_pretrained(tmp_path / "model")
     assert float(again.interaction.louder) == 1
+    assert not again.compares
     assert torch.equal(again.score(views), model.score(views))
-    other = model_with("pair", weight=0.5)
+    assert torch.equal(again.sample(3, data_steps=2)["face"], model.sample(3, data_steps=2)["face"])
+    other = model_with("pair", weight=0.5, interaction=several)
     start_from(other, tmp_path / "model")  # and other data may go on from it
     assert float(other.interaction.weight) == 0.25
     assert float(other.interaction.louder) == 1

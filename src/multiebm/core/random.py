@@ -85,6 +85,15 @@ def rand(generator: Randomness, shape: Sequence[int], like: Tensor) -> Tensor:
     return _drawn(torch.rand, generator, shape).to(like.device)
 
 
+def gumbel(generator: Randomness, shape: Sequence[int], like: Tensor) -> Tensor:
+    """Draw standard Gumbel noise of `shape` in float32 on the device of `like`.
+
+    Of log weights plus such noise the n largest are n draws by these weights, none of them twice.
+    """
+    tiny = torch.finfo(torch.float32).tiny
+    return -(-rand(generator, shape, like).clamp_min(tiny).log()).clamp_min(tiny).log()
+
+
 def _drawn(make: Callable[..., Tensor], generator: Randomness, shape: Sequence[int]) -> Tensor:
     if isinstance(generator, ItemGenerators):
         return generator.draw(make, shape)

@@ -27,6 +27,7 @@ from multiebm.models.interaction import InteractionNetwork
 from multiebm.models.linear import CellExperts, LinearDecoder, begin
 from multiebm.models.model import MultimodalModel
 from multiebm.models.own import Own, laid_out, make_own, name_of
+from multiebm.models.ratio import RatioNetwork
 from multiebm.nn.precision import Mixed, fastest_precision, set_precision
 from multiebm.priors.prior import Settling, ridge_for
 from multiebm.training.phases.settle import settling
@@ -97,7 +98,8 @@ def build_model(
         inference = InferenceModel(encoders, s.family, aggregation, pooled, joint)
         interaction = None if s.interaction is None else InteractionNetwork(modalities, s.interaction)
         chains = (s.data_chain, s.latent_chain)
-        model = MultimodalModel(modalities, inference, generator, energy, *chains, interaction)
+        ratio = RatioNetwork(modalities) if s.interaction is not None and s.interaction.best_of > 1 else None
+        model = MultimodalModel(modalities, inference, generator, energy, *chains, interaction, ratio)
         model.blueprint, model.own, model.reads = section.model_dump(), own, read_parts
         return laid_out(model)
 

@@ -21,7 +21,7 @@ from multiebm.core.progress import track
 from multiebm.core.random import Randomness, check_seed, item_generators, make_generator
 from multiebm.mcmc.annealing import LogNormalizer
 from multiebm.models import use
-from multiebm.models.interaction import joint_samples
+from multiebm.models.choosing import best_fill, joint_samples
 from multiebm.models.likelihood import LogLikelihood, conditional_log_likelihood
 from multiebm.models.saving import write_model
 from multiebm.models.states import StateModel
@@ -159,7 +159,7 @@ class MultimodalModel(StateModel):
             for draw in [0] if draws is None else track(range(draws), "draws"):
                 own = seeds + draw if isinstance(seeds, int) else [seed + draw for seed in seeds]
                 rng = item_generators(own, len(batch.present), first)
-                views = self.best_fill(batch, rng, latent_steps, most, posterior, pool)
+                views = best_fill(self, batch, rng, latent_steps, most, posterior, pool)
                 if data_steps != 0:
                     views, _ = self.refine_data(views, rng, data_steps, clamp=batch.there())
                 each.append(self._raw(views, names, rng if noise else None))

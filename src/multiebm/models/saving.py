@@ -22,7 +22,7 @@ from multiebm.models.use import in_use
 from multiebm.nn.precision import precision_of
 
 HEADER = "model.json"
-SINCE = ("interaction.louder",)  # weights that older saves have not
+SINCE = ("interaction.louder", "ratio.")  # how the names of weights begin that older saves have not
 _NAME = r"weights-[0-9a-f]{12}\.safetensors"
 _OURS = re.compile(rf"({re.escape(ASIDE)}.*)?({_NAME}|{re.escape(HEADER)})")
 
@@ -153,8 +153,8 @@ def read_description(folder: Path) -> Description:
 
 
 def newer(description: Description) -> tuple[str, ...]:
-    """Return the names of weights that its folder lacks as it is older than they are; they stay as they begin."""
-    return tuple(name for name in SINCE if name not in description.tensors)
+    """Return how the names of weights begin that its folder lacks, being older; these stay as they are when made."""
+    return tuple(name for name in SINCE if not any(key.startswith(name) for key in description.tensors))
 
 
 def load_weights(model: nn.Module, description: Description, but: tuple[str, ...] = ()) -> None:

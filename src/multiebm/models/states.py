@@ -11,19 +11,20 @@ from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import ConfigError
 from multiebm.core.names import Views
 from multiebm.core.random import ItemGenerators, Randomness
-from multiebm.core.tree import per_item, plain, rows_where
+from multiebm.core.tree import per_item, plain
 from multiebm.distributions.gaussian import log_mass
 from multiebm.mcmc.langevin import displaced_langevin, langevin
 from multiebm.mcmc.run import ChainInfo, run_chain
 from multiebm.modalities import Modality
-from multiebm.models import interaction as choice
 from multiebm.models.chains import DataChain, Displaced, LatentChain, starts_from_noise, steers_step_size
+from multiebm.models.choosing import best_fill, redrawn
 from multiebm.models.energy import EnergyNetwork
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Latents, Posterior
 from multiebm.models.interaction import LATENT_STEP, Interaction, InteractionNetwork
 from multiebm.models.likelihood import importance_log_likelihood
 from multiebm.models.own import Own
+from multiebm.models.ratio import RatioNetwork
 from multiebm.nn.spectral import frozen
 
 SCORE_SAMPLES = 64  # importance samples of a score where there is no energy
@@ -41,11 +42,12 @@ class StateModel(nn.Module):
         data_chain: DataChain,
         latent_chain: LatentChain,
         interaction: InteractionNetwork | None = None,
+        ratio: RatioNetwork | None = None,
     ) -> None:
         super().__init__()
         self.modalities = modalities
         self.inference, self.generator, self.energy = inference, generator, energy
-        self.interaction = interaction
+        self.interaction, self.ratio = interaction, ratio
         self.data_chain, self.latent_chain = data_chain, latent_chain
         self.blueprint: dict[str, Any] = {}  # plain values its builder made it from; save_pretrained writes them
         self.own = Own()  # and code of the user's own, whose names are among them
@@ -91,6 +93,22 @@ class StateModel(nn.Module):
         """What the energy of interaction chooses before the data chain runs; nothing before it has its weight."""
         nothing = Interaction()
         return self.interaction.settings if self.interaction is not None and self.interaction.weight else nothing
+
+    @property
+    def compares(self) -> bool:
+        """Whether draws of the prior are compared with the codes of items: a ratio has learned and `best_of` asks."""
+        return self.ratio is not None and self.ratio.learned and self.chooses.best_of > 1
+
+    @torch.no_grad()
+    def likeness(self, latents: Latents) -> Tensor:
+        """Return d(G(z, W)) [B] in nats: how much likelier latents [B, .] are codes than draws, seen where decoded.
+
+        0 where no ratio has learned.
+        """
+        if not self.compares:
+            return torch.zeros(len(next(iter(latents.values()))), device=self.device)
+        assert self.ratio is not None
+        return self.ratio(self.likeliest(self.decode(latents)))
 
     def log_density_unnorm(self, views: Views) -> Tensor:
         """Return -E(X) + weight f(X) of views [B, ...]: [B], log pi(X) up to the constant log Z, at temperature 1.
@@ -211,8 +229,10 @@ class StateModel(nn.Module):
     ) -> Views:
         """Return EBM samples [B, ...] of latents drawn from the prior, {"shared": [B, D], modality: [B, P]}.
 
-        `latent_steps` of `refine_sampled` (None: as `model.interaction` says), then `data_steps` of the data chain.
+        They are drawn anew (`redrawn`), `latent_steps` of `refine_sampled` (None: as `model.interaction` says) move
+        them, then `data_steps` of the data chain what they decode to.
         """
+        latents = redrawn(self, latents, rng, temperature)
         if latent_steps := self.chooses.latent_steps if latent_steps is None else latent_steps:
             latents, _ = self.refine_sampled(latents, rng, latent_steps, temperature)
         return self.refine_data(self.decode(latents), rng, data_steps)[0]
@@ -230,7 +250,7 @@ class StateModel(nn.Module):
         chain, which holds what is there.
         """
         best_of = self.chooses.best_of if best_of is None else best_of
-        filled = self.best_fill(batch, rng, latent_steps, best_of, posterior)
+        filled = best_fill(self, batch, rng, latent_steps, best_of, posterior)
         return self.refine_data(filled, rng, data_steps, clamp=batch.there())[0]
 
     def sample_latents(self, n: int, rng: Randomness, temperature: float | None = None) -> Latents:
@@ -252,38 +272,6 @@ class StateModel(nn.Module):
         whole = torch.stack([cells.flatten(1).all(1) for cells in there.values()], 1)
         means = self.decode(latents, ~whole)
         return batch.filled(means)
-
-    def best_fill(
-        self,
-        batch: Batch,
-        rng: Randomness,
-        latent_steps: int = 0,
-        best_of: int = 1,
-        posterior: Posterior | None = None,
-        pool: choice.Pool | None = None,
-    ) -> Views:
-        """Return the views [B, ...] with what is absent decoded from latents of the present parts, the best of so many.
-
-        Of FROM_POSTERIOR from q(z | x_S) at most it has the largest f(X), which has learned. Others are `joint_samples`
-        (`pool`, if made): their best is taken where its weight is larger by MARGIN. `posterior`: q(z, W | x_S).
-        """
-        with torch.no_grad():
-            posterior = self.inference.given(batch) if posterior is None else posterior  # once for all of them
-        best = self.fill(batch, self.infer_latents(batch, rng, latent_steps, posterior))
-        if best_of > 1:
-            f = self.interaction
-            assert f is not None
-            most = f(self.likeliest(best))
-            for _ in range(min(best_of, choice.FROM_POSTERIOR) - 1):
-                views = self.fill(batch, self.infer_latents(batch, rng, latent_steps, posterior))
-                better = (found := f(self.likeliest(views))) > most
-                most = torch.where(better, found, most)
-                best = rows_where(better, views, best)
-            if pool := pool or choice.joint_samples(self, best_of):
-                views = self.fill(batch, choice.best_sample(f, pool, batch, rng))
-                weights = [f(of) - f(of, ~batch.present) for of in map(self.likeliest, (views, best))]
-                best = rows_where((weights[0] > weights[1] + choice.MARGIN) & batch.present.any(1), views, best)
-        return best
 
     def with_noise(self, means: Views, rng: Randomness) -> Views:
         """Return draws [B, ...] of what is observed around the `means` of all modalities: p(x_m | z, w_m)."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import count, cycle
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from multiebm.training.codes import codes_of, steer_step_size
 from multiebm.training.guard import PRIOR_RATE
 from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.phase import Chosen, Phase
+from multiebm.training.ratio import REUSE, STEPS, learn_ratio
 from multiebm.training.state import TrainState, assign
 from multiebm.training.weights import weigh_interaction, weigh_score
 
@@ -95,8 +97,8 @@ def take_average(state: TrainState[MultimodalModel], how: Settling, share: float
     """Give the model its averaged weights for good, and put it in evaluation mode: training is over.
 
     Priors settle on the codes that the averaged weights give to the stream's next batches (`batches_to_settle`), with a
-    `share` of the batches and steps. DivergenceError where they cannot. So does a steered step size of the data chain,
-    and an energy of interaction gets its weight, in chains and in scores.
+    `share` of the batches and steps. DivergenceError where they cannot. The ratio of codes to draws then learns, a
+    steered step size of the data chain settles, and an energy of interaction gets its weight, in chains and in scores.
     """
     model = state.model.eval()
     assign(model, state.average)
@@ -104,6 +106,9 @@ def take_average(state: TrainState[MultimodalModel], how: Settling, share: float
         logger.warning("%s", said)
     batches = (next(state.stream).to(model.device) for _ in range(math.ceil(share * batches_to_settle(state))))
     settle_priors(model, batches, state.rng, how._replace(steps=math.ceil(share * how.steps)))
+    if model.interaction_learned:  # whose choice it serves
+        stream = (next(state.stream).to(model.device) for _ in count())
+        learn_ratio(model, stream, state.rng, math.ceil(share * STEPS))
     settle_step_size(model, state.rng)
     weigh_interaction(model, state.rng.initial_seed())
     weigh_score(model, (next(state.stream).to(model.device) for _ in range(batches_to_settle(state))))
@@ -184,4 +189,10 @@ def time_to_settle(state: TrainState[MultimodalModel], how: Settling) -> float:
         seconds.append(time.perf_counter() - began)
     _, codes, both = seconds
     tilt = max(0.0, both - codes) * how.steps / steps if steps else 0.0
-    return codes * batches_to_settle(state) / n + tilt
+    settles = codes * batches_to_settle(state) / n + tilt
+    if model.ratio is None:
+        return settles
+    began = time.perf_counter()
+    with listening(None):
+        learn_ratio(model, cycle(batches), draws, REHEARSED * REUSE)
+    return settles + (time.perf_counter() - began) * STEPS / (REHEARSED * REUSE)
