@@ -14,13 +14,13 @@ from multiebm.models.inference import SHARED
 from multiebm.models.interaction import Interaction
 from multiebm.models.ratio import RatioNetwork
 from multiebm.objectives.ratio import ratio_loss
-from multiebm.training.codes import FEWEST
 from multiebm.training.phases.belonging import Belonging
 from multiebm.training.phases.phase import Settling
 from multiebm.training.phases.settle import take_average
 from multiebm.training.ratio import decoded, learn_ratio
 from multiebm.training.state import TrainState
 from multiebm.training.steps import OptimiserSettings, make_optimisers
+from multiebm.training.weights import FEWEST
 from small_models import Again, mixed, random_views, small_model, vectors, whole
 
 CODES = MixtureSameFamily(Categorical(torch.ones(2)), Normal(torch.tensor([-2.0, 2.0]), torch.tensor([0.6, 0.6])))
