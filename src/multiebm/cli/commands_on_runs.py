@@ -77,7 +77,10 @@ def show(
     """
     from multiebm.experiments.baselines import baselines
     from multiebm.experiments.explain import annotated
+    from multiebm.experiments.folder import read_run
     from multiebm.experiments.load import differences, differences_of_rows, load_experiment, say, to_dict
+    from multiebm.experiments.sources import preset_names
+    from multiebm.training.weights import say_weights
 
     if against is not None and {preset, against} <= set(baselines()) and not overrides:
         changes = differences_of_rows(against, preset)
@@ -85,6 +88,9 @@ def show(
         experiment = load_experiment(preset, overrides or [])
         if against is None:
             typer.echo("\n".join(annotated(to_dict(experiment))).lstrip())
+            run = {} if preset in preset_names() else read_run(Path(preset))
+            if found := run.get("weights"):
+                typer.echo(f"\n# {say_weights(found)}")
             return
         changes = differences(load_experiment(against), experiment)
     typer.echo("\n".join([f"# {against} -> {preset}", *map(say, changes)]))

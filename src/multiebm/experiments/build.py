@@ -87,6 +87,7 @@ def build_model(
         prior = s.prior.build(s.shared, s.family, ridge)
         private = (s.private, s.family, s.private_components)
         generator = Generator(prior, decoders, likelihoods, *private, ridge, s.temperature)
+        generator.balance_parts([name for name in modalities if s.weight(name) == "balance"])
         energy = None if e is None else EnergyNetwork(modalities, e.width, e.fusion, e.penalty, e.gate)
         aggregation = Aggregation(n, s.family, i.subsets, i.fusion, i.prior_expert, i.learned_weights, CORRELATION)
         in_use: PriorExpert = "complete" if i.prior_expert == "full" else i.prior_expert
@@ -172,7 +173,8 @@ def _likelihood(s: ModelSection, m: Modality) -> Observation:
     scale = part.scale or like.scale
     if part.scale is None and scale == "learned" and m.likelihoods[family] != "learned":
         scale = START_SCALE
-    return m.likelihood(family, scale, part.weight or like.weights.get(m.name, 1.0))
+    weight = s.weight(m.name)
+    return m.likelihood(family, scale, 1.0 if weight == "balance" else weight)
 
 
 def begin_linear(model: MultimodalModel, data: MultimodalDataset, seed: int) -> float:

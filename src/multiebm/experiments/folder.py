@@ -55,6 +55,7 @@ class _RunFile(BaseModel):  # what of run.json is read again; there is more in i
     hardware: dict[str, Any] = {}
     data: dict[str, Any] = {}
     parameters: dict[str, Any] = {}
+    weights: dict[str, float] = {}
     sessions: list[_Session] = []
 
 

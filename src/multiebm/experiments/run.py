@@ -171,6 +171,8 @@ def _train(
     finally:
         elapsed = round(state.numbers.get(ELAPSED, 0.0), 1)  # of training, since step 0
         session |= {"to_step": state.step, "seconds": elapsed, "reason": ended}
+        if state.model.generator.balanced:  # which the configuration does not say
+            run["weights"] = {name: float(f"{w:.3g}") for name, w in state.model.generator.weights().items()}
         write_json(folder / RUN, run)
     over = state.step == total_steps(experiment.training.phases)
     if fitted.reason == "stopped" or (over and fitted.reason == "interrupted"):

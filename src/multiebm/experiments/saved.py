@@ -32,7 +32,11 @@ FITTED = (
     "standardise",
     "same",
 )  # what a modality has of its data, and another of the same kind need not have
-LATER = ("interaction.", "step_size")  # begin the names of weights that a finished model may be given
+LATER = (
+    "interaction.",
+    "step_size",
+    "generator.balance",
+)  # begin the names of weights that a finished model may be given
 _MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye, torch.Tensor.expand}
 
 
@@ -106,7 +110,8 @@ def _load_own(model: MultimodalModel, description: Description, section: ModelSe
 
 def start_from(model: MultimodalModel, folder: str | Path) -> None:
     """Give `model` the weights saved in `folder`; how it standardises values stays its own, and so do an energy of
-    interaction and a steered step size that the saved model lacks: they may be learned by a model that is finished.
+    interaction, a steered step size and balanced weights of parts that the saved model lacks: they may be learned by a
+    model that is finished.
 
     ConfigError where modalities or shapes are others, with every difference; CheckpointError where files are damaged.
     """

@@ -31,6 +31,7 @@ from multiebm.training.steps import OptimiserSettings, counted
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Weight = PositiveFloat | Literal["balance"]
 
 
 class _Section(BaseModel):
@@ -88,7 +89,11 @@ class LikelihoodSection(_Section):
     scale: PositiveFloat | Literal["learned"] = Field(
         0.3, description="constant scale, state units, or learned, by kinds that can, others then have 0.3"
     )
-    weights: dict[str, PositiveFloat] = Field(default_factory=dict, description="lambda_m by modality; 1 if not named")
+    weights: dict[str, Weight] = Field(
+        default_factory=dict,
+        description="lambda_m by modality, 1 if not named; balance: the phase bound sets it when it begins, so that "
+        "gradients by the shared latent are as long as those of the parts that have a number",
+    )
 
 
 class PartSection(_Section):
@@ -100,7 +105,7 @@ class PartSection(_Section):
     scale: PositiveFloat | Literal["learned"] | None = Field(
         None, description="constant scale in state units, or learned: one for each column, or for a picture"
     )
-    weight: PositiveFloat | None = Field(None, description="its lambda_m")
+    weight: Weight | None = Field(None, description="its lambda_m, or balance")
     encoder: str | None = Field(None, description="name of its own encoder, which is handed over in Python")
     decoder: str | None = Field(None, description="name of its own decoder, which is handed over in Python")
 
@@ -154,6 +159,11 @@ class ModelSection(_Section):
     )
     data_chain: Annotated[DataChain, Field(discriminator="kind")] = Displaced()
     latent_chain: LatentChain = LatentChain()
+
+    def weight(self, name: str) -> Weight:
+        """Return lambda_m of the part of this name, or "balance"."""
+        own = self.parts.get(name, PartSection()).weight
+        return self.likelihood.weights.get(name, 1.0) if own is None else own
 
 
 class TrainingSection(_Section):
@@ -211,7 +221,7 @@ def contradictions(experiment: Experiment) -> list[str]:
     m, phases = experiment.model, experiment.training.phases
     energy, noise = m.energy is not None, starts_from_noise(m.data_chain)
     chosen = Chosen(m.prior, m.family, m.private, m.inference.subsets, energy, phases, m.interaction is not None, noise)
-    problems = m.prior.problems() + _linear_problems(m, phases) + apart_problems(m)
+    problems = m.prior.problems() + _linear_problems(m, phases) + apart_problems(m) + _balance_problems(m, phases)
     if m.inference.subsets == "joint" and experiment.data.missing:
         problems.append(
             f"model.inference.subsets: got joint with data.missing {experiment.data.missing:g}, expected complete "
@@ -244,6 +254,23 @@ def apart_problems(m: ModelSection) -> list[str]:
             "model.shared above 0"
         )
     return problems
+
+
+def _balance_problems(m: ModelSection, phases: list[Phase]) -> list[str]:
+    """Return a line for each weight that is to be balanced where nothing could balance it."""
+    keys = {f"model.likelihood.weights.{name}": weight for name, weight in m.likelihood.weights.items()}
+    keys |= {f"model.parts.{name}.weight": part.weight for name, part in m.parts.items() if part.weight is not None}
+    if not m.shared:
+        why, out = "with model.shared 0", "there is no latent by which all have a gradient"
+    elif not any(isinstance(phase, BoundSettings) and phase.steps for phase in phases):
+        why, out = "without a phase bound", "that phase measures the gradients"
+    else:
+        return []
+    return [
+        f"{key}: got balance {why}, expected a number above 0: {out}; set {key}=1"
+        for key, weight in keys.items()
+        if weight == "balance"
+    ]
 
 
 def _linear_problems(m: ModelSection, phases: list[Phase]) -> list[str]:

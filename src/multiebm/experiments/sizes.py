@@ -30,5 +30,8 @@ def sizes_for(source: object, dataset: MultimodalDataset, overrides: Sequence[st
     found: dict[str, object] = {"model.shared": shared, f"{bound}.steps": steps, f"{bound}.samples": samples}
     if wide:
         found[f"{bound}.estimator"] = "predictive_values"
+    if any(part.shows == "pictures" for part in parts):  # which have thousands of numbers, and captions some words
+        spoken = [name for name, part in dataset.modalities.items() if part.speaks]
+        found |= {f"model.likelihood.weights.{name}": "balance" for name in spoken}
     given = [text.partition("=")[0].strip() for text in overrides]
     return [f"{key}={value}" for key, value in found.items() if key not in given]

@@ -48,6 +48,23 @@ class Generator(nn.Module):
         self.auxiliary_log_scale = nn.ParameterDict(keyed(scales))
         learned = {name: like for name, like in likelihoods.items() if isinstance(like, nn.Module)}
         self.learned_likelihoods = nn.ModuleDict(keyed(learned))  # the same ones: what they learn is the generator's
+        self.balanced: tuple[str, ...] = ()  # parts whose weight training sets
+        self.balance: Tensor  # factor on the weight of each part [M], 1 of all others; where there are balanced ones
+
+    def balance_parts(self, names: Sequence[str]) -> None:
+        """Let training set the weights of the parts of these names; until it does they are 1."""
+        self.balanced = tuple(names)
+        if names:
+            self.register_buffer("balance", torch.ones(len(self.likelihoods)))
+
+    def weights(self) -> dict[str, float]:
+        """Return lambda_m by part: what the bound multiplies its log-likelihood by."""
+        found = self.balance.tolist() if self.balanced else [1.0] * len(self.likelihoods)
+        return {name: like.weight * of for (name, like), of in zip(self.likelihoods.items(), found, strict=True)}
+
+    def _weighed(self, values: Tensor) -> Tensor:
+        """Return values [..., M] of parts, which have the weights that are set, with those that training has found."""
+        return values * self.balance if self.balanced else values
 
     def priors(self) -> dict[str, Prior]:
         """Return the priors by the latent they are over: that of z, and those of w_m."""
@@ -90,7 +107,8 @@ class Generator(nn.Module):
 
     def log_likelihood(self, views: Views, means: Views) -> Tensor:
         """Return lambda_m log p(x_m | mean_m), the factors of eq. (4), for every item and modality: [B, M] in nats."""
-        return torch.stack([self.likelihoods[name].log_prob(views[name], mean) for name, mean in means.items()], 1)
+        each = [self.likelihoods[name].log_prob(views[name], mean) for name, mean in means.items()]
+        return self._weighed(torch.stack(each, 1))
 
     def log_likelihood_where(self, views: Views, latents: Latents, wanted: Tensor) -> Tensor:
         """Return lambda_m log p(x_m | z, w_m) [N, M] in nats where `wanted` (bool [N, M]); elsewhere 0, not decoded.
@@ -101,12 +119,14 @@ class Generator(nn.Module):
 
     def log_likelihoods_where(self, looks: Sequence[Views], latents: Latents, wanted: Tensor) -> Tensor:
         """Return `log_likelihood_where` of several looks at the same items, which may lack other cells: [L, N, M]."""
-        return torch.stack(self._where(looks, latents, wanted, lambda of, x, mean: of.log_prob(x, mean)), 2)
+        each = self._where(looks, latents, wanted, lambda of, x, mean: of.log_prob(x, mean))
+        return self._weighed(torch.stack(each, 2))
 
     def cells_where(self, looks: Sequence[Views], latents: Latents, wanted: Tensor) -> tuple[Tensor, ...]:
         """Return the values of which `log_likelihoods_where` has the sums: of each part [L, N, K], K 1 if nobody's."""
         found = self._where(looks, latents, wanted, lambda of, x, mean: of.weight * of.cells(x, mean))
-        return tuple(of if of.dim() > 2 else of[..., None] for of in found)
+        each = (of if of.dim() > 2 else of[..., None] for of in found)
+        return tuple(of * self.balance[i] if self.balanced else of for i, of in enumerate(each))
 
     def _where(
         self,

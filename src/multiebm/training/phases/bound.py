@@ -12,8 +12,9 @@ from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.objectives.vae import ESTIMATORS, BoundSettings, vae_loss
 from multiebm.training.codes import follow_codes, observed, prior_step
-from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, half_cosine, per_modality
+from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, half_cosine, log_likelihood_metrics
 from multiebm.training.state import TrainState, update
+from multiebm.training.weights import balance
 
 FALL = 0.5  # share of the steps over which rates fall
 
@@ -35,6 +36,7 @@ class Bound(BoundSettings, Phase):
     def step(self, state: TrainState[MultimodalModel], batch: Batch, done: int) -> dict[str, float]:
         """One step on the bound; a prior's own parameters learn beside it from detached codes, one an item [B, D]."""
         model, rng, prior = state.model, state.rng, state.model.generator.prior
+        weights = balance(state, batch, done, self.steps)
         alone = bool(prior.own_parameters())
         learns = alone and done >= self.prior_from  # before it learns a tilt is a random function
         shown = with_more_gaps(model, batch, rng, self.hidden) if self.hidden else batch
@@ -43,9 +45,9 @@ class Bound(BoundSettings, Phase):
         given = posterior, batch, rng, self, self.beta, shown.views
         loss, log_px = vae_loss(model.generator, prior.for_bound(learns), *given)
         update(state, loss, "generator", "inference")
-        metrics = {"loss/elbo": loss.item(), **encoder_metrics(posterior, batch)}
+        metrics = {"loss/elbo": loss.item(), **encoder_metrics(posterior, batch), **weights}
         each = log_px.sum((0, 1)) / (log_px != 0).sum((0, 1)).clamp_min(1)  # of the components that decode the part
-        metrics |= per_modality(model, "log_likelihood", each, batch.present)
+        metrics |= log_likelihood_metrics(model, each, batch.present)
         if learns:
             seen = observed(model, codes, batch, SHARED)
             metrics |= prior_step(state, seen, prior.sample(len(seen), rng))

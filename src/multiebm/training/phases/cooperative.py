@@ -28,7 +28,7 @@ from multiebm.training.codes import (
     refine_samples,
 )
 from multiebm.training.phases.energy import energy_step
-from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, half_cosine, per_modality
+from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, half_cosine, log_likelihood_metrics
 from multiebm.training.state import TrainState, update
 
 STRATIFIED = BoundSettings()  # the anchor's bound
@@ -160,7 +160,7 @@ class Cooperative(Phase):
             loss = loss + self.anchor * anchor
             metrics["loss/anchor"] = anchor.item()
         metrics |= update(state, loss, "generator", "inference")
-        metrics |= per_modality(model, "log_likelihood", log_px, codes.batch.present)
+        metrics |= log_likelihood_metrics(model, log_px, codes.batch.present)
         return metrics | encoder_metrics(posterior, batch) | latent_chain_metrics(model, codes)
 
     def _decode(

@@ -81,10 +81,13 @@ def half_cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
 
 
-def per_modality(model: MultimodalModel, what: str, values: Tensor, present: Tensor) -> dict[str, float]:
-    """Return the metrics `what`/name: means of values [N, M] over the items that have the part, `present` [N, M]."""
-    means = torch.where(present, values.detach(), 0.0).sum(0) / present.float().sum(0).clamp_min(1)
-    return {f"{what}/{name}": mean for name, mean in zip(model.modalities, means.tolist(), strict=True)}
+def log_likelihood_metrics(model: MultimodalModel, weighed: Tensor, present: Tensor) -> dict[str, float]:
+    """Return log_likelihood/name, nats: means of log-likelihoods [N, M], which have the weights of their parts and are
+    logged without, over the items that have the part, `present` [N, M].
+    """
+    means = torch.where(present, weighed.detach(), 0.0).sum(0) / present.float().sum(0).clamp_min(1)
+    weights = model.generator.weights()
+    return {f"log_likelihood/{n}": mean / weights[n] for n, mean in zip(model.modalities, means.tolist(), strict=True)}
 
 
 def encoder_metrics(posterior: Posterior, batch: Batch) -> dict[str, float]:
