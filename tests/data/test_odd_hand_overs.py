@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import multiebm
+from multiebm.cli.options import data_settings
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.data import read_parts
 
@@ -84,6 +85,10 @@ def test_a_column_is_found_but_for_spaces_and_the_form_of_its_accents(name):
     for table, asked in ((name, plain), (plain, name)):
         data = multiebm.read_data(FRAME.rename(columns={"x": table}), parts={"one": [asked, "y"]})
         assert np.array_equal(values_of(data, "one"), A)
+        model = multiebm.build("arrays-mopoe", data)
+        again = FRAME[["y", "x"]].rename(columns={"x": asked})
+        for given in (again, {"one": again}):
+            assert torch.equal(model.encode(given), model.encode({"one": A}))
     with pytest.raises(ConfigError, match="got no column 'x ', expected some of   x,  x, u, v"):
         multiebm.read_data(FRAME.set_axis(["  x", " x", "u", "v"], axis=1), parts={"a": ["x "]})
 
@@ -172,6 +177,19 @@ def test_labels_are_one_of_the_arrays(tmp_path):
     assert data.test.labels.tolist() == [0, 1, 2, 0]
     with pytest.raises(ConfigError, match="labels: got 'z', expected one of one, y"):
         multiebm.read_data({"one": A, "y": classes}, labels="z")
+
+
+def test_one_picture_of_pillow_is_asked_for_in_a_list():
+    data = multiebm.read_data({"p": DRAWS.integers(0, 255, (N, 4, 3, 3)).astype(np.uint8), "one": A})
+    model = multiebm.build("arrays-mopoe", data)
+    with pytest.raises(DataError, match=r"'p': got one picture, expected one an item; pass a list, \[picture\]"):
+        model.encode({"p": Image.new("RGB", (3, 4)), "one": A[:1]})
+
+
+def test_names_with_commas_stand_in_quotes_on_the_command_line():
+    told = ['one="x, m", y*', "two=u,v"]
+    (parts, *_) = data_settings("t.csv", True, told, None, None, None, "own")
+    assert json.loads(parts.partition("=")[2]) == {"one": ["x, m", "y*"], "two": ["u", "v"]}
 
 
 TEXT = FRAME.to_csv(index=False)

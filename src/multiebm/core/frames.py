@@ -1,7 +1,8 @@
 """Tables of any library, as data frames of pandas: the names of their columns and of their rows."""
 
 import logging
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,23 @@ def column_names(frame: Any) -> list[str]:
     """Return the names of the columns of a data frame as texts; those of several levels are joined: mean_x."""
     several = [of if isinstance(of, tuple) else (of,) for of in frame.columns]
     return ["_".join(str(level) for level in of if len(of) == 1 or str(level)) for of in several]
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a column without spaces around it, its accents in one form."""
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def as_known(names: Sequence[str], known: Collection[str]) -> list[str]:
+    """Return names of columns, each that is none of the `known` as the one of these that it is but for spaces around it
+    and the form of its accents, if neither is there twice.
+    """
+    plain, given = [plain_name(name) for name in known], [plain_name(name) for name in names]
+    by_plain = {plain_name(name): name for name in known if plain.count(plain_name(name)) == 1}
+    return [
+        name if name in known or given.count(of) > 1 else by_plain.get(of, name)
+        for name, of in zip(names, given, strict=True)
+    ]
 
 
 def without_lists(frame: Any, where: str) -> Any:

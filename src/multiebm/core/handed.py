@@ -18,7 +18,7 @@ from torch import Tensor
 
 from multiebm.core.cells import is_empty, is_text, odd_cells, without_digits
 from multiebm.core.errors import DataError, ModalityError
-from multiebm.core.frames import check_order, column_names, stacked, without_lists
+from multiebm.core.frames import as_known, check_order, column_names, stacked, without_lists
 from multiebm.core.table import nearest
 
 logger = logging.getLogger("multiebm")
@@ -184,6 +184,8 @@ def unpack(value: Any, where: str, numbers: bool = False, gaps: bool = False) ->
     if value is None or isinstance(value, Mapping) and not sparse:
         fix = "of columns by name make a table, pandas.DataFrame(columns)" if isinstance(value, Mapping) else "pass one"
         raise DataError(f"{where}: got {_named(value)}, expected an array of numbers, one row an item; {fix}")
+    if hasattr(value, "getbands"):
+        raise DataError(f"{where}: got one picture, expected one an item; pass a list, [picture]")
     if hasattr(value, "obs_names"):
         raise DataError(f"{where}: got {_named(value)}, expected an array; pass its .X, or one of its .layers or .obsm")
     if isinstance(value, np.ma.MaskedArray):
@@ -310,6 +312,7 @@ def _check_even(rows: Sequence[Any], where: str) -> None:
 
 def in_order(part: Handed, known: tuple[str, ...], where: str) -> Handed:
     """Return `part` with the columns of a data frame [N, D] in the order `known`; DataError where they are others."""
+    part = part._replace(columns=tuple(as_known(part.columns, known)))
     if not known or not part.columns or part.columns == known:
         return part
     listed = f"expected the {len(known)} of training: {', '.join(known[:10])}{', ...' if len(known) > 10 else ''}"

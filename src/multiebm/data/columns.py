@@ -1,7 +1,6 @@
 """Which columns of a table form which part: said by name, by pattern or by place."""
 
 import logging
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from numbers import Integral
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from multiebm.core.errors import ConfigError
-from multiebm.core.frames import column_names
+from multiebm.core.frames import column_names, plain_name
 from multiebm.core.names import name_problem
 from multiebm.core.table import nearest
 
@@ -42,10 +41,6 @@ def columns_of(frame: Any, parts: Columns | None, labels: str | None, what: str)
         shown = f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
         logger.warning("%s: %d columns are in no part and are left aside: %s", what, len(names), shown)
     return found
-
-
-def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name).strip()
 
 
 def check_parts_said(parts: Any, what: str) -> None:
@@ -92,7 +87,7 @@ def columns_of_parts(known: Sequence[str], parts: Columns, what: str) -> dict[st
                 matching = [int(name)] if int(name) in range(len(known)) else []
             else:
                 like = [at for at, column in enumerate(known) if fnmatchcase(column, str(name))]
-                alike = [at for at, column in enumerate(known) if _plain(column) == _plain(str(name))]
+                alike = [at for at, column in enumerate(known) if plain_name(column) == plain_name(str(name))]
                 matching = [known.index(name)] if name in known else like or (alike if len(alike) == 1 else [])
             if not matching:
                 raise ConfigError(

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from multiebm.core.errors import ConfigError, DataError
-from multiebm.core.frames import column_names, without_lists
+from multiebm.core.frames import as_known, column_names, without_lists
 from multiebm.core.handed import SHOWN, Mask
 from multiebm.core.names import SHARED
 from multiebm.core.table import nearest
@@ -25,6 +25,8 @@ def split_table(frame: Any, modalities: Mapping[str, Modality], what: str) -> tu
     all cells of it are empty. DataError where it has some columns of a part and not all, or none of any.
     """
     frame = without_lists(frame.set_axis(column_names(frame), axis=1), what)
+    trained = [column for m in modalities.values() for column in m.handed_columns]
+    frame = frame.set_axis(as_known(list(frame.columns), trained), axis=1)
     found, there, used = dict[str, Any](), dict[str, Mask](), set[str]()
     for name, m in modalities.items():
         plain = m.handed_columns or tuple(f"{name}_{i}" for i in range(m.size))
