@@ -19,10 +19,11 @@ from multiebm.evaluation.result import EvaluationSettings
 from multiebm.experiments.saved import start_from
 from multiebm.models import choosing, use
 from multiebm.models import model as model_module
-from multiebm.models.choosing import FROM_POSTERIOR, MARGIN, best_fill, best_sample, joint_samples
+from multiebm.models.choosing import MARGIN, best_fill, best_sample, joint_samples
 from multiebm.models.inference import SHARED
 from multiebm.models.interaction import (
     FEATURES,
+    FROM_POSTERIOR,
     LATENT_STEP,
     START,
     Interaction,
@@ -436,7 +437,7 @@ def test_cells_may_be_missing():
 @pytest.mark.parametrize("lacks", ["interaction.louder", "ratio."])
 def test_a_model_saved_before_it_had_a_number_or_a_network_of_these_is_read(lacks, tmp_path, monkeypatch):
     """It scores as before: f as often as in chains; and its samples are of the draws that they were of."""
-    several = {"kind": "pair", "best_of": 4}
+    several = {"kind": "pair", "best_of": FROM_POSTERIOR + 1}
     model, views = model_with("pair", weight=0.25, interaction=several), raw(mixed_holder())
     state = model.state_dict
     monkeypatch.setattr(

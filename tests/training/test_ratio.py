@@ -11,7 +11,6 @@ import multiebm.training.phases.settle as settle_module
 from multiebm.core.random import make_generator, randn
 from multiebm.models.choosing import redrawn
 from multiebm.models.inference import SHARED
-from multiebm.models.interaction import Interaction
 from multiebm.models.ratio import RatioNetwork
 from multiebm.objectives.ratio import ratio_loss
 from multiebm.training.phases.belonging import Belonging
@@ -31,7 +30,6 @@ class Line:
     """A model of one number, which is decoded to itself; its codes and draws have known densities."""
 
     compares = True
-    chooses = Interaction(best_of=50)
 
     def __init__(self) -> None:
         self.modalities = vectors(x=1)
@@ -90,7 +88,7 @@ def test_what_is_learned_is_the_log_ratio_and_draws_by_it_are_where_the_codes_ar
 
 def test_codes_and_draws_are_decoded_with_latents_of_the_model_in_use():
     model, batch = (
-        small_model(mixed(), interaction={"kind": "pair", "best_of": 2}).eval(),
+        small_model(mixed(), interaction={"kind": "pair", "best_of": 20}).eval(),
         whole(random_views(mixed(), 8)),
     )
     views = decoded(model, batch, make_generator(3))
@@ -108,7 +106,7 @@ def test_it_learns_when_priors_have_settled_and_only_beside_an_energy_of_interac
     monkeypatch.setattr(settle_module, "settle_priors", lambda *given: order.append("priors") or plain(*given))
     learn = settle_module.learn_ratio
     monkeypatch.setattr(settle_module, "learn_ratio", lambda *given: order.append("ratio") or learn(*given))
-    model = small_model(mixed(), interaction={"kind": "pair", "best_of": 4})
+    model = small_model(mixed(), interaction={"kind": "pair", "best_of": 20})
     optimisers = make_optimisers(model, OptimiserSettings(), [Belonging(steps=FEWEST)])
     state = TrainState(model, optimisers, make_generator(1), Again(whole(random_views(mixed(), 8))))
     take_average(state, Settling())

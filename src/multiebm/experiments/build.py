@@ -99,7 +99,7 @@ def build_model(
         inference = InferenceModel(encoders, s.family, aggregation, pooled, joint)
         interaction = None if s.interaction is None else InteractionNetwork(modalities, s.interaction)
         chains = (s.data_chain, s.latent_chain)
-        ratio = RatioNetwork(modalities) if s.interaction is not None and s.interaction.best_of > 1 else None
+        ratio = RatioNetwork(modalities) if s.interaction is not None and s.interaction.compares else None
         model = MultimodalModel(modalities, inference, generator, energy, *chains, interaction, ratio)
         model.blueprint, model.own, model.reads = section.model_dump(), own, read_parts
         return laid_out(model)

@@ -11,11 +11,10 @@ from multiebm.core.random import Randomness, gumbel, make_generator, rand
 from multiebm.core.tree import rows_where
 from multiebm.modalities import Modality
 from multiebm.models.inference import InferenceModel, Latents, Posterior
-from multiebm.models.interaction import Interaction, InteractionNetwork
+from multiebm.models.interaction import FROM_POSTERIOR, InteractionNetwork
 from multiebm.models.use import PLACES
 
-DRAWN = 16  # draws of the prior of which one is kept, at most
-FROM_POSTERIOR = 16  # completions drawn from q(z | x_S) at most, where the best of several is taken
+DRAWN = 16  # draws of the prior of which one is kept
 SURPLUS = 2  # draws of the prior a joint sample of these, where they are compared with codes
 MARGIN = 1.0  # nats by which a joint sample has to be better: the best of many has a large f by chance, too
 AT_A_TIME = 2**24  # numbers of features that are compared at a time
@@ -27,10 +26,6 @@ class Choosing(Protocol):
     interaction: InteractionNetwork | None
     inference: InferenceModel
     modalities: dict[str, Modality]
-
-    @property
-    def chooses(self) -> Interaction:
-        """What is chosen."""
 
     @property
     def compares(self) -> bool:
@@ -59,7 +54,7 @@ class Choosing(Protocol):
 
 @torch.no_grad()
 def redrawn(model: Choosing, latents: Latents, rng: Randomness, temperature: float | None = None) -> Latents:
-    """Return for each item one of DRAWN draws of the prior, fewer where `best_of` is less, by the weight exp d.
+    """Return for each item one of DRAWN draws of the prior, by the weight exp d.
 
     Latents {"shared": [B, D], modality: [B, P]}; the first of the draws are those that are given. Each item draws for
     itself. Nothing changes where draws are not compared with codes (`models/ratio.py`).
@@ -72,7 +67,7 @@ def redrawn(model: Choosing, latents: Latents, rng: Randomness, temperature: flo
         return looks + gumbel(rng, looks.shape, looks)  # the draw with the largest key is one by the weights exp d
 
     kept, most = latents, key(latents)
-    for _ in range(min(model.chooses.best_of, DRAWN) - 1):
+    for _ in range(DRAWN - 1):
         drawn = model.sample_latents(len(most), rng, temperature)
         better = (found := key(drawn)) > most
         kept, most = rows_where(better, drawn, kept), torch.where(better, found, most)

@@ -20,6 +20,7 @@ from multiebm.nn.blocks import mlp
 
 FEATURES = 32  # of a part, in which heads compare them
 CHANNELS = 16  # of the first convolution of a trunk of pictures
+FROM_POSTERIOR = 16  # completions drawn from q(z | x_S) at most, where the best of several is taken
 LATENT_STEP = 0.1  # step size and noise of the chain on latents of samples, latent units
 START = 4.0  # nats by which the pair head first lowers an item one of whose parts stands at right angles to the others
 
@@ -42,10 +43,15 @@ class Interaction:
         Field(
             ge=1,
             le=10_000,
-            description="completions of which the best is taken first, all after the 16th are joint samples; and of as "
-            "many joint samples, 16 at most, one is drawn",
+            description="completions of which the best is taken first; all after the 16th are joint samples, which are "
+            "then drawn from several, too",
         ),
     ] = 1
+
+    @property
+    def compares(self) -> bool:
+        """Whether draws of the prior are to be compared with codes: completions are chosen from joint samples."""
+        return self.best_of > FROM_POSTERIOR
 
 
 class Head(nn.Module):

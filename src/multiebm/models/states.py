@@ -96,8 +96,8 @@ class StateModel(nn.Module):
 
     @property
     def compares(self) -> bool:
-        """Whether draws of the prior are compared with the codes of items: a ratio has learned and `best_of` asks."""
-        return self.ratio is not None and self.ratio.learned and self.chooses.best_of > 1
+        """Whether draws of the prior are compared with the codes of items: a ratio has learned and is asked for."""
+        return self.ratio is not None and self.ratio.learned and self.chooses.compares
 
     @torch.no_grad()
     def likeness(self, latents: Latents) -> Tensor:
