@@ -12,17 +12,44 @@ from multiebm.core.progress import listening
 from multiebm.experiments import run
 from multiebm.experiments.build import settling_of
 from multiebm.experiments.run import fresh_state, run_experiment
+from multiebm.training import loop
 from multiebm.training.phases import settle
 from multiebm.training.phases.settle import Planned, settling_within, time_to_settle
 
 ENDLESS = ["training.phases.bound.steps=1000000", "training.log_every=1000", "training.checkpoint_every=1000"]
 
 
-def test_steps_and_settling_together_take_the_budget(tmp_path, caplog):
-    """200,000 steps of settling alone would take minutes. As much again is left for the noise of a machine that does
-    other things, and four budgets in all for what is not counted (building, saving).
+STEP, BATCH, SETTLED = 0.1, 0.002, 0.01  # seconds of a step of the loop, of a batch and of a step of settling
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only steps and settling move, by what they are said to take, on any machine."""
+    spent, step, settle_priors = [0.0], run.TrainingStep.__call__, settle.settle_priors
+
+    def now():
+        return spent[0]
+
+    def stepping(self, state, batch):
+        spent[0] += STEP
+        return step(self, state, batch)
+
+    def settling(model, batches, rng, how, **more):
+        batches = list(batches)
+        spent[0] += BATCH * len(batches) + SETTLED * how.steps
+        return settle_priors(model, batches, rng, how, **more)
+
+    monkeypatch.setattr(time, "perf_counter", now)
+    monkeypatch.setattr(loop, "perf_counter", now)
+    monkeypatch.setattr(run.TrainingStep, "__call__", stepping)
+    monkeypatch.setattr(settle, "settle_priors", settling)
+    return now
+
+
+def test_steps_and_settling_together_take_the_budget(tmp_path, caplog, clock):
+    """200,000 steps of settling alone would take 2,000 s. All that is spent, finding that out too, is the budget, up to
+    the step under way when it ends and what settling is rounded up by.
     """
-    began = time.perf_counter()
     with caplog.at_level(logging.WARNING):
         result = run_experiment(
             tiny(*ENDLESS, "training.seconds=4", "training.phases.settle.steps=200000"),
@@ -30,13 +57,13 @@ def test_steps_and_settling_together_take_the_budget(tmp_path, caplog):
             tiny_data(),
             device="cpu",
         )
-    took = time.perf_counter() - began
     assert result.fit.reason == "budget"
     session = json.loads((tmp_path / "run" / "run.json").read_text())["sessions"][-1]
-    assert 0.5 * 4 < session["seconds"] + session["settling"] < 2 * 4
-    assert took < 4 * 4
+    assert 4 <= clock() < 4 + STEP + SETTLED + BATCH
+    assert session["seconds"] + session["settling"] < 4 + STEP + SETTLED + BATCH
     assert session["seconds"] > 0.4 * 4  # settling gets at most 30 %, finding that out a little
-    assert 0 < session["settling_share"] < 0.3
+    assert 1.1 < session["settling"] <= 0.3 * 4 + SETTLED + BATCH
+    assert session["settling_share"] == pytest.approx(0.3 * 4 / (200_000 * SETTLED), rel=0.05)
     assert "in full it would take more than 30 % of training.seconds 4" in caplog.text
     assert (tmp_path / "run" / "model").is_dir()
 
