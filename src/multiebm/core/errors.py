@@ -1,6 +1,7 @@
 """Every error the package raises on purpose. Messages say what was given, what was expected, and the fix."""
 
 import operator
+from importlib import import_module
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -36,6 +37,14 @@ class OutputError(MultiebmError):
 
 class DivergenceError(MultiebmError):
     """Training left the region where its numbers mean anything, and the bounded retries are spent."""
+
+
+def imported(package: str, refuse: type[MultiebmError], said: str) -> Any:
+    """Return a package that need not be installed; where it is not, an error of the type `refuse` that says this."""
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise refuse(said) from error
 
 
 def instance_of(what: str, given: Any, kind: type[T], expected: str) -> T:

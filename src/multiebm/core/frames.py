@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multiebm.core.cells import is_missing
-from multiebm.core.errors import DataError
+from multiebm.core.errors import DataError, imported
 
 logger = logging.getLogger("multiebm")
 
@@ -93,12 +93,9 @@ def as_pandas(data: Any, what: str = "data") -> Any:
         return data if hasattr(data, "columns") else None  # a series is no table
     if not hasattr(data, "to_pandas") and not (hasattr(data, "columns") and hasattr(data, "to_numpy")):
         return None
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise DataError(
-            f"{what}: got {type(data).__name__}, which pandas reads, and it is not here; {EXTRA}"
-        ) from error
+    pd = imported(
+        "pandas", DataError, f"{what}: got {type(data).__name__}, which pandas reads, and it is not here; {EXTRA}"
+    )
     if hasattr(data, "to_pandas"):
         try:
             return data.to_pandas()

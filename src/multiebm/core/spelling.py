@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from multiebm.core.captions import UNKNOWN_MARK, clean, frequent, joined, words_of
-from multiebm.core.errors import DataError
+from multiebm.core.errors import DataError, imported
 from multiebm.core.handed import SHOWN
 from multiebm.core.table import nearest
 from multiebm.core.tokens import END, UNKNOWN
@@ -61,14 +61,8 @@ def learn_pieces(texts: Sequence[str], most: int, least: int, where: str) -> tup
 
 
 def _library(where: str) -> Any:
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise DataError(
-            f"{where}: got tokens: bpe, pieces of words, which the package tokenizers makes, and it is not here; "
-            'pip install "multiebm[captions]", or declare tokens: words'
-        ) from error
-    return tokenizers
+    got = f"{where}: got tokens: bpe, pieces of words, which the package tokenizers makes, and it is not here"
+    return imported("tokenizers", DataError, f'{got}; pip install "multiebm[captions]", or declare tokens: words')
 
 
 def learn(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multiebm.core.errors import DataError
+from multiebm.core.errors import DataError, imported
 from multiebm.data.npz import BROKEN
 
 ENDINGS = (".ogg", ".wav")  # .ogg needs the package soundfile
@@ -42,14 +42,8 @@ def read_sound(file: Path) -> tuple[NDArray[np.float64], int]:
 
 
 def _library(file: Path) -> Any:
-    try:
-        import soundfile
-    except ImportError as error:
-        raise DataError(
-            f"{file}: got Ogg Vorbis, which the package soundfile reads, and it is not here; "
-            'pip install "multiebm[sounds]", or set data.settings.sounds=false'
-        ) from error
-    return soundfile
+    got = f"{file}: got Ogg Vorbis, which the package soundfile reads, and it is not here"
+    return imported("soundfile", DataError, f'{got}; pip install "multiebm[sounds]", or set data.settings.sounds=false')
 
 
 def spectrogram(samples: NDArray[np.float64], rate: int, size: int) -> NDArray[np.uint8]:

@@ -54,9 +54,7 @@ class Factors(NamedTuple):
 
 
 class _Few(NamedTuple):
-    """Which cells the rows have: `patterns` [P, F] (bool) and the one of each row, `of_row` [N]. Sums go by pattern, as
-    products of matrices.
-    """
+    """Which cells rows have: `patterns` [P, F] (bool) and `of_row` [N]. Sums go by pattern, as products of matrices."""
 
     patterns: Tensor
     of_row: Tensor

@@ -1,8 +1,10 @@
 """What is assumed of data around a decoder's mean: noise with a scale, fixed or learned, or black and white."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,24 +21,26 @@ EDGE = 1e-4  # least probability of black or white: log 0 has no gradient
 PACE = 10.0  # Adam moves a scale by 1 % a step at a rate of 1e-3, as fast as what networks give
 
 
-class Observation(Protocol):
-    """p(x | mean) of one item's state, and its weight in sums over modalities."""
+class Observation(ABC):
+    """p(x | mean) of one item's state, and its `weight`, the factor on this part in sums over modalities."""
 
-    @property
-    def weight(self) -> float:
-        """The factor on this part in sums over modalities."""
+    weight: float
 
+    @abstractmethod
     def cells(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return log p of each value, 0 where it is missing: [B, ...] -> [B, K] in nats, whose sum is `log_density`."""
 
+    @abstractmethod
+    def sample(self, mean: Tensor, rng: Randomness) -> Tensor:
+        """Draw states from p(x | mean): [B, ...] -> [B, ...]."""
+
     def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return log p(x | mean), summed over the item: [B, ...] -> [B] in nats."""
+        """Return log p(x | mean), summed over what there is of the item: [B, ...] -> [B] in nats."""
+        return self.cells(x, mean).sum(1)
 
     def log_prob(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return the weight times `log_density`: [B, ...] -> [B] in nats."""
-
-    def sample(self, mean: Tensor, rng: Randomness) -> Tensor:
-        """Draw states from p(x | mean): [B, ...] -> [B, ...]."""
+        return self.weight * self.log_density(x, mean)
 
 
 class Noise(NamedTuple):
@@ -72,7 +76,8 @@ LIKELIHOODS = Table(
 )
 
 
-class Likelihood(NamedTuple):
+@dataclass(frozen=True)
+class Likelihood(Observation):
     """p(x_m | z): noise of this `scale` around the decoder mean, and `weight` lambda_m in sums over modalities.
 
     With `gaps` NaN is a cell that is missing: what is left is exactly the marginal, as cells are independent.
@@ -82,14 +87,6 @@ class Likelihood(NamedTuple):
     scale: float | Tensor
     weight: float = 1.0
     gaps: bool = False
-
-    def log_prob(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return weight * log p(x | mean), summed over the item: [B, ...] -> [B] in nats."""
-        return self.weight * self.log_density(x, mean)
-
-    def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return log p(x | mean) itself, summed over what there is of the item: [B, ...] -> [B] in nats."""
-        return self.cells(x, mean).sum(1)
 
     def cells(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return log p of each number, 0 where it is missing: [B, ...] -> [B, K] in nats."""
@@ -107,7 +104,7 @@ class Likelihood(NamedTuple):
         return self.scale.to(like) if isinstance(self.scale, Tensor) else like.new_tensor(self.scale)
 
 
-class LearnedScale(nn.Module):
+class LearnedScale(nn.Module, Observation):
     """A likelihood whose scale, of a shape that broadcasts over items, the bound teaches; at least LEAST_SCALE."""
 
     def __init__(self, noise: Noise, shape: tuple[int, ...], weight: float, gaps: bool) -> None:
@@ -128,14 +125,6 @@ class LearnedScale(nn.Module):
         scale = LEAST_SCALE + (PACE * self.log_scale).exp()
         return Likelihood(self.noise, scale, self.weight, self.gaps)
 
-    def log_prob(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return weight * log p(x | mean), summed over the item: [B, ...] -> [B] in nats."""
-        return self.now.log_prob(x, mean)
-
-    def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return log p(x | mean) itself, summed over what there is of the item: [B, ...] -> [B] in nats."""
-        return self.now.log_density(x, mean)
-
     def cells(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return log p of each number, 0 where it is missing: [B, ...] -> [B, K] in nats."""
         return self.now.cells(x, mean)
@@ -145,21 +134,14 @@ class LearnedScale(nn.Module):
         return self.now.sample(mean, rng)
 
 
-class Bernoulli(NamedTuple):
+@dataclass(frozen=True)
+class Bernoulli(Observation):
     """Black or white, states -1 and 1, with a probability that grows from 0 to 1 as the mean does from -1 to 1.
 
     Greys are soft targets, a share of white: their cross entropy, which is no density over greys.
     """
 
     weight: float = 1.0
-
-    def log_prob(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return weight * log p(x | mean), summed over the item: [B, ...] -> [B] in nats."""
-        return self.weight * self.log_density(x, mean)
-
-    def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return the sum of `cells`: [B, ...] -> [B] in nats."""
-        return self.cells(x, mean).sum(1)
 
     def cells(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return v log p + (1 - v) log(1 - p) of v = (x + 1) / 2 and p = (mean + 1) / 2: [B, ...] -> [B, K] in nats."""

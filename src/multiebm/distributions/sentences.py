@@ -1,29 +1,23 @@
 """The density of captions: a categorical one of each token, given what a decoder says of its position."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from multiebm.core.random import Randomness, rand
 from multiebm.core.tokens import counted, ended, one_hot, tokens_of
+from multiebm.distributions.likelihoods import Observation
 
 LEAST = 1e-9  # probability of a token: log 0 has no gradient
 WIDTH = 64  # of what reads the words before one
 
 
-class Sentences(NamedTuple):
+@dataclass(frozen=True)
+class Sentences(Observation):
     """p(x | mean) = prod_t mean_t[x_t] over positions up to the end mark; the last can only be that, and counts not."""
 
     weight: float = 1.0
-
-    def log_prob(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return the weight times `log_density`: [B, T, V] -> [B] in nats."""
-        return self.weight * self.log_density(x, mean)
-
-    def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return the sum of log mean_t[x_t] over words and their end: [B, T, V] -> [B] in nats."""
-        return self.cells(x, mean).sum(1)
 
     def cells(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return log mean_t[x_t] of each position, 0 behind the end: [B, T, V] -> [B, T] in nats."""
@@ -38,7 +32,7 @@ class Sentences(NamedTuple):
         return one_hot(ended(drawn), mean.shape[2]).to(mean)
 
 
-class Causal(nn.Module):
+class Causal(nn.Module, Observation):
     """p(x | mean) = prod_t p(x_t | x_<t, mean_t), each a softmax of log mean_t and what the words before it say.
 
     A recurrent network (GRU, Cho et al. 2014, arXiv 1406.1078) reads these words. So words of a sample follow each
@@ -50,14 +44,6 @@ class Causal(nn.Module):
         self.weight = weight
         self.words, self.net = nn.Linear(size, width, bias=False), nn.GRU(width, width, batch_first=True)
         self.say = nn.Linear(width, size)
-
-    def log_prob(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return the weight times `log_density`: [B, T, V] -> [B] in nats."""
-        return self.weight * self.log_density(x, mean)
-
-    def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return the sum of log p(x_t | x_<t, mean_t) over words and their end: [B, T, V] -> [B] in nats."""
-        return self.cells(x, mean).sum(1)
 
     def cells(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return log p(x_t | x_<t, mean_t) of each position, 0 behind the end: [B, T, V] -> [B, T] in nats."""

@@ -8,7 +8,6 @@ kinds under the entry point group `multiebm.modalities`, each a frozen dataclass
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from math import prod
 from numbers import Real
 from typing import Any, ClassVar, Literal, Self
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from multiebm.core.cells import missing_texts
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import SHOWN, Array, Handed, Mask
 from multiebm.core.random import Randomness, rand, randn
@@ -26,7 +26,6 @@ from multiebm.modalities.gaps import of_one_value
 from multiebm.nn.pictures import blurred
 
 Given = tuple[Tensor, Tensor]  # raw values [N, ...] of one split, and which are present, bool [N]
-
 Shows = Literal["pictures", "points", "text"]  # what `show` gives
 Columns = npt.NDArray[np.float64]
 Scale = Literal["none", "fixed", "learned"]  # what a likelihood has: none, a number, a number or a learned one
@@ -76,7 +75,7 @@ class Modality(ABC):
     @property
     def size(self) -> int:
         """Number of coordinates of one item's state."""
-        return prod(self.shape)
+        return math.prod(self.shape)
 
     @property
     def places(self) -> int:
@@ -118,10 +117,11 @@ class Modality(ABC):
         return []
 
     def hide(self, part: Handed) -> Handed:
-        """Return values handed over [N, ...] with those masked that are missing."""
-        if self.missing is None or part.values.dtype.kind != "f":
+        """Return values handed over [N, ...] with those masked that are missing: NaN, and beside texts None and ""."""
+        sort = part.values.dtype.kind
+        if self.missing is None or sort not in ("f" if self.numbers else "fOUS"):
             return part
-        return part._replace(masked=part.hidden | np.isnan(part.values))
+        return part._replace(masked=part.hidden | (np.isnan if sort == "f" else missing_texts)(part.values))
 
     def keep(self, part: Handed) -> Array:
         """Return values handed over [N, ...], hidden by `hide`, as an array that a file of arrays holds; it is read as
@@ -137,9 +137,7 @@ class Modality(ABC):
     @classmethod
     @abstractmethod
     def declare(cls, name: str, declared: Mapping[str, Any], part: Handed, where: str) -> Self:
-        """Return the modality of training values [N, ...] handed over under a declaration without problems; DataError
-        where they have not its axes.
-        """
+        """Return the modality of training values [N, ...] declared without problems; DataError for other axes."""
 
     @abstractmethod
     def read(self, part: Handed, present: Mask, where: str) -> Tensor:
@@ -154,9 +152,9 @@ class Modality(ABC):
         """
         return self
 
-    @abstractmethod
     def check(self, raw: Tensor, present: Tensor, where: str) -> None:
         """Refuse raw values [N, *raw_shape] whose states, where `present`, no network can read: DataError."""
+        return  # of most kinds networks can read all that `read` takes
 
     @abstractmethod
     def to_state(self, raw: Tensor) -> Tensor:

@@ -7,14 +7,14 @@ Where NaN means missing, single columns may be: all their classes are NaN. The l
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from multiebm.core.cells import is_empty, missing_texts
+from multiebm.core.cells import is_empty
 from multiebm.core.classes import LARGEST, LISTED, class_name, classes_of, places_of
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import Array, Handed, Mask, in_columns
@@ -31,19 +31,12 @@ LEAST = 1e-9  # probability of a class: log 0 has no gradient
 SUM_TOLERANCE = 1e-3  # by which probabilities that are handed over may miss 1
 
 
-class Categorical(NamedTuple):
+@dataclass(frozen=True)
+class Categorical(Observation):
     """p(x | mean) = prod_c mean_c ^ x_c over the classes of all columns, the mean being their probabilities."""
 
     sizes: tuple[int, ...]
     weight: float = 1.0
-
-    def log_prob(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return the weight times `log_density`: [B, K] -> [B] in nats."""
-        return self.weight * self.log_density(x, mean)
-
-    def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return sum_c x_c log mean_c over columns that are not NaN: [B, K] -> [B] in nats."""
-        return self.cells(x, mean).sum(1)
 
     def cells(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return x_c log mean_c of each class, 0 in columns that are NaN: [B, K] in nats."""
@@ -177,12 +170,6 @@ class Category(Modality):
         *most, last = map(str, self.sizes)
         return f"{len(self.sizes)} columns of categories ({', '.join(most)} and {last})"
 
-    def hide(self, part: Handed) -> Handed:
-        """Return values handed over with those masked that are missing: None, NaN, NA and empty texts."""
-        if self.missing is None or part.values.dtype.kind not in "fOUS":
-            return part
-        return part._replace(masked=part.hidden | missing_texts(part.values))
-
     def keep(self, part: Handed) -> Array:
         """Return what was handed over as the names of classes, empty where it is missing."""
 
@@ -215,9 +202,7 @@ class Category(Modality):
         return cls(name, tuple(classes), part.columns or tuple(declared.get("columns", ())), missing)
 
     def read(self, part: Handed, present: Mask, where: str) -> Tensor:
-        """Return categories [N, C] or [N], or probabilities of classes [N, K], as float32 probabilities [N, K]; 0 in
-        rows that are not `present`.
-        """
+        """Return categories [N, C] or [N], or probabilities [N, K], as float32 [N, K]; 0 in rows not `present`."""
         values, n = part.values, len(self.classes)
         if values.dtype.kind in "biuf" and values.shape[1:] == self.shape != (n,):
             return self._probabilities(values, part.hidden, present, where)
@@ -247,9 +232,6 @@ class Category(Modality):
             )
         raw[gone] = np.nan
         return torch.from_numpy(raw)
-
-    def check(self, raw: Tensor, present: Tensor, where: str) -> None:
-        """Take all probabilities [N, K]."""
 
     def to_state(self, raw: Tensor) -> Tensor:
         """Return probabilities [B, K] as they are."""

@@ -19,15 +19,7 @@ from multiebm.core.errors import DataError
 from multiebm.core.handed import Handed, Mask, in_columns
 from multiebm.core.random import Randomness, rand
 from multiebm.distributions.likelihoods import LEAST_DRAW, PACE, Observation
-from multiebm.modalities.base import (
-    Columns,
-    Given,
-    Modality,
-    Scale,
-    Shows,
-    check_per_column,
-    unknown_keys,
-)
+from multiebm.modalities.base import Columns, Given, Modality, Scale, Shows, check_per_column, unknown_keys
 from multiebm.modalities.gaps import missing_problems, of_one_value
 from multiebm.modalities.vector import VectorNetworks
 from multiebm.nn.blocks import Link, VectorTrunk, WithGaps, WithoutGaps, mlp
@@ -42,7 +34,7 @@ LEAST_RATE = 1e-6  # added to every rate: log 0 has no gradient
 LEAST_DISPERSION = 1e-4  # of a negative binomial, whose variance is rate + dispersion * rate^2; less is a Poisson
 
 
-class Counting(nn.Module):
+class Counting(nn.Module, Observation):
     """p(count | rate), Poisson, or negative binomial with a learned dispersion for each column, of standardised states.
 
     With `library` the mean says shares alone, and rates add up to the total of the item that is scored.
@@ -65,14 +57,6 @@ class Counting(nn.Module):
     def counts(self, state: Tensor) -> Tensor:
         """Return the counts, or rates, that states [B, D] say."""
         return (state * self.scale.to(state) + self.loc.to(state)).expm1().clamp_min(0)
-
-    def log_prob(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return the weight times `log_density`: [B, D] -> [B] in nats."""
-        return self.weight * self.log_density(x, mean)
-
-    def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return the sum of log p(count | rate) over cells that are not NaN: [B, D] -> [B] in nats."""
-        return self.cells(x, mean).sum(1)
 
     def cells(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return log p(count | rate) of each cell, 0 where it is NaN: [B, D] in nats."""
@@ -252,9 +236,6 @@ class Counts(Modality):
         total = max(1.0, float(np.median(seen.sum(1)))) if self.library else 0.0
         same = tuple(of_one_value(seen))
         return replace(self, loc=tuple(loc.tolist()), scale=tuple(spread.tolist()), total=total, same=same)
-
-    def check(self, raw: Tensor, present: Tensor, where: str) -> None:
-        """Take all counts [N, D], which are at most LARGEST."""
 
     def to_state(self, raw: Tensor) -> Tensor:
         """Standardise log(1 + count), [B, D]."""

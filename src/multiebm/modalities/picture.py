@@ -17,14 +17,7 @@ from torch import Tensor, nn
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import Handed, Mask
 from multiebm.distributions.likelihoods import Bernoulli, Observation
-from multiebm.modalities.base import (
-    Given,
-    Modality,
-    Scale,
-    Shows,
-    refuse,
-    unknown_keys,
-)
+from multiebm.modalities.base import Given, Modality, Scale, Shows, refuse, unknown_keys
 from multiebm.modalities.gaps import missing_problems
 from multiebm.modalities.ranges import declare_range, range_of_bits, range_problem
 from multiebm.nn.blocks import PictureTrunk, stages_before
@@ -248,9 +241,6 @@ class Picture(Modality):
                 f"black; {fix} if they are that dark"
             )
         return self
-
-    def check(self, raw: Tensor, present: Tensor, where: str) -> None:
-        """Take all pictures [N, C, H, W]: their values are in a range."""
 
     def to_state(self, raw: Tensor) -> Tensor:
         """Map [B, C, H, W] from black..white to [-1, 1]."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from multiebm.core.errors import ConfigError, DataError
+from multiebm.core.errors import ConfigError, DataError, imported
 from multiebm.core.frames import as_known, column_names, without_lists
 from multiebm.core.handed import SHOWN, Mask
 from multiebm.core.names import SHARED
@@ -76,10 +76,7 @@ def as_table(modalities: Mapping[str, Modality], by_name: Mapping[str, Any]) -> 
 
     DataError for what has no rows of numbers, ConfigError without pandas.
     """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ConfigError('frame: got no pandas, expected it here; pip install "multiebm[tables]"') from error
+    pd = imported("pandas", ConfigError, 'frame: got no pandas, expected it here; pip install "multiebm[tables]"')
     if not isinstance(by_name, Mapping):
         raise DataError(
             f"frame: got {type(by_name).__name__}, expected codes, or parts by name, as encode, impute and sample give "

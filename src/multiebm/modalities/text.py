@@ -18,7 +18,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from multiebm.core.captions import are_captions
-from multiebm.core.cells import decoded, is_text, missing_texts, texts_in
+from multiebm.core.cells import decoded, is_text, texts_in
 from multiebm.core.errors import DataError
 from multiebm.core.handed import Array, Handed, Mask, in_columns
 from multiebm.core.random import Randomness, rand
@@ -165,12 +165,6 @@ class Text(Modality):
         """Return none: positions are no columns."""
         return []
 
-    def hide(self, part: Handed) -> Handed:
-        """Return values handed over with those masked that are missing: None, NaN, NA and empty texts."""
-        if self.missing is None or part.values.dtype.kind not in "fOUS":
-            return part
-        return part._replace(masked=part.hidden | missing_texts(part.values))
-
     def keep(self, part: Handed) -> Array:
         """Return captions as strings [N], empty where they are missing; one of no words is a space."""
         cells = zip(part.values.reshape(-1), part.hidden.reshape(-1), strict=True)
@@ -227,9 +221,6 @@ class Text(Modality):
         raw, rows = torch.full((len(values), self.length), END), np.flatnonzero(present)
         self.speller.read(texts_in(values, rows, where), rows.tolist(), raw, where)
         return raw
-
-    def check(self, raw: Tensor, present: Tensor, where: str) -> None:
-        """Take all tokens [N, T]."""
 
     def to_state(self, raw: Tensor) -> Tensor:
         """Return tokens [B, T] as one-hot states [B, T, V]."""

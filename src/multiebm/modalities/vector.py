@@ -16,16 +16,7 @@ from torch import Tensor, nn
 from multiebm.core.cells import is_empty, is_text
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import SHOWN, Handed, Mask, in_columns
-from multiebm.modalities.base import (
-    RAW_LIMIT,
-    Given,
-    Modality,
-    Scale,
-    Shows,
-    check_per_column,
-    refuse,
-    unknown_keys,
-)
+from multiebm.modalities.base import RAW_LIMIT, Given, Modality, Scale, Shows, check_per_column, refuse, unknown_keys
 from multiebm.modalities.gaps import missing_problems
 from multiebm.nn.blocks import VectorTrunk, WithGaps, WithoutGaps, mlp
 

@@ -6,7 +6,7 @@ Raw values are radians [B, 1], float64; states are the point on the circle, (cos
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log, pi
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from multiebm.core.errors import DataError
 from multiebm.core.handed import Handed, Mask
 from multiebm.core.random import Randomness, rand
-from multiebm.distributions.likelihoods import LEAST_DRAW
+from multiebm.distributions.likelihoods import LEAST_DRAW, Observation
 from multiebm.modalities import Modality
 from multiebm.modalities.base import Shows, refuse, unknown_keys
 from multiebm.nn.blocks import VectorTrunk, mlp
@@ -34,24 +34,17 @@ class AngleNetworks:
     width: int = 32
 
 
-class VonMises(NamedTuple):
+@dataclass(frozen=True)
+class VonMises(Observation):
     """The density of an angle around a mean direction, with concentration 1 / scale^2; near a normal one if small."""
 
     scale: float
     weight: float
 
-    def log_density(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return k (cos(x - mean) - 1) - log(2 pi I0(k) e^-k): [B, 2] -> [B]."""
-        return self.cells(x, mean)[:, 0]
-
     def cells(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return that of the one angle an item has, [B, 1]."""
+        """Return k (cos(x - mean) - 1) - log(2 pi I0(k) e^-k) of the one angle an item has: [B, 2] -> [B, 1]."""
         k = mean.new_tensor(self.scale**-2)
         return (k * ((x * mean).sum(1) - 1) - torch.special.i0e(k).log() - log(2 * pi))[:, None]
-
-    def log_prob(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return the weight times `log_density`."""
-        return self.weight * self.log_density(x, mean)
 
     def sample(self, mean: Tensor, rng: Randomness) -> Tensor:
         """Draw directions around `mean`, [B, 2] -> [B, 2]."""
