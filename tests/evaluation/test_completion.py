@@ -7,13 +7,7 @@ from evaluation_standins import ConstantClass, ExactJudges, Oracle, RandomClasse
 
 from multiebm.core.errors import DataError
 from multiebm.data.dataset import Split
-from multiebm.evaluation.completion import (
-    Conditioning,
-    completions,
-    conditional_coherence,
-    conditional_hits,
-    subsets_of_size,
-)
+from multiebm.evaluation.completion import Conditioning, all_hits, completions, conditional_coherence, subsets_of_size
 from multiebm.evaluation.measurement import Measurement
 from multiebm.evaluation.result import EvaluationSettings
 from multiebm.evaluation.samples import LABEL, joint_coherence, label_entropy, of
@@ -28,7 +22,7 @@ def joint_labels(model, dataset, n, batch_size):
 
 def crossed(model, dataset, size, how):
     m = Measurement(model, dataset, ExactJudges(dataset), batch_size=128)
-    return conditional_coherence(conditional_hits(m, torch.arange(len(dataset.test)), size, how), how.name)
+    return conditional_coherence(all_hits(m, torch.arange(len(dataset.test)), size, how)[0], how.name)
 
 
 def test_joint_coherence_asks_all_modalities_to_agree():

@@ -1,5 +1,6 @@
 """Can a model tell what belongs together, and can its samples be told from real rows? No labels are needed."""
 
+from collections.abc import Callable
 from math import sqrt
 from typing import Any
 
@@ -12,7 +13,7 @@ from multiebm.core.progress import track
 from multiebm.evaluation.filling import FEWEST, MOST, WORK, affordable
 from multiebm.evaluation.measurement import NOT_ASKED, Measurement, chosen_items
 from multiebm.evaluation.regressions import training
-from multiebm.evaluation.result import MATCH, PART, TWO_SAMPLE, Result, proportion
+from multiebm.evaluation.result import MATCH, PART, TWO_SAMPLE, Result, proportion, with_mean
 from multiebm.models.states import SCORE_SAMPLES
 from multiebm.objectives.belonging import higher
 
@@ -37,12 +38,10 @@ def belonging(m: Measurement, name: str) -> dict[str, Result]:
     `name`, the mean: an AUROC of `match`, or of `score` where an energy has learned or there is none.
     """
     if not m.settings.items:
-        m.skipped[name] = NOT_ASKED
-        return {}
+        return m.skip(name, NOT_ASKED)
     by_energy = m.model.energy_learned or m.model.interaction_learned
     if name != MATCH and m.model.energy is not None and not by_energy:
-        m.skipped[name] = m.no_chain
-        return {}
+        return m.skip(name, m.no_chain)
     judge = m.model.match_states if name == MATCH else m.model.score_states
     every = torch.arange(len(m.dataset.test))
     there = m.dataset.batch("test", every)
@@ -58,18 +57,21 @@ def belonging(m: Measurement, name: str) -> dict[str, Result]:
             lack = "have it beside another part" if name == MATCH else "lack no part and no cell, and it needs such"
             m.skipped[f"{name}/{part}"] = f"fewer than two test items {lack}"
             continue
-        batch = there.select(items[torch.randperm(len(items), generator=m.rng(name))])
-        foreign = batch._replace(views=batch.views | {part: batch.views[part].roll(1, 0)})
-        values = [
-            torch.cat([judge(of.select(rows).to(m.model.device)).cpu() for rows in _chunks(m, len(items))])
-            for of in (batch, foreign)
-        ]
-        results[f"{name}/{part}"] = auroc(*values)
+        results[f"{name}/{part}"] = auroc(*_beside_foreign(m, there.select(items), part, name, judge))
     return with_mean(name, results)
 
 
-def _chunks(m: Measurement, n: int) -> tuple[Tensor, ...]:
-    return torch.arange(n).split(m.batch_size)
+def _beside_foreign(
+    m: Measurement, batch: Batch, part: str, stream: str, judge: Callable[[Batch], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return what `judge` says [N, ...] of items in random order, and of the same with the part of the one before."""
+    batch = batch.select(torch.randperm(len(batch.present), generator=m.rng(stream)))
+    foreign = batch._replace(views=batch.views | {part: batch.views[part].roll(1, 0)})
+    rows = torch.arange(len(batch.present)).split(m.batch_size)
+    own, other = (
+        torch.cat([judge(of.select(some).to(m.model.device)).cpu() for some in rows]) for of in (batch, foreign)
+    )
+    return own, other
 
 
 def odd_parts(m: Measurement, name: str) -> dict[str, Result]:
@@ -79,8 +81,7 @@ def odd_parts(m: Measurement, name: str) -> dict[str, Result]:
     if not m.model.interaction_learned:
         return {}
     if not m.settings.items:
-        m.skipped[name] = NOT_ASKED
-        return {}
+        return m.skip(name, NOT_ASKED)
     results, moved = {}, m.once(moved_parts)
     for i, part in enumerate(m.dataset.modalities):
         if part not in moved:
@@ -99,25 +100,9 @@ def moved_parts(m: Measurement) -> dict[str, tuple[Tensor, Tensor]]:
     found = {}
     for i, part in enumerate(m.dataset.modalities):
         items = chosen_items((there.present[:, i] & (there.present.sum(1) > 1)).nonzero()[:, 0], m.settings.items)
-        if len(items) < 2:
-            continue
-        batch = there.select(items[torch.randperm(len(items), generator=m.rng(PART))])
-        foreign = batch._replace(views=batch.views | {part: batch.views[part].roll(1, 0)})
-        values = [
-            torch.cat([f.by_part(*of.select(rows).to(m.model.device)[:2]).cpu() for rows in _chunks(m, len(items))])
-            for of in (batch, foreign)
-        ]
-        found[part] = values[0], values[1]
+        if len(items) > 1:
+            found[part] = _beside_foreign(m, there.select(items), part, PART, lambda of: f.by_part(*of[:2]))
     return found
-
-
-def with_mean(name: str, results: dict[str, Result]) -> dict[str, Result]:
-    """Return the mean of results as `name`, before them; nothing where there are none."""
-    if not results:
-        return {}
-    found = list(results.values())
-    value, error = (sum(result[i] for result in found) / len(found) for i in range(2))
-    return {name: Result(value, error, max(result.n for result in found))} | results
 
 
 def two_sample(m: Measurement, name: str) -> dict[str, Result]:
@@ -128,8 +113,7 @@ def two_sample(m: Measurement, name: str) -> dict[str, Result]:
     most = min(m.settings.samples, MOST, max(FEWEST, WORK // places))
     items = chosen_items(m.dataset.test.present.any(1).nonzero()[:, 0], most)
     if len(items) < 2 * FOLDS:
-        m.skipped[name] = f"{len(items)} test items, and it needs {2 * FOLDS}"
-        return {}
+        return m.skip(name, f"{len(items)} test items, and it needs {2 * FOLDS}")
     real = m.dataset.batch("test", items)
     drawn: dict[str, list[dict[str, Tensor]]] = {name: [], f"{name}/means": []}
     for rows, rng in track(m.chunks(torch.arange(len(items)), name), "samples", -(-len(items) // m.batch_size)):

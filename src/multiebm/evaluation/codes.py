@@ -33,8 +33,7 @@ def posteriors(m: Measurement) -> dict[str, Tensor]:
     """
     items = chosen_items(m.dataset.test.present.any(1).nonzero()[:, 0], CODES)
     if not len(items):
-        m.skipped[_LATENT] = "no test item has a part"
-        return {}
+        return m.skip(_LATENT, "no test item has a part")
     prior = m.model.generator.prior.untilted()
     found = []
     for rows, rng in track(m.chunks(items, _LATENT), "latents", -(-len(items) // m.batch_size)):
@@ -43,8 +42,7 @@ def posteriors(m: Measurement) -> dict[str, Tensor]:
         ratios = torch.stack([q.log_prob(z) - prior.log_prob(z) for z in draws])
         found.append({"ratio": ratios.double().mean(0), "mean": q.mean.double()})
     if not found[0]["mean"].shape[1]:
-        m.skipped[_LATENT] = _NO_SHARED
-        return {}
+        return m.skip(_LATENT, _NO_SHARED)
     return joined(found)
 
 
@@ -97,8 +95,7 @@ def probes(m: Measurement) -> dict[str, dict[str, Tensor]]:
     """
     train, test = m.dataset.train, m.dataset.test
     if train.labels is None or test.labels is None:
-        m.skipped[PROBE] = f"data set {m.dataset.name!r} has no labels"
-        return {}
+        return m.skip(PROBE, f"data set {m.dataset.name!r} has no labels")
     hits: dict[str, dict[str, Tensor]] = {PROBE: {}, LEAKAGE: {}}
     known, test_items = labelled_items(train), labelled_items(test)
     rng = torch.Generator().manual_seed(m.seed)

@@ -10,23 +10,8 @@ from torch import Tensor
 from multiebm.core.errors import DataError
 from multiebm.core.names import Views
 from multiebm.core.progress import task
-from multiebm.evaluation.measurement import (
-    NOT_ASKED,
-    Measurement,
-    chosen_items,
-    complete_items,
-    joined,
-    labelled_items,
-)
-from multiebm.evaluation.result import (
-    CLAMPED,
-    COND,
-    REFINED,
-    ROBUST_CLAMPED,
-    ROBUST_COND,
-    Result,
-    mean_and_columns,
-)
+from multiebm.evaluation.measurement import NOT_ASKED, Measurement, chosen_items, complete_items, joined, labelled_items
+from multiebm.evaluation.result import CLAMPED, COND, REFINED, ROBUST_CLAMPED, ROBUST_COND, Result, mean_and_columns
 from multiebm.evaluation.samples import read_by
 
 CLAMPED_SIZES = (1,)  # of observed subsets that are held fixed while the data chain completes them
@@ -54,8 +39,7 @@ def completed(m: Measurement, name: str) -> dict[str, Result]:
         CLAMPED: (Conditioning(CLAMPED, data_chain=True), CLAMPED_SIZES, s.refined_items),
     }[PLAIN.get(name, name)]
     if n == 0 or not sizes:
-        m.skipped[name] = NOT_ASKED
-        return {}
+        return m.skip(name, NOT_ASKED)
     items = chosen_items(labelled_items(m.dataset.test), n)
     results: dict[str, Result] = {}
     for size in sizes:
@@ -94,17 +78,13 @@ def hits_of(m: Measurement, n: int, size: int, how: Conditioning) -> tuple[Hits,
     return all_hits(m, chosen_items(labelled_items(m.dataset.test), n), size, how)
 
 
-def conditional_hits(m: Measurement, items: Tensor, size: int, how: Conditioning) -> Hits:
-    """Return, for every subset S of `size` modalities and every target with a judge, whether it reads the true label.
+def all_hits(m: Measurement, items: Tensor, size: int, how: Conditioning) -> tuple[Hits, Hits]:
+    """Return, for every subset S of `size` modalities and every target with a judge, whether it reads the true label;
+    and the same by robust judges, who read what `PLAIN` has.
 
     Entries [N, sets of judges]: 1 or 0, NaN where an item lacks a member of S or its class is not known. Targets inside
     S appear for size 1 only, the cross coherence of Shi et al. 2019, arXiv 1911.03393, and are self-reconstructions.
     """
-    return all_hits(m, items, size, how)[0]
-
-
-def all_hits(m: Measurement, items: Tensor, size: int, how: Conditioning) -> tuple[Hits, Hits]:
-    """Return `conditional_hits`, and the same by robust judges, who read what `PLAIN` has."""
     judges, labels = m.judges, m.dataset.test.labels
     assert judges is not None
     assert labels is not None

@@ -15,7 +15,7 @@ from multiebm.core.progress import task
 from multiebm.data.dataset import SplitName
 from multiebm.evaluation.measurement import NOT_ASKED, Measurement, chosen_items
 from multiebm.evaluation.regressions import AVERAGE, predictions
-from multiebm.evaluation.result import FILL, Result
+from multiebm.evaluation.result import FILL, Result, with_mean
 
 DRAWS = 20  # completions of an item; their mean is the prediction
 PLACES = DRAWS - 1  # one more than so many draws leave that many intervals, in which a value lies equally often
@@ -77,9 +77,7 @@ def filled(m: Measurement) -> dict[tuple[str, tuple[str, ...]], Filled]:
 
 
 def fill(m: Measurement, part: str, observed: tuple[str, ...], items: Tensor, each: int) -> Filled:
-    """Fill in one part of test `items` [N] that have it, from what is observed of them, and of as many training items
-    where all other parts are.
-    """
+    """Fill in a part of test `items` [N] from what is observed, and of as many training items where all others are."""
     modality, whole = m.dataset.modalities[part], m.dataset.batch("test", items)
     own = completions(m, "test", part, observed, items)
     beside, spread = predictions(m, part, observed, _hidden(whole, observed))
@@ -181,8 +179,7 @@ def filling(m: Measurement, name: str) -> dict[str, Result]:
     are several, "name/part/other"; and `name`, the mean of the former where all parts are judged alike.
     """
     if not m.settings.items:
-        m.skipped[name] = NOT_ASKED
-        return {}
+        return m.skip(name, NOT_ASKED)
     which, judges, whole, alone = name.removeprefix(f"{FILL}/"), set[str](), dict[str, Result](), dict[str, Result]()
     for (part, observed), own in m.once(filled).items():
         if (result := _number(own, which)) is None:
@@ -193,12 +190,7 @@ def filling(m: Measurement, name: str) -> dict[str, Result]:
             judges.add(own.judge)
         else:
             alone[f"{name}/{part}/{observed[0]}"] = result
-    each = list(whole.values())
-    if not each or (len(judges) > 1 and not which.startswith(ALIKE)):
-        return whole | alone
-    n = len(each)  # the error of the mean is at most the mean error: parts are of the same items
-    value, error = (sum(result[i] for result in each) / n for i in range(2))
-    return {name: Result(value, error, max(result.n for result in each))} | whole | alone
+    return (whole if len(judges) > 1 and not which.startswith(ALIKE) else with_mean(name, whole)) | alone
 
 
 def _number(own: Filled, which: str) -> Result | None:

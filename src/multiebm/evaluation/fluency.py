@@ -104,8 +104,7 @@ def fluency(m: Measurement, name: str) -> dict[str, Result]:
         return {}
     found = m.once(read)
     if REAL not in found:
-        m.skipped[name] = "no test item has a caption"
-        return {}
+        return m.skip(name, "no test item has a caption")
     results = {}
     for key, result in found.items():
         source, _, part = key.partition("/")

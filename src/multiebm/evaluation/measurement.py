@@ -4,9 +4,9 @@ A metric looks at a `Measurement` and returns its results by name; what several 
 a generator of its own, so neither the batch size nor the order of metrics changes a sample.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,9 +19,15 @@ from multiebm.data.dataset import ClassReader, MultimodalDataset, Split, SplitNa
 from multiebm.evaluation.result import EvaluationSettings, Result, stream_seed
 from multiebm.models.model import MultimodalModel
 
+if TYPE_CHECKING:
+    from multiebm.evaluation.pairs import PairJudge
+
 NOT_ASKED = "left out by the settings"
 T = TypeVar("T")
 K = TypeVar("K")
+
+
+JudgesLike = ClassReader  # classifiers, or an exact reader of the class
 
 
 class FeatureReader(Protocol):
@@ -29,32 +35,6 @@ class FeatureReader(Protocol):
 
     def features(self, views: Views) -> dict[str, Tensor]:
         """Return features [B, F] of states [B, *shape], by the modalities that it reads."""
-        ...
-
-
-class JudgesLike(FeatureReader, ClassReader, Protocol):
-    """Classifiers, or an exact reader of the class."""
-
-
-class PairReader(Protocol):
-    """What compares a part of pictures and one of captions."""
-
-    @property
-    def picture(self) -> str:
-        """The part of pictures that it reads."""
-        ...
-
-    @property
-    def caption(self) -> str:
-        """The part of captions that it reads."""
-        ...
-
-    def pictures(self, features: Tensor) -> Tensor:
-        """Return unit vectors [N, D] of features [N, F] of pictures."""
-        ...
-
-    def captions(self, captions: Sequence[list[str]]) -> Tensor:
-        """Return unit vectors [N, D] of captions, each a list of words."""
         ...
 
 
@@ -77,7 +57,7 @@ class Measurement:
     batch_size: int = 500
     robust: tuple[JudgesLike, ...] = ()
     lite0: FeatureReader | None = None  # of natural pictures
-    pairs: PairReader | None = None
+    pairs: "PairJudge | None" = None  # of a part of pictures and one of captions
     others: tuple[JudgesLike, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
     _made: dict[tuple[Any, ...], Any] = field(default_factory=dict)
@@ -94,6 +74,11 @@ class Measurement:
             return "the model has no energy, so no data chain"
         learned = self.model.energy_learned
         return "" if learned else "the energy has not had a step of training, so its chain says nothing"
+
+    def skip(self, name: str, why: str) -> dict[str, Any]:
+        """Note why `name` is left out, and return no results."""
+        self.skipped[name] = why
+        return {}
 
     def once(self, make: Callable[..., T], *key: Hashable) -> T:
         """Return `make(self, *key)`, computed on the first call."""

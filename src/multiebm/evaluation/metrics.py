@@ -31,11 +31,10 @@ from multiebm.evaluation.measurement import (
     JudgesLike,
     Measurement,
     Metric,
-    PairReader,
     labelled_items,
 )
 from multiebm.evaluation.natural import lite0_distance
-from multiebm.evaluation.pairs import RANKS, SHUFFLED, paired, retrieval
+from multiebm.evaluation.pairs import RANKS, SHUFFLED, PairJudge, paired, retrieval
 from multiebm.evaluation.result import EBM, GEN, REAL, SOURCES, Evaluation, EvaluationSettings, Result
 from multiebm.evaluation.samples import beside_real, coherence, entropy
 from multiebm.models.model import MultimodalModel
@@ -194,7 +193,7 @@ def evaluate(
     others: Sequence[JudgesLike] = (),
     robust: Sequence[JudgesLike] = (),
     lite0: FeatureReader | None = None,
-    pairs: PairReader | None = None,
+    pairs: PairJudge | None = None,
 ) -> Evaluation:
     """Measure `model` on the test split; every metric has its own random stream and depends on no other.
 

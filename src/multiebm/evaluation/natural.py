@@ -108,8 +108,7 @@ def lite0_distance(m: Measurement, name: str) -> dict[str, Result]:
         return {}
     source, n = name.partition("/")[0], m.once(halves).shape[1]
     if n < 2:
-        m.skipped[FD_LITE0] = "fewer than four test items that have every part and share none"
-        return {}
+        return m.skip(FD_LITE0, "fewer than four test items that have every part and share none")
     real, drawn = m.once(features_of, REAL), m.once(features_of, source)
     drawn = {part: own[n:] if source == REAL else own for part, own in drawn.items()}
     return frechet_results({part: real[part][:n] for part in drawn}, drawn, name, m.rng(name))

@@ -18,7 +18,7 @@ from multiebm.core.captions import frequent
 from multiebm.core.progress import track
 from multiebm.data.cache import cached_arrays
 from multiebm.data.dataset import MultimodalDataset
-from multiebm.evaluation.belonging import auroc, with_mean
+from multiebm.evaluation.belonging import auroc
 from multiebm.evaluation.frechet import rgb_pictures
 from multiebm.evaluation.measurement import FeatureReader, Measurement, chosen_items, complete_items
 from multiebm.evaluation.natural import Sentence, features_of, first_of_each, halves, said, sentences_of
@@ -32,6 +32,7 @@ from multiebm.evaluation.result import (
     Result,
     mean_of_items,
     proportion,
+    with_mean,
 )
 
 PICTURES = 5000  # of training that are looked at, at most: three minutes of a free core
@@ -174,8 +175,7 @@ def paired(m: Measurement, name: str) -> dict[str, Result]:
     if m.pairs is None or m.lite0 is None:
         return {}
     if m.once(halves).shape[1] < 2:
-        m.skipped[name] = "fewer than four test items that have every part and share none"
-        return {}
+        return m.skip(name, "fewer than four test items that have every part and share none")
     source, measure = name.split("/")
     results, seen = dict[str, Result](), m.once(both, REAL if source == SHUFFLED else source)
     for part, (shown, told) in seen.items():

@@ -96,12 +96,21 @@ def mean_and_columns(name: str, hits: dict[str, Tensor]) -> dict[str, Result]:
     return {name: mean_of_items(torch.stack(list(defined.values()), 1))} | each
 
 
+def with_mean(name: str, results: dict[str, Result]) -> dict[str, Result]:
+    """Return the mean of results as `name`, before them; nothing where there are none. Its error is the mean error, at
+    most that of the mean: parts are of the same items.
+    """
+    if not results:
+        return {}
+    found = list(results.values())
+    value, error = (sum(result[i] for result in found) / len(found) for i in range(2))
+    return {name: Result(value, error, max(result.n for result in found))} | results
+
+
 def bootstrap_deviation(
     statistic: Callable[[Tensor], Tensor], n: int, rng: torch.Generator, resamples: int = RESAMPLES
 ) -> Tensor:
-    """Return the deviation of `statistic(rows)` over draws of n rows [n] with replacement, Efron (1979),
-    https://doi.org/10.1214/aos/1176344552.
-    """
+    """Return the bootstrap deviation of `statistic(rows [n])`: Efron (1979), https://doi.org/10.1214/aos/1176344552."""
     draws = [statistic(torch.randint(n, (n,), generator=rng)) for _ in range(resamples)]
     return torch.stack(draws).double().std(0)
 

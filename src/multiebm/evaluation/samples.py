@@ -73,9 +73,7 @@ def read_by(sets: Sequence[JudgesLike], views: Views) -> dict[str, Tensor]:
 
 
 def of(m: Measurement, source: str, what: str) -> dict[str, Tensor]:
-    """Return what is kept of samples [N, ...] by modality: of real parts, those that are present; features of such as
-    lack no cell.
-    """
+    """Return what is kept of samples [N, ...] by modality: of real parts those there are, features of whole ones."""
     found = {name: own for (kept, name), own in m.once(samples)[source].items() if kept == what}
     if source != REAL or what in (LABEL, ROBUST):
         return found
@@ -90,13 +88,11 @@ def coherence(m: Measurement, name: str) -> dict[str, Result]:
     source, metric = name.split("/")
     labels = of(m, source, ROBUST if metric == ROBUST_COHERENCE else LABEL)
     if len(labels) < 2:
-        m.skipped[metric] = "judges read one part only, and one part agrees with itself"
-        return {}
+        return m.skip(metric, "judges read one part only, and one part agrees with itself")
     if source == REAL:
         complete = torch.stack([m.dataset.test.there(part) for part in labels]).all(0)
         if not bool(complete.any()):
-            m.skipped[name] = "no test item has all parts that judges read"
-            return {}
+            return m.skip(name, "no test item has all parts that judges read")
         labels = {part: label[complete] for part, label in labels.items()}
     return {name: joint_coherence(labels)}
 
@@ -118,8 +114,7 @@ def entropy(m: Measurement, name: str) -> dict[str, Result]:
     labels = [split.labels for split in (m.dataset.train, m.dataset.test) if split.labels is not None]
     n_classes = sum(int(label >= 0) for label in torch.cat(labels).unique()) if labels else 0
     if n_classes < 2:
-        m.skipped[metric] = f"{n_classes or 'no'} known class(es) among the labels, and it needs 2"
-        return {}
+        return m.skip(metric, f"{n_classes or 'no'} known class(es) among the labels, and it needs 2")
     return {name: label_entropy(of(m, source, LABEL), n_classes)}
 
 

@@ -45,9 +45,7 @@ MEASURES = {
 
 
 def verdict(evaluation: Evaluation, lines: Lines = (), others: Sequence[Sentence] = ()) -> list[Sentence]:
-    """Return what is to be said of a model without labels, of its training by its log, after what `others` say, and
-    last what to try.
-    """
+    """Return what is to be said without labels, of training by its log, after what `others` say; last what to try."""
     parts, said, measured = parts_of(evaluation), list[Sentence](), is_measured(evaluation)
     if measured:
         said += [*compared(evaluation, parts), *(filled_in(evaluation, part) for part in parts)]
@@ -238,9 +236,7 @@ def belonging(evaluation: Evaluation) -> Sentence | None:
 
 
 def variety(evaluation: Evaluation) -> dict[str, float]:
-    """Return the variance of samples as a share of that of real parts, by part; not of classes and counts, whose means
-    vary far less than they do.
-    """
+    """Return by part the variance of samples as a share of real ones'; not of classes and counts: means vary less."""
     start = f"{GEN}/{VARIETY}/"
     found = {name.removeprefix(start): r.value for name, r in evaluation.results.items() if name.startswith(start)}
     return {part: share for part, share in found.items() if measure_of(evaluation, part)[0] in ("rmse", "")}

@@ -40,9 +40,7 @@ def marked(sentences: Sequence[Sentence]) -> list[str]:
 
 
 def figure(value: float, beside: float | None = None) -> str:
-    """Return a value with three digits after the point, or one from 10 on; an error with those of what it stands
-    `beside`.
-    """
+    """Return a value with three digits after the point, one from 10 on; an error as what it stands `beside`."""
     return f"{value:.{1 if abs(value if beside is None else beside) >= 10 else 3}f}"
 
 
