@@ -132,9 +132,34 @@ def test_a_judge_that_fails_stops_the_others(monkeypatch):
 
     monkeypatch.setattr(module, "_learn", fail)
     before = torch.get_num_threads()
-    with pytest.raises(DataError, match="of vector"):
-        train_sets(stripes(), [(0, replace(QUICK, cycles=((30, 1.0),)))])
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(DataError, match="of vector"):
+            train_sets(stripes(), [(0, replace(QUICK, cycles=((1_000_000, 1.0),)))])  # of the picture, for hours
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_judges_read_depends_on_no_number_of_threads_and_keeps_the_order_of_items(trained):
+    once = stripes().batch("test", torch.arange(90)).views
+    views = {name: view.repeat(3, *[1] * (view.dim() - 1)) for name, view in once.items()}
+    before, state = torch.get_num_threads(), torch.is_grad_enabled()
+    found = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            found.append((trained.features(views), trained.predict(views)))
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+    assert torch.is_grad_enabled() == state
+    for alone, side_by_side in zip(*found, strict=True):
+        for name in views:
+            assert torch.equal(alone[name], side_by_side[name])
+            assert not side_by_side[name].requires_grad
+    whole = trained.networks["picture"].features(views["picture"]).detach()
+    torch.testing.assert_close(found[1][0]["picture"], whole, atol=1e-5, rtol=1e-5)
 
 
 def test_absent_rows_are_neither_learned_from_nor_counted():

@@ -8,13 +8,13 @@ Sets of them, of other seeds and settings, are trained side by side, once per da
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from threading import Event, RLock
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,7 @@ class RobustSettings(JudgeSettings):
     reads: int = 4  # type: ignore[misc]
 
 
+T = TypeVar("T")
 Wanted = Sequence[tuple[int, JudgeSettings]]  # sets of judges, each by its seed and how it is trained
 
 
@@ -113,23 +114,47 @@ class Judges:
 
     def predict(self, views: Views) -> dict[str, Tensor]:
         """Return labels int64 [B] of states [B, *shape], by modality."""
-        self._check(views)
-        return {name: _in_turn(self.networks[name].read, view).argmax(1) for name, view in views.items()}
+        return {name: read.argmax(1) for name, read in self._read("read", views).items()}
 
     def features(self, views: Views) -> dict[str, Tensor]:
         """Return penultimate activations float32 [B, 128] of states [B, *shape], by modality."""
-        self._check(views)
-        return {name: _in_turn(self.networks[name].features, view) for name, view in views.items()}
+        return self._read("features", views)
 
-    def _check(self, views: Views) -> None:
+    def _read(self, how: str, views: Views) -> dict[str, Tensor]:
+        """Return what this method of the networks gives for states [B, *shape], by modality."""
         if unknown := [name for name in views if name not in self.networks]:
             raise ModalityError(f"judges: got modality {unknown[0]!r}, expected one of {', '.join(self.networks)}")
+        jobs = {name: _jobs(getattr(self.networks[name], how), view) for name, view in views.items()}
+        done = iter(_side_by_side([job for own in jobs.values() for job in own]))
+        return {name: torch.cat([next(done) for _ in own]) for name, own in jobs.items()}
 
 
-@torch.no_grad()
-def _in_turn(read: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return read(x) of states [N, *shape], on a CPU a few items at a time."""
-    return torch.cat([read(some) for some in x.split(_FORWARD_ITEMS if x.device.type == "cpu" else max(len(x), 1))])
+def _jobs(read: Callable[[Tensor], Tensor], x: Tensor) -> list[Callable[[], Tensor]]:
+    """Return what has to be done for read(x) of states [N, *shape], without gradients: on a CPU few items at a time."""
+    size = _FORWARD_ITEMS if x.device.type == "cpu" else max(len(x), 1)
+    return [partial(torch.no_grad()(read), some) for some in x.split(size)]
+
+
+def _side_by_side(jobs: Sequence[Callable[[], T]], stopped: Event | None = None) -> list[T]:
+    """Return what jobs give that take one thread each: as many at once as torch has threads.
+
+    So sums are of the same order however many threads there are, and threads need not wait for each other in every
+    layer, which on a busy machine takes far longer than the layer. Once one fails `stopped` tells the others.
+    """
+    if (threads := torch.get_num_threads()) == 1:
+        return [job() for job in jobs]
+    torch.set_num_threads(1)  # those of the pool have one, too
+    pool = ThreadPoolExecutor(threads)
+    try:
+        futures = [pool.submit(copy_context().run, job) for job in jobs]
+        for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+            future.result()  # raises what went wrong, while others are at work
+        return [future.result() for future in futures]
+    finally:
+        if stopped is not None:
+            stopped.set()
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 class _Dropout(nn.Module):
@@ -172,21 +197,13 @@ def train_sets(dataset: MultimodalDataset, wanted: Wanted, device: str = "cpu") 
             f"judges: data set {dataset.name!r} {_reasons(dataset)}, expected labels of two classes or more; "
             "supply them, or evaluate with judges=None, which leaves out what needs a judge"
         )
-    on, threads, stopped = torch.device(device), torch.get_num_threads(), Event()
+    on, stopped = torch.device(device), Event()
     jobs = [
         partial(_train_judge, dataset, name, stream_seed(seed, name), how, on, stopped)
         for seed, how in wanted
         for name in names
     ]
-    torch.set_num_threads(1)  # sums of floating-point numbers are of the same order; threads of the pool have one, too
-    pool = ThreadPoolExecutor(threads if on.type == "cpu" else 1)
-    try:
-        futures = [pool.submit(copy_context().run, job) for job in jobs]
-        trained = iter([future.result() for future in futures])
-    finally:
-        stopped.set()
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+    trained = iter(_side_by_side(jobs, stopped))
     made = []
     for _ in wanted:
         networks, accuracy = zip(*[next(trained) for _ in names], strict=True)
@@ -297,7 +314,8 @@ def real_accuracy(network: Judge, dataset: MultimodalDataset, modality: Modality
     test, labels = dataset.test, dataset.test.labels
     assert labels is not None
     read = [
-        _in_turn(network.read, modality.to_state(test.take(modality.name, chunk).to(device))).argmax(1).cpu()
+        job().argmax(1).cpu()
         for chunk in rows.split(_READ_ITEMS)
+        for job in _jobs(network.read, modality.to_state(test.take(modality.name, chunk).to(device)))
     ]
     return float((torch.cat(read) == labels[rows]).double().mean())
