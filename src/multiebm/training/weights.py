@@ -18,7 +18,7 @@ from multiebm.objectives.belonging import higher
 from multiebm.training.state import TrainState
 
 WARM_UP, BATCHES = 100, 8  # steps of a bound before gradients are measured, a tenth of it at most; batches they are of
-LEAST, MOST = 1e-3, 1e3  # that a weight may become: a part of which a code says nothing yet has hardly a gradient
+LEAST, MOST = 0.01, 100.0  # that a weight may become: a part of which a code says nothing yet has hardly a gradient
 NORM, ITEMS = "balance/norm/", "balance/items/"  # numbers: sum of the norms of a part's gradients, of so many items
 WEIGHING = 64  # samples of the generator by which the weight of the energy of interaction is set
 FEWEST = 50  # of its steps from which on it counts in densities and chooses before the data chain
