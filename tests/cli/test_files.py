@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from multiebm.cli.main import main
-from multiebm.cli.outputs import check_pictures, check_target, view_ending, write_scores, write_views
+from multiebm.cli.outputs import check_form, check_target, view_ending, write_columns, write_views
 from multiebm.core.errors import ConfigError, OutputError
 from multiebm.modalities import Picture, Vector
 from small_models import small_model
@@ -54,8 +54,8 @@ def test_views_are_written_under_any_name_and_read_back(tmp_path: Path):
 
 
 def test_scores_are_written_into_folders_that_are_made(tmp_path: Path):
-    write_scores(tmp_path / "new" / "x.csv", [1.5, -2.0])
-    write_scores(tmp_path / "new" / "x.jsonl", [1.5, -2.0], "match")
+    write_columns(tmp_path / "new" / "x.csv", {"score": [1.5, -2.0]})
+    write_columns(tmp_path / "new" / "x.jsonl", {"match": [1.5, -2.0]})
     rows = list(csv.reader((tmp_path / "new" / "x.csv").read_text().splitlines()))
     assert rows == [["row", "score"], ["0", "1.5"], ["1", "-2.0"]]
     lines = [json.loads(line) for line in (tmp_path / "new" / "x.jsonl").read_text().splitlines()]
@@ -65,7 +65,9 @@ def test_scores_are_written_into_folders_that_are_made(tmp_path: Path):
 @pytest.mark.parametrize("name", ["x.npz", "x.png", "x.csv", "x.jsonl"])
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def write():
-        return write_scores(tmp_path / name, [1.0]) if name[2] in "cj" else write_views(tmp_path / name, VIEWS, PARTS)
+        if name[2] in "cj":
+            return write_columns(tmp_path / name, {"score": [1.0]})
+        return write_views(tmp_path / name, VIEWS, PARTS)
 
     write()
     before = (tmp_path / name).read_bytes()
@@ -94,13 +96,13 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, 
 
 
 def test_vectors_are_not_asked_for_as_a_picture_before_they_are_drawn():
-    check_pictures(Path("x.png"), PARTS)
-    check_pictures(Path("x.npz"), {"v": VECTOR})
+    check_form(Path("x.png"), PARTS)
+    check_form(Path("x.npz"), {"v": VECTOR})
     said = (
         r"got x.PNG for v, expected pictures for a .png, of which there are none; use --out x.csv, a table, or an .npz"
     )
     with pytest.raises(ConfigError, match=said):
-        check_pictures(Path("x.PNG"), {"v": VECTOR})
+        check_form(Path("x.PNG"), {"v": VECTOR})
 
 
 def test_what_people_can_look_at_is_pictures_else_a_table():

@@ -52,8 +52,10 @@ def sample(
     old_steps: OldSteps = None,
 ) -> None:
     """Draw joint samples of all modalities."""
+    from multiebm.cli.outputs import check_form
+
     model, _, _ = _open(run, device, out)
-    _check_form(out, model.modalities)
+    check_form(out, model.modalities)
     views = model.sample(n, _steps(refine, data_steps), seed, temperature, noise, latent_steps)
     typer.echo(f"{n} samples, {_write(out, model, views)}")
 
@@ -87,17 +89,14 @@ def impute(
     old_steps: OldSteps = None,
 ) -> None:
     """Complete items of which some modalities are given, in files or as captions."""
-    from multiebm.cli.outputs import check_screen
+    from multiebm.cli.outputs import check_form
     from multiebm.models.use import check_names
 
     if (parts is None) == (not caption):
         raise typer.BadParameter(f"got {'neither' if parts is None else 'both'} of --parts and --caption, expected one")
     model, views, present = _open(run, device, out, VIEWS, parts)
     wanted = check_names(model.modalities, _names(want), "want")
-    if out is None:
-        check_screen({name: model.modalities[name] for name in wanted})
-    else:
-        _check_form(out, {name: model.modalities[name] for name in wanted})
+    check_form(out, {name: model.modalities[name] for name in wanted})
     if caption:
         views = _of_captions(caption, model.modalities)
     steps = _steps(refine, data_steps)
@@ -155,7 +154,7 @@ def likelihood(
     Estimates are too low, by nats where latents are many, and grow with --samples: raise it until they stay. The
     normaliser of an energy prior is estimated too, from below, which raises them; once, and then kept beside the model.
     """
-    from multiebm.cli.outputs import write_scores
+    from multiebm.cli.outputs import write_columns
     from multiebm.core.errors import OutputError
     from multiebm.experiments.saved import find_model
     from multiebm.models.use import check_given
@@ -170,7 +169,7 @@ def likelihood(
     if constant.error:
         typer.echo(f"log Z of the prior, subtracted: {constant.value:.2f} +- {constant.error:.2f} nats", err=True)
     found = model.log_likelihood(views, names, samples, seed, present, constant.value)
-    write_scores(out, found.tolist(), "log_likelihood")
+    write_columns(out, {"log_likelihood": found.tolist()})
 
 
 def score(run: Model, parts: Parts, out: Table = None, device: Device = "auto") -> None:
@@ -180,7 +179,10 @@ def score(run: Model, parts: Parts, out: Table = None, device: Device = "auto") 
     A log density up to a constant; what is like neither data nor samples an energy was never shown, but
     one of interaction was shown corrupted parts.
     """
-    _rate("score", run, parts, out, device)
+    from multiebm.cli.outputs import write_columns
+
+    model, views, present = _open(run, device, out, TABLES, parts)
+    write_columns(out, {"score": model.score(views, present).tolist()})
 
 
 def match(
@@ -217,13 +219,6 @@ def match(
     write_columns(out, {name: of.tolist() for name, of in columns.items()})
 
 
-def _rate(method: str, run: Path, parts: Path, out: Path | None, device: str) -> None:
-    from multiebm.cli.outputs import write_scores
-
-    model, views, present = _open(run, device, out, TABLES, parts)
-    write_scores(out, getattr(model, method)(views, present).tolist(), method)
-
-
 def _open(
     run: Path, device: str, out: Path | None, endings: Sequence[str] = VIEWS, parts: Path | None = None
 ) -> "tuple[MultimodalModel, dict[str, Any], Tensor | None]":
@@ -235,14 +230,6 @@ def _open(
     check_target(out, endings)
     model = from_pretrained(run, device)
     return model, *(({}, None) if parts is None else read_parts(parts, model.modalities))
-
-
-def _check_form(out: Path, modalities: "dict[str, Modality]") -> None:
-    """Raise ConfigError where the file `out` cannot hold these modalities."""
-    from multiebm.cli.outputs import check_frame, check_pictures
-
-    check_pictures(out, modalities)
-    check_frame(out, modalities)
 
 
 def _write(out: Path | None, model: "MultimodalModel", found: "Views | Completion") -> str:

@@ -280,8 +280,7 @@ def evaluate(
 
 
 def report(
-    run: Run,
-    out: Annotated[Path | None, typer.Option(help="File to write; the run's report.html by default.")] = None,
+    run: Run, out: Annotated[Path | None, typer.Option(help="File to write; the run's report.html by default.")] = None
 ) -> None:
     """Write report.html, one self-contained page about a run."""
     import multiebm

@@ -10,17 +10,7 @@ from typer.core import TyperGroup
 
 from multiebm.cli.commands_on_data import data
 from multiebm.cli.commands_on_models import encode, impute, likelihood, match, sample, score
-from multiebm.cli.commands_on_runs import (
-    baselines,
-    cite,
-    compare,
-    evaluate,
-    fit_prior,
-    presets,
-    report,
-    show,
-    train,
-)
+from multiebm.cli.commands_on_runs import baselines, cite, compare, evaluate, fit_prior, presets, report, show, train
 from multiebm.cli.options import INTERRUPTED
 from multiebm.core.errors import ConfigError, MultiebmError
 from multiebm.core.interrupts import interruptible

@@ -70,59 +70,45 @@ def write_views(out: Path, views: Views, modalities: dict[str, Modality]) -> str
     return f"{said} (a .png holds pictures alone: for {', '.join(others)} write an .npz)" if others else said
 
 
-def check_frame(out: Path, modalities: dict[str, Modality]) -> None:
-    """Raise ConfigError where a .csv is asked for and one of these modalities is no row of numbers."""
-    odd = [name for name, m in modalities.items() if len(m.raw_shape) != 1]
-    if out.suffix.lower() == ".csv" and odd:
-        raise ConfigError(f"--out: got a .csv for {odd[0]}, which is no row of numbers; write an .npz, or leave it out")
-
-
-def check_screen(modalities: dict[str, Modality]) -> None:
-    """Raise ConfigError where one of these modalities, which are to be on the screen, is no row of a table."""
-    if odd := [name for name, m in modalities.items() if len(m.raw_shape) != 1]:
+def check_form(out: Path | None, modalities: dict[str, Modality]) -> None:
+    """Raise ConfigError where the file `out`, or the screen if that is None, cannot hold these modalities."""
+    odd = [name for name, m in modalities.items() if len(m.raw_shape) != 1]  # no rows of a table
+    if out is None and odd:
         rows = [name for name in modalities if name not in odd]
         way = f", or --want {','.join(rows)} for the screen" if rows else ""
         ending = ".png" if modalities[odd[0]].shows == "pictures" else ".npz"
         raise ConfigError(f"--out: got none for {odd[0]}, expected a file; use --out {odd[0]}{ending}{way}")
+    form = "" if out is None else out.suffix.lower()
+    if form == ".csv" and odd:
+        raise ConfigError(f"--out: got a .csv for {odd[0]}, which is no row of numbers; write an .npz, or leave it out")
+    if out is not None and form == ".png" and (ending := view_ending(modalities)) != ".png":
+        raise ConfigError(
+            f"--out: got {out} for {', '.join(modalities)}, expected pictures for a .png, of which there are none; use "
+            f"--out {out.with_suffix(ending)}{', a table, or an .npz' if ending == '.csv' else ''}"
+        )
 
 
 def write_frame(out: Path | None, frame: "DataFrame") -> None:
     """Write a data frame as CSV, None: on the screen: the names of its columns, and every digit of its numbers."""
-    text = frame.to_csv(index=False, lineterminator="\n")
-    if out is None:
-        sys.stdout.write(text)
-    else:
-        write_output(out, text.encode(), WAY_OUT)
-
-
-def write_scores(out: Path | None, scores: Sequence[float], title: str = "score") -> None:
-    """Write row and score as CSV under this title, or as JSON lines where `out` ends in .jsonl; None: on the screen."""
-    write_columns(out, {title: scores})
+    _write_text(out, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def write_columns(out: Path | None, columns: Mapping[str, Sequence[float]]) -> None:
-    """Write the number of a row and columns by title, bool as 0 and 1, as `write_scores` does one of them."""
+    """Write row numbers and columns by title, bool as 0 and 1, as CSV or JSON lines (.jsonl); None: on the screen."""
     rows = [[int(v) if isinstance(v, bool) else v for v in values] for values in zip(*columns.values(), strict=True)]
     if out is not None and out.suffix.lower() == ".jsonl":
         titles = ["row", *columns]
         lines = [json.dumps(dict(zip(titles, [i, *row], strict=True))) for i, row in enumerate(rows)]
     else:
         lines = [",".join(["row", *columns]), *(",".join(map(str, [i, *row])) for i, row in enumerate(rows))]
-    text = "".join(f"{line}\n" for line in lines)
+    _write_text(out, "".join(f"{line}\n" for line in lines))
+
+
+def _write_text(out: Path | None, text: str) -> None:
     if out is None:
         sys.stdout.write(text)
     else:
         write_output(out, text.encode(), WAY_OUT)
-
-
-def check_pictures(out: Path, modalities: dict[str, Modality]) -> None:
-    """Raise ConfigError where a .png is asked for and none of these modalities is a picture."""
-    if out.suffix.lower() == ".png" and not any(m.shows == "pictures" for m in modalities.values()):
-        ending = view_ending(modalities)
-        raise ConfigError(
-            f"--out: got {out} for {', '.join(modalities)}, expected pictures for a .png, of which there are none; use "
-            f"--out {out.with_suffix(ending)}{', a table, or an .npz' if ending == '.csv' else ''}"
-        )
 
 
 def view_ending(modalities: dict[str, Modality]) -> str:
