@@ -3,7 +3,7 @@
 import torch
 
 from multiebm.core.random import make_generator
-from multiebm.core.tree import item_dot, item_size, item_square_norm, leaves, per_item, tree_map
+from multiebm.core.tree import item_size, item_square_norm, leaves, per_item, tree_map
 
 
 def trees():
@@ -12,18 +12,10 @@ def trees():
     return flat, {"a": flat[:, :2], "b": flat[:, 2:].reshape(4, 2, 2)}
 
 
-def test_norm_product_and_size_of_a_tree_are_those_of_its_concatenation():
+def test_norm_and_size_of_a_tree_are_those_of_its_concatenation():
     flat, tree = trees()
     torch.testing.assert_close(item_square_norm(tree), flat.square().sum(1), rtol=1e-14, atol=0)
-    torch.testing.assert_close(item_dot(tree, tree), flat.square().sum(1), rtol=1e-14, atol=0)
     assert item_size(tree) == item_size(flat) == 6
-
-
-def test_the_inner_product_is_bilinear_and_per_item():
-    _, tree = trees()
-    twice = tree_map(lambda x: 2 * x, tree)
-    torch.testing.assert_close(item_dot(twice, tree), 2 * item_square_norm(tree), rtol=1e-14, atol=0)
-    assert item_dot(twice, tree).shape == (4,)
 
 
 def test_map_keeps_the_structure_and_pairs_leaves_by_position():

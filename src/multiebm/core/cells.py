@@ -127,7 +127,7 @@ def _reader(cell: Any) -> str:
 
 def _no_classes(cells: Array, rows: Array) -> str:
     """Return what texts are that are no classes: dates, or names of rows; empty where they may be classes."""
-    texts = [i for i, cell in enumerate(cells) if isinstance(cell, str | bytes)]
+    texts = [i for i, cell in enumerate(cells) if is_text(cell)]
     dates = [i for i in texts if isinstance(cells[i], str) and _DATE.fullmatch(cells[i].strip())]
     if len(dates) > len(cells) / 2:
         return (
@@ -152,7 +152,7 @@ def _no_classes(cells: Array, rows: Array) -> str:
 
 def is_empty(cell: Any) -> bool:
     """Return whether a cell is missing, or a blank text."""
-    return is_missing(cell) or (isinstance(cell, str | bytes) and not cell.strip())
+    return is_missing(cell) or (is_text(cell) and not cell.strip())
 
 
 def _sort(cell: Any) -> str:
@@ -163,9 +163,9 @@ def _sort(cell: Any) -> str:
         return "b"
     if isinstance(cell, Real | Decimal):
         return "n"
-    if not isinstance(cell, str | bytes):
+    if not is_text(cell):
         return ""
-    text = (cell.decode(errors="replace") if isinstance(cell, bytes) else cell).strip()
+    text = decoded(cell).strip()
     try:
         number = float(text)
     except ValueError:
@@ -175,7 +175,7 @@ def _sort(cell: Any) -> str:
 
 def _among_numbers(cell: Any, row: int, texts: int, n: int, declared: bool, empty: str) -> str:
     """Say which text stands among `n` cells that are numbers but for `texts` of them, and what to do."""
-    text = cell.decode(errors="replace") if isinstance(cell, bytes) else str(cell)
+    text = decoded(cell)
     more = "" if texts == 1 else f" ({texts} texts in all)"
     marks = text.strip().lower() in MARKS
     bare = "write it with a decimal point and without a unit"
@@ -188,4 +188,4 @@ def _among_numbers(cell: Any, row: int, texts: int, n: int, declared: bool, empt
 
 
 def _shown(cell: Any) -> str:
-    return repr(cell.decode(errors="replace") if isinstance(cell, bytes) else str(cell))[:40]
+    return repr(decoded(cell))[:40]

@@ -329,9 +329,7 @@ def in_order(part: Handed, known: tuple[str, ...], where: str) -> Handed:
 
 
 def in_columns(part: Handed, columns: tuple[str, ...], n: int, where: str) -> Handed:
-    """Return values handed over as [N, n], those of a data frame in the order of these `columns`; one column may be
-    [N]. DataError where they have another shape.
-    """
+    """Return [N, n] (of one column also [N]) with a data frame's in the order `columns`; DataError for other shapes."""
     part = in_order(part, columns, where)
     if part.values.ndim == 1 and n == 1:
         part = part._replace(values=part.values[:, None], masked=None if part.masked is None else part.masked[:, None])

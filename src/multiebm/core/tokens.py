@@ -28,9 +28,7 @@ def one_hot(tokens: Tensor, size: int) -> Tensor:
 
 
 def counted(tokens: Tensor) -> Tensor:
-    """Return where tokens [B, T] say something, bool: at words and the END behind them, unless it stands last, where
-    nothing else could stand.
-    """
+    """Return where tokens [B, T] count, bool: words and the END behind them, but at the last place, always END."""
     before = (tokens == END).cumsum(1) - (tokens == END).long()
     found = before == 0
     found[:, -1] = False

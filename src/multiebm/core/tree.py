@@ -33,11 +33,6 @@ def item_square_norm(tree: Tree) -> Tensor:
     return torch.stack([leaf.square().flatten(1).sum(1) for leaf in leaves(tree)]).sum(0)
 
 
-def item_dot(a: Tree, b: Tree) -> Tensor:
-    """Return the inner product of each item over all leaves [B, ...]: [B]."""
-    return torch.stack([(x * y).flatten(1).sum(1) for x, y in zip(leaves(a), leaves(b), strict=True)]).sum(0)
-
-
 def item_size(tree: Tree) -> int:
     """Return the number of coordinates of one item over all leaves [B, ...]."""
     return sum(leaf[0].numel() for leaf in leaves(tree))

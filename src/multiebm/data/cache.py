@@ -25,6 +25,7 @@ from platformdirs import user_cache_path
 from multiebm.core import files
 from multiebm.core.errors import DataError
 from multiebm.core.store import Header, Store, StoredFile
+from multiebm.data.npz import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +65,16 @@ def _homeless(problem: str) -> Path:
     return Path(folder)
 
 
-def cached_arrays(root: Path, name: str, identity: dict[str, Any], build: Builder, want: Sequence[str]) -> Found:
+def cached_arrays(
+    root: str | Path | None, name: str, identity: dict[str, Any], build: Builder, want: Sequence[str]
+) -> Found:
     """Return arrays `want`, memory-mapped copy-on-write, and their sha256, by name.
 
     `identity` is JSON that says what the arrays were made from; `build` yields (name, array) one at a time and is
-    called when there is no whole cache of that identity under `root`. Where none can be written a warning is logged,
-    and the arrays are in memory.
+    called when there is no whole cache of that identity under `root` (None: `cache_root`). Where none can be written a
+    warning is logged, and the arrays are in memory.
     """
+    root = cache_root() if root is None else expanded(root)
     folder = root / f"{name}-{files.sha256_of_json(identity)[:16]}"
     try:
         files.remove_stale(path for path in root.glob("*-*") if _LEFTOVER.fullmatch(path.name))

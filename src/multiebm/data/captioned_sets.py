@@ -17,7 +17,7 @@ from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.files import sha256_of_json
 from multiebm.core.progress import track
 from multiebm.core.spelling import learn
-from multiebm.data.cache import cache_root, cached_arrays
+from multiebm.data.cache import cached_arrays
 from multiebm.data.caption_files import CAPTION
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint, everything_present, too_few
 from multiebm.data.downloads import readable
@@ -67,8 +67,7 @@ class Reading:
             )
             if not low <= n <= high
         ]
-        counts = {"min_count": self.min_count} | ({} if self.limit is None else {"limit": self.limit})
-        problems += too_few(self.dataset, counts)
+        problems += too_few(self.dataset, {"min_count": self.min_count, "limit": self.limit})
         if self.length * self.vocabulary > LARGEST_STATE:
             problems.append(
                 f"{self.dataset}: got a length of {self.length:,} and a vocabulary of {self.vocabulary:,}, expected a "
@@ -147,8 +146,7 @@ def _pictures(reading: Reading, items: Mapping[str, Sequence[Described]]) -> dic
             yield split, np.fromiter(read, np.dtype((np.uint8, (3, size, size))), len(of))
 
     identity = {"layout": 1, "files": sha256_of_json(files), "size": size, "crop": reading.crop}
-    root = cache_root() if reading.cache_folder is None else expanded(reading.cache_folder)
-    arrays, _ = cached_arrays(root, name, identity, build, list(items))
+    arrays, _ = cached_arrays(reading.cache_folder, name, identity, build, list(items))
     return {split: torch.from_numpy(array) for split, array in arrays.items()}
 
 

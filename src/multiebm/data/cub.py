@@ -40,10 +40,7 @@ DOWNLOADS = (
         size="1.1 GB",
         licence="non-commercial research and education; photographs belong to their authors",
         citation=CITATION.partition("; ")[0] + ".",
-        files=(
-            *(Needed((f"{LISTS}/{name}",)) for name in _CELLS),
-            Needed((f"{LISTS}/images/*/*.jpg",), 11_788),
-        ),
+        files=(*(Needed((f"{LISTS}/{name}",)) for name in _CELLS), Needed((f"{LISTS}/images/*/*.jpg",), 11_788)),
     ),
     Download(
         title="Captions and classes of both splits",

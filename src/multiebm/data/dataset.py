@@ -204,9 +204,7 @@ class MultimodalDataset:
         return codes_in(known.numpy()) if numbers and len(known := self.train.known(name)) else []
 
     def outliers(self) -> dict[str, str]:
-        """Return by part which values squash the others of their columns in training, where there are some; of columns
-        with `codes` none.
-        """
+        """Return by part which values squash the others of their columns in training; none of columns with `codes`."""
         found = {}
         for name, m in self.modalities.items():
             if not m.by_cell:  # of other kinds nothing is far off, and pairs of pictures would be copied
@@ -271,9 +269,10 @@ def content_fingerprint(modalities: dict[str, Modality], train: Split, test: Spl
     return digest.hexdigest()
 
 
-def too_few(dataset: str, counts: Mapping[str, int]) -> list[str]:
-    """Return a problem of the settings of `dataset` for each of `counts` that is below 1."""
-    return [f"{dataset}.{key}: got {n}, expected at least 1; raise it" for key, n in counts.items() if n < 1]
+def too_few(dataset: str, counts: Mapping[str, int | None]) -> list[str]:
+    """Return a problem of the settings of `dataset` for each of `counts` that is below 1; None: no limit."""
+    low = {key: n for key, n in counts.items() if n is not None and n < 1}
+    return [f"{dataset}.{key}: got {n}, expected at least 1; raise it" for key, n in low.items()]
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:

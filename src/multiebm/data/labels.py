@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from multiebm.core.cells import is_missing
 from multiebm.core.errors import DataError
 from multiebm.core.handed import unpack
 
@@ -52,16 +53,12 @@ def code_labels(splits: Sequence[list[Class | None] | None]) -> tuple[list[Tenso
 def _label(value: Any, row: int, where: str) -> Class | None:
     value = value.item() if isinstance(value, Tensor | np.generic) and not value.ndim else value
     value = value.decode() if isinstance(value, bytes) else value
-    if value is None or isinstance(value, str):
+    if isinstance(value, str):
         return value
-    if type(value).__name__ in ("NAType", "NaTType"):
+    if is_missing(value) or (isinstance(value, Real) and value == UNKNOWN):
         return None
-    if isinstance(value, Real):
-        number = float(value)
-        if number != number or number == UNKNOWN:
-            return None
-        if isinstance(value, Integral) or number.is_integer():
-            return int(value)  # type: ignore[call-overload]
+    if isinstance(value, Real) and (isinstance(value, Integral) or float(value).is_integer()):
+        return int(value)  # type: ignore[call-overload]
     raise DataError(
         f"{where}: got {value!r} in row {row}, expected whole numbers or texts, and -1, None or NaN where one is "
         "unknown; name the classes"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.files import file_sha256
-from multiebm.data.cache import cache_root, cached_arrays
+from multiebm.data.cache import cached_arrays
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint, everything_present, too_few
 from multiebm.data.downloads import Download, Needed, readable
 from multiebm.data.npz import BROKEN, expanded
@@ -73,8 +73,7 @@ def load_mnist_svhn(
     file of SVHN, the share of the pictures of each class in its training file that is held out, the last ones; no
     picture is in both splits. ConfigError for bad settings; DataError names a missing or damaged file.
     """
-    counts = {"pairings": pairings} | ({} if limit is None else {"limit": limit})
-    problems = too_few("mnist_svhn", counts)
+    problems = too_few("mnist_svhn", {"pairings": pairings, "limit": limit})
     if held_out is not None and not 0 < held_out < 1:
         problems.append(f"mnist_svhn.held_out: got {held_out}, expected a share between 0 and 1; correct it")
     if problems:
@@ -95,9 +94,8 @@ def load_mnist_svhn(
             yield f"{split}-svhn-labels", classes
 
     want = [f"{split}-{part}{kind}" for split in SPLITS for part in SHAPES for kind in ("", "-labels")]
-    cache = cache_root() if cache_folder is None else expanded(cache_folder)
     identity = {"layout": 1, "held_out": held_out, "sources": sources}
-    arrays, _ = cached_arrays(cache, "mnist-svhn", identity, build, want)
+    arrays, _ = cached_arrays(cache_folder, "mnist-svhn", identity, build, want)
     train, test = (_split(arrays, split, pairings, limit) for split in SPLITS)
     parts: dict[str, Modality] = {name: Picture(name, shape) for name, shape in SHAPES.items()}
     fingerprint = content_fingerprint(parts, train, test)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.files import file_sha256, sha256_of_json
-from multiebm.data.cache import Builder, cache_root, cached_arrays
+from multiebm.data.cache import Builder, cached_arrays
 from multiebm.data.dataset import MultimodalDataset, Split, everything_present
 from multiebm.data.downloads import Download, Needed, readable
 from multiebm.data.npz import expanded
@@ -71,7 +71,7 @@ def load_polymnist(
     averaged over areas. `limit` keeps the first tuples of each split. `cache_folder` None is a folder of the user's
     cache. ConfigError for bad settings; DataError names a missing or damaged file.
     """
-    problems = recipe_problems("polymnist", size, modalities, {} if limit is None else {"limit": limit})
+    problems = recipe_problems("polymnist", size, modalities, {"limit": limit})
     if (folder is None) == (mnist_folder is None and backgrounds_folder is None):
         problems.append(
             f"polymnist: got folder={folder}, mnist_folder={mnist_folder}, backgrounds_folder={backgrounds_folder}; "
@@ -87,9 +87,8 @@ def load_polymnist(
             identity, build = from_folder(expanded(folder), size)
         else:
             identity, build = from_recipe(expanded(str(mnist_folder)), expanded(str(backgrounds_folder)), size)
-    root = cache_root() if cache_folder is None else expanded(cache_folder)
     want = [f"{split}-{part}" for split in SPLITS for part in ("labels", *modalities)]
-    arrays, sums = cached_arrays(root, "polymnist", identity, build, want)
+    arrays, sums = cached_arrays(cache_folder, "polymnist", identity, build, want)
     kept = {key: torch.from_numpy(array[:limit]) for key, array in arrays.items()}
     views = [{name: kept[f"{split}-{name}"] for name in modalities} for split in SPLITS]
     train, test = (Split(v, everything_present(v), kept[f"{s}-labels"]) for v, s in zip(views, SPLITS, strict=True))

@@ -1,6 +1,6 @@
 """PolyMNIST's recipe (Sutter et al. 2021, arXiv 2105.02470): a digit is where the colours of a crop are inverted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -14,7 +14,7 @@ Pixels = NDArray[np.uint8]
 NAMES = ("m0", "m1", "m2", "m3", "m4")
 
 
-def recipe_problems(dataset: str, size: int, modalities: Sequence[str], counts: dict[str, int]) -> list[str]:
+def recipe_problems(dataset: str, size: int, modalities: Sequence[str], counts: Mapping[str, int | None]) -> list[str]:
     """Return what is wrong with the settings that both data sets of this recipe share; `counts` must be at least 1."""
     problems = [] if size in (16, 28) else [f"{dataset}.size: got {size!r}, expected 16 or 28 pixels; use one of them"]
     problems += too_few(dataset, counts)

@@ -172,9 +172,7 @@ def caption_scenes(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
 
 
 def agreement(pictures: Tensor, captions: Sequence[str]) -> Tensor:
-    """Return whether captions are one of the wordings and say of states [B, 3, S, S] nothing that these do not show,
-    bool [B].
-    """
+    """Return whether captions are a wording and say nothing that states [B, 3, S, S] do not show, bool [B]."""
     shown = shapes_scenes(pictures)[0].cpu()
     said, grammatical = caption_scenes(captions)
     return ((said == shown) | (said < 0)).all(1) & grammatical

@@ -15,7 +15,7 @@ from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.files import sha256_of_json
 from multiebm.core.progress import track
 from multiebm.core.table import nearest
-from multiebm.data.cache import cache_root, cached_arrays
+from multiebm.data.cache import cached_arrays
 from multiebm.data.caption_files import CAPTION
 from multiebm.data.captioned_sets import Reading, size_and_time, spelled
 from multiebm.data.dataset import MultimodalDataset, Split, content_fingerprint
@@ -163,6 +163,5 @@ def read_files(reading: Reading, stamps: list[Stamp]) -> dict[str, torch.Tensor]
             yield part, values
 
     identity = {"layout": 1, "files": sha256_of_json(files), "size": size}
-    cache = cache_root() if reading.cache_folder is None else expanded(reading.cache_folder)
-    arrays, _ = cached_arrays(cache, "tuxpaint", identity, build, parts)
+    arrays, _ = cached_arrays(reading.cache_folder, "tuxpaint", identity, build, parts)
     return {part: torch.from_numpy(array) for part, array in arrays.items()}

@@ -106,9 +106,7 @@ def build_model(
 
 
 def check_own(section: ModelSection, own: Own, known: Mapping[str, Modality], where: str = "") -> None:
-    """Raise ConfigError, each line beginning with `where`, unless `own` has the networks that a model names, and for
-    its parts alone.
-    """
+    """Raise ConfigError, lines begin with `where`, unless `own` has just the networks that a model names, by part."""
     problems = []
     for kind, makers in own._asdict().items():
         named = {part: name for part, of in section.parts.items() if (name := getattr(of, kind))}
@@ -178,9 +176,7 @@ def _likelihood(s: ModelSection, m: Modality) -> Observation:
 
 
 def begin_linear(model: MultimodalModel, data: MultimodalDataset, seed: int) -> float:
-    """Set the linear half of a model to the factor analysis of LINEAR_ROWS training rows at most; return the seconds
-    that took.
-    """
+    """Set a model's linear half to the factor analysis of LINEAR_ROWS training rows at most; return its seconds."""
     began, parts = perf_counter(), dict[str, tuple[CellExperts, LinearDecoder, Observation]]()
     for name, likelihood in model.generator.likelihoods.items():
         cells = cast(Encoder, model.inference.encoders[module_key(name)]).cells

@@ -101,9 +101,7 @@ def describe(node: Node) -> str:
 
 
 def annotated(values: Mapping[str, Any], path: Keys = (), raw: Any = None) -> Iterator[str]:
-    """Yield plain values of an experiment, or of its section at a `path` of `raw`, as lines of YAML with comments: what
-    each section and each key mean.
-    """
+    """Yield an experiment's values, or of the section at `path` of `raw`, as YAML with the meaning of each key."""
     raw = values if raw is None else raw
     for key, value in values.items():
         here = [*path, key]
@@ -132,9 +130,7 @@ def all_keys() -> list[str]:
 
 
 def node_at(path: Keys, raw: Any) -> Node:
-    """Return the schema node of a key in plain values `raw`: of a union, or of an optional section, the section that
-    these mean. Unknown keys give {}.
-    """
+    """Return the schema node of a key in `raw`, {} if unknown; of unions and options the one these values mean."""
     node = _schema()
     for key in path:
         if node.get("type") == "array":

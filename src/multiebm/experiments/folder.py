@@ -207,9 +207,7 @@ def describe_run(dataset: MultimodalDataset, model: MultimodalModel, experiment:
 
 
 def parameter_counts(model: MultimodalModel) -> dict[str, int]:
-    """Return the number of parameters by part: generator (without prior), inference, energy, prior, and one of
-    interaction where there is one.
-    """
+    """Return the number of parameters of generator (but its prior), inference, energy, prior and any interaction."""
     parts: dict[str, torch.nn.Module | None] = {"generator": model.generator, "inference": model.inference}
     parts |= {"energy": model.energy, "prior": model.generator.prior}
     parts |= {"interaction": model.interaction} if model.interaction else {}

@@ -62,9 +62,7 @@ def measure_model(
 
 
 def in_units_of(model: MultimodalModel, dataset: MultimodalDataset) -> MultimodalDataset:
-    """Return the data set with the parts of the model, so that states are standardised as it learned; ConfigError where
-    they are other parts.
-    """
+    """Return the data set with the model's parts, which standardise as it learned; ConfigError if they are others."""
     own, given = model.modalities, dataset.modalities
     if list(own.items()) == list(given.items()):
         return dataset

@@ -66,9 +66,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunResult(NamedTuple):
-    """The trained model (averaged weights, as saved in `folder/model`, unless training stopped on the way), its run
-    folder, and how training ended.
-    """
+    """The trained model (averaged weights, unless training stopped on the way), its run folder, and how it ended."""
 
     model: MultimodalModel
     folder: Path
@@ -214,11 +212,9 @@ def _fit(
         if share < 1:
             session["settling_share"] = float(f"{share:.2g}")
             logger.warning(
-                "priors settle with %.2g %% of their steps and codes: in full it would take more than %.0f %% of "
-                "training.seconds %g; raise it, or lower training.phases.settle.steps or model.prior.components",
-                100 * share,
-                100 * MOST,
-                t.seconds,
+                f"priors settle with {100 * share:.2g} % of their steps and codes: in full it would take more than "
+                f"{100 * MOST:.0f} % of training.seconds {t.seconds:g}; raise it, or lower "
+                "training.phases.settle.steps or model.prior.components"
             )
         seconds = t.seconds - settling - (time.perf_counter() - began)
         if not state.step and (start := state.numbers.get(ELAPSED, 0.0)) >= seconds:
@@ -248,11 +244,8 @@ def _say_anew(preset: str | None, folder: Path) -> None:
     """Say it where a run takes the settings of another run's folder: training does not go on there."""
     if preset and preset not in preset_names() and (Path(preset) / CONFIG).is_file():
         logger.warning(
-            "configuration of %s taken, training starts anew in %s; to go on with that run use --out %s --resume "
-            "(in Python resume=True)",
-            preset,
-            folder,
-            preset,
+            f"configuration of {preset} taken, training starts anew in {folder}; to go on with that run use "
+            f"--out {preset} --resume (in Python resume=True)"
         )
 
 
@@ -260,11 +253,9 @@ def _say_unreached(experiment: Experiment, step: int) -> None:
     """Say it where time was over before all phases had begun."""
     if step and (never := experiment.training.unreached(step)):
         logger.warning(
-            "training.seconds %g ended the steps before these phases began, so nothing has learned in them: %s; raise "
-            "it, or lower the steps of the phases before (training.phases.%s.steps)",
-            experiment.training.seconds,
-            ", ".join(never),
-            experiment.training.lengths()[0][0],
+            f"training.seconds {experiment.training.seconds:g} ended the steps before these phases began, so nothing "
+            f"has learned in them: {', '.join(never)}; raise it, or lower the steps of the phases before "
+            f"(training.phases.{experiment.training.lengths()[0][0]}.steps)"
         )
 
 
@@ -275,12 +266,8 @@ def _say_another_machine(run: dict[str, Any], folder: Path, device: torch.device
     now = (torch.get_num_threads(), device.type)
     if before and was != now:
         logger.warning(
-            "%s: begun with %s thread(s) on %s, resumed with %d on %s: the run goes on, but not bit for bit as it "
-            "would have; set OMP_NUM_THREADS=%s and the device of before for that",
-            folder,
-            *was,
-            *now,
-            was[0],
+            f"{folder}: begun with {was[0]} thread(s) on {was[1]}, resumed with {now[0]} on {now[1]}: the run goes on, "
+            f"but not bit for bit as it would have; set OMP_NUM_THREADS={was[0]} and the device of before for that"
         )
 
 
@@ -291,11 +278,7 @@ def _say_rates(rates: dict[str, list[float]], folder: Path, step: int) -> None:
 
 
 def fresh_state(
-    experiment: Experiment,
-    dataset: MultimodalDataset,
-    device: torch.device,
-    own: Own = NO_CODE,
-    begins: bool = True,
+    experiment: Experiment, dataset: MultimodalDataset, device: torch.device, own: Own = NO_CODE, begins: bool = True
 ) -> TrainState[MultimodalModel]:
     """Return the state at step 0, on `device`: data, weights and every draw a function of the configuration's seed.
 

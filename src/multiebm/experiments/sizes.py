@@ -14,9 +14,7 @@ LEAST_STEPS, MOST_STEPS, STEPS_PER_ROW = 1000, 6000, 2
 
 
 def sizes_for(source: object, dataset: MultimodalDataset, overrides: Sequence[str]) -> list[str]:
-    """Return the settings, as overrides, that the shape of the data chooses; none of those that are given, and none of
-    another preset.
-    """
+    """Return overrides that the shape of the data chooses; none that are given already, and none of another preset."""
     if source != SIZED:
         return []
     rows, parts = len(dataset.train), dataset.modalities.values()

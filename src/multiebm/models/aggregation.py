@@ -125,9 +125,7 @@ class Aggregation(nn.Module):
 
 
 def joined(pull: Tensor, precision: Tensor, inside: Tensor, log_weight: Tensor, members: Tensor) -> Mixture:
-    """Return N(0, I) times the Gaussian experts `inside` [K, M, B] of each component; the scale is that of a coordinate
-    given the others.
-    """
+    """Return N(0, I) times the experts `inside` [K, M, B]; the scale is that of a coordinate given the others."""
     weight, eye = inside.to(pull.dtype), torch.eye(pull.shape[-1], dtype=pull.dtype, device=pull.device)
     total = eye + torch.einsum("kmb,mbde->kbde", weight, precision)
     root, failed = torch.linalg.cholesky_ex(total)

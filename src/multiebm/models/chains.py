@@ -11,6 +11,9 @@ StepSize = Annotated[
     Annotated[float, Field(gt=0, le=10)] | Literal["steered"],
     Field(description="s, state units; steered: training finds it"),
 ]
+SteeredMost = Annotated[
+    float, Field(ge=1e-3, description="of a steered step: most that it moves on average, as of displaced ones")
+]
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,7 @@ class Langevin:
     steps: Steps = 10
     step_size: StepSize = 0.5
     noise_scale: Noise = 0.001
-    displacement_max: Annotated[
-        float, Field(ge=1e-3, description="of a steered step: most that it moves on average, as of displaced ones")
-    ] = 0.004
+    displacement_max: SteeredMost = 0.004
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,7 @@ class ShortRun(Langevin):
     steps: Steps = 100
     step_size: StepSize = 2**0.5
     noise_scale: Noise = 0.01
-    displacement_max: Annotated[
-        float, Field(ge=1e-3, description="of a steered step: most that it moves on average, as of displaced ones")
-    ] = 0.03
+    displacement_max: SteeredMost = 0.03
 
 
 DataChain = Displaced | Langevin | ShortRun

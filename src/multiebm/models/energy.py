@@ -22,12 +22,7 @@ class EnergyNetwork(nn.Module):
     """
 
     def __init__(
-        self,
-        modalities: dict[str, Modality],
-        width: int,
-        fusion: str,
-        penalty: float = 0,
-        gate: float = 0,
+        self, modalities: dict[str, Modality], width: int, fusion: str, penalty: float = 0, gate: float = 0
     ) -> None:
         super().__init__()
         self.penalty, self.gate = penalty, gate

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import log
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,10 +12,11 @@ from multiebm.core.names import module_key
 from multiebm.core.progress import task
 from multiebm.core.random import ItemGenerators
 from multiebm.mcmc.annealing import LogNormalizer
-from multiebm.modalities import Modality
-from multiebm.models.generator import Generator
-from multiebm.models.inference import SHARED, InferenceModel, Posterior
+from multiebm.models.inference import SHARED, Posterior
 from multiebm.models.use import PLACES
+
+if TYPE_CHECKING:
+    from multiebm.models.states import StateModel
 
 DRAWS = 1000  # of an item at a time; a constant, or an item's noise would depend on how many items there are
 LATENTS = 8192  # drawn at a time
@@ -28,15 +29,7 @@ class LogLikelihood(NamedTuple):
     error: Tensor
 
 
-class Model(Protocol):
-    """What an estimate needs of a model."""
-
-    inference: InferenceModel
-    generator: Generator
-    modalities: dict[str, Modality]
-
-
-def importance_log_likelihood(model: Model, batch: Batch, samples: int, draws: ItemGenerators) -> LogLikelihood:
+def importance_log_likelihood(model: "StateModel", batch: Batch, samples: int, draws: ItemGenerators) -> LogLikelihood:
     """Return log 1/N sum_n p(x_S, z_n, W_n) / q(z_n, W_n | x_S) [B] in nats; S = `present` [B, M], N = `samples`.
 
     In expectation below log p(x_S), and above the ELBO; log Z of a prior that is not normalised is the caller's.
@@ -66,7 +59,7 @@ def importance_log_likelihood(model: Model, batch: Batch, samples: int, draws: I
 
 
 def conditional_log_likelihood(
-    model: Model,
+    model: "StateModel",
     batch: Batch,
     known: Tensor | None,
     samples: int,
@@ -97,7 +90,7 @@ def conditional_log_likelihood(
     )
 
 
-def _log_weights(model: Model, posterior: Posterior, batch: Batch, draws: ItemGenerators, copies: int) -> Tensor:
+def _log_weights(model: "StateModel", posterior: Posterior, batch: Batch, draws: ItemGenerators, copies: int) -> Tensor:
     """Return log p(x_S, z, W) / q(z, W | x_S) of `copies` independent draws: [copies, B]."""
     generator, rows = model.generator, torch.arange(len(batch.present), device=batch.present.device).repeat(copies)
     many, present = posterior.select(rows), batch.present[rows]  # of copies * B rows

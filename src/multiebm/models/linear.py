@@ -44,9 +44,7 @@ class CellExperts(nn.Module):
 
 
 class LinearDecoder(nn.Module):
-    """link(W z + b + gain net(z)): [B, n_in] -> mean states [B, *shape]; `net` is a decoder, its last layer a link or
-    none.
-    """
+    """link(W z + b + gain net(z)): [B, n_in] -> mean states [B, *shape]; `net`: a decoder that may end in a link."""
 
     def __init__(self, net: nn.Module, n_in: int, shape: tuple[int, ...]) -> None:
         super().__init__()

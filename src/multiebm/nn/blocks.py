@@ -80,9 +80,7 @@ class EnergyBlock(nn.Module):
 
 
 def sn_conv(n_in: int, n_out: int, kernel: int, bias: bool = False) -> Spectral:
-    """Return a stride-1 convolution [B, n_in, H, W] -> [B, n_out, H, W] (odd `kernel`), Xavier-normal weights, with
-    spectral norm.
-    """
+    """Return a stride-1 convolution [B, n_in, H, W] -> [B, n_out, H, W], odd `kernel`, Xavier-normal, spectral norm."""
     conv = nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2, bias=bias)
     nn.init.xavier_normal_(conv.weight)
     return Spectral(conv)

@@ -11,15 +11,15 @@ from multiebm.core.random import Randomness
 from multiebm.distributions.families import FAMILIES
 from multiebm.priors.prior import Prior, PriorSettings
 
-_LEARNED = Field(description="the bound teaches the prior a scale for each dimension (MMVAE)")
-
 
 @dataclass(frozen=True)
 class Normal(PriorSettings):
     """Independent normal densities, N(0, 1)."""
 
     kind: Literal["normal"] = "normal"
-    learned_scale: Annotated[bool, _LEARNED] = False
+    learned_scale: Annotated[
+        bool, Field(description="the bound teaches the prior a scale for each dimension (MMVAE)")
+    ] = False
 
     def build(self, dim: int, family: str, ridge: float) -> "StandardPrior":
         """Return the prior over [D]."""
@@ -27,15 +27,10 @@ class Normal(PriorSettings):
 
 
 @dataclass(frozen=True)
-class Laplace(PriorSettings):
+class Laplace(Normal):
     """Independent Laplace densities of location 0 and scale 1."""
 
-    kind: Literal["laplace"] = "laplace"
-    learned_scale: Annotated[bool, _LEARNED] = False
-
-    def build(self, dim: int, family: str, ridge: float) -> "StandardPrior":
-        """Return the prior over [D]."""
-        return StandardPrior(self.kind, dim, self.learned_scale)
+    kind: Literal["laplace"] = "laplace"  # type: ignore[assignment]
 
 
 class StandardPrior(Prior):

@@ -141,9 +141,7 @@ def shown_pictures(scene: Scene, raw: Views) -> Views:
 
 
 def shrunk(pictures: Tensor) -> Tensor:
-    """Return pictures [N, C, H, W] with sides divided by the whole number that brings them to LARGEST or below, means
-    of what becomes one pixel.
-    """
+    """Return pictures [N, C, H, W] with sides divided by the least whole number that fits LARGEST: means of blocks."""
     height, width = pictures.shape[2:]
     factor = -(-max(height, width) // LARGEST)
     window = (min(factor, height), min(factor, width))
@@ -187,9 +185,7 @@ def strips(pictures: Views, what: str, heads: Sequence[str] = ()) -> list[Strips
 
 
 def other_views(scene: Scene, what: str, stages: Sequence[Stage], classes: Tensor | None = None) -> list[Block]:
-    """Return a chart of every modality that shows points, a panel a stage over real items, and a table of texts;
-    `classes` [N] colour the points of every panel.
-    """
+    """Return a chart a part of points, a panel a stage over real items, coloured by `classes` [N]; a table of texts."""
     points, texts, blocks = scene.showing("points"), scene.showing("text"), list[Block]()
     real = {name: torch.empty(0, *m.raw_shape) for name, m in points.items()}  # none without data
     if points and scene.dataset is not None:

@@ -144,10 +144,7 @@ class RefinedCodes(NamedTuple):
 
 
 def refine_codes(
-    state: TrainState[MultimodalModel],
-    posterior: Posterior,
-    batch: Batch,
-    positive_phase: PositivePhase,
+    state: TrainState[MultimodalModel], posterior: Posterior, batch: Batch, positive_phase: PositivePhase
 ) -> RefinedCodes:
     """Draw z0, W0 ~ q(z, W | X) [B, .] and refine them by the present parts, eq. (8).
 

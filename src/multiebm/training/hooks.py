@@ -31,9 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class Hook(Protocol):
-    """Called by the loop after every step, and once when it ends without an error; a subclass that has nothing to do
-    then inherits that.
-    """
+    """Called by the loop after every step, and once when it ends without an error, where a subclass may do nothing."""
 
     def on_step(self, state: TrainState, metrics: dict[str, float]) -> None:
         """See the state after step `state.step` and the metrics of that step, which a hook may add to."""

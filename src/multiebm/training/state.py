@@ -63,9 +63,7 @@ class TrainState(Generic[ModelT]):
         return found | ({f"{_GOOD}{k}": v for k, v in self.good.tensors.items()} if self.good else {})
 
     def numbers_json(self) -> dict[str, Any]:
-        """Return what is not a tensor as JSON values: step, numbers, learning rates and the stream's position; `good`,
-        the same of the good state.
-        """
+        """Return the rest as JSON: step, numbers, rates, place in the stream; `good`, those of the good state."""
         groups = {name: [_settings(group) for group in o.param_groups] for name, o in self.optimisers.items()}
         numbers = {name: float(value) for name, value in self.numbers.items()}
         found = {"step": self.step, "numbers": numbers, "optimisers": groups, "stream": self.stream.state_dict()}

@@ -71,9 +71,7 @@ def marks(phases: Sequence[Phase]) -> list[int]:
 def make_optimisers(
     model: MultimodalModel, o: OptimiserSettings, phases: Sequence[Phase]
 ) -> dict[str, torch.optim.Optimizer]:
-    """Return one Adam for each part that has parameters: generator, inference, energy, and a prior's own ones; and
-    those of the phases' own.
-    """
+    """Return one Adam for each part with parameters (generator, inference, energy, prior), and the phases' own."""
     prior = model.generator.prior.own_parameters()
     own = {id(p) for p in prior}
     # the energy has one momentum in all phases: it learns from one loss
