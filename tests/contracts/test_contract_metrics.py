@@ -11,7 +11,7 @@ from multiebm.data import load_dataset
 from multiebm.evaluation.contract import mirrored, misread
 from multiebm.evaluation.judges import JudgeSettings, train_judges
 from multiebm.evaluation.metrics import METRICS
-from multiebm.evaluation.result import FOUND, PART
+from multiebm.evaluation.result import COND_DIFFUSION, FOUND, PART
 from multiebm.modalities import Vector
 from multiebm.modalities.category import Category
 from multiebm.modalities.counts import Counts
@@ -75,6 +75,20 @@ def taught(n, wrong=0.0):
     return found
 
 
+class Still:
+    """A refiner that leaves views as they are."""
+
+    def refine(self, views, rng, steps=None, clamp=None):
+        return views
+
+
+def refined(n, wrong=0.0):
+    """The same with a diffusion refiner."""
+    found = mirrored(n, wrong)
+    found.model.diffusion = Still()
+    return found
+
+
 class Spoken(Vector):
     """A vector of six that is said in two words."""
 
@@ -109,7 +123,7 @@ def compared(n, wrong=0.0):
 
 
 MEASUREMENTS = {f"fill/{name}": of_any_kind for name in ("ssim", "log_loss", "accuracy", "exact", "deviance")}
-MEASUREMENTS |= dict.fromkeys((PART, FOUND), taught)
+MEASUREMENTS |= dict.fromkeys((PART, FOUND), taught) | {COND_DIFFUSION: refined}
 MEASUREMENTS |= {f"fill/over_{name}": untaught for name in ("regression", "neighbours")}
 MEASUREMENTS |= {name: captioned for name in METRICS if name.startswith(("fluency", "completed"))}
 MEASUREMENTS |= {name: compared for name in METRICS if "pair_" in name or "retrieval" in name}

@@ -68,6 +68,8 @@ class GaussianCodes:
 class StandIn(nn.Module):
     """What the stand-ins share; without an energy unless told, which then has learned."""
 
+    diffusion = None
+
     def __init__(self, dataset: MultimodalDataset, energy: object | None = None) -> None:
         super().__init__()
         self.modalities = dataset.modalities

@@ -149,6 +149,7 @@ def test_a_prediction_is_the_mean_over_draws():
         training=False,
         train=lambda mode: None,
         energy=None,
+        diffusion=None,
         likeliest=lambda means: means,
         generator=SimpleNamespace(likelihoods=dict.fromkeys(modalities, likelihood), temperature=1.0),
         inference=SimpleNamespace(given=lambda batch: None),

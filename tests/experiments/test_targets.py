@@ -15,7 +15,7 @@ from multiebm.core.errors import ConfigError, DataError, OutputError
 from multiebm.core.lock import locked
 from multiebm.evaluation.result import load_evaluation
 from multiebm.experiments import compare as compare_module
-from multiebm.experiments import fit_prior as fit_module
+from multiebm.experiments import refit as refit_module
 from multiebm.experiments.compare import compare
 from multiebm.experiments.fit_prior import fit_prior_of_run
 from multiebm.experiments.load import load_experiment
@@ -171,7 +171,7 @@ def test_a_joint_encoder_is_not_begun_on_items_with_gaps(tmp_path: Path):
 def test_a_prior_that_could_not_be_saved_or_learn_is_refused_before_it_is_fitted(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(fit_module, "from_pretrained", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr(refit_module, "from_pretrained", lambda *_: pytest.fail("the work began"))
     (tmp_path / "notes.txt").write_text("mine")
     os.symlink(run, tmp_path / "again")
     for out, error, said in (

@@ -12,6 +12,8 @@ from multiebm.cli.options import (
     Captions,
     DataSteps,
     Device,
+    Diffuse,
+    DiffusionSteps,
     LatentSteps,
     Model,
     Noise,
@@ -48,6 +50,8 @@ def sample(
     seed: Seed = 0,
     noise: Noise = False,
     latent_steps: SampleSteps = None,
+    diffusion: Diffuse = False,
+    diffusion_steps: DiffusionSteps = None,
     device: Device = "auto",
     old_steps: OldSteps = None,
 ) -> None:
@@ -56,7 +60,8 @@ def sample(
 
     model, _, _ = _open(run, device, out)
     check_form(out, model.modalities)
-    views = model.sample(n, _steps(refine, data_steps), seed, temperature, noise, latent_steps)
+    steps, drawn = _steps(refine, data_steps), _steps(diffusion, diffusion_steps)
+    views = model.sample(n, steps, seed, temperature, noise, latent_steps, drawn)
     typer.echo(f"{n} samples, {_write(out, model, views)}")
 
 
@@ -85,6 +90,8 @@ def impute(
             min=1,
         ),
     ] = None,
+    diffusion: Diffuse = False,
+    diffusion_steps: DiffusionSteps = None,
     device: Device = "auto",
     old_steps: OldSteps = None,
 ) -> None:
@@ -100,7 +107,10 @@ def impute(
     if caption:
         views = _of_captions(caption, model.modalities)
     steps = _steps(refine, data_steps)
-    how: dict[str, Any] = {"noise": noise, "best_of": best_of} | ({} if draws is None else {"draws": draws})
+    drawn = _steps(diffusion, diffusion_steps)
+    how: dict[str, Any] = {"noise": noise, "best_of": best_of, "diffusion_steps": drawn} | (
+        {} if draws is None else {"draws": draws}
+    )
     found = model.impute(views, wanted, latent_steps, steps, seed, present, **how)
     if out is None:
         _write(None, model, found)
@@ -247,9 +257,9 @@ def _write(out: Path | None, model: "MultimodalModel", found: "Views | Completio
     return write_views(out, values | (others if out.suffix.lower() == ".npz" else {}), model.modalities)
 
 
-def _steps(refine: bool, data_steps: int | None) -> int | None:
-    """Return the steps of the data chain as a model takes them: None are those of training."""
-    return data_steps if refine or data_steps is not None else 0
+def _steps(refine: bool, steps: int | None) -> int | None:
+    """Return the steps of a refiner as a model takes them: None are those that it was trained with."""
+    return steps if refine or steps is not None else 0
 
 
 def _names(listed: str | None) -> list[str] | None:

@@ -1,5 +1,5 @@
-"""`multiebm presets`, `baselines`, `cite`, `show`, `train`, `fit-prior`, `compare`, `evaluate`, `report`: what can be
-run, with which settings, whose idea it was, and what a run is worth.
+"""`multiebm presets`, `baselines`, `cite`, `show`, `train`, `fit-prior`, `fit-refiner`, `compare`, `evaluate` and
+`report`: what can be run, with which settings, whose idea it was, and what a run is worth.
 """
 
 import re
@@ -179,6 +179,26 @@ def fit_prior(
 
     fit_prior_of_run(run, out, overrides or [], Settling(steps, rate=rate), device, typer.echo)
     typer.echo(f"model: {out / 'model'}; measure it: multiebm evaluate {out}")
+
+
+def fit_refiner(
+    run: Annotated[Path, typer.Argument(help="A run folder; it stays as it is.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Run folder of the same model with a refiner.", show_default=False)],
+    formulation: Annotated[int, typer.Option(help="1: from noise; 2: from noise around a draw.", min=1, max=2)] = 1,
+    width: Annotated[int, typer.Option(help="Channels of the U-Net's first stage, a multiple of 4.")] = 64,
+    steps: Annotated[int, typer.Option(help="Steps of Adam.", min=1)] = 20_000,
+    rate: Annotated[float, typer.Option(help="Its learning rate.", min=0)] = 2e-4,
+    batch: Annotated[int, typer.Option(help="Items a step.", min=1)] = 32,
+    drawn_in: Annotated[int, typer.Option(help="Steps that draw a picture unless said otherwise.")] = 250,
+    device: Device = "auto",
+) -> None:
+    """Fit a diffusion refiner of pictures to a trained model, which stays as it is (DiffuseVAE)."""
+    from multiebm.experiments.fit_refiner import Learning, fit_refiner_of_run
+    from multiebm.models.diffusion import Diffusion
+
+    settings = Diffusion(formulation, width, drawn_in)  # type: ignore[arg-type]
+    fit_refiner_of_run(run, out, settings, Learning(steps, rate, batch), device, typer.echo)
+    typer.echo(f"model: {out / 'model'}; look at it: multiebm sample {out} --diffusion --out samples.png")
 
 
 def compare(

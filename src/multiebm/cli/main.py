@@ -10,7 +10,18 @@ from typer.core import TyperGroup
 
 from multiebm.cli.commands_on_data import data
 from multiebm.cli.commands_on_models import encode, impute, likelihood, match, sample, score
-from multiebm.cli.commands_on_runs import baselines, cite, compare, evaluate, fit_prior, presets, report, show, train
+from multiebm.cli.commands_on_runs import (
+    baselines,
+    cite,
+    compare,
+    evaluate,
+    fit_prior,
+    fit_refiner,
+    presets,
+    report,
+    show,
+    train,
+)
 from multiebm.cli.options import INTERRUPTED
 from multiebm.core.errors import ConfigError, MultiebmError
 from multiebm.core.interrupts import interruptible
@@ -45,7 +56,7 @@ app = typer.Typer(
     name="multiebm", cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 _USE = (sample, impute, encode, likelihood, score, match)
-for _command in (train, fit_prior, *_USE, evaluate, report, presets, show, baselines, cite, compare, data):
+for _command in (train, fit_prior, fit_refiner, *_USE, evaluate, report, presets, show, baselines, cite, compare, data):
     app.command()(_command)
 
 

@@ -57,6 +57,13 @@ Refine = Annotated[bool, typer.Option("--refine", help="Run the data chain of th
 DataSteps = Annotated[
     int | None, typer.Option(help="Steps of the data chain; given parts are held fixed. 0 without --refine.", min=0)
 ]
+Diffuse = Annotated[
+    bool, typer.Option("--diffusion", help="Draw pictures by the diffusion refiner (`fit-refiner`), as it was fitted.")
+]
+DiffusionSteps = Annotated[
+    int | None,
+    typer.Option(help="Its steps, 1 to 1000, of which 1000 is a multiple; given parts are held fixed.", min=0),
+]
 LatentSteps = Annotated[int, typer.Option(help="Steps of the latent chain on what is observed.", min=0)]
 SampleSteps = Annotated[
     int | None,

@@ -11,7 +11,16 @@ from multiebm.core.errors import DataError
 from multiebm.core.names import Views
 from multiebm.core.progress import task
 from multiebm.evaluation.measurement import NOT_ASKED, Measurement, chosen_items, complete_items, joined, labelled_items
-from multiebm.evaluation.result import CLAMPED, COND, REFINED, ROBUST_CLAMPED, ROBUST_COND, Result, mean_and_columns
+from multiebm.evaluation.result import (
+    CLAMPED,
+    COND,
+    COND_DIFFUSION,
+    REFINED,
+    ROBUST_CLAMPED,
+    ROBUST_COND,
+    Result,
+    mean_and_columns,
+)
 from multiebm.evaluation.samples import read_by
 
 CLAMPED_SIZES = (1,)  # of observed subsets that are held fixed while the data chain completes them
@@ -22,12 +31,13 @@ PLAIN = {ROBUST_COND: COND, ROBUST_CLAMPED: CLAMPED}  # what robust judges read,
 
 class Conditioning(NamedTuple):
     """How missing parts are generated: steps of the latent chain, eq. (17) of arXiv 2605.00644 (0 = amortised), and
-    whether the data chain follows, observed parts held fixed. `name` prefixes its results.
+    whether the data chain or the diffusion refiner follows, observed parts held fixed. `name` prefixes its results.
     """
 
     name: str
     latent_steps: int = 0
     data_chain: bool = False
+    diffusion: bool = False
 
 
 def completed(m: Measurement, name: str) -> dict[str, Result]:
@@ -37,6 +47,7 @@ def completed(m: Measurement, name: str) -> dict[str, Result]:
         COND: (Conditioning(COND), s.sizes, s.items),
         REFINED: (Conditioning(REFINED, s.latent_steps), s.sizes, s.refined_items if s.latent_steps else 0),
         CLAMPED: (Conditioning(CLAMPED, data_chain=True), CLAMPED_SIZES, s.refined_items),
+        COND_DIFFUSION: (Conditioning(COND_DIFFUSION, diffusion=True), CLAMPED_SIZES, s.refined_items),
     }[PLAIN.get(name, name)]
     if n == 0 or not sizes:
         return m.skip(name, NOT_ASKED)
@@ -68,6 +79,10 @@ def completions(m: Measurement, items: Tensor, observed: tuple[str, ...], how: C
     for batch, rng in m.given("test", items, observed, how.name):
         if how.data_chain:
             views = m.model.refined_fill(batch, rng)
+        elif how.diffusion:
+            assert m.model.diffusion is not None
+            views = batch.filled(m.model.decode(m.model.infer_latents(batch, rng)))
+            views = m.model.diffusion.refine(views, rng, clamp=batch.there())
         else:
             views = m.model.decode(m.model.infer_latents(batch, rng, how.latent_steps))
         yield m.shown(views, f"{how.name} given {'+'.join(observed)}")

@@ -47,7 +47,7 @@ class _Mirror:
     """
 
     training, device, energy, energy_learned = False, torch.device("cpu"), "one that is flat", True
-    interaction_learned = False
+    interaction_learned, diffusion = False, None
 
     def __init__(self, dataset: MultimodalDataset, wrong: float) -> None:
         self.modalities, self.wrong = dataset.modalities, wrong

@@ -35,7 +35,7 @@ from multiebm.evaluation.measurement import (
 )
 from multiebm.evaluation.natural import lite0_distance
 from multiebm.evaluation.pairs import RANKS, SHUFFLED, PairJudge, paired, retrieval
-from multiebm.evaluation.result import EBM, GEN, REAL, SOURCES, Evaluation, EvaluationSettings, Result
+from multiebm.evaluation.result import DIFFUSION, EBM, GEN, REAL, SOURCES, Evaluation, EvaluationSettings, Result
 from multiebm.evaluation.samples import beside_real, coherence, entropy
 from multiebm.models.model import MultimodalModel
 
@@ -70,10 +70,11 @@ NEEDS: dict[str, Callable[[Measurement], str]] = {  # why a measurement lacks it
     ),
     "parts": lambda m: "" if len(m.dataset.modalities) > 1 else names.ONE_PART,
     "energy": lambda m: m.no_chain,
+    "diffusion": lambda m: "" if m.model.diffusion else "the model has no diffusion refiner",
 }
 
 _SHARE, _OVER_0, _OVER_1 = (0.0, 1.0), (0.0, inf), (1.0, inf)
-_DRAWN, _JUDGED, _COMPLETION = (GEN, EBM), ("judges",), ("judges", "labels", "parts")
+_DRAWN, _JUDGED, _COMPLETION = (GEN, EBM, DIFFUSION), ("judges",), ("judges", "labels", "parts")
 _PARTS = ("parts",)
 _BESIDE = {"mean": "the mean of training", "regression": "regression", "neighbours": "10 nearest neighbours"}
 _AGREE = "all modalities of a sample show the same class; real items, as the judges read them, are the ceiling"
@@ -96,6 +97,7 @@ _RATIO = "1: generated captions read like real ones; far below 1: they repeat wh
 _VARIED = "variance of pixels and numbers as a share of real ones': 1 is as varied as the data"
 _REFINED = "refined by the posterior of the given parts"
 _CLAMPED = "the completed item refined by the energy, given parts held fixed"
+_DIFFUSED = "pictures of the completed item drawn by the diffusion refiner, given parts held fixed"
 _KL = "divergence of codes from the prior, nats an item"
 _LEAKS = "high: the class leaks into what one modality has alone"
 _RMSE = "root mean square, in standard deviations of training, of the mean of 20 completions from all other parts"
@@ -139,6 +141,7 @@ METRICS: Table[Metric] = Table(
         names.COND: Metric(completed, "amortised", "one draw of the inference model", 1, _SHARE, _COMPLETION),
         names.REFINED: Metric(completed, "latent chain", _REFINED, 1, _SHARE, _COMPLETION),
         names.CLAMPED: Metric(completed, "data chain", _CLAMPED, 1, _SHARE, (*_COMPLETION, "energy")),
+        names.COND_DIFFUSION: Metric(completed, "diffusion", _DIFFUSED, 1, _SHARE, (*_COMPLETION, "diffusion")),
         names.ROBUST_COND: Metric(completed, "amortised, robust", _ROBUST, 1, _SHARE, _COMPLETION),
         names.ROBUST_CLAMPED: Metric(completed, "data chain, robust", _ROBUST, 1, _SHARE, (*_COMPLETION, "energy")),
         "fill/rmse": Metric(filling, "RMSE, filled in", _RMSE, 0, _OVER_0, _PARTS),
@@ -220,7 +223,8 @@ def measured(m: Measurement, only: Collection[str] = ()) -> Evaluation:
         for size in m.settings.sizes:
             subsets_of_size(list(m.dataset.modalities), size)
     started, skipped = perf_counter(), m.skipped
-    known = [name for name in METRICS if m.robust or name not in names.ROBUST]
+    unasked = (() if m.robust else names.ROBUST) + (() if m.model.diffusion else (names.COND_DIFFUSION,))
+    known = [name for name in METRICS if name not in unasked]
     rows = {name: METRICS[name] for name in only or known}
     lacking = {name: next(filter(None, (NEEDS[need](m) for need in row.needs)), "") for name, row in rows.items()}
     joint = [name for name, why in lacking.items() if why and rows[name].sources]
@@ -230,7 +234,7 @@ def measured(m: Measurement, only: Collection[str] = ()) -> Evaluation:
     skipped |= {name: NOT_ASKED for name in known if name not in rows}
     skipped |= {EBM: m.no_chain} if m.no_chain else {}
     there = {name: row for name, row in rows.items() if not lacking[name]}
-    sources = (REAL, GEN, *(() if m.no_chain else (EBM,)))
+    sources = (REAL, GEN, *(() if m.no_chain else (EBM,)), *((DIFFUSION,) if m.model.diffusion else ()))
     jobs = [(row, f"{source}/{name}") for source in sources for name, row in there.items() if source in row.sources]
     results: dict[str, Result] = {}
     with evaluation_mode(m.model):

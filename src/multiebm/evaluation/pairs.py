@@ -24,6 +24,7 @@ from multiebm.evaluation.measurement import FeatureReader, Measurement, chosen_i
 from multiebm.evaluation.natural import Sentence, features_of, first_of_each, halves, said, sentences_of
 from multiebm.evaluation.result import (
     COMPLETED,
+    DIFFUSION,
     EBM,
     GEN,
     PAIR_AUROC,
@@ -154,7 +155,7 @@ def both(m: Measurement, source: str) -> dict[str, tuple[Tensor, Tensor]]:
     def captions(of: str) -> Tensor:
         return judge.captions(m.once(sentences_of, of)[judge.caption])
 
-    if source in (GEN, EBM):
+    if source in (GEN, EBM, DIFFUSION):
         return {"": (pictures(source), captions(source))}
     told = said(m.dataset.modalities[judge.caption], m.dataset.test.take(judge.caption, real.flatten()))
     shown, read = pictures(REAL), judge.captions(told)

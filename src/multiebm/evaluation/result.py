@@ -18,10 +18,11 @@ from multiebm.core.files import read_json, write_json
 from multiebm.core.store import said
 
 # Names of results. Those of joint samples begin with their source, as in "gen/fcd": test items, decoder means of prior
-# draws, and these after the data chain
-REAL, GEN, EBM = SOURCES = ("real", "gen", "ebm")
+# draws, and these after the data chain, and after a diffusion refiner
+REAL, GEN, EBM, DIFFUSION = SOURCES = ("real", "gen", "ebm", "diffusion")
 COHERENCE, ENTROPY, VARIETY, FCD, FID = "joint_coherence", "label_entropy", "variety", "fcd", "fid"
 COND, REFINED, CLAMPED = "cond", "cond_refined", "cond_ebm"  # completed by the posterior, latent chain, data chain
+COND_DIFFUSION = "cond_diffusion"  # by the posterior, and the pictures by a diffusion refiner
 FD_LITE0, COMPLETED = "fd-lite0", "completed"  # on natural pictures; drawn once from all parts of other kinds
 PAIR_SCORE, PAIR_AUROC, RETRIEVAL = "pair_score", "pair_auroc", "retrieval"  # by a judge of pictures and captions
 FLUENT, FLUENT_REAL, FLUENT_RATIO = "fluency/generated", "fluency/real", "fluency/ratio"

@@ -15,6 +15,7 @@ from multiebm.core.progress import task, track
 from multiebm.evaluation.frechet import frechet_results
 from multiebm.evaluation.measurement import JudgesLike, Measurement, joined
 from multiebm.evaluation.result import (
+    DIFFUSION,
     EBM,
     FCD,
     FID,
@@ -34,7 +35,8 @@ Read = dict[tuple[str, str], Tensor]  # kept [N, ...] on the CPU, by (what, part
 
 
 def samples(m: Measurement) -> dict[str, Read]:
-    """Return what is kept of joint samples, "ebm" where there is a data chain, and of the real test items."""
+    """Return what is kept of joint samples, "ebm" where there is a data chain, "diffusion" where there is a
+    refiner, and of the real test items."""
     read = dict[str, list[Read]]()
 
     def keep(source: str, views: Views, first: int) -> None:
@@ -58,6 +60,8 @@ def samples(m: Measurement) -> dict[str, Read]:
             if not m.no_chain:
                 refined = m.model.refined_samples(latents, rng, temperature=m.settings.temperature)
                 shown[EBM] = m.shown(refined, "EBM samples")
+            if m.model.diffusion is not None:
+                shown[DIFFUSION] = m.shown(m.model.diffusion.refine(drawn, rng), "diffusion samples")
             for source, views in shown.items():
                 keep(source, views, int(rows[0]))
             advance(len(rows))

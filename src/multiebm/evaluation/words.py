@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from multiebm.evaluation.learning import Lines, Sentence
 from multiebm.evaluation.metrics import METRICS
-from multiebm.evaluation.result import EBM, GEN, REAL, Evaluation
+from multiebm.evaluation.result import DIFFUSION, EBM, GEN, REAL, Evaluation
 from multiebm.evaluation.verdict import CONFIDENCE, verdict
 
 QUESTION = "Does it work?"
-HEADS = {GEN: "Gen", EBM: "EBM", REAL: "Real"}  # of joint samples, by their source
+HEADS = {GEN: "Gen", EBM: "EBM", DIFFUSION: "Diffusion", REAL: "Real"}  # of joint samples, by their source
 
 
 def told(evaluation: Evaluation, lines: Lines = ()) -> str:

@@ -2,8 +2,8 @@
 
 import logging
 import math
-import shutil
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,11 @@ from typing import Any
 import torch
 
 from multiebm.core.errors import ConfigError, DivergenceError
-from multiebm.core.files import write_json
-from multiebm.core.keys import CONFIG, DATA, MODEL, RUN
-from multiebm.core.lock import locked
 from multiebm.core.random import make_generator
 from multiebm.data import BatchStream, MultimodalDataset
-from multiebm.experiments.build import build_dataset, build_model, training_data
-from multiebm.experiments.folder import check_folder, check_same_data, open_folder, parameter_counts, read_run
+from multiebm.experiments.build import build_model, training_data
 from multiebm.experiments.load import load_experiment
-from multiebm.experiments.saved import from_pretrained, save_pretrained
+from multiebm.experiments.refit import refit, run_settings
 from multiebm.experiments.schema import Experiment
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
@@ -75,6 +71,7 @@ def fit_prior(
         own[f"{PRIOR}base.log_scale"] = scale.detach()
     lacking, _ = fitted.load_state_dict(own, strict=False)
     assert all(name.startswith(PRIOR) for name in lacking)
+    fitted.diffusion = deepcopy(model.diffusion)  # its guesses are reconstructions, which know no prior
     set_precision(fitted, precision_of(model))
     stream = BatchStream(training_data(dataset, 0.0, seed, model.device), "train", CODES_BATCH, seed)
     generator = make_generator(seed, model.device)
@@ -102,34 +99,22 @@ def fit_prior_of_run(
     Its base is of the kind that the model was trained with (`tilted`). `overrides` are settings such as
     "model.prior.components=60", all of model.prior; how far the base is widened is a setting too.
     """
-    if not (run / CONFIG).is_file():
-        raise ConfigError(f"{run}: got no run folder (it has no {CONFIG}), expected one that training wrote")
+    before = run_settings(run)
     check_fit(how)
     if wrong := [text for text in overrides if not text.startswith(OWN)]:
         raise ConfigError(
             [f"{text!r}: expected a setting below {' or '.join(OWN)}; the rest is the run's" for text in wrong]
         )
-    before = load_experiment(run / CONFIG)
     if before.model.linear:
         raise ConfigError(LINEAR)
     experiment = tilted(before, overrides, how.steps)
-    if out.resolve() == run.resolve():
-        raise ConfigError(f"--out: got {out}, the folder of the run itself, which stays as it is; give another folder")
-    with locked(out):
-        check_folder(out, experiment, resume=False, overwrite=False)
-        model = from_pretrained(run, device)
-        dataset = build_dataset(before.data, run)
-        check_same_data(read_run(run), dataset, run)
-        dataset = training_data(dataset, before.data.missing, experiment.seed)
-        how = how._replace(widen_base=experiment.training.phase("settle").widen_base)
-        fitted = fit_prior(model, dataset, experiment.model.prior, how, experiment.seed, tell)
-        open_folder(out, experiment, resume=False)
-        if (run / DATA).is_file():
-            shutil.copyfile(run / DATA, out / DATA)
-        fit = {"of": str(run), "steps": how.steps, "rate": how.rate, "trained_with": asdict(before.model.prior)}
-        write_json(out / RUN, read_run(run) | {"parameters": parameter_counts(fitted), "prior_fit": fit})
-        save_pretrained(fitted, out / MODEL)
-    return fitted
+    how = how._replace(widen_base=experiment.training.phase("settle").widen_base)
+
+    def fit(model: MultimodalModel, dataset: MultimodalDataset) -> MultimodalModel:
+        return fit_prior(model, dataset, experiment.model.prior, how, experiment.seed, tell)
+
+    told = {"of": str(run), "steps": how.steps, "rate": how.rate, "trained_with": asdict(before.model.prior)}
+    return refit(run, out, experiment, fit, lambda: {"prior_fit": told}, device)
 
 
 def check_fit(how: Settling) -> None:

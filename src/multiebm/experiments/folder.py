@@ -207,10 +207,13 @@ def describe_run(dataset: MultimodalDataset, model: MultimodalModel, experiment:
 
 
 def parameter_counts(model: MultimodalModel) -> dict[str, int]:
-    """Return the number of parameters of generator (but its prior), inference, energy, prior and any interaction."""
+    """Return the number of parameters of generator (but its prior), inference, energy, prior, and any interaction and
+    diffusion refiner.
+    """
     parts: dict[str, torch.nn.Module | None] = {"generator": model.generator, "inference": model.inference}
     parts |= {"energy": model.energy, "prior": model.generator.prior}
-    parts |= {"interaction": model.interaction} if model.interaction else {}
+    later = {"interaction": model.interaction, "diffusion": model.diffusion}
+    parts |= {name: part for name, part in later.items() if part}
     count = {name: sum(p.numel() for p in part.parameters()) if part is not None else 0 for name, part in parts.items()}
     return count | {"generator": count["generator"] - count["prior"]}
 

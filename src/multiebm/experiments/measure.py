@@ -17,8 +17,8 @@ from multiebm.data.dataset import content_fingerprint
 from multiebm.evaluation.frechet import load_inception
 from multiebm.evaluation.judges import Judges, JudgeSettings, RobustSettings, readable
 from multiebm.evaluation.lite0 import load_lite0
-from multiebm.evaluation.measurement import JudgesLike
-from multiebm.evaluation.metrics import evaluate, quick_look
+from multiebm.evaluation.measurement import JudgesLike, Measurement
+from multiebm.evaluation.metrics import measured, quick_look
 from multiebm.evaluation.pairs import load_pairs
 from multiebm.evaluation.result import TRUSTED_ACCURACY, Evaluation, EvaluationSettings
 from multiebm.evaluation.stored_judges import load_sets
@@ -53,12 +53,27 @@ def measure_model(
     Without labels, what needs judges is left out and `Evaluation.skipped` says so; likewise FID without the weights
     `inception`, a file, and FD lite0 without the extra `judges`. `plain` and `robust`: sets of judges, as in `sets_of`.
     """
+    return measured(measurement_of(model, dataset, settings, seed, inception, plain, robust))
+
+
+def measurement_of(
+    model: MultimodalModel,
+    dataset: MultimodalDataset,
+    settings: EvaluationSettings,
+    seed: int = 0,
+    inception: Path | None = None,
+    plain: int | None = None,
+    robust: int | None = None,
+) -> Measurement:
+    """Return what `measure_model` measures: model and data with all readers of samples that there are."""
     dataset, device = in_units_of(model, dataset), str(model.device)
     reader = None if inception is None else load_inception(inception, device)
     first, others, of_robust = sets_of(dataset, device, plain, robust)
     lite0 = load_lite0(cache_root() / "judges", device)
-    pairs = load_pairs(dataset, lite0, cache_root())
-    return evaluate(model, dataset, first, settings, seed, reader, others, of_robust, lite0, pairs)
+    pairs, more = load_pairs(dataset, lite0, cache_root()), tuple(of_robust)
+    return Measurement(
+        model, dataset, first, settings, seed, reader, robust=more, lite0=lite0, pairs=pairs, others=tuple(others)
+    )
 
 
 def in_units_of(model: MultimodalModel, dataset: MultimodalDataset) -> MultimodalDataset:

@@ -19,6 +19,7 @@ from multiebm.data.npz import expanded
 from multiebm.experiments.build import build_model, check_own, find_device, naming_own
 from multiebm.experiments.schema import ModelSection, apart_problems
 from multiebm.modalities import Modality, to_json
+from multiebm.models.diffusion import DiffusionRefiner, check_diffusers
 from multiebm.models.model import MultimodalModel
 from multiebm.models.own import Maker, Own, handed_over
 from multiebm.models.saving import HEADER, Description, load_weights, newer, read_description
@@ -32,6 +33,7 @@ FITTED = (
     "standardise",
     "same",
 )  # what a modality has of its data, and another of the same kind need not have
+REFINER = "diffusion."  # begins the names of its weights
 LATER = (
     "interaction.",
     "step_size",
@@ -69,6 +71,8 @@ def from_pretrained(
             "with the multiebm release that wrote it"
         ) from error
     check_own(section, own, description.modalities, f"{where / HEADER}: ")
+    if description.diffusion is not None:
+        check_diffusers(str(where))
     deepest = getattr(section.prior, "layers", 0)
     shapes = [json.loads(text.partition(" ")[2]) for text in description.tensors.values()]
     with torch.inference_mode(False):  # weights made in it could never be differentiated through
@@ -79,6 +83,8 @@ def from_pretrained(
                 raise ValueError(problems[0])
             with nullcontext() if any(own) else _Bounded(shapes):  # code of the user's own may make what it likes
                 model = build_model(naming_own(section, own), description.modalities, 0, own)
+                if description.diffusion is not None:
+                    model.diffusion = DiffusionRefiner(description.diffusion, model.modalities)
         except (MultiebmError, RuntimeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             if any(own):  # whose errors are the user's
                 raise
@@ -111,11 +117,13 @@ def _load_own(model: MultimodalModel, description: Description, section: ModelSe
 def start_from(model: MultimodalModel, folder: str | Path) -> None:
     """Give `model` the weights saved in `folder`; how it standardises values stays its own, and so do an energy of
     interaction, a steered step size and balanced weights of parts that the saved model lacks: they may be learned by a
-    model that is finished.
+    model that is finished. Its diffusion refiner is left out: what it refines will be drawn by other weights.
 
     ConfigError where modalities or shapes are others, with every difference; CheckpointError where files are damaged.
     """
     description = read_description(find_model(folder))
+    kept = {name: of for name, of in description.tensors.items() if not name.startswith(REFINER)}
+    description = description._replace(tensors=kept)
     own, saved = model.modalities, description.modalities
     if list(own) != list(saved):
         raise ConfigError(

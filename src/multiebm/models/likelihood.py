@@ -1,5 +1,6 @@
 """Importance-weighted estimates of log p(X_S) by the model's own posterior (Burda et al. 2016, arXiv 1509.00519)."""
 
+import hashlib
 from collections.abc import Sequence
 from math import log
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,12 +11,13 @@ from torch import Tensor
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.names import module_key
 from multiebm.core.progress import task
-from multiebm.core.random import ItemGenerators
+from multiebm.core.random import ItemGenerators, make_generator
 from multiebm.mcmc.annealing import LogNormalizer
 from multiebm.models.inference import SHARED, Posterior
 from multiebm.models.use import PLACES
 
 if TYPE_CHECKING:
+    from multiebm.models.model import MultimodalModel
     from multiebm.models.states import StateModel
 
 DRAWS = 1000  # of an item at a time; a constant, or an item's noise would depend on how many items there are
@@ -27,6 +29,20 @@ class LogLikelihood(NamedTuple):
 
     value: Tensor
     error: Tensor
+
+
+def normalizer_of(model: "MultimodalModel", samples: int, stages: int, seed: int, anew: bool) -> LogNormalizer:
+    """Return log Z of the prior and its error, that which the model keeps unless it is to be made `anew`, or the prior
+    has changed since.
+    """
+    prior = model.generator.prior
+    if prior.normalised:
+        return prior.estimate_log_normalizer(samples, stages, make_generator(seed, model.device))
+    values = (t.detach().cpu().contiguous().numpy().tobytes() for t in prior.state_dict().values())
+    of = hashlib.sha256(b"".join([repr(prior).encode(), *values])).hexdigest()
+    if anew or model.kept is None or model.kept[0] != of:
+        model.kept = of, prior.estimate_log_normalizer(samples, stages, make_generator(seed, model.device))
+    return model.kept[1]
 
 
 def importance_log_likelihood(model: "StateModel", batch: Batch, samples: int, draws: ItemGenerators) -> LogLikelihood:

@@ -4,7 +4,6 @@
 gradients whatever the caller has set, a bounded number of items at a time, and leave the model as it was.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
@@ -14,15 +13,15 @@ from torch import Tensor
 
 from multiebm.core.bars import showing
 from multiebm.core.batch import Batch
-from multiebm.core.errors import ConfigError, ModalityError, whole_number
-from multiebm.core.handed import SHOWN
+from multiebm.core.errors import ConfigError, whole_number
 from multiebm.core.names import SHARED, Views
 from multiebm.core.progress import track
-from multiebm.core.random import Randomness, check_seed, item_generators, make_generator
+from multiebm.core.random import Randomness, check_seed, item_generators
 from multiebm.mcmc.annealing import LogNormalizer
 from multiebm.models import use
 from multiebm.models.choosing import best_fill, joint_samples
-from multiebm.models.likelihood import LogLikelihood, conditional_log_likelihood
+from multiebm.models.diffusion import drawing
+from multiebm.models.likelihood import LogLikelihood, conditional_log_likelihood, normalizer_of
 from multiebm.models.saving import write_model
 from multiebm.models.states import StateModel
 from multiebm.models.use import Completion
@@ -47,6 +46,7 @@ class MultimodalModel(StateModel):
         temperature: float | None = None,
         noise: bool = False,
         latent_steps: int | None = None,
+        diffusion_steps: int | None = 0,
     ) -> Views:
         """Return n joint samples of all modalities, raw values: pictures float [n, C, H, W] in [0, 1], vectors [n, D].
 
@@ -54,10 +54,10 @@ class MultimodalModel(StateModel):
         depends on (`seed`, i) alone, not on n. `temperature` T in (0, 1] draws z from p(z)^(1/T); None: that of the
         model. `noise`: with the observation noise that the model assumes around the means. `latent_steps` of a chain
         move latents before that towards samples whose parts belong together, by an energy of interaction that learned;
-        None: as many as `model.interaction.latent_steps` says where the data chain runs, else none. Captions come as an
-        array of strings [n].
+        None: as many as `model.interaction.latent_steps` says where the data chain runs, else none. At the end pictures
+        are drawn anew by `diffusion_steps` of a diffusion refiner (None: as it was fitted). Captions are an array [n].
         """
-        views = self.raw_samples(n, data_steps, seed, temperature, noise, latent_steps)
+        views = self.raw_samples(n, data_steps, seed, temperature, noise, latent_steps, diffusion_steps)
         return {name: self.modalities[name].give(view) for name, view in views.items()}
 
     def raw_samples(
@@ -68,13 +68,15 @@ class MultimodalModel(StateModel):
         temperature: float | None = None,
         noise: bool = False,
         latent_steps: int | None = None,
+        diffusion_steps: int | None = 0,
     ) -> Views:
         """Return what `sample` does as raw values [n, *raw_shape] of all modalities, tensors that these can show."""
         most = use.LARGEST // (4 * sum(m.size for m in self.modalities.values()))
         n = whole_number("n", n, 1, most, "a number of samples", f" ({use.LARGEST >> 30} GiB); draw fewer a seed")
         seed, temperature = check_seed(seed), use.check_temperature(temperature)
         data_steps = use.check_data_steps(data_steps, self.energy is not None, self.energy_learned)
-        use.check_noise(noise, data_steps)
+        diffuse = drawing(self.diffusion, diffusion_steps)
+        use.check_noise(noise, data_steps, diffusion_steps)
         if latent_steps := use.check_steps("latent_steps", latent_steps):
             use.check_interaction(f"latent_steps: got {latent_steps}", self.interaction_learned)
 
@@ -86,6 +88,7 @@ class MultimodalModel(StateModel):
                 views = self.decode(moved)  # "Gen"
             else:
                 views = self.refined_samples(latents, rng, data_steps, latent_steps, temperature)  # "EBM"
+            views = diffuse(views, rng)  # "Diffusion"
             return self._raw(views, list(self.modalities), rng if noise else None)
 
         return use.over_items(self, self.modalities, some, n)
@@ -102,6 +105,7 @@ class MultimodalModel(StateModel):
         draws: None = None,
         noise: bool = False,
         best_of: int | None = None,
+        diffusion_steps: int | None = 0,
     ) -> Views: ...
 
     @overload
@@ -117,6 +121,7 @@ class MultimodalModel(StateModel):
         draws: int,
         noise: bool = False,
         best_of: int | None = None,
+        diffusion_steps: int | None = 0,
     ) -> Completion: ...
 
     def impute(
@@ -130,6 +135,7 @@ class MultimodalModel(StateModel):
         draws: int | None = None,
         noise: bool = False,
         best_of: int | None = None,
+        diffusion_steps: int | None = 0,
     ) -> Views | Completion:
         """Return the modalities in `want` (None: all) by name, given raw `parts` [B, ...] of any, a table, or a path.
 
@@ -141,11 +147,13 @@ class MultimodalModel(StateModel):
         noise that the model assumes around the means. Item i depends on (`seed`, i) alone; of seeds [B], one for each
         item, on its own alone, wherever it stands. `best_of` K: of K completions that whose parts belong together best,
         by an energy of interaction that learned; after the 16th they are joint samples. None: one, or as it is set.
+        `diffusion_steps` are as in `sample`; observed parts are held fixed.
         """
         names = use.check_names(self.modalities, want, "want")
         latent_steps = use.check_steps("latent_steps", latent_steps) or 0
         data_steps = use.check_data_steps(data_steps, self.energy is not None, self.energy_learned)
-        use.check_noise(noise, data_steps)
+        diffuse = drawing(self.diffusion, diffusion_steps)
+        use.check_noise(noise, data_steps, diffusion_steps)
         most = use.check_best_of(best_of, self.interaction_learned) or (self.chooses.best_of if data_steps != 0 else 1)
         handed = use.check_parts(self.modalities, parts, present, self.reads)
         seeds = use.check_seeds(seed, len(handed.present))
@@ -162,6 +170,7 @@ class MultimodalModel(StateModel):
                 views = best_fill(self, batch, rng, latent_steps, most, posterior, pool)
                 if data_steps != 0:
                     views, _ = self.refine_data(views, rng, data_steps, clamp=batch.there())
+                views = diffuse(views, rng, batch.there())
                 each.append(self._raw(views, names, rng if noise else None))
             return {name: torch.stack([views[name] for views in each], 1) for name in names}  # [B, K, ...]
 
@@ -262,18 +271,12 @@ class MultimodalModel(StateModel):
         estimate is kept until the prior changes, and saved with the model: without `samples` and `stages` it is
         returned, and where there is none, made of PATHS and STAGES.
         """
-        seed, prior = check_seed(seed), self.generator.prior
+        seed = check_seed(seed)
         asked = (samples, stages, seed) != (None, None, 0)
         samples = PATHS if samples is None else whole_number("samples", samples, 0, use.MOST)
         stages = STAGES if stages is None else whole_number("stages", stages, 0, use.MOST)
         with use.in_use(self), showing(progress):
-            if prior.normalised:
-                return prior.estimate_log_normalizer(samples, stages, make_generator(seed, self.device))
-            values = (t.detach().cpu().contiguous().numpy().tobytes() for t in prior.state_dict().values())
-            of = hashlib.sha256(b"".join([repr(prior).encode(), *values])).hexdigest()
-            if asked or self.kept is None or self.kept[0] != of:
-                self.kept = of, prior.estimate_log_normalizer(samples, stages, make_generator(seed, self.device))
-        return self.kept[1]
+            return normalizer_of(self, samples, stages, seed, anew=asked)
 
     def match(self, parts: Views, present: Tensor | None = None) -> Tensor:
         """Return how well raw `parts` [B, ...] belong together, [B]: higher = better.
@@ -324,12 +327,7 @@ class MultimodalModel(StateModel):
         where one is missing or hidden by `present` [B, M]. ConfigError where an energy never learned.
         """
         handed = use.check_parts(self.modalities, parts, present, self.reads)
-        if rows := (~handed.complete()).nonzero()[:, 0].tolist():
-            missing = [name for name, i in zip(self.modalities, handed.present.all(0).tolist(), strict=True) if not i]
-            raise ModalityError(
-                f"score: got items with parts missing ({', '.join(missing) or 'single cells'}; {len(rows)} rows, "
-                f"first: {rows[:SHOWN]}), expected every modality of every item; complete them with impute(parts) first"
-            )
+        handed.check_complete(self.modalities, "score")
         if self.energy is not None and not (self.energy_learned or self.interaction_learned):
             raise ConfigError(
                 "score: got an energy that has made no step of training, expected one that has; train with "
@@ -342,7 +340,8 @@ class MultimodalModel(StateModel):
         """Write weights and description into `folder`, which is new, empty or holds a model; else OutputError."""
         if blueprint := self.blueprint:  # the one plain value that may be set after building
             blueprint = blueprint | {"temperature": self.generator.temperature}
-        write_model(self, self.modalities, blueprint, Path(folder), self.kept)
+        refiner = None if self.diffusion is None else self.diffusion.settings
+        write_model(self, self.modalities, blueprint, Path(folder), self.kept, refiner)
 
     def _raw(self, views: Views, names: list[str], noise: Randomness | None) -> Views:
         states = self.likeliest(views) if noise is None else self.with_noise(views, noise)

@@ -6,6 +6,7 @@ moment at which a save happens: before it the folder holds the old model, after 
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ from multiebm.core.files import ASIDE, reading, replace_file, writing
 from multiebm.core.store import Header, Store, StoredFile, describe, misfits
 from multiebm.mcmc.annealing import LogNormalizer
 from multiebm.modalities import Modality, from_json, to_json
+from multiebm.models.diffusion import Diffusion
 from multiebm.models.use import in_use
 from multiebm.nn.precision import precision_of
 
@@ -42,6 +44,7 @@ class _LogZ(BaseModel):
 class _ModelHeader(Header):
     model: dict[str, Any]
     log_normalizer: _LogZ | None = None
+    diffusion: Diffusion | None = None
     precision: Literal["fp32", "bf16"]
     modalities: Annotated[list[dict[str, Any]], Field(min_length=1)]
     files: Annotated[list[_Weights], Field(min_length=1, max_length=1)]  # type: ignore[assignment]
@@ -59,7 +62,8 @@ _STORE = Store(
 
 class Description(NamedTuple):
     """What a folder says of its model. `blueprint` is what the builder of the model was given, as plain values;
-    `tensors` are types and shapes of those in its file of weights; `kept`: log Z of its prior, where it was known.
+    `tensors` are types and shapes of those in its file of weights; `kept`: log Z of its prior, where it was known;
+    `diffusion`: what its refiner is built of, where it has one.
     """
 
     blueprint: dict[str, Any]
@@ -69,6 +73,7 @@ class Description(NamedTuple):
     weights: StoredFile
     tensors: dict[str, str]
     kept: tuple[str, LogNormalizer] | None = None
+    diffusion: Diffusion | None = None
 
 
 def check_model_folder(folder: Path) -> None:
@@ -94,6 +99,7 @@ def write_model(
     blueprint: dict[str, Any],
     folder: Path,
     kept: tuple[str, LogNormalizer] | None = None,
+    diffusion: Diffusion | None = None,
 ) -> None:
     """Write `model` so that reading it gives these very tensors; a kill at any moment leaves a whole model.
 
@@ -113,6 +119,7 @@ def write_model(
     values: dict[str, Any] = {"model": blueprint, "precision": precision_of(model), "modalities": about}
     if kept is not None:
         values["log_normalizer"] = {"of": kept[0]} | kept[1]._asdict()
+    values |= {} if diffusion is None else {"diffusion": asdict(diffusion)}
     packed = _STORE.pack(HEADER, values, "weights-{}.safetensors", state)
     if (size := len(packed[HEADER])) > _STORE.largest:
         raise OutputError(f"{folder}: got a description of {size} bytes, expected {_STORE.largest} at most")
@@ -149,7 +156,7 @@ def read_description(folder: Path) -> Description:
     weights, z = header.files[0], header.log_normalizer
     kept = None if z is None else (z.of, LogNormalizer(z.value, z.error, z.effective))
     tensors = _STORE.described(folder, weights)
-    return Description(header.model, modalities, header.precision, folder, weights, tensors, kept)
+    return Description(header.model, modalities, header.precision, folder, weights, tensors, kept, header.diffusion)
 
 
 def newer(description: Description) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from multiebm.mcmc.run import ChainInfo, run_chain
 from multiebm.modalities import Modality
 from multiebm.models.chains import DataChain, Displaced, LatentChain, starts_from_noise, steers_step_size
 from multiebm.models.choosing import best_fill, redrawn
+from multiebm.models.diffusion import DiffusionRefiner
 from multiebm.models.energy import EnergyNetwork
 from multiebm.models.generator import Generator
 from multiebm.models.inference import SHARED, InferenceModel, Latents, Posterior
@@ -48,6 +49,7 @@ class StateModel(nn.Module):
         self.modalities = modalities
         self.inference, self.generator, self.energy = inference, generator, energy
         self.interaction, self.ratio = interaction, ratio
+        self.diffusion: DiffusionRefiner | None = None  # of a finished model, as fit_refiner makes it
         self.data_chain, self.latent_chain = data_chain, latent_chain
         self.blueprint: dict[str, Any] = {}  # plain values its builder made it from; save_pretrained writes them
         self.own = Own()  # and code of the user's own, whose names are among them

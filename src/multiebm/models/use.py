@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from multiebm.core.batch import Batch, mask_views
 from multiebm.core.errors import ConfigError, DataError, ModalityError, whole_number
 from multiebm.core.frames import as_pandas
-from multiebm.core.handed import Handed, check_order, read_arrays
+from multiebm.core.handed import SHOWN, Handed, check_order, read_arrays
 from multiebm.core.names import SHARED, Views
 from multiebm.core.presence import read_presence, read_present
 from multiebm.core.random import SEEDS, check_seed
@@ -72,9 +72,14 @@ class Given(NamedTuple):
         batch = Batch(mask_views(views, present), present)
         return batch.to(device) if device is not None else batch
 
-    def complete(self) -> Tensor:
-        """Return the items that lack no part and no cell of one, bool [B]."""
-        return Batch(self.parts, self.present).complete()
+    def check_complete(self, modalities: dict[str, Modality], what: str) -> None:
+        """Raise ModalityError, which begins with `what` was asked, where an item lacks a part or a cell of one."""
+        if rows := (~Batch(self.parts, self.present).complete()).nonzero()[:, 0].tolist():
+            missing = [name for name, i in zip(modalities, self.present.all(0).tolist(), strict=True) if not i]
+            raise ModalityError(
+                f"{what}: got items with parts missing ({', '.join(missing) or 'single cells'}; {len(rows)} rows, "
+                f"first: {rows[:SHOWN]}), expected every modality of every item; complete them with impute(parts) first"
+            )
 
     def observed(self, modalities: dict[str, Modality], views: Views) -> Views:
         """Return raw `views` [B, ...] with what was handed over in its place, exactly as it was."""
@@ -201,13 +206,15 @@ def check_codes(size: int, private: bool) -> None:
         )
 
 
-def check_noise(noise: bool, data_steps: int | None) -> None:
-    """Raise ConfigError for observation noise beside steps of a data chain, whose energy is a density of noisy data."""
-    if noise and data_steps != 0:
-        raise ConfigError(
-            f"noise: got true with data_steps={data_steps}, expected one of them: the energy is a density of data, "
-            "noise included; use data_steps=0, or noise=False"
-        )
+def check_noise(noise: bool, data_steps: int | None, diffusion_steps: int | None = 0) -> None:
+    """Raise ConfigError for observation noise beside a refiner: energy and diffusion are densities of noisy data."""
+    steps = {"data_steps": (data_steps, "the energy"), "diffusion_steps": (diffusion_steps, "the diffusion")}
+    for key, (n, what) in steps.items():
+        if noise and n != 0:
+            raise ConfigError(
+                f"noise: got true with {key}={n}, expected one of them: {what} is a density of data, noise included; "
+                f"use {key}=0, or noise=False"
+            )
 
 
 def check_seeds(seed: Any, items: int) -> int | list[int]:

@@ -41,7 +41,7 @@ AMPLIFY_TO = 0.5  # the change that fills half the range of a picture
 
 
 def joint_section(scene: Scene) -> Section:
-    """Joint samples before and after the data chain from the same latents, beside real test items."""
+    """Joint samples, before and after the data chain or a diffusion refiner, of the same latents; real test items."""
     n, seed = POINTS if scene.showing("points") else SHOWN, scene.record.experiment.seed
     stages = [Stage("Gen", scene.model.raw_samples(n, 0, seed), GEN, "Decoder means of latents from the prior.")]
     told = [NO_ENERGY.format(reason=scene.no_energy)] if scene.has_energy and scene.no_energy else []
@@ -50,6 +50,9 @@ def joint_section(scene: Scene) -> Section:
         first = f"{moved} steps of the latents to where parts belong together, and " if moved else ""
         note = f"The same, after {first}{steps}"
         stages.append(Stage("EBM", scene.model.raw_samples(n, None, seed), EBM, note))
+    if refiner := scene.model.diffusion:
+        note = f"Gen with its pictures drawn anew by the diffusion refiner, {refiner.settings.steps} steps."
+        stages.append(Stage("Diffusion", scene.model.raw_samples(SHOWN, 0, seed, diffusion_steps=None), GEN, note))
     if scene.dataset is None:
         told.append(f"Real test items are left out: {NEEDS_DATA}.")
     else:
