@@ -1,5 +1,6 @@
 """Completions of a linear-Gaussian model by its exact posterior: errors, nats and intervals are what theory says."""
 
+from dataclasses import replace
 from math import sqrt
 from types import SimpleNamespace
 
@@ -129,7 +130,7 @@ def test_from_one_part_alone_less_is_known_than_from_both(exact):
 def test_too_narrow_noise_is_caught(exact):
     model, m, found = exact
     noise = dict(model.generator.likelihoods)
-    model.generator.likelihoods = {name: like._replace(scale=SCALE / 5) for name, like in noise.items()}
+    model.generator.likelihoods = {name: replace(like, scale=SCALE / 5) for name, like in noise.items()}
     given = model.inference.given
     model.inference.given = Exact(model, SCALE / 5).given  # type: ignore[method-assign]
     narrow = measured(Measurement(model, m.dataset, None, m.settings), ["fill/coverage90"]).results
@@ -175,7 +176,7 @@ def test_half_the_noise_covers_too_little_by_the_amount_of_the_closed_form(exact
     """
     model, m, found = exact
     noise, given = dict(model.generator.likelihoods), model.inference.given
-    model.generator.likelihoods = {name: like._replace(scale=SCALE / 2) for name, like in noise.items()}
+    model.generator.likelihoods = {name: replace(like, scale=SCALE / 2) for name, like in noise.items()}
     model.inference.given = Exact(model, SCALE).given  # type: ignore[method-assign]
     names = ["fill/coverage50", "fill/coverage90"]
     halved = measured(Measurement(model, m.dataset, None, m.settings), names).results

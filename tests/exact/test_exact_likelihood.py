@@ -1,6 +1,7 @@
 """Importance-weighted likelihoods against the evidence of linear-Gaussian models."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -162,5 +163,5 @@ def test_weights_of_modalities_are_of_training_and_not_of_the_likelihood():
     model = linear_model({"a": 1, "b": 2}, shared=1, private=0, scale=SIGMA, energy=None)
     views = random_views(model.modalities, 5)
     plain = model.log_likelihood(views, samples=50)
-    model.generator.likelihoods["a"] = model.generator.likelihoods["a"]._replace(weight=3.0)
+    model.generator.likelihoods["a"] = replace(model.generator.likelihoods["a"], weight=3.0)
     assert torch.equal(model.log_likelihood(views, samples=50), plain)

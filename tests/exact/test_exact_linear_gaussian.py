@@ -2,6 +2,7 @@
 known bias of the unadjusted chain, 1 / (1 - s^2 lambda / 4) in every eigen-direction of the precision lambda."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ def test_with_private_latents_the_chain_samples_their_joint_posterior():
 def test_the_weight_of_a_modality_multiplies_its_evidence():
     model = linear_model(SIZES, shared=2, scale=SIGMA, latent_chain={"steps": 3, "step_size": STEP})
     like = model.generator.likelihoods
-    like["a"] = like["a"]._replace(weight=0.25)
+    like["a"] = replace(like["a"], weight=0.25)
     views = random_views(model.modalities, 1, seed=3)
     present = torch.tensor([[True, False, False]]).expand(CHAINS, -1)
     mean, precision = exact_posterior(model, views, ["a"])
