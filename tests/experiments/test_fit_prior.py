@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import multiebm.experiments.fit_prior as module
 from multiebm.core.errors import ConfigError
 from multiebm.core.random import make_generator
 from multiebm.data import from_arrays
@@ -10,6 +11,7 @@ from multiebm.experiments.fit_prior import TILT, TILT_ON_CODES, fit_prior, tilte
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.saved import from_pretrained
 from multiebm.models.inference import InferenceModel
+from multiebm.models.interaction import FROM_POSTERIOR
 from multiebm.priors.energy import Energy
 from multiebm.priors.mixture import Mixture
 from multiebm.priors.prior import Settling
@@ -92,6 +94,19 @@ def test_the_base_keeps_the_scales_that_the_prior_had_learned(tmp_path):
     again = from_pretrained(tmp_path / "model")
     for name, view in fitted.sample(3).items():
         assert torch.equal(again.sample(3)[name], view)
+
+
+def test_a_ratio_learns_on_from_draws_of_the_fitted_prior(monkeypatch):
+    """One that has not learned is left as it is."""
+    monkeypatch.setattr(module, "STEPS", 8)
+    several = {"kind": "pair", "best_of": FROM_POSTERIOR + 1}
+    for before, after in ((0, 0), (5, 13)):
+        model = small_model(vectors(a=2, b=2), interaction=several)
+        model.ratio.steps.fill_(before)
+        fitted = fit_prior(model, data(), Energy(**SMALL), Settling(steps=1))
+        assert (int(model.ratio.steps), int(fitted.ratio.steps)) == (before, after)
+        moved = not torch.equal(model.ratio.head.net[0].weight, fitted.ratio.head.net[0].weight)
+        assert moved == (after > 0)
 
 
 def test_another_kind_of_prior_is_refused():

@@ -454,3 +454,14 @@ def test_a_model_saved_before_it_had_a_number_or_a_network_of_these_is_read(lack
     start_from(other, tmp_path / "model")  # and other data may go on from it
     assert float(other.interaction.weight) == 0.25
     assert float(other.interaction.louder) == 1
+
+
+def test_a_model_that_starts_from_another_has_a_ratio_of_its_own(tmp_path):
+    """That of the other one knows draws of another prior, which this one will learn."""
+    several = {"kind": "pair", "best_of": FROM_POSTERIOR + 1}
+    saved, model = (model_with("pair", interaction=several) for _ in range(2))
+    saved.ratio.steps.fill_(7)
+    saved.save_pretrained(tmp_path / "model")
+    start_from(model, tmp_path / "model")
+    assert not model.compares
+    assert multiebm.from_pretrained(tmp_path / "model").compares

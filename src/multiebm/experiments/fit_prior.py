@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from multiebm.priors.prior import PriorSettings, Settling
 from multiebm.training.codes import codes_of
 from multiebm.training.phases.bound import Bound
 from multiebm.training.phases.settle import Settle
+from multiebm.training.ratio import STEPS, learn_ratio
 
 CODES_BATCHES, CODES_BATCH = 128, 64  # items whose codes the prior is fitted to, twice each
 USUAL = Settling(steps=3000, rate=1e-3)
@@ -51,6 +53,8 @@ def fit_prior(
     tell: Callable[[str], None] = logger.info,
 ) -> MultimodalModel:
     """Return a copy of `model` whose prior over z is an energy prior fitted to its codes; nothing else is changed.
+
+    But for a ratio of codes to draws, which learns on from draws of this prior.
 
     The base is the standard density of the model's family (with the scales it had learned), or a mixture fitted to the
     codes first (`prior.components`); the tilt is contrasted with its chain for `how.steps` steps of Adam at `how.rate`.
@@ -83,6 +87,8 @@ def fit_prior(
         raise DivergenceError(said)
     if said:
         logger.warning("%s", said)
+    if fitted.ratio is not None and fitted.ratio.learned:  # what it knows are draws of the prior before
+        learn_ratio(fitted, (next(stream).to(model.device) for _ in count()), generator, STEPS)
     return fitted
 
 

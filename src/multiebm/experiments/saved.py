@@ -33,7 +33,7 @@ FITTED = (
     "standardise",
     "same",
 )  # what a modality has of its data, and another of the same kind need not have
-REFINER = "diffusion."  # begins the names of its weights
+LEFT_OUT = ("diffusion.", "ratio.")  # begin the names of weights that say what other weights draw
 LATER = (
     "interaction.",
     "step_size",
@@ -117,12 +117,12 @@ def _load_own(model: MultimodalModel, description: Description, section: ModelSe
 def start_from(model: MultimodalModel, folder: str | Path) -> None:
     """Give `model` the weights saved in `folder`; how it standardises values stays its own, and so do an energy of
     interaction, a steered step size and balanced weights of parts that the saved model lacks: they may be learned by a
-    model that is finished. Its diffusion refiner is left out: what it refines will be drawn by other weights.
+    model that is finished. Its diffusion refiner and its ratio are left out: samples will be drawn by other weights.
 
     ConfigError where modalities or shapes are others, with every difference; CheckpointError where files are damaged.
     """
     description = read_description(find_model(folder))
-    kept = {name: of for name, of in description.tensors.items() if not name.startswith(REFINER)}
+    kept = {name: of for name, of in description.tensors.items() if not name.startswith(LEFT_OUT)}
     description = description._replace(tensors=kept)
     own, saved = model.modalities, description.modalities
     if list(own) != list(saved):

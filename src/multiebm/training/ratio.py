@@ -1,6 +1,5 @@
 """The ratio learns when priors have settled: what the codes of items are decoded to, against what draws are."""
 
-import logging
 from collections.abc import Iterator
 
 import torch
@@ -19,8 +18,6 @@ RISE = 0.1  # share of the steps in which the rate rises; then it falls along ha
 LARGEST = 64  # items of a step, and as many draws
 REUSE = 4  # steps that a batch is decoded for
 KEPT = 2**26  # numbers of decoded views that are kept, for later steps to choose from
-
-logger = logging.getLogger(__name__)
 
 
 def learn_ratio(model: MultimodalModel, batches: Iterator[Batch], rng: torch.Generator, steps: int) -> None:
