@@ -103,10 +103,13 @@ def test_a_ratio_learns_on_from_draws_of_the_fitted_prior(monkeypatch):
     for before, after in ((0, 0), (5, 13)):
         model = small_model(vectors(a=2, b=2), interaction=several)
         model.ratio.steps.fill_(before)
+        model.interaction.steps.fill_(before)
+        model.interaction.weight.fill_(0.3)
         fitted = fit_prior(model, data(), Energy(**SMALL), Settling(steps=1))
         assert (int(model.ratio.steps), int(fitted.ratio.steps)) == (before, after)
         moved = not torch.equal(model.ratio.head.net[0].weight, fitted.ratio.head.net[0].weight)
         assert moved == (after > 0)
+        assert (fitted.ratio.pool() is not None) == (after > 0)
 
 
 def test_another_kind_of_prior_is_refused():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import multiebm
 from multiebm.core.batch import Batch
 from multiebm.core.random import gumbel, item_generators, make_generator, rand
 from multiebm.models import choosing
@@ -16,6 +17,7 @@ from multiebm.models.choosing import (
     best_fill,
     best_sample,
     joint_samples,
+    keep_pool,
     redrawn,
 )
 from multiebm.models.inference import SHARED
@@ -37,9 +39,9 @@ class Coin:
         return GOOD * latents[SHARED][:, 0]
 
 
-def comparing(**sections):
+def comparing(best_of=FROM_POSTERIOR + 1, **sections):
     """A small model whose ratio and energy of interaction count as learned."""
-    model = small_model(mixed(), interaction={"kind": "pair", "best_of": FROM_POSTERIOR + 1}, **sections)
+    model = small_model(mixed(), interaction={"kind": "pair", "best_of": best_of}, **sections)
     with torch.no_grad():
         for network in (model.interaction, model.ratio):
             for p in network.parameters():
@@ -133,6 +135,34 @@ def test_joint_samples_to_choose_from_are_of_more_draws_none_twice():
     torch.testing.assert_close(pool.features, features)
 
 
+def test_a_finished_model_keeps_the_joint_samples_that_it_chooses_from(tmp_path, monkeypatch):
+    """Kept ones are those that would be made; a saved model has them; of another number they are made anew."""
+    model, n = comparing(private=2, best_of=FROM_POSTERIOR + 12), 12
+    made = joint_samples(model, FROM_POSTERIOR + n)
+    assert model.ratio.pool() is None
+    keep_pool(model)
+    model.save_pretrained(tmp_path / "model")
+    for one in (model, multiebm.from_pretrained(tmp_path / "model")):
+        assert len(joint_samples(one, FROM_POSTERIOR + n - 2).features) == n - 2
+        monkeypatch.setattr(type(one), "sample_latents", None)  # nobody draws
+        kept = joint_samples(one, FROM_POSTERIOR + n)
+        monkeypatch.undo()
+        assert kept.latents.keys() == made.latents.keys() == {SHARED, "face", "left", "right"}
+        assert all(torch.equal(kept.latents[key], of) for key, of in made.latents.items())
+        assert torch.equal(kept.features, made.features)
+
+
+def test_older_saves_keep_no_joint_samples_and_load(tmp_path):
+    model, older = comparing(), comparing()
+    for name in [name for name in older.ratio._buffers if name.startswith("pool_")]:
+        del older.ratio._buffers[name]
+    older.save_pretrained(tmp_path / "model")
+    loaded = multiebm.from_pretrained(tmp_path / "model")
+    assert loaded.ratio.pool() is None
+    made = [joint_samples(one, FROM_POSTERIOR + 1) for one in (model, loaded)]
+    assert torch.equal(made[0].features, made[1].features)
+
+
 def test_a_completion_is_chosen_by_f_and_by_how_its_own_latents_are_decoded():
     """Of three from the posterior by f + d; a joint sample has to have the larger f - f(absent) + d, by a margin."""
     model = comparing()
@@ -152,7 +182,7 @@ def test_a_completion_is_chosen_by_f_and_by_how_its_own_latents_are_decoded():
 
 def test_a_joint_sample_is_taken_where_f_and_d_together_are_larger_by_the_margin():
     model = comparing()
-    model.interaction.head.log_scale.data.add_(2.0)
+    model.interaction.head.log_scale.data.add_(3.0)
     batch = Batch(random_views(model.modalities, 8, seed=1), torch.tensor([[False, True, False]]).expand(8, 3))
     with torch.no_grad():
         rng = item_generators(2, 8)

@@ -33,7 +33,7 @@ class Line:
 
     def __init__(self) -> None:
         self.modalities = vectors(x=1)
-        self.ratio = RatioNetwork(self.modalities)
+        self.ratio = RatioNetwork(self.modalities, {SHARED: 1}, 4)
 
     def infer_latents(self, batch, rng):
         side = torch.rand(len(batch.present), 1, generator=rng) < 0.5
@@ -117,3 +117,6 @@ def test_it_learns_when_priors_have_settled_and_only_beside_an_energy_of_interac
     assert order == ["priors", "priors", "ratio"]
     assert int(model.ratio.steps) == 5
     assert model.compares
+    assert len(model.ratio.pool().features) == 4  # made by the settled model, for all who will use it
+    learn_ratio(model, repeat(whole(random_views(mixed(), 8))), make_generator(0), 1)
+    assert model.ratio.pool() is None

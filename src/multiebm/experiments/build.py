@@ -23,7 +23,7 @@ from multiebm.models.aggregation import Aggregation, PriorExpert
 from multiebm.models.energy import EnergyNetwork
 from multiebm.models.generator import Generator
 from multiebm.models.inference import Encoder, InferenceModel, JointEncoder
-from multiebm.models.interaction import InteractionNetwork
+from multiebm.models.interaction import FROM_POSTERIOR, InteractionNetwork
 from multiebm.models.linear import CellExperts, LinearDecoder, begin
 from multiebm.models.model import MultimodalModel
 from multiebm.models.own import Own, laid_out, make_own, name_of
@@ -99,7 +99,10 @@ def build_model(
         inference = InferenceModel(encoders, s.family, aggregation, pooled, joint)
         interaction = None if s.interaction is None else InteractionNetwork(modalities, s.interaction)
         chains = (s.data_chain, s.latent_chain)
-        ratio = RatioNetwork(modalities) if s.interaction is not None and s.interaction.compares else None
+        ratio = None
+        if s.interaction is not None and s.interaction.compares:
+            sizes = {key: prior.dim for key, prior in generator.priors().items()}
+            ratio = RatioNetwork(modalities, sizes, s.interaction.best_of - FROM_POSTERIOR)
         model = MultimodalModel(modalities, inference, generator, energy, *chains, interaction, ratio)
         model.blueprint, model.own, model.reads = section.model_dump(), own, read_parts
         return laid_out(model)

@@ -18,6 +18,7 @@ from multiebm.experiments.build import build_model, training_data
 from multiebm.experiments.load import load_experiment
 from multiebm.experiments.refit import refit, run_settings
 from multiebm.experiments.schema import Experiment
+from multiebm.models.choosing import keep_pool
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.nn.precision import precision_of, set_precision
@@ -89,6 +90,7 @@ def fit_prior(
         logger.warning("%s", said)
     if fitted.ratio is not None and fitted.ratio.learned:  # what it knows are draws of the prior before
         learn_ratio(fitted, (next(stream).to(model.device) for _ in count()), generator, STEPS)
+        keep_pool(fitted)
     return fitted
 
 

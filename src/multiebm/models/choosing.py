@@ -1,21 +1,23 @@
 """What is chosen before the data chain runs: joint samples that look like decoded codes, completions that belong."""
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from multiebm.core.batch import Batch
 from multiebm.core.names import Views
+from multiebm.core.progress import track
 from multiebm.core.random import Randomness, gumbel, make_generator, rand
 from multiebm.core.tree import rows_where
 from multiebm.modalities import Modality
 from multiebm.models.inference import InferenceModel, Latents, Posterior
 from multiebm.models.interaction import FROM_POSTERIOR, InteractionNetwork
+from multiebm.models.ratio import Pool, RatioNetwork
 from multiebm.models.use import PLACES
 
-DRAWN = 16  # draws of the prior of which one is kept
-SURPLUS = 2  # draws of the prior a joint sample of these, where they are compared with codes
+DRAWN = 64  # draws of the prior of which one is kept
+SURPLUS = 8  # draws of the prior a joint sample of these, where they are compared with codes
 MARGIN = 1.0  # nats by which a joint sample has to be better: the best of many has a large f by chance, too
 AT_A_TIME = 2**24  # numbers of features that are compared at a time
 
@@ -24,6 +26,7 @@ class Choosing(Protocol):
     """What is needed of a model here: one of class `StateModel`."""
 
     interaction: InteractionNetwork | None
+    ratio: RatioNetwork | None
     inference: InferenceModel
     modalities: dict[str, Modality]
 
@@ -81,7 +84,7 @@ def best_fill(
     latent_steps: int = 0,
     best_of: int = 1,
     posterior: Posterior | None = None,
-    pool: "Pool | None" = None,
+    pool: Pool | None = None,
 ) -> Views:
     """Return the views [B, ...] with what is absent decoded from latents of the present parts, the best of so many.
 
@@ -111,25 +114,23 @@ def best_fill(
     return best
 
 
-class Pool(NamedTuple):
-    """Joint samples from which completions are chosen: their latents [n, .], and what f reads of them [n, M, F]."""
-
-    latents: Latents
-    features: Tensor
-
-
 @torch.no_grad()
 def joint_samples(model: Choosing, best_of: int) -> Pool | None:
     """Return the joint samples among so many completions, the same for all items and seeds; None if there are none.
 
-    Where draws are compared with codes these are of SURPLUS times as many draws, none twice, with weights exp d.
+    Where draws are compared with codes these are of SURPLUS times as many draws, none twice, with weights exp d. A
+    finished model keeps as many as it is set to choose from.
     """
     if (n := best_of - FROM_POSTERIOR) <= 0 or model.interaction is None:
         return None
+    made = model.ratio.pool() if model.compares and model.ratio is not None else None
+    if made is not None and len(made.features) == n:
+        return made
     rng, size = make_generator(0), max(64, PLACES // sum(m.places for m in model.modalities.values()))
     latents = model.sample_latents(n * SURPLUS if model.compares else n, rng)  # drawn on the CPU, as for every device
     if model.compares:
-        looks = torch.cat([model.likeness(of) for of in _split(latents, size)])
+        each_look = [model.likeness(of) for of in track(_split(latents, size), "joint samples are drawn")]
+        looks = torch.cat(each_look)
         kept = (looks + gumbel(rng, looks.shape, looks)).topk(n).indices
         latents = {key: of[kept] for key, of in latents.items()}
     each = []
@@ -139,6 +140,14 @@ def joint_samples(model: Choosing, best_of: int) -> Pool | None:
         there = torch.ones(rows, len(views), dtype=torch.bool, device=model.interaction.weight.device)
         each.append(model.interaction.features(views, there))
     return Pool(latents, torch.cat(each))
+
+
+def keep_pool(model: Choosing) -> None:
+    """Let a finished model keep the joint samples that it chooses completions from, so that they are made once."""
+    if model.compares and model.ratio is not None:
+        pool = joint_samples(model, FROM_POSTERIOR + len(model.ratio.pool_latents))
+        assert pool is not None
+        model.ratio.keep(pool)
 
 
 def _split(latents: Latents, size: int) -> list[Latents]:

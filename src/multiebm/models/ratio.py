@@ -11,15 +11,52 @@ contrastive prior of NCP-VAE (arXiv 2010.02917, eq. (5)), with a d that sees thr
 does that rejects samples of a generator (arXiv 1810.06758).
 """
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import torch
+from torch import Tensor
 
 from multiebm.modalities import Modality
-from multiebm.models.interaction import PartsNetwork
+from multiebm.models.inference import Latents
+from multiebm.models.interaction import FEATURES, PartsNetwork
+
+
+class Pool(NamedTuple):
+    """Joint samples from which completions are chosen: their latents [n, .], and what f reads of them [n, M, F]."""
+
+    latents: Latents
+    features: Tensor
 
 
 class RatioNetwork(PartsNetwork):
-    """Decoded views -> d [B] in nats; high = they look like what the codes of items are decoded to. By an MLP head."""
+    """Decoded views -> d [B] in nats; high = they look like what the codes of items are decoded to. By an MLP head.
 
-    def __init__(self, modalities: dict[str, Modality]) -> None:
+    A finished model keeps `n` joint samples here, whose latents have these `sizes`, {"shared": D, modality: P}.
+    """
+
+    steps: Tensor
+    pool_made: Tensor  # whether it keeps any
+    pool_latents: Tensor
+    pool_features: Tensor
+
+    def __init__(self, modalities: dict[str, Modality], sizes: Mapping[str, int], n: int) -> None:
         super().__init__(modalities, "mlp")
+        self.sizes = dict(sizes)
         self.register_buffer("steps", torch.tensor(0))
+        self.register_buffer("pool_made", torch.tensor(False))
+        self.register_buffer("pool_latents", torch.zeros(n, sum(sizes.values())))
+        self.register_buffer("pool_features", torch.zeros(n, len(modalities), FEATURES))
+
+    def keep(self, pool: Pool) -> None:
+        """Keep these n joint samples."""
+        self.pool_latents.copy_(torch.cat([pool.latents[key] for key in self.sizes], 1))
+        self.pool_features.copy_(pool.features)
+        self.pool_made.fill_(True)
+
+    def pool(self) -> Pool | None:
+        """Return the n joint samples that it keeps, if any."""
+        if not self.pool_made:
+            return None
+        each = self.pool_latents.split(list(self.sizes.values()), 1)
+        return Pool(dict(zip(self.sizes, each, strict=True)), self.pool_features)

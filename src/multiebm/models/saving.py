@@ -24,7 +24,7 @@ from multiebm.models.use import in_use
 from multiebm.nn.precision import precision_of
 
 HEADER = "model.json"
-SINCE = ("interaction.louder", "ratio.")  # how the names of weights begin that older saves have not
+SINCE = ("interaction.louder", "ratio.pool_", "ratio.")  # how the names of weights begin that older saves have not
 _NAME = r"weights-[0-9a-f]{12}\.safetensors"
 _OURS = re.compile(rf"({re.escape(ASIDE)}.*)?({_NAME}|{re.escape(HEADER)})")
 

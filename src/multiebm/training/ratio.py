@@ -1,6 +1,7 @@
 """The ratio learns when priors have settled: what the codes of items are decoded to, against what draws are."""
 
 from collections.abc import Iterator
+from math import cos, pi
 
 import torch
 from torch.optim import AdamW
@@ -10,9 +11,8 @@ from multiebm.core.names import Views
 from multiebm.core.progress import track
 from multiebm.models.model import MultimodalModel
 from multiebm.objectives.ratio import ratio_loss
-from multiebm.training.phases.phase import half_cosine
 
-STEPS = 2000
+STEPS = 1200
 RATE, WEIGHT_DECAY = 3e-3, 1e-2  # of AdamW
 RISE = 0.1  # share of the steps in which the rate rises; then it falls along half a cosine
 LARGEST = 64  # items of a step, and as many draws
@@ -30,6 +30,7 @@ def learn_ratio(model: MultimodalModel, batches: Iterator[Batch], rng: torch.Gen
         return
     optimiser, kept = AdamW(ratio.parameters(), RATE, weight_decay=WEIGHT_DECAY, fused=True), list[Views]()
     most = max(1, KEPT // (2 * LARGEST * sum(m.size for m in model.modalities.values())))
+    ratio.pool_made.fill_(False)
     ratio.train()
     for step in track(range(steps), "samples are compared with codes"):
         if not step % REUSE:
@@ -37,7 +38,7 @@ def learn_ratio(model: MultimodalModel, batches: Iterator[Batch], rng: torch.Gen
         views = kept[int(torch.randint(len(kept), (), generator=rng, device=rng.device))]
         done = (step + 0.5) / steps
         for group in optimiser.param_groups:
-            group["lr"] = RATE * min(done / RISE, half_cosine(1.0, 0.0, (done - RISE) / (1 - RISE)))
+            group["lr"] = RATE * min(done / RISE, 0.5 + 0.5 * cos(pi * max(0.0, done - RISE) / (1 - RISE)))
         of_codes, of_draws = ratio(views).chunk(2)
         optimiser.zero_grad(set_to_none=True)
         ratio_loss(of_codes, of_draws).backward()

@@ -16,6 +16,7 @@ from multiebm.core.batch import Batch
 from multiebm.core.errors import DivergenceError
 from multiebm.core.progress import listening
 from multiebm.models.chains import steers_step_size
+from multiebm.models.choosing import keep_pool
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.priors.prior import Settling
@@ -112,6 +113,7 @@ def take_average(state: TrainState[MultimodalModel], how: Settling, share: float
     settle_step_size(model, state.rng)
     weigh_interaction(model, state.rng.initial_seed())
     weigh_score(model, (next(state.stream).to(model.device) for _ in range(batches_to_settle(state))))
+    keep_pool(model)
 
 
 def settle_step_size(model: MultimodalModel, rng: torch.Generator) -> None:
