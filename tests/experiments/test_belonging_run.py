@@ -82,6 +82,20 @@ def test_a_finished_model_can_be_taught_it(tmp_path):
         run_experiment(tiny("model.interaction.kind=pair"), tmp_path / "x", tiny_data(), init_from=tmp_path / "second")
 
 
+@pytest.mark.parametrize("fusion", ["additive", "late"])
+def test_a_finished_model_without_an_energy_can_be_taught_one(fusion, tmp_path):
+    without = ("model.energy=null", "training.phases=[{kind: bound, steps: 3}]")
+    first = multiebm.train(tiny(*without), tmp_path / "first", dataset=tiny_data(), progress=False)
+    assert first.energy is None
+    later = (f"model.energy.fusion={fusion}", "training.phases=[{kind: energy, steps: 4}]")
+    model = run_experiment(tiny(*later), tmp_path / "second", tiny_data(), init_from=tmp_path / "first").model
+    own, kept = dict(first.named_parameters()), ("generator.decoders.", "inference.")
+    assert all(torch.equal(p, own[n]) for n, p in model.named_parameters() if n.startswith(kept))
+    assert int(model.energy_steps) == 4
+    with pytest.raises(ConfigError, match="energy"):  # nor is an energy that was learned dropped
+        run_experiment(tiny(*without), tmp_path / "x", tiny_data(), init_from=tmp_path / "second")
+
+
 def test_the_commands_ask_it(trained, tmp_path):
     folder, model = trained
 

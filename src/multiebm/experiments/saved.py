@@ -35,6 +35,7 @@ FITTED = (
 )  # what a modality has of its data, and another of the same kind need not have
 LEFT_OUT = ("diffusion.", "ratio.")  # begin the names of weights that say what other weights draw
 LATER = (
+    "energy.",
     "interaction.",
     "step_size",
     "generator.balance",
@@ -115,9 +116,9 @@ def _load_own(model: MultimodalModel, description: Description, section: ModelSe
 
 
 def start_from(model: MultimodalModel, folder: str | Path) -> None:
-    """Give `model` the weights saved in `folder`; how it standardises values stays its own, and so do an energy of
-    interaction, a steered step size and balanced weights of parts that the saved model lacks: they may be learned by a
-    model that is finished. Its diffusion refiner and its ratio are left out: samples will be drawn by other weights.
+    """Give `model` the weights saved in `folder`; how it standardises values stays its own, and so do an energy,
+    an energy of interaction, a steered step size and balanced weights of parts that the saved model lacks: they may be
+    learned by a model that is finished. Its diffusion refiner and its ratio are left out: samples will be drawn by other weights.
 
     ConfigError where modalities or shapes are others, with every difference; CheckpointError where files are damaged.
     """
