@@ -104,6 +104,18 @@ def test_decimal_commas_beside_points_are_refused_with_both_columns(tmp_path, po
         table_of(tmp_path, f"a;b\n1,5;{points}\n2;{points}\n")
 
 
+def test_one_cell_that_is_no_number_does_not_hide_a_column_of_decimal_commas(tmp_path):
+    """It is named with its row, as in a column with decimal points."""
+    rows = [f"{i},5;{i % 3}" for i in range(30)]
+    for cell in ("k.A.", "1.234,5"):
+        rows[3] = f"{cell};1"
+        (tmp_path / "t.csv").write_text("a;b\n" + "\n".join(rows) + "\n")
+        with pytest.raises(
+            DataError, match=rf"column 'a': got the text '{cell}' in row 3, expected a number, as 29 of"
+        ):
+            multiebm.read_data(tmp_path / "t.csv", parts={"x": ["a"], "y": ["b"]})
+
+
 def test_decimal_commas_are_numbers_of_a_part(tmp_path):
     rows = "".join(f"{i},5;{i * i},25\n" for i in range(40))
     (tmp_path / "t.csv").write_text("a;b\n" + rows)
@@ -201,13 +213,22 @@ def test_a_path_without_an_ending_that_is_not_there_is_told_what_may_be(tmp_path
         read_parts(tmp_path / "nowhere", {})
 
 
-def test_options_for_data_beside_what_is_not_there_or_names_settings_say_which(capsys):
-    for source, what in (("nowhere", "no file or folder"), ("toy2d", "which names settings")):
+def test_options_for_data_beside_what_is_not_there_or_names_settings_say_which(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.csv").write_text("a\n1\n")
+    absent = "got no file or folder, expected your data: a folder, a table or an .npz."
+    cases = {
+        "nowhere": f"nowhere: {absent}",
+        "mine.cvs": f"mine.cvs: {absent} Did you mean 'mine.csv'?",
+        "toy2d": "got toy2d, which names settings, with options for data",
+    }
+    for source, what in cases.items():
         with pytest.raises(SystemExit, match="2"):
             main(["train", source, "--part", "x=a", "--out", "run"])
-        assert f"got {source}, {what}, with options for data" in " ".join(
-            capsys.readouterr().err.replace("│", "").split()
-        )
+        assert what in " ".join(capsys.readouterr().err.replace("│", "").split())
+    for source in ("mine.cvs", "./mine.cvs"):
+        with pytest.raises(ConfigError, match="Did you mean '.*mine.csv'"):
+            multiebm.train(source, "run")
 
 
 def test_a_table_that_may_not_be_read_is_told_from_one_that_is_none(tmp_path, monkeypatch):

@@ -36,11 +36,11 @@ def made(
     return Evaluation(results, skipped or {}, None, "mine", 0, 1.0, temperature=temperature, learned_noise=learned)
 
 
-def said(evaluation: Evaluation, lines=()) -> list[tuple[bool, str]]:
+def said(evaluation: Evaluation, lines=None) -> list[tuple[bool, str]]:
     return verdict(evaluation, lines)
 
 
-def about(start: str, evaluation: Evaluation, lines=()) -> tuple[bool, str]:
+def about(start: str, evaluation: Evaluation, lines=None) -> tuple[bool, str]:
     """The one sentence of a verdict that begins so."""
     (found,) = [sentence for sentence in verdict(evaluation, lines) if sentence[1].startswith(start)]
     return found
@@ -417,7 +417,25 @@ def test_a_loss_that_still_falls_says_that_training_was_too_short():
     flat = losses(*(28 + 26 / (1 + i) ** 2 + 0.4 * draws.normal() for i in range(30)))
     assert still_learning(flat)[0]
     assert still_learning(losses(1, 2, 3)) is None
-    assert still_learning([]) is None
+    assert still_learning(None) is None
+
+
+def test_a_model_without_a_step_needs_time_and_nothing_else():
+    """Its error on training rows is that of its start, so nothing is said of what it knows by heart."""
+    heart = {"fill__learned__s": 0.1, "fill__over_regression__s": -0.5}
+    assert any("by heart" in words for _, words in said(made(**heart), DONE))
+    found = said(made(**heart), [])
+    assert (False, "Training made no step: the model is as it began.") in found
+    assert not any("by heart" in words for _, words in found)
+    assert found[-1] == (False, "Try next: give training more time (training.seconds): none was left for a step.")
+
+
+def test_what_is_known_by_heart_and_a_loss_that_falls_do_not_ask_for_more_and_fewer_steps():
+    heart = {"fill__learned__s": 0.1, "fill__over_regression__s": -0.5}
+    found = [words for _, words in said(made(**heart), FALLING)]
+    assert any("by heart" in words for words in found)
+    assert not any("too short" in words for words in found)
+    assert "for fewer steps" in found[-1]
 
 
 def test_the_fall_at_the_end_is_a_share_of_the_whole_by_a_line():

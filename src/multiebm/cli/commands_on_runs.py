@@ -26,7 +26,7 @@ from multiebm.cli.options import (
     Source,
     data_settings,
 )
-from multiebm.core.keys import CONFIG, EVALUATION, METRICS, REPORT
+from multiebm.core.keys import CONFIG, EVALUATION, REPORT
 
 if TYPE_CHECKING:
     from multiebm.data import MultimodalDataset
@@ -285,9 +285,9 @@ def evaluate(
     experiment, dataset = _opened(run, out, changes)
     from multiebm.cli.outputs import print_evaluation
     from multiebm.evaluation.judges import readable
+    from multiebm.experiments.folder import read_lines
     from multiebm.experiments.measure import measure_model
     from multiebm.experiments.saved import from_pretrained
-    from multiebm.training.hooks import read_log
 
     model, measured = from_pretrained(run, device), experiment.evaluation
     first = "; judges of the data are trained the first time" if readable(dataset) and dataset.exact is None else ""
@@ -295,7 +295,7 @@ def evaluate(
     typer.echo(f"measuring {what}{first}", err=True)
     evaluation = measure_model(model, dataset, measured, seed, inception, judges, robust_judges)
     evaluation.save(out)
-    print_evaluation(evaluation, [line.values for line in read_log(run / METRICS).lines])
+    print_evaluation(evaluation, read_lines(run))
     typer.echo(f"all of it: {out}")
 
 

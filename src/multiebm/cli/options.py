@@ -131,12 +131,15 @@ def data_settings(
     if own:
         given |= {"path": source, "modalities": None}
     elif given or method != OWN_DATA:
-        from multiebm.experiments.sources import preset_names
+        from multiebm.experiments.sources import near_file, preset_names
 
-        what = "which names settings" if source in preset_names() or Path(source).exists() else "no file or folder"
+        if source not in preset_names() and not Path(source).exists():
+            raise typer.BadParameter(
+                f"{source}: got no file or folder, expected your data: a folder, a table or an .npz.{near_file(source)}"
+            )
         raise typer.BadParameter(
-            f"got {source}, {what}, with options for data; expected data with them (a folder, a table or an .npz that "
-            "is there), or no such options"
+            f"got {source}, which names settings, with options for data; expected data with them (a folder, a table or "
+            "an .npz that is there), or no such options"
         )
     return [f"data.settings.{name}={json.dumps(value)}" for name, value in given.items()]
 

@@ -137,7 +137,7 @@ def grid(views: Views, modalities: dict[str, Modality]) -> NDArray[np.uint8]:
     return sheet
 
 
-def print_evaluation(evaluation: Evaluation, lines: Lines = ()) -> None:
+def print_evaluation(evaluation: Evaluation, lines: Lines | None = None) -> None:
     """Print the main results with their standard errors, how well the judges read real data, what was left out, and at
     the end whether it works, with training by its log `lines`.
     """

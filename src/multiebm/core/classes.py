@@ -28,7 +28,7 @@ def class_name(cell: Any, where: str) -> str:
     if isinstance(cell, Real) and float(cell).is_integer():
         return str(int(float(cell)))
     fix = (
-        "say that it is missing by missing: nan, or by a mask"
+        "say that it is missing by missing: nan (--missing nan), or by a mask"
         if is_missing(cell)
         else "declare kind: vector"
         if isinstance(cell, Real)

@@ -22,8 +22,9 @@ _SHOWN = 8  # columns that are named
 def with_decimal_commas(frame: Any, read: Callable[[], Any], file: Path) -> Any:
     """Return the table of a file whose cells stand between semicolons or tabs, as `read` reads it with decimal commas.
 
-    Commas are decimal where all cells of a column of texts are numbers such as 1,5, and one of them cannot be
-    thousands; then they are so in all columns. DataError where other numbers have a decimal point.
+    Commas are decimal where most cells of a column of texts are numbers such as 1,5, and one of them cannot be
+    thousands; then they are so in all columns. Other cells of it stay texts, to be named by whoever needs numbers.
+    DataError where other numbers have a decimal point.
     """
     names = [str(name) for name in frame.columns]
     commas = {at: cells for at in range(len(names)) if (cells := _with_commas(frame.iloc[:, at]))}
@@ -38,17 +39,27 @@ def with_decimal_commas(frame: Any, read: Callable[[], Any], file: Path) -> Any:
                 f"{file}: got {cell!r} in column {name!r} and {point!r} in column {other!r}, expected a decimal comma "
                 "or a decimal point in all columns; write all numbers with a point, and nothing between thousands"
             )
+    for at in commas:
+        if found.iloc[:, at].dtype.kind == "O":  # one cell that is no number keeps all of them texts
+            found.isetitem(at, [_plain(cell) for cell in found.iloc[:, at]])
     listed = ", ".join([names[at] for at in commas][:_SHOWN]) + (", ..." if len(commas) > _SHOWN else "")
     logger.warning("%s: numbers such as %s are read with a decimal comma, in columns %s", file, cell, listed)
     return found
 
 
 def _with_commas(column: Any) -> list[str]:
-    """Return the cells that are there of a column of texts whose cells are all numbers, some of them with a comma."""
+    """Return the numbers of a column of texts that are most of its cells, some of them with a comma; else none."""
     if column.dtype.kind != "O":
         return []
     cells = [str(cell).strip() for cell in column.dropna()]
-    return cells if any("," in cell for cell in cells) and all(map(_COMMA.fullmatch, cells)) else []
+    found = [cell for cell in cells if _COMMA.fullmatch(cell)]
+    return found if any("," in cell for cell in found) and len(found) > len(cells) / 2 else []
+
+
+def _plain(cell: Any) -> Any:
+    """Return the number that a text such as 1,5 is; any other cell as it is."""
+    is_number = isinstance(cell, str) and _COMMA.fullmatch(cell.strip())
+    return float(cell.strip().replace(",", ".")) if is_number else cell
 
 
 def separator(stream: IO[str], file: Path) -> str:

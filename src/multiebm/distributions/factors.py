@@ -17,8 +17,9 @@ TOLERANCE = 1e-4  # nats a row and step of EM, below which it ends
 STEPS = 100  # of EM at most
 TURNS, SETTLED = 100, 1e-4  # of the start at most, until no column's noise changes by more
 WIDE, TURNS_OF_WIDE = 200, 10  # columns, with more of which the start takes that many turns
-FEW = 32  # patterns of gaps, up to which sums go by pattern (`_Few`), beyond by row (`_Many`)
-FOLDS, MANY = 5, 500  # of the cross-validation that chooses the prior on loadings; of so many rows one fold does
+FEW = 32  # patterns of gaps, up to which sums go by pattern (`_Few`), beyond by row (`_Many`); systems of columns
+FOLDS = 5  # of the cross-validation that chooses the prior on loadings
+MANY, LARGE = 500, 2**16  # rows, and cells, with which one fold does
 SHRINK = (1.0, 10.0, 100.0, 1000.0)  # precisions of the prior on loadings that it tries, in units of a column's noise
 
 
@@ -117,6 +118,7 @@ def factor_analysis(x: Tensor, k: int, shrink: float = 1.0, start: Factors | Non
     before, eye = -torch.inf, torch.eye(k, dtype=torch.float64)
     own = _start(off, variance, k) if start is None else start.in_units(loc, unit)
     rows = gaps.of_row.bincount(minlength=len(gaps.patterns)).double()
+    rows_of, alike = gaps.patterns.double().T.unique(dim=0, return_inverse=True)  # columns of the same rows
     for _ in range(STEPS):
         z, covariance, log_p = own.expect(seen, gaps)
         prior = 0.5 * shrink * (own.loadings.square().sum(1) / own.noise).sum() / len(x)
@@ -124,11 +126,13 @@ def factor_analysis(x: Tensor, k: int, shrink: float = 1.0, start: Factors | Non
             break
         before, xz = value, off.T @ z  # [F, K]
         squares = gaps.with_squares(rows[:, None, None] * covariance, z)  # [P, K, K]
-        if len(squares) == 1:  # all columns share one system
-            loadings = torch.linalg.solve(squares[0] + shrink * eye, xz.T).T
+        systems = torch.einsum("up,pkl->ukl", rows_of, squares) + shrink * eye
+        if len(systems) <= FEW:
+            loadings = torch.empty_like(xz)
+            for i, system in enumerate(systems):
+                loadings[alike == i] = torch.linalg.solve(system, xz[alike == i].T).T
         else:
-            zz = torch.einsum("pf,pkl->fkl", gaps.patterns.double(), squares)
-            loadings = torch.linalg.solve(zz + shrink * eye, xz[..., None])[..., 0]
+            loadings = torch.linalg.solve(systems[alike], xz[..., None])[..., 0]
         noise = variance - (loadings * xz).sum(1) / n
         own = Factors(own.loc, loadings, noise.clamp_min(LEAST_NOISE))
     return own.in_units(-loc / unit, 1 / unit)
@@ -164,7 +168,8 @@ def chosen_factors(x: Tensor, k: int, parts: Sequence[Tensor]) -> Factors:
     What is predicted, in rows that were left out, is each of the `parts` (bool [F]: its columns) from the others.
     """
     n, tried = len(x), dict.fromkeys(SHRINK, 0.0)
-    fold, folds = torch.arange(n) % FOLDS, 0 if n < 2 * FOLDS else 1 if n >= MANY else FOLDS
+    one = n >= MANY or x.numel() >= LARGE
+    fold, folds = torch.arange(n) % FOLDS, 0 if n < 2 * FOLDS else 1 if one else FOLDS
     with task("start: factor analysis", folds * len(SHRINK) + 1) as advance:
         for left_out in range(folds):
             _try(x[fold != left_out], x[fold == left_out], k, parts, tried, advance)

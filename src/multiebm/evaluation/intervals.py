@@ -50,3 +50,15 @@ def interval_fit(inside: Result) -> str:
     if inside.value < TRUSTED[0] and inside.value + clear < 0.9:
         return "narrow"
     return "wide" if inside.value > TRUSTED[1] and inside.value - clear > 0.9 else ""
+
+
+def other_noise(part: str, fit: str, learned: bool) -> str:
+    """Return what to try where the intervals of a part are too narrow or too wide, if its noise is `learned` or not."""
+    if not learned:
+        how = "learned, or wider than" if fit == "narrow" else "learned, or narrower than"
+        return f"let the noise of {part} be {how} now (model.parts.{part}.scale=learned)"
+    if fit == "wide":
+        return f"train longer, as the noise that is learned of {part} is still too large (training.phases.bound.steps)"
+    return (
+        f"train on more rows, or for fewer steps, as {part} varies more on held-out rows (training.phases.bound.steps)"
+    )

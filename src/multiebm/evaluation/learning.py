@@ -15,8 +15,15 @@ LEAST_LINES = 12  # of the log, below which nothing is said of its end
 STILL_FALLING = 0.02  # of all that the loss has fallen, in its last quarter
 
 
-def still_learning(lines: Lines) -> Sentence | None:
+def made_no_step(lines: Lines | None) -> bool:
+    """Return whether there is a log of training, without a step."""
+    return lines is not None and not lines
+
+
+def still_learning(lines: Lines | None) -> Sentence | None:
     """Say whether the loss was still falling when training ended; None where the log is too short to say."""
+    if made_no_step(lines):
+        return False, "Training made no step: the model is as it began."
     if (share := fallen_at_end(lines)) is None:
         return None
     if share <= STILL_FALLING:
@@ -24,18 +31,18 @@ def still_learning(lines: Lines) -> Sentence | None:
     return False, f"Training was too short: {share:.0%} of all that its loss fell came in the last quarter."
 
 
-def is_brief(lines: Lines) -> bool:
+def is_brief(lines: Lines | None) -> bool:
     """Return whether the log has a loss and ends before anything can be said of its end."""
     return 0 < len(_losses(lines)) < LEAST_LINES
 
 
-def _losses(lines: Lines) -> NDArray[np.float64]:
+def _losses(lines: Lines | None) -> NDArray[np.float64]:
     """Return the loss [N] of the lines that have one."""
-    found = (line.get(LOSS) for line in lines)
+    found = (line.get(LOSS) for line in lines or ())
     return np.array([value for value in found if isinstance(value, int | float)], float)
 
 
-def fallen_at_end(lines: Lines) -> float | None:
+def fallen_at_end(lines: Lines | None) -> float | None:
     """Return by what share of its whole fall the loss fell in the last quarter of the log, by a straight line through
     the last third; 0 where that is not beyond the noise of single lines, None where the log is too short.
     """

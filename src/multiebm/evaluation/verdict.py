@@ -5,8 +5,16 @@ from math import hypot
 from typing import NamedTuple
 
 from multiebm.evaluation.fluency import unlike_real
-from multiebm.evaluation.intervals import CONFIDENCE, FEW, interval_fit, intervals
-from multiebm.evaluation.learning import STILL_FALLING, Lines, Sentence, fallen_at_end, is_brief, still_learning
+from multiebm.evaluation.intervals import CONFIDENCE, FEW, interval_fit, intervals, other_noise
+from multiebm.evaluation.learning import (
+    STILL_FALLING,
+    Lines,
+    Sentence,
+    fallen_at_end,
+    is_brief,
+    made_no_step,
+    still_learning,
+)
 from multiebm.evaluation.regressions import AVERAGE, NEIGHBOURS, REGRESSION
 from multiebm.evaluation.result import (
     ACTIVE,
@@ -44,15 +52,18 @@ MEASURES = {
 }
 
 
-def verdict(evaluation: Evaluation, lines: Lines = (), others: Sequence[Sentence] = ()) -> list[Sentence]:
-    """Return what is to be said without labels, of training by its log, after what `others` say; last what to try."""
+def verdict(evaluation: Evaluation, lines: Lines | None = None, others: Sequence[Sentence] = ()) -> list[Sentence]:
+    """Return what is to be said without labels, of training by its log, if known, after what `others` say; last what to
+    try.
+    """
     parts, said, measured = parts_of(evaluation), list[Sentence](), is_measured(evaluation)
     if measured:
         said += [*compared(evaluation, parts), *(filled_in(evaluation, part) for part in parts)]
         said += [*untold(evaluation, parts), *adding_up(evaluation, parts)]
     found = [intervals(evaluation, parts), belonging(evaluation), samples(evaluation), unlike_real(evaluation)]
     found += [use_of_code(evaluation), *others]
-    found += [still_learning(lines), by_heart(evaluation, parts)] if measured else []
+    knows = None if made_no_step(lines) else by_heart(evaluation, parts)  # then how the loss fell says little
+    found += [knows or still_learning(lines)] if measured else []
     said += [sentence for sentence in found if sentence is not None]
     return [*said, advice(evaluation, parts, lines)] if measured else said
 
@@ -289,19 +300,7 @@ def by_heart(evaluation: Evaluation, parts: Sequence[str]) -> Sentence | None:
     return (False, f"The model has learned training rows by heart: its error is {'; '.join(told)}.") if told else None
 
 
-def other_noise(part: str, fit: str, learned: bool) -> str:
-    """Return what to try where the intervals of a part are too narrow or too wide, if its noise is `learned` or not."""
-    if not learned:
-        how = "learned, or wider than" if fit == "narrow" else "learned, or narrower than"
-        return f"let the noise of {part} be {how} now (model.parts.{part}.scale=learned)"
-    if fit == "wide":
-        return f"train longer, as the noise that is learned of {part} is still too large (training.phases.bound.steps)"
-    return (
-        f"train on more rows, or for fewer steps, as {part} varies more on held-out rows (training.phases.bound.steps)"
-    )
-
-
-def advice(evaluation: Evaluation, parts: Sequence[str], lines: Lines) -> Sentence:
+def advice(evaluation: Evaluation, parts: Sequence[str], lines: Lines | None) -> Sentence:
     """Say what to try next, the most promising first, at most two."""
     results, tries = evaluation.results, list[str]()
     worse = [part for part in parts if is_worse(evaluation, part)]
@@ -313,6 +312,8 @@ def advice(evaluation: Evaluation, parts: Sequence[str], lines: Lines) -> Senten
             f"Try next: hold out more rows ({held} {'is' if held == 1 else 'are'} too few to tell anything), "
             f"{FEW} at least.",
         )
+    if made_no_step(lines):
+        return False, "Try next: give training more time (training.seconds): none was left for a step."
     dead = [part for part, share in variety(evaluation).items() if share < DEAD]
     rate = [f"lower the rate training.optimiser.generator: every {of} that is decoded is the same" for of in dead[:1]]
     if is_brief(lines) and any(is_at_mean(evaluation, part) for part in parts):

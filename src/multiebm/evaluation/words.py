@@ -11,7 +11,7 @@ QUESTION = "Does it work?"
 HEADS = {GEN: "Gen", EBM: "EBM", DIFFUSION: "Diffusion", REAL: "Real"}  # of joint samples, by their source
 
 
-def told(evaluation: Evaluation, lines: Lines = ()) -> str:
+def told(evaluation: Evaluation, lines: Lines | None = None) -> str:
     """Return a table of the main figures, each with half of its 95 % interval and by name, and the verdict."""
     heads = ("figure", "value", "±", "items", "name in results")
     rows = [

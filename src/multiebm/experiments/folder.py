@@ -18,12 +18,13 @@ from multiebm.core.keys import BOARD, CHECKPOINTS, CONFIG, DATA, EVALUATION, MET
 from multiebm.core.lock import ANOTHER, LOCK
 from multiebm.core.store import said
 from multiebm.data import MultimodalDataset
+from multiebm.evaluation.learning import Lines
 from multiebm.experiments.load import differences, dump_experiment, load_experiment, say
 from multiebm.experiments.schema import Experiment
 from multiebm.modalities import to_json
 from multiebm.models.model import MultimodalModel
 from multiebm.models.saving import check_model_folder
-from multiebm.training.hooks import check_log
+from multiebm.training.hooks import check_log, read_log
 from multiebm.training.steps import counted
 
 _FILES = (CONFIG, RUN, METRICS, EVALUATION, REPORT, DATA)
@@ -230,3 +231,9 @@ def read_run(folder: Path) -> dict[str, Any]:
         except ValidationError as error:
             raise ValueError(f"damaged: {said(error)}") from error
     return run
+
+
+def read_lines(folder: Path) -> Lines | None:
+    """Return the lines of a run's log, none where training made no step; None where nothing says how many it made."""
+    lines, sessions = [line.values for line in read_log(folder / METRICS).lines], read_run(folder).get("sessions")
+    return lines if lines or (sessions and sessions[-1].get("to_step") == 0) else None

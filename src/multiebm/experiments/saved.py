@@ -118,7 +118,7 @@ def _load_own(model: MultimodalModel, description: Description, section: ModelSe
 def start_from(model: MultimodalModel, folder: str | Path) -> None:
     """Give `model` the weights saved in `folder`; how it standardises values stays its own, and so do an energy,
     an energy of interaction, a steered step size and balanced weights of parts that the saved model lacks: they may be
-    learned by a model that is finished. Its diffusion refiner and its ratio are left out: samples will be drawn by other weights.
+    learned by a model that is finished. Its diffusion refiner and its ratio are left out: other weights will draw.
 
     ConfigError where modalities or shapes are others, with every difference; CheckpointError where files are damaged.
     """

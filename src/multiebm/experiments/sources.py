@@ -116,12 +116,21 @@ def find_config(source: str | Path) -> Path:
         if path.is_file():
             return path
         own = "" if path.suffix in (".yaml", ".yml") else f"; {OWN}"
-        raise ConfigError(f"{path}: got no such file, expected a YAML file or one of {', '.join(known)}{own}")
+        raise ConfigError(
+            f"{path}: got no such file, expected a YAML file or one of {', '.join(known)}{own}.{near_file(path)}"
+        )
     if source in rows:
         named = ", ".join(f"{data}-{source}" for data in data_names())
         raise ConfigError(f"preset: got {source!r}, a row of the baselines, expected it with its data: {named}")
-    hint = nearest(source, [*known, *(f"{data}-{row}" for data in data_names() for row in rows)])
+    every = [*known, *(f"{data}-{row}" for data in data_names() for row in rows)]
+    hint = near_file(source) if Path(source).suffix else nearest(source, every)
     raise ConfigError(
         f"preset: got {source!r}, expected a .yaml file, one of {', '.join(known)}, or DATA-ROW with a row of "
         f"`multiebm baselines`; {OWN}.{hint}"
     )
+
+
+def near_file(path: str | Path) -> str:
+    """Return a sentence naming what there is beside `path` with nearly its name, or an empty string."""
+    folder = Path(path).parent
+    return nearest(str(path), [str(of) for of in folder.iterdir()]) if folder.is_dir() else ""

@@ -217,7 +217,7 @@ class Counts(Modality):
                 "and completions are whole counts with noise=True (--noise), and expected counts without it"
             )
             if np.isnan(kept[row, column]):
-                fix = "declare missing: nan if NaN is what says that a value is missing"
+                fix = "declare missing: nan (--missing nan) if NaN is what says that a value is missing"
             raise DataError(
                 f"{where}: got {kept[row, column]:g} in row {row}, column {self.column(column)} ({bad.sum()} such "
                 f"values in all), expected whole numbers from 0 to {LARGEST:,}; {fix}"

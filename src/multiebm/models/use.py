@@ -78,7 +78,8 @@ class Given(NamedTuple):
             missing = [name for name, i in zip(modalities, self.present.all(0).tolist(), strict=True) if not i]
             raise ModalityError(
                 f"{what}: got items with parts missing ({', '.join(missing) or 'single cells'}; {len(rows)} rows, "
-                f"first: {rows[:SHOWN]}), expected every modality of every item; complete them with impute(parts) first"
+                f"first: {rows[:SHOWN]}), expected every modality of every item; log_likelihood (multiebm likelihood) "
+                "rates items with gaps; or leave these rows out"
             )
 
     def observed(self, modalities: dict[str, Modality], views: Views) -> Views:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from multiebm.core.errors import OutputError
 from multiebm.core.keys import CONFIG
+from multiebm.evaluation.learning import Lines
 from multiebm.evaluation.result import Evaluation, Result, load_evaluation
 from multiebm.evaluation.verdict import CONFIDENCE
 from multiebm.experiments.folder import EVALUATION, METRICS, read_run
@@ -47,6 +48,11 @@ class RunRecord(NamedTuple):
     def step(self) -> int:
         """The last step of training."""
         return int(self.session["to_step"] or 0)
+
+    @property
+    def log(self) -> Lines | None:
+        """The lines, none where training made no step; None where nothing says how many it made."""
+        return self.lines if self.lines or self.session["to_step"] == 0 else None
 
     @property
     def took(self) -> str:

@@ -238,7 +238,7 @@ def verdict(scene: Scene) -> list[Sentence]:
     others = list[Sentence]()
     if evaluation.accuracy is not None or not unlabelled.is_measured(evaluation):
         others += [agreement(evaluation), *([] if scene.no_energy else [use_of_energy(evaluation)])]
-    return unlabelled.verdict(evaluation, scene.record.lines, [*others, ending(scene.record)])
+    return unlabelled.verdict(evaluation, scene.record.log, [*others, ending(scene.record)])
 
 
 def ending(record: RunRecord) -> Sentence:
