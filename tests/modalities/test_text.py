@@ -9,7 +9,7 @@ import torch
 import multiebm
 from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.random import item_generators, make_generator
-from multiebm.core.tokens import one_hot, share_changed, tokens_of
+from multiebm.core.tokens import ended, one_hot, share_changed, tokens_of
 from multiebm.data import Rows, from_arrays, read_data
 from multiebm.distributions.sentences import Causal, Sentences
 from multiebm.modalities import Text, Vector, from_json, to_json
@@ -176,6 +176,21 @@ def test_a_causal_density_is_a_product_of_conditionals_that_see_the_words_before
         torch.testing.assert_close(shares[tokens[0, t]].log(), found[t])
     assert found[3] == 0
     torch.testing.assert_close(density.log_prob(one_hot(tokens, 4), mean), 2 * found.sum()[None])
+
+
+def test_the_probability_of_a_word_at_its_place_is_a_mean_over_what_may_stand_before_it():
+    """Of all captions of three words of four, by their probabilities; END has the places behind an end."""
+    torch.manual_seed(2)
+    density, mean = Causal(4, width=5), torch.rand(1, 4, 4).softmax(2)
+    every = torch.cartesian_prod(*[torch.arange(4)] * 3)
+    whole = ended(torch.cat([every, every.new_zeros(len(every), 1)], 1)).unique(dim=0)
+    with torch.no_grad():
+        share = density.log_density(one_hot(whole, 4), mean.expand(len(whole), -1, -1)).exp()
+        torch.testing.assert_close(share.sum(), torch.tensor(1.0))
+        expected = (share[:, None, None] * one_hot(whole, 4)).sum(0)
+        found = density.marginal(mean.expand(20_000, -1, -1), make_generator(0)).mean(0)
+    torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
+    torch.testing.assert_close(found.sum(1), torch.ones(4))
 
 
 def test_the_likeliest_caption_is_said_word_by_word():

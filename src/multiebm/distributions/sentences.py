@@ -48,10 +48,22 @@ class Causal(nn.Module, Observation):
     def cells(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return log p(x_t | x_<t, mean_t) of each position, 0 behind the end: [B, T, V] -> [B, T] in nats."""
         tokens = tokens_of(x)
-        read = torch.nn.functional.embedding(tokens[:, :-1], self.words.weight.T)
-        before = torch.nn.functional.pad(read, (0, 0, 1, 0))
-        said = self._shares(mean, self.net(before)[0]).gather(2, tokens[..., None])[..., 0]
+        said = self._behind(tokens, mean).gather(2, tokens[..., None])[..., 0]
         return torch.where(counted(tokens), said, 0.0)
+
+    def marginal(self, mean: Tensor, rng: Randomness) -> Tensor:
+        """Return p(x_t | x_<t, mean_t) along captions drawn: [B, T, V] -> [B, T, V].
+
+        Their mean over draws is the probability of a word at its place, whatever stands before it.
+        """
+        drawn = self.sample(mean, rng)
+        tokens = tokens_of(drawn)
+        return torch.where(counted(tokens)[..., None], self._behind(tokens, mean).exp(), drawn)
+
+    def _behind(self, tokens: Tensor, mean: Tensor) -> Tensor:
+        """Return log probabilities [B, T, V] of each token, given those of `tokens` [B, T] before it."""
+        read = torch.nn.functional.embedding(tokens[:, :-1], self.words.weight.T)
+        return self._shares(mean, self.net(torch.nn.functional.pad(read, (0, 0, 1, 0)))[0])
 
     def _shares(self, mean: Tensor, read: Tensor) -> Tensor:
         """Return log probabilities [B, T, V] of tokens, given what was read [B, T, K]."""

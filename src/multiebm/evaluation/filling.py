@@ -84,6 +84,8 @@ def fill(m: Measurement, part: str, observed: tuple[str, ...], items: Tensor, ea
     true = modality.judged(whole.views[part])
     errors = modality.errors(true, own["predicted"], spread)
     judge = next(iter(errors))
+    if "said" in own:
+        errors = modality.errors(true, own["said"], spread) | {judge: errors[judge]}
     others = {name: modality.errors(true, of, spread)[judge] for name, of in beside.items()}
     inside, learned = {name: own[name].flatten(1) for name in INSIDE if name in own}, errors[judge][:0]
     known = affordable(m, rows_with(m, "train", part, observed), each)
@@ -98,7 +100,8 @@ def completions(
     m: Measurement, split: SplitName, part: str, observed: tuple[str, ...], items: Tensor
 ) -> dict[str, Tensor]:
     """Return of one part of `items` [N] what is `predicted` [N, ...], its log density, `nats` [N], and of test items of
-    kinds that have intervals the share [N, ...] of each value within them, by name.
+    kinds that have intervals the share [N, ...] of each value within them, by name. Of captions whose words depend on
+    those before them probabilities are predicted that do not; what is `said` [N, ...] are whole captions.
     """
     modality, column = m.dataset.modalities[part], list(m.dataset.modalities).index(part)
     likelihood, whole = m.model.generator.likelihoods[part], m.dataset.batch(split, items)
@@ -114,12 +117,12 @@ def completions(
             q = m.model.inference.given(batch)  # once for all draws
         means = [m.model.decode(m.model.infer_latents(batch, rng, posterior=q), own)[part] for _ in range(DRAWS)]
         m.shown({part: torch.cat(means)}, f"{part} given {'+'.join(observed)}")
-        found = {
-            "predicted": torch.stack([modality.expected(m.model.likeliest({part: mean})[part]) for mean in means]).mean(
-                0
-            ),
-            "nats": torch.stack([likelihood.log_density(state, mean) for mean in means]).logsumexp(0) - log(DRAWS),
-        }
+        said = torch.stack([modality.expected(m.model.likeliest({part: mean})[part]) for mean in means]).mean(0)
+        nats = torch.stack([likelihood.log_density(state, mean) for mean in means]).logsumexp(0) - log(DRAWS)
+        found = {"predicted": said, "nats": nats}
+        if (marginal := getattr(likelihood, "marginal", None)) is not None:
+            each = [modality.expected(marginal(mean, rng)) for mean in means]
+            found |= {"predicted": torch.stack(each).mean(0), "said": said}
         if modality.intervals and split == "test":
             drawn = torch.stack([modality.judged(likelihood.sample(mean, rng)) for mean in means[:PLACES]])
             found |= {name: share_inside(true, drawn, *INSIDE[name]) for name in INSIDE}
