@@ -147,6 +147,16 @@ def test_the_time_to_settle_is_that_of_its_parts(monkeypatch):
     assert time_to_settle(state, settling_of(experiment, {})) == pytest.approx(64 + 60)
 
 
+def test_the_time_of_a_ratio_and_of_the_joint_samples_that_are_kept_counts_too(monkeypatch):
+    """Sixteen steps of 1,200 take 4 s, 256 draws of 8 times 20 take 16 s: 300 s and 10 s more."""
+    clock = iter([0.0, 9.0, 10.0, 12.0, 20.0, 25.0, 30.0, 34.0, 40.0, 56.0])
+    monkeypatch.setattr(settle.time, "perf_counter", lambda: next(clock))
+    experiment = tiny("training.phases.settle.steps=400", "model.interaction={kind: pair, best_of: 36}")
+    state = fresh_state(experiment, tiny_data(), torch.device("cpu"))
+    assert (settle.STEPS, settle.SURPLUS) == (1200, 8)
+    assert time_to_settle(state, settling_of(experiment, {})) == pytest.approx(64 + 60 + 300 + 10)
+
+
 def test_without_a_budget_nothing_is_timed(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "settling_within", lambda *args: pytest.fail("timed"))
     run_experiment(tiny(), tmp_path / "run", tiny_data(), device="cpu")

@@ -16,7 +16,7 @@ from multiebm.core.batch import Batch
 from multiebm.core.errors import DivergenceError
 from multiebm.core.progress import listening
 from multiebm.models.chains import steers_step_size
-from multiebm.models.choosing import keep_pool
+from multiebm.models.choosing import SURPLUS, keep_pool
 from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.priors.prior import Settling
@@ -32,7 +32,7 @@ STEP_SAMPLES, STEP_ROUNDS = 128, 3  # of the data chain, by which a steered step
 REFIT_BATCHES = 128  # that priors settle on when training is over, at most
 FEWEST, TIMES = 1024, 2  # items that they settle on at least, and how often each item, where that is fewer
 MOST = 0.3  # share of a time budget that settling may take
-REHEARSED, REHEARSED_STEPS = 4, 20  # batches and steps by which it is timed
+REHEARSED, REHEARSED_STEPS, REHEARSED_DRAWS = 4, 20, 256  # batches, steps and joint samples by which it is timed
 _ADVICE = (
     "Train again with lower rates of the generator and the inference model (training.optimiser.generator, "
     "training.optimiser.inference), or for fewer steps."
@@ -197,4 +197,9 @@ def time_to_settle(state: TrainState[MultimodalModel], how: Settling) -> float:
     began = time.perf_counter()
     with listening(None):
         learn_ratio(model, cycle(batches), draws, REHEARSED * REUSE)
-    return settles + (time.perf_counter() - began) * STEPS / (REHEARSED * REUSE)
+    learns = (time.perf_counter() - began) * STEPS / (REHEARSED * REUSE)
+    began = time.perf_counter()
+    with torch.no_grad():
+        model.ratio(model.likeliest(model.decode(model.sample_latents(REHEARSED_DRAWS, draws))))
+    keeps = (time.perf_counter() - began) * len(model.ratio.pool_latents) * SURPLUS / REHEARSED_DRAWS
+    return settles + learns + keeps
