@@ -231,6 +231,16 @@ def test_options_for_data_beside_what_is_not_there_or_names_settings_say_which(t
             multiebm.train(source, "run")
 
 
+def test_a_folder_that_is_in_the_way_is_said_before_the_data_are_read(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("")  # no table, which is said if the folder is new
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "letter.txt").write_text("mine")
+    for out, what in (("run", "a folder that is not empty and holds no run"), ("new", "a table that cannot be read")):
+        with pytest.raises(SystemExit):
+            main(["train", str(tmp_path / "t.csv"), "--out", str(tmp_path / out)])
+        assert f"got {what}" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_table_that_may_not_be_read_is_told_from_one_that_is_none(tmp_path, monkeypatch):
     (tmp_path / "t.csv").write_text("")
     with pytest.raises(

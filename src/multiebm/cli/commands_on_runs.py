@@ -129,16 +129,18 @@ def train(
         out = Path(source)
     if out is None:
         raise typer.BadParameter("Missing option '--out', expected the folder of the run that is written")
-    own = not names_settings(source)
+    preset = method if (own := not names_settings(source)) else source
     of_data = data_settings(source, own, part, kind, missing, labels, method)
-    preset = method if own else source
     experiment = load_experiment(preset, [*of_data, *overrides])  # before torch: mistakes are told at once
     from multiebm.cli.outputs import view_ending
     from multiebm.experiments.build import build_dataset
+    from multiebm.experiments.folder import check_folder
     from multiebm.experiments.live import live_view
     from multiebm.experiments.run import run_experiment
     from multiebm.experiments.sizes import sizes_for
 
+    if own and not resume:
+        check_folder(out, experiment, resume, overwrite)  # before the data are read
     dataset = build_dataset(experiment.data) if own else None
     if dataset is not None:
         typer.echo(f"data: {dataset.describe()}", err=True)
@@ -157,8 +159,7 @@ def train(
         again = [*(["--device", device] if device != "auto" else []), *(["--tensorboard"] if tensorboard else [])]
         typer.echo(f"to go on: {shlex.join(['multiebm', 'train', str(out), *again, '--resume'])}")
         raise typer.Exit(INTERRUPTED)
-    ending = view_ending(result.model.modalities)
-    look = shlex.join(["multiebm", "sample", str(out), "--out", f"samples{ending}"])
+    look = shlex.join(["multiebm", "sample", str(out), "--out", f"samples{view_ending(result.model.modalities)}"])
     typer.echo(f"model: {result.folder / 'model'}; look at it: {look}")
 
 
