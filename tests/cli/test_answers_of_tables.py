@@ -92,6 +92,21 @@ def test_a_table_is_completed_and_comes_back_as_one(run, model, given, tmp_path)
         np.testing.assert_array_equal(arrays["body"], full[BODY].to_numpy())
 
 
+def test_columns_of_no_part_stand_first_in_a_table_that_is_completed(run, given, tmp_path):
+    names = [f"row {i}" for i in range(GIVEN)]
+    named = pd.read_csv(given).assign(name=names)[["name", *BODY, *LOOK]].assign(note=7)
+    named.to_csv(tmp_path / "named.csv", index=False)
+    for want, columns in (([], [*BODY, *PROBABILITIES, *GENES]), (["--want", "genes"], GENES)):
+        for file in (given, str(tmp_path / "named.csv")):
+            command("impute", str(run), "--parts", file, *want, "--out", str(tmp_path / "full.csv"))
+            full = pd.read_csv(tmp_path / "full.csv")
+            if file == given:
+                alone = full
+        assert list(full.columns) == ["name", "note", *columns]
+        assert full["name"].tolist() == names
+        pd.testing.assert_frame_equal(full[columns], alone)
+
+
 def test_draws_give_deviations_and_noise_whole_counts(run, model, given, tmp_path):
     said = ["impute", str(run), "--parts", given, "--draws", "4", "--noise", "--want", "body,genes"]
     command(*said, "--out", str(tmp_path / "draws.csv"))

@@ -97,6 +97,7 @@ def impute(
 ) -> None:
     """Complete items of which some modalities are given, in files or as captions."""
     from multiebm.cli.outputs import check_form
+    from multiebm.data.parts import columns_aside
     from multiebm.models.use import check_names
 
     if (parts is None) == (not caption):
@@ -116,7 +117,8 @@ def impute(
         _write(None, model, found)
     else:
         n = len((found if draws is None else found.mean)[wanted[0]])
-        typer.echo(f"{n} items, {_write(out, model, found)}")
+        beside = None if parts is None or out.suffix.lower() != ".csv" else columns_aside(parts, model.modalities)
+        typer.echo(f"{n} items, {_write(out, model, found, beside)}")
 
 
 def _of_captions(captions: list[str], modalities: "Mapping[str, Modality]") -> dict[str, Any]:
@@ -242,16 +244,18 @@ def _open(
     return model, *(({}, None) if parts is None else read_parts(parts, model.modalities))
 
 
-def _write(out: Path | None, model: "MultimodalModel", found: "Views | Completion") -> str:
+def _write(out: Path | None, model: "MultimodalModel", found: "Views | Completion", beside: Any = None) -> str:
     """Write values [B, ...] by name, or completions; return what is where, for the user.
 
-    Of completions an .npz has `NAME_std` and `NAME_draws` too, a .csv, or None, the screen, the deviations of columns.
+    A .csv begins with the columns of the data frame `beside`, if there is one. Of completions an .npz has `NAME_std`
+    and `NAME_draws` too, a .csv, or None, the screen, the deviations of columns.
     """
     from multiebm.cli.outputs import write_frame, write_views
 
     values, more = (found, {}) if isinstance(found, dict) else (found.mean, {"std": found.std, "draws": found.draws})
     if out is None or out.suffix.lower() == ".csv":
-        write_frame(out, model.frame(found))
+        frame = model.frame(found)
+        write_frame(out, frame if beside is None else beside.drop(columns=frame.columns, errors="ignore").join(frame))
         return f"{', '.join(values)}: {out}"
     others = {f"{name}_{what}": of[name] for what, of in more.items() for name in values}
     return write_views(out, values | (others if out.suffix.lower() == ".npz" else {}), model.modalities)

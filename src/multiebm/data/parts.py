@@ -85,6 +85,17 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
     return views, torch.from_numpy(read_present(rows.present, names, len(next(iter(views.values()))), what))
 
 
+def columns_aside(path: Path, modalities: Mapping[str, Modality]) -> Any:
+    """Return the columns of a table that are of no part, such as names of rows: a data frame; None of what is none."""
+    if path.suffix.lower() not in TABLES or os.path.isdir(path):
+        return None
+    table, known = read_table(path), set[str]()
+    for name, m in modalities.items():
+        plain = m.handed_columns or tuple(f"{name}_{i}" for i in range(m.size))
+        known |= {*plain, *(f"{name}_{column}" for column in plain), *m.columns}
+    return table[[column for column in table.columns if str(column).strip() not in known]].reset_index(drop=True)
+
+
 def _one_of_pictures(modalities: Mapping[str, Modality]) -> str | None:
     """Return the name of the one modality of pictures, None where there are none or several."""
     names = [name for name, m in modalities.items() if m.shows == "pictures"]
