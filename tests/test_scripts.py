@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -80,11 +81,14 @@ def test_the_runs_for_a_machine_with_a_gpu_load():
 
 def test_the_three_energies_of_the_page_on_captions_load_and_differ_in_the_energy_alone():
     text = (ROOT / "docs" / "methods" / "text.md").read_text()
-    runs = dict(reversed(found) for found in re.findall(r"^multiebm (train shapes.*) --out shapes-(\w+)$", text, re.M))
-    of = {name: load_experiment("shapes", command.split()[2:]) for name, command in runs.items()}
+    runs = dict(reversed(found) for found in re.findall(r"^multiebm train shapes (.*) --out shapes-(\w+)$", text, re.M))
+    of = {name: load_experiment("shapes", shlex.split(said.partition(" --init")[0])) for name, said in runs.items()}
+    none = of.pop("none")
+    assert none.model.energy is None
+    assert [said.endswith("--init-from shapes-none") for said in runs.values()] == [False, True, True, True]
     energies = {name: (e.model.energy.fusion, e.model.interaction is not None) for name, e in of.items()}
     assert energies == {"interaction": ("late", True), "late": ("late", False), "additive": ("additive", False)}
-    assert len({(e.model.inference, e.model.prior, e.training.optimiser) for e in of.values()}) == 1
+    assert len({(e.model.inference, e.model.prior, e.training.optimiser) for e in (none, *of.values())}) == 1
 
 
 def test_the_rows_of_every_table_load():

@@ -116,6 +116,13 @@ def test_one_cell_that_is_no_number_does_not_hide_a_column_of_decimal_commas(tmp
             multiebm.read_data(tmp_path / "t.csv", parts={"x": ["a"], "y": ["b"]})
 
 
+@pytest.mark.parametrize("cells", [["1,2", "3", "1,2,3"], ["1,5", "x", "2"], ["1,5"] * 20 + ["x"]])
+def test_lists_texts_and_tables_with_points_are_not_read_with_decimal_commas(tmp_path, cells):
+    """Answers with several choices; a column with many texts; a text beside numbers that have a point."""
+    rows = [f"{cell};3.5\n" for cell in cells]
+    assert table_of(tmp_path, "a;b\n" + "".join(rows))["a"].tolist() == cells
+
+
 def test_decimal_commas_are_numbers_of_a_part(tmp_path):
     rows = "".join(f"{i},5;{i * i},25\n" for i in range(40))
     (tmp_path / "t.csv").write_text("a;b\n" + rows)

@@ -427,7 +427,8 @@ def test_a_model_without_a_step_needs_time_and_nothing_else():
     found = said(made(**heart), [])
     assert (False, "Training made no step: the model is as it began.") in found
     assert not any("by heart" in words for _, words in found)
-    assert found[-1] == (False, "Try next: give training more time (training.seconds): none was left for a step.")
+    words = "Try next: let training make steps: more time (training.seconds), and phases that have some."
+    assert found[-1] == (False, words)
 
 
 def test_what_is_known_by_heart_and_a_loss_that_falls_do_not_ask_for_more_and_fewer_steps():

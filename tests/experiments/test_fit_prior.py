@@ -109,7 +109,7 @@ def test_a_ratio_learns_on_from_draws_of_the_fitted_prior(monkeypatch):
         assert (int(model.ratio.steps), int(fitted.ratio.steps)) == (before, after)
         moved = not torch.equal(model.ratio.head.net[0].weight, fitted.ratio.head.net[0].weight)
         assert moved == (after > 0)
-        assert (fitted.ratio.pool() is not None) == (after > 0)
+        assert (fitted.ratio.pool(fitted.generator.temperature) is not None) == (after > 0)
 
 
 def test_another_kind_of_prior_is_refused():

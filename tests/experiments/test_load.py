@@ -250,7 +250,7 @@ def test_a_base_is_overlaid_key_by_key_and_a_section_of_another_name_replaced(tm
 def test_a_file_that_cannot_be_used_is_named_with_the_reason(text: str, said: str, tmp_path: Path):
     file = tmp_path / "x.yaml"
     assert problems_of(file) == [
-        f"{file}: got no such file, expected a YAML file or one of {', '.join(preset_names())}"
+        f"{file}: got no such file, expected a YAML file or one of {', '.join(preset_names())}."
     ]
     file.write_text(text)
     (problem,) = problems_of(file)

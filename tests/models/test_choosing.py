@@ -139,7 +139,7 @@ def test_a_finished_model_keeps_the_joint_samples_that_it_chooses_from(tmp_path,
     """Kept ones are those that would be made; a saved model has them; of another number they are made anew."""
     model, n = comparing(private=2, best_of=FROM_POSTERIOR + 12), 12
     made = joint_samples(model, FROM_POSTERIOR + n)
-    assert model.ratio.pool() is None
+    assert model.ratio.pool(model.generator.temperature) is None
     keep_pool(model)
     model.save_pretrained(tmp_path / "model")
     for one in (model, multiebm.from_pretrained(tmp_path / "model")):
@@ -150,15 +150,17 @@ def test_a_finished_model_keeps_the_joint_samples_that_it_chooses_from(tmp_path,
         assert kept.latents.keys() == made.latents.keys() == {SHARED, "face", "left", "right"}
         assert all(torch.equal(kept.latents[key], of) for key, of in made.latents.items())
         assert torch.equal(kept.features, made.features)
+    model.generator.temperature = 0.5  # others are drawn then
+    assert not torch.equal(joint_samples(model, FROM_POSTERIOR + n).features, made.features)
 
 
 def test_older_saves_keep_no_joint_samples_and_load(tmp_path):
-    model, older = comparing(), comparing()
+    model, older = comparing(best_of=10_000), comparing(best_of=10_000)  # of more numbers than all weights
     for name in [name for name in older.ratio._buffers if name.startswith("pool_")]:
         del older.ratio._buffers[name]
     older.save_pretrained(tmp_path / "model")
     loaded = multiebm.from_pretrained(tmp_path / "model")
-    assert loaded.ratio.pool() is None
+    assert loaded.ratio.pool(loaded.generator.temperature) is None
     made = [joint_samples(one, FROM_POSTERIOR + 1) for one in (model, loaded)]
     assert torch.equal(made[0].features, made[1].features)
 

@@ -117,6 +117,8 @@ def test_it_learns_when_priors_have_settled_and_only_beside_an_energy_of_interac
     assert order == ["priors", "priors", "ratio"]
     assert int(model.ratio.steps) == 5
     assert model.compares
-    assert len(model.ratio.pool().features) == 4  # made by the settled model, for all who will use it
+    assert (
+        len(model.ratio.pool(model.generator.temperature).features) == 4
+    )  # made by the settled model, for all who will use it
     learn_ratio(model, repeat(whole(random_views(mixed(), 8))), make_generator(0), 1)
-    assert model.ratio.pool() is None
+    assert model.ratio.pool(model.generator.temperature) is None

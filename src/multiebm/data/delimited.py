@@ -19,15 +19,20 @@ _PERHAPS_THOUSANDS = re.compile(r"[-+]?([1-9]\d{0,2},\d{3}|\d+)")  # 1,500 is 1.
 _SHOWN = 8  # columns that are named
 
 
-def with_decimal_commas(frame: Any, read: Callable[[], Any], file: Path) -> Any:
+def with_decimal_commas(frame: Any, read: Callable[[], Any], file: Path, texts: Sequence[str | None] = ()) -> Any:
     """Return the table of a file whose cells stand between semicolons or tabs, as `read` reads it with decimal commas.
 
-    Commas are decimal where most cells of a column of texts are numbers such as 1,5, and one of them cannot be
-    thousands; then they are so in all columns. Other cells of it stay texts, to be named by whoever needs numbers.
-    DataError where other numbers have a decimal point.
+    Commas are decimal where all cells of a column of texts are numbers such as 1,5, and one of them cannot be
+    thousands; then they are so in all columns. DataError where other numbers have a decimal point. If no column has
+    one, a few cells that are none may be among them: they stay texts, to be named by whoever needs numbers. Columns
+    `texts` stay.
     """
     names = [str(name) for name in frame.columns]
-    commas = {at: cells for at in range(len(names)) if (cells := _with_commas(frame.iloc[:, at]))}
+    every = {
+        at: of for at, name in enumerate(names) if name not in texts and (of := _with_commas(frame.iloc[:, at]))[0]
+    }
+    points = any(kind.kind == "f" for kind in frame.dtypes)
+    commas = {at: cells for at, (cells, all_of_it) in every.items() if all_of_it or not points}
     sure = [(names[at], cell) for at, of in commas.items() for cell in of if not _PERHAPS_THOUSANDS.fullmatch(cell)]
     if not sure:
         return frame
@@ -47,13 +52,16 @@ def with_decimal_commas(frame: Any, read: Callable[[], Any], file: Path) -> Any:
     return found
 
 
-def _with_commas(column: Any) -> list[str]:
-    """Return the numbers of a column of texts that are most of its cells, some of them with a comma; else none."""
+def _with_commas(column: Any) -> tuple[list[str], bool]:
+    """Return the numbers of a column of texts, some with a comma, and whether these are all of its cells. Nothing where
+    less than nine in ten are, or another cell has several commas, as a list has.
+    """
     if column.dtype.kind != "O":
-        return []
+        return [], False
     cells = [str(cell).strip() for cell in column.dropna()]
-    found = [cell for cell in cells if _COMMA.fullmatch(cell)]
-    return found if any("," in cell for cell in found) and len(found) > len(cells) / 2 else []
+    found, others = ([cell for cell in cells if bool(_COMMA.fullmatch(cell)) == fits] for fits in (True, False))
+    lists = len(others) > len(cells) / 10 or any(cell.count(",") > 1 for cell in others)
+    return ([], False) if lists or not any("," in cell for cell in found) else (found, not others)
 
 
 def _plain(cell: Any) -> Any:

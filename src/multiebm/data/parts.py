@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from multiebm.core.errors import DataError, ModalityError
+from multiebm.core.frames import as_known, column_names
 from multiebm.core.handed import Array, check_lengths, read_arrays
 from multiebm.core.names import BESIDE, MASK, TEST
 from multiebm.core.presence import read_present
@@ -56,9 +57,7 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
     if path.suffix.lower() in ENDINGS and (only := _one_of_pictures(modalities)) and path.is_file():
         return {only: read_pictures([path], modalities[only])}, None
     if path.suffix.lower() in TABLES:
-        known = [column for m in modalities.values() for column in m.handed_columns]
-        table = read_table(path, nameless=bool(known) and all(name.isdecimal() for name in known))
-        columns, there = split_table(table, modalities, str(path))
+        columns, there = split_table(_table(path, modalities), modalities, str(path))
         return columns, torch.from_numpy(there)
     if path.suffix.lower() != ".npz":
         fix = FIXES.get(path.suffix.lower(), "convert it")
@@ -87,13 +86,19 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
 
 def columns_aside(path: Path, modalities: Mapping[str, Modality]) -> Any:
     """Return the columns of a table that are of no part, such as names of rows: a data frame; None of what is none."""
-    if path.suffix.lower() not in TABLES or os.path.isdir(path):
+    if (path := expanded(path)).suffix.lower() not in TABLES or os.path.isdir(path):
         return None
-    table, known = read_table(path), set[str]()
+    table, known = _table(path, modalities), set[str]()
     for name, m in modalities.items():
         plain = m.handed_columns or tuple(f"{name}_{i}" for i in range(m.size))
         known |= {*plain, *(f"{name}_{column}" for column in plain), *m.columns}
-    return table[[column for column in table.columns if str(column).strip() not in known]].reset_index(drop=True)
+    table = table.set_axis(as_known(column_names(table), list(known)), axis=1)
+    return table[[column for column in table.columns if column not in known]].reset_index(drop=True)
+
+
+def _table(path: Path, modalities: Mapping[str, Modality]) -> Any:
+    known = [column for m in modalities.values() for column in m.handed_columns]
+    return read_table(path, nameless=bool(known) and all(name.isdecimal() for name in known))
 
 
 def _one_of_pictures(modalities: Mapping[str, Modality]) -> str | None:

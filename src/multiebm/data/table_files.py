@@ -95,7 +95,7 @@ def _read_text(file: Path, nameless: bool, texts: Sequence[str | None]) -> Any:
         return _with_names(frame, names, file)
 
     frame = read()
-    return with_decimal_commas(frame, lambda: read(","), file) if mark in ";\t" else frame
+    return with_decimal_commas(frame, lambda: read(","), file, texts) if mark in ";\t" else frame
 
 
 def _check_above(rows: Sequence[Sequence[str]]) -> None:

@@ -121,7 +121,8 @@ def completions(
         nats = torch.stack([likelihood.log_density(state, mean) for mean in means]).logsumexp(0) - log(DRAWS)
         found = {"predicted": said, "nats": nats}
         if (marginal := getattr(likelihood, "marginal", None)) is not None:
-            each = [modality.expected(marginal(mean, rng)) for mean in means]
+            with torch.no_grad():
+                each = [modality.expected(marginal(mean, rng)) for mean in means]
             found |= {"predicted": torch.stack(each).mean(0), "said": said}
         if modality.intervals and split == "test":
             drawn = torch.stack([modality.judged(likelihood.sample(mean, rng)) for mean in means[:PLACES]])

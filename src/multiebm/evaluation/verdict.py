@@ -313,7 +313,7 @@ def advice(evaluation: Evaluation, parts: Sequence[str], lines: Lines | None) ->
             f"{FEW} at least.",
         )
     if made_no_step(lines):
-        return False, "Try next: give training more time (training.seconds): none was left for a step."
+        return False, "Try next: let training make steps: more time (training.seconds), and phases that have some."
     dead = [part for part, share in variety(evaluation).items() if share < DEAD]
     rate = [f"lower the rate training.optimiser.generator: every {of} that is decoded is the same" for of in dead[:1]]
     if is_brief(lines) and any(is_at_mean(evaluation, part) for part in parts):

@@ -20,6 +20,7 @@ from multiebm.experiments.build import build_model, check_own, find_device, nami
 from multiebm.experiments.schema import ModelSection, apart_problems
 from multiebm.modalities import Modality, to_json
 from multiebm.models.diffusion import DiffusionRefiner, check_diffusers
+from multiebm.models.interaction import FEATURES
 from multiebm.models.model import MultimodalModel
 from multiebm.models.own import Maker, Own, handed_over
 from multiebm.models.saving import HEADER, Description, load_weights, newer, read_description
@@ -40,6 +41,7 @@ LATER = (
     "step_size",
     "generator.balance",
 )  # begin the names of weights that a finished model may be given
+MOST_KEPT = 2**24  # numbers of joint samples, at most, for which an older save has room
 _MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye, torch.Tensor.expand}
 
 
@@ -82,7 +84,8 @@ def from_pretrained(
                 raise ValueError(f"it has {deepest} layers in a row")
             if problems := apart_problems(section):
                 raise ValueError(problems[0])
-            with nullcontext() if any(own) else _Bounded(shapes):  # code of the user's own may make what it likes
+            kept = _kept_samples(section, len(description.modalities))
+            with nullcontext() if any(own) else _Bounded(shapes, kept):  # code of the user's own may make what it likes
                 model = build_model(naming_own(section, own), description.modalities, 0, own)
                 if description.diffusion is not None:
                     model.diffusion = DiffusionRefiner(description.diffusion, model.modalities)
@@ -172,13 +175,19 @@ def find_model(folder: str | Path) -> Path:
     raise CheckpointError(f"{path}: got {what}, expected a run folder or one that save_pretrained wrote")
 
 
+def _kept_samples(section: ModelSection, parts: int) -> int:
+    """Return how many numbers joint samples that a model keeps have: older saves have none of these."""
+    several = 0 if section.interaction is None or not section.interaction.compares else section.interaction.best_of
+    return min(MOST_KEPT, several * (section.shared + parts * (section.private + FEATURES)))
+
+
 class _Bounded(TorchFunctionMode):
     """Inside: networks that have much more tensors or numbers than `shapes` raise ValueError before they have them."""
 
-    def __init__(self, shapes: Collection[Sequence[int]]) -> None:
+    def __init__(self, shapes: Collection[Sequence[int]], more: int = 0) -> None:
         super().__init__()
         self.tensors = 2 * len(shapes) + 16  # not all that is made is kept
-        self.numbers = 2 * sum(map(prod, shapes)) + 10_000
+        self.numbers = 2 * sum(map(prod, shapes)) + 10_000 + more
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[Any], args: Sequence[Any] = (), kwargs: Any = None

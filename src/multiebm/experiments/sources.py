@@ -133,4 +133,8 @@ def find_config(source: str | Path) -> Path:
 def near_file(path: str | Path) -> str:
     """Return a sentence naming what there is beside `path` with nearly its name, or an empty string."""
     folder = Path(path).parent
-    return nearest(str(path), [str(of) for of in folder.iterdir()]) if folder.is_dir() else ""
+    try:
+        found = [of.name for of in folder.iterdir()]
+    except OSError:  # then nobody knows
+        return ""
+    return nearest(Path(path).name, found)

@@ -1,5 +1,6 @@
 """What is chosen before the data chain runs: joint samples that look like decoded codes, completions that belong."""
 
+from math import ceil
 from typing import Protocol
 
 import torch
@@ -11,6 +12,7 @@ from multiebm.core.progress import track
 from multiebm.core.random import Randomness, gumbel, make_generator, rand
 from multiebm.core.tree import rows_where
 from multiebm.modalities import Modality
+from multiebm.models.generator import Generator
 from multiebm.models.inference import InferenceModel, Latents, Posterior
 from multiebm.models.interaction import FROM_POSTERIOR, InteractionNetwork
 from multiebm.models.ratio import Pool, RatioNetwork
@@ -27,6 +29,7 @@ class Choosing(Protocol):
 
     interaction: InteractionNetwork | None
     ratio: RatioNetwork | None
+    generator: Generator
     inference: InferenceModel
     modalities: dict[str, Modality]
 
@@ -115,19 +118,19 @@ def best_fill(
 
 
 @torch.no_grad()
-def joint_samples(model: Choosing, best_of: int) -> Pool | None:
+def joint_samples(model: Choosing, best_of: int, surplus: int = SURPLUS) -> Pool | None:
     """Return the joint samples among so many completions, the same for all items and seeds; None if there are none.
 
-    Where draws are compared with codes these are of SURPLUS times as many draws, none twice, with weights exp d. A
+    Where draws are compared with codes these are of `surplus` times as many draws, none twice, with weights exp d. A
     finished model keeps as many as it is set to choose from.
     """
     if (n := best_of - FROM_POSTERIOR) <= 0 or model.interaction is None:
         return None
-    made = model.ratio.pool() if model.compares and model.ratio is not None else None
+    made = model.ratio.pool(model.generator.temperature) if model.compares and model.ratio is not None else None
     if made is not None and len(made.features) == n:
         return made
     rng, size = make_generator(0), max(64, PLACES // sum(m.places for m in model.modalities.values()))
-    latents = model.sample_latents(n * SURPLUS if model.compares else n, rng)  # drawn on the CPU, as for every device
+    latents = model.sample_latents(n * surplus if model.compares else n, rng)  # drawn on the CPU, as for every device
     if model.compares:
         each_look = [model.likeness(of) for of in track(_split(latents, size), "joint samples are drawn")]
         looks = torch.cat(each_look)
@@ -142,12 +145,16 @@ def joint_samples(model: Choosing, best_of: int) -> Pool | None:
     return Pool(latents, torch.cat(each))
 
 
-def keep_pool(model: Choosing) -> None:
-    """Let a finished model keep the joint samples that it chooses completions from, so that they are made once."""
+def keep_pool(model: Choosing, share: float = 1.0) -> None:
+    """Let a finished model keep the joint samples that it chooses completions from, so that they are made once.
+
+    They are of a `share` of the draws, where time is short, but of as many as they are.
+    """
     if model.compares and model.ratio is not None:
-        pool = joint_samples(model, FROM_POSTERIOR + len(model.ratio.pool_latents))
+        model.ratio.pool_temperature.fill_(0.0)
+        pool = joint_samples(model, FROM_POSTERIOR + len(model.ratio.pool_latents), ceil(share * SURPLUS))
         assert pool is not None
-        model.ratio.keep(pool)
+        model.ratio.keep(pool, model.generator.temperature)
 
 
 def _split(latents: Latents, size: int) -> list[Latents]:

@@ -36,7 +36,7 @@ class RatioNetwork(PartsNetwork):
     """
 
     steps: Tensor
-    pool_made: Tensor  # whether it keeps any
+    pool_temperature: Tensor  # of the prior that they were drawn at; 0: it keeps none
     pool_latents: Tensor
     pool_features: Tensor
 
@@ -44,19 +44,19 @@ class RatioNetwork(PartsNetwork):
         super().__init__(modalities, "mlp")
         self.sizes = dict(sizes)
         self.register_buffer("steps", torch.tensor(0))
-        self.register_buffer("pool_made", torch.tensor(False))
+        self.register_buffer("pool_temperature", torch.tensor(0.0, dtype=torch.float32))
         self.register_buffer("pool_latents", torch.zeros(n, sum(sizes.values())))
         self.register_buffer("pool_features", torch.zeros(n, len(modalities), FEATURES))
 
-    def keep(self, pool: Pool) -> None:
-        """Keep these n joint samples."""
+    def keep(self, pool: Pool, temperature: float) -> None:
+        """Keep these n joint samples, drawn at this `temperature` of the prior."""
         self.pool_latents.copy_(torch.cat([pool.latents[key] for key in self.sizes], 1))
         self.pool_features.copy_(pool.features)
-        self.pool_made.fill_(True)
+        self.pool_temperature.fill_(temperature)
 
-    def pool(self) -> Pool | None:
-        """Return the n joint samples that it keeps, if any."""
-        if not self.pool_made:
+    def pool(self, temperature: float) -> Pool | None:
+        """Return the n joint samples that it keeps, if any of this `temperature`."""
+        if float(self.pool_temperature) != float(torch.tensor(temperature, dtype=torch.float32)):
             return None
         each = self.pool_latents.split(list(self.sizes.values()), 1)
         return Pool(dict(zip(self.sizes, each, strict=True)), self.pool_features)

@@ -30,7 +30,7 @@ def learn_ratio(model: MultimodalModel, batches: Iterator[Batch], rng: torch.Gen
         return
     optimiser, kept = AdamW(ratio.parameters(), RATE, weight_decay=WEIGHT_DECAY, fused=True), list[Views]()
     most = max(1, KEPT // (2 * LARGEST * sum(m.size for m in model.modalities.values())))
-    ratio.pool_made.fill_(False)
+    ratio.pool_temperature.fill_(0.0)
     ratio.train()
     for step in track(range(steps), "samples are compared with codes"):
         if not step % REUSE:

@@ -113,7 +113,7 @@ def take_average(state: TrainState[MultimodalModel], how: Settling, share: float
     settle_step_size(model, state.rng)
     weigh_interaction(model, state.rng.initial_seed())
     weigh_score(model, (next(state.stream).to(model.device) for _ in range(batches_to_settle(state))))
-    keep_pool(model)
+    keep_pool(model, share)
 
 
 def settle_step_size(model: MultimodalModel, rng: torch.Generator) -> None:
