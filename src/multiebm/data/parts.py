@@ -24,7 +24,7 @@ from multiebm.data.picture_folders import PICTURE, read_rows
 from multiebm.data.picture_tables import find_table, tabled_parts
 from multiebm.data.table_files import FIXES, TABLES, read_table
 from multiebm.modalities import Modality
-from multiebm.modalities.tables import split_table
+from multiebm.modalities.tables import forms_of, split_table
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +88,8 @@ def columns_aside(path: Path, modalities: Mapping[str, Modality]) -> Any:
     """Return the columns of a table that are of no part, such as names of rows: a data frame; None of what is none."""
     if (path := expanded(path)).suffix.lower() not in TABLES or os.path.isdir(path):
         return None
-    table, known = _table(path, modalities), set[str]()
-    for name, m in modalities.items():
-        plain = m.handed_columns or tuple(f"{name}_{i}" for i in range(m.size))
-        known |= {*plain, *(f"{name}_{column}" for column in plain), *m.columns}
+    known = {column for name, m in modalities.items() for form in forms_of(name, m) for column in form}
+    table = _table(path, modalities)
     table = table.set_axis(as_known(column_names(table), list(known)), axis=1)
     return table[[column for column in table.columns if column not in known]].reset_index(drop=True)
 

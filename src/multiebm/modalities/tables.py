@@ -29,9 +29,8 @@ def split_table(frame: Any, modalities: Mapping[str, Modality], what: str) -> tu
     frame = frame.set_axis(as_known(list(frame.columns), trained), axis=1)
     found, there, used = dict[str, Any](), dict[str, Mask](), set[str]()
     for name, m in modalities.items():
-        plain = m.handed_columns or tuple(f"{name}_{i}" for i in range(m.size))
-        # as training had them, as two parts of one name are told apart, as probabilities of classes
-        forms = [plain, tuple(f"{name}_{column}" for column in plain), m.columns or plain]
+        forms = forms_of(name, m)
+        plain = forms[0]
         chosen = next((form for form in forms if set(form) <= set(frame.columns)), None)
         for form in forms if chosen is None else ():
             if some := [column for column in form if column in frame.columns]:
@@ -57,6 +56,14 @@ def split_table(frame: Any, modalities: Mapping[str, Modality], what: str) -> tu
         logger.warning("%s: %d columns are of no part and are not read, first %s", what, len(unused), unused[0])
     absent = np.zeros(len(frame), bool)
     return found, np.stack([there.get(name, absent) for name in modalities], 1)
+
+
+def forms_of(name: str, m: Modality) -> list[tuple[str, ...]]:
+    """Return the names that the columns of a part may have: as training had them, as two parts of one name are told
+    apart, as probabilities of classes.
+    """
+    plain = m.handed_columns or tuple(f"{name}_{i}" for i in range(m.size))
+    return [plain, tuple(f"{name}_{column}" for column in plain), tuple(m.columns or plain)]
 
 
 def _no_columns(frame: Any, modalities: Mapping[str, Modality], what: str) -> str:

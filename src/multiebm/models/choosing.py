@@ -151,7 +151,6 @@ def keep_pool(model: Choosing, share: float = 1.0) -> None:
     They are of a `share` of the draws, where time is short, but of as many as they are.
     """
     if model.compares and model.ratio is not None:
-        model.ratio.pool_temperature.fill_(0.0)
         pool = joint_samples(model, FROM_POSTERIOR + len(model.ratio.pool_latents), ceil(share * SURPLUS))
         assert pool is not None
         model.ratio.keep(pool, model.generator.temperature)

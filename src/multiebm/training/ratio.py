@@ -1,7 +1,6 @@
 """The ratio learns when priors have settled: what the codes of items are decoded to, against what draws are."""
 
 from collections.abc import Iterator
-from math import cos, pi
 
 import torch
 from torch.optim import AdamW
@@ -11,6 +10,7 @@ from multiebm.core.names import Views
 from multiebm.core.progress import track
 from multiebm.models.model import MultimodalModel
 from multiebm.objectives.ratio import ratio_loss
+from multiebm.training.rates import half_cosine
 
 STEPS = 1200
 RATE, WEIGHT_DECAY = 3e-3, 1e-2  # of AdamW
@@ -38,7 +38,7 @@ def learn_ratio(model: MultimodalModel, batches: Iterator[Batch], rng: torch.Gen
         views = kept[int(torch.randint(len(kept), (), generator=rng, device=rng.device))]
         done = (step + 0.5) / steps
         for group in optimiser.param_groups:
-            group["lr"] = RATE * min(done / RISE, 0.5 + 0.5 * cos(pi * max(0.0, done - RISE) / (1 - RISE)))
+            group["lr"] = RATE * min(done / RISE, half_cosine(1.0, 0.0, (done - RISE) / (1 - RISE)))
         of_codes, of_draws = ratio(views).chunk(2)
         optimiser.zero_grad(set_to_none=True)
         ratio_loss(of_codes, of_draws).backward()

@@ -15,7 +15,8 @@ from multiebm.core.random import SEEDS, STREAM, make_generator, rand
 from multiebm.models.model import MultimodalModel
 from multiebm.objectives.belonging import belonging_loss, draw_donors, has_contrast, with_corrupted
 from multiebm.training.guard import INTERACTION_RATE
-from multiebm.training.phases.phase import Chosen, Phase, half_cosine
+from multiebm.training.phases.phase import Chosen, Phase
+from multiebm.training.rates import half_cosine
 from multiebm.training.state import TrainState, update
 
 RISE, START, END = 0.3, 0.04, 1e-4  # of one cycle: share of the steps in which the rate rises, and factors at its ends

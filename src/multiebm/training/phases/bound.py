@@ -12,7 +12,8 @@ from multiebm.models.inference import SHARED
 from multiebm.models.model import MultimodalModel
 from multiebm.objectives.vae import ESTIMATORS, BoundSettings, vae_loss
 from multiebm.training.codes import follow_codes, observed, prior_step
-from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, half_cosine, log_likelihood_metrics
+from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, log_likelihood_metrics
+from multiebm.training.rates import half_cosine
 from multiebm.training.state import TrainState, update
 from multiebm.training.weights import balance
 

@@ -28,7 +28,8 @@ from multiebm.training.codes import (
     refine_samples,
 )
 from multiebm.training.phases.energy import energy_step
-from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, half_cosine, log_likelihood_metrics
+from multiebm.training.phases.phase import Chosen, Phase, encoder_metrics, log_likelihood_metrics
+from multiebm.training.rates import half_cosine
 from multiebm.training.state import TrainState, update
 
 STRATIFIED = BoundSettings()  # the anchor's bound

@@ -1,6 +1,5 @@
 """What a way of training is: frozen settings, a step, and the rates at which it learns."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,11 +73,6 @@ class Phase(ABC):
     def problems(self, chosen: Chosen) -> list[str]:
         """Return a line for every pair of choices that cannot both be meant, with the way out."""
         return []
-
-
-def half_cosine(start: float, end: float, progress: float) -> float:
-    """Return the way from `start` to `end` along half a cosine; progress is clipped to [0, 1]."""
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
 
 
 def log_likelihood_metrics(model: MultimodalModel, weighed: Tensor, present: Tensor) -> dict[str, float]:
