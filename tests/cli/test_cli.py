@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image
 
 import multiebm
-from multiebm.cli.main import main
+from multiebm.cli.main import each_warning_once, main
 from multiebm.evaluation.result import load_evaluation
 from multiebm.experiments.baselines import ROWS
 from multiebm.experiments.explain import annotated
@@ -506,6 +507,22 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(
     assert run("train", str(trained / "run"), "seed=2", "--out", str(trained / "straight")) == 0
     weights = [next((trained / name / "model").glob("weights-*")) for name in ("stopped", "straight")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_command_gives_each_warning_once(capsys: Capture):
+    def warn(text: str) -> None:
+        handler = logging.lastResort  # what prints the warnings of a command
+        assert handler
+        handler.handle(logging.LogRecord("multiebm", logging.WARNING, "", 0, "%s", (text,), None))
+
+    for _ in range(2):  # commands
+        with each_warning_once():
+            for text in ("cut", "cut", "unknown", "cut"):
+                warn(text)
+    assert capsys.readouterr().err.split() == ["cut", "unknown"] * 2
+    warn("cut")
+    warn("cut")
+    assert capsys.readouterr().err.split() == ["cut", "cut"]
 
 
 def test_help_and_import_do_not_wait_for_torch():

@@ -92,6 +92,16 @@ def test_unknown_words_are_told_with_the_nearest_and_long_captions_with_their_ro
     assert "read as <unk>: 'crimsn' in row 0. Did you mean 'crimson'?; 'red' in row 2" in caplog.text
 
 
+def test_many_unknown_words_are_counted_and_not_taken_for_slips(caplog):
+    read(speller("crimson"), "crimsn crims one", "two three four")
+    assert (
+        "captions: 6 words that training had not, or too rarely, are read as <unk>: 'crimsn' in row 0; " in caplog.text
+    )
+    assert "'three' in row 1, and so on" in caplog.text
+    assert "four" not in caplog.text
+    assert "Did you mean" not in caplog.text
+
+
 def test_a_caption_that_just_fits_is_not_cut(caplog):
     assert read(speller("a"), "a a a a").tolist() == [[2, 2, 2, 2, END]]
     assert not caplog.text

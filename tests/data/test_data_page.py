@@ -13,7 +13,7 @@ from PIL import Image
 
 from multiebm.core.errors import ConfigError, DataError, ModalityError
 from multiebm.core.names import module_key, name_of_key
-from multiebm.data import Rows, from_arrays
+from multiebm.data import Rows, from_arrays, read_data
 from multiebm.modalities import from_json, to_json
 from small_models import make_batch, small_model
 
@@ -262,6 +262,23 @@ def _():
         np.testing.assert_allclose(states.numpy(), colours / 127.5 - 1, atol=1 / 127)
     with pytest.raises(DataError, match=r"got row 1 of shape \(4, 3, 3\) after row 0 of shape \(4, 4, 3\), .*resize"):
         from_arrays({"p": [plain[0], plain[1].resize((3, 4))]}, {"p": PICTURE})
+
+
+@row("names of files of pictures")  # test_named_pictures.py has more
+def _():
+    with pytest.raises(DataError, match="modality 'p': got no picture 'none.png' in row 0; .* missing: nan"):
+        read_data({"p": ["none.png"] * N, "v": GOOD})
+
+
+@row("None among the rows of a list")
+def _():
+    for values in (list(GOOD), list(PIXELS)):
+        values[2] = None
+        with pytest.raises(DataError, match="modality 'x': got None in row 2, .* missing: nan"):
+            read_data({"x": values})
+        data = read_data({"x": values}, missing="nan")
+        there = torch.cat([split.there("x") for split in (data.train, data.test)])
+        assert torch.cat([data.train.rows, data.test.rows])[~there].tolist() == [2]
 
 
 @row("uint8")

@@ -156,7 +156,7 @@ def test_floats_to_255_are_told_the_range_to_declare():
         ({"two": {"u": B[:, 0]}}, r"'two': got dict, .*of columns by name make a table, pandas.DataFrame\(columns\)"),
         ({"two": np.float64(3)}, "'two': got a single value, 3.0, expected one a row; leave it out, or repeat it"),
         (
-            {"two": [Path("a.png")] * N},
+            {"two": [Path("a.dat")] * N},
             r"got PosixPath in row 0.*PIL.Image.open\(path\) for path in",
         ),
         ([{"x": 1.0}, {"x": 2.0}], r"got rows by name, expected a table; pass pandas.DataFrame\(rows\), with parts="),

@@ -137,8 +137,12 @@ def test_pictures_without_a_table_and_a_table_alone_are_told_what_to_hand_over(t
         DataError, match=r"or pictures with numbers: .* --part NAME=.*24 pictures .* move them into .*pict"
     ):
         multiebm.read_data(folder / "pics")
-    with pytest.raises(DataError, match="if they name pictures hand over their folder, with the table in it"):
-        multiebm.read_data(folder / "of.csv", parts={"photo": "File", "sensor": "temp"})
+    data = multiebm.read_data(folder / "of.csv", parts={"photo": "File", "sensor": "temp"})
+    assert data.modalities["photo"].describe() == "6x4 RGB pictures"
+    with pytest.raises(
+        DataError, match=r"if they name pictures use read_data or train, which read .png, .jpg, .*end so"
+    ):
+        multiebm.read_data({"photo": [f"{i}.png" for i in range(30)] + ["30.gif"], "x": list(range(31))})
     for name in ("b.csv", "of.csv"):
         (folder / name).write_text((folder / "of.csv").read_text())
     with pytest.raises(SystemExit, match="1"):

@@ -1,5 +1,6 @@
 """The command line. Commands import what they need when they run, so that help answers at once, without torch."""
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -81,6 +82,25 @@ def options(
 
     context.obj = quiet
     context.with_resource(showing(not quiet))
+    context.with_resource(each_warning_once())
+
+
+@contextmanager
+def each_warning_once() -> Iterator[None]:
+    """A command that reads the same data several times says once what it noticed."""
+    said = set[str]()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        before = len(said)
+        said.add(record.getMessage())
+        return len(said) > before
+
+    handler = logging.lastResort or logging.NullHandler()
+    handler.addFilter(is_new)
+    try:
+        yield
+    finally:
+        handler.removeFilter(is_new)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

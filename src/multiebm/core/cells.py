@@ -139,7 +139,7 @@ def _no_classes(cells: Array, rows: Array) -> str:
     captions = ", if they are captions declare kind: text (--kind NAME=text)" if words > 2 * len(texts) else ""
     if len(texts) >= FEW_ROWS and (n := len({cells[i] for i in texts})) > OWN_CLASS * len(cells):
         pictures = (
-            ", if they name pictures hand over their folder, with the table in it"
+            f", if they name pictures use read_data or train, which read {', '.join(PICTURES)} where all names end so"
             if decoded(cells[texts[0]]).lower().endswith(PICTURES)
             else ""
         )

@@ -6,10 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from multiebm.core.cells import is_missing
 from multiebm.core.errors import DataError, imported
+from multiebm.core.rows import stacked
 
 logger = logging.getLogger("multiebm")
 
@@ -59,32 +58,6 @@ def without_lists(frame: Any, where: str) -> Any:
         else:
             pieces.append(frame.iloc[:, [at]].set_axis([name], axis=1))
     return pd.concat(pieces, axis=1)
-
-
-def stacked(values: NDArray[Any], where: str) -> NDArray[Any]:
-    """Return objects [N] that are lists of numbers as numbers [N, D], NaN where one is missing; other values as they
-    are. DataError where lists have several lengths.
-    """
-    if values.dtype != object or values.ndim != 1:
-        return values
-    lists = {row: cell for row, cell in enumerate(values) if isinstance(cell, list | tuple | np.ndarray)}
-    if not lists or len(lists) + sum(map(is_missing, values)) < len(values):
-        return values
-    first, *others = lists
-    if odd := [row for row in others if np.shape(lists[row]) != np.shape(lists[first])]:
-        raise DataError(
-            f"{where}: got row {odd[0]} of shape {np.shape(lists[odd[0]])} after row {first} of shape "
-            f"{np.shape(lists[first])}, expected rows of one length; cut or pad them"
-        )
-    try:
-        rows = np.array(list(lists.values()))
-    except ValueError:  # lists of several lengths in them
-        return values
-    if rows.dtype.kind not in "biuf" or len(rows) == len(values):
-        return rows if rows.dtype.kind in "biuf" else values
-    whole = np.full((len(values), *rows.shape[1:]), np.nan)
-    whole[list(lists)] = rows
-    return whole
 
 
 def as_pandas(data: Any, what: str = "data") -> Any:

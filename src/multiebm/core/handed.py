@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multiebm.core.cells import is_empty, is_text, odd_cells, without_digits
+from multiebm.core.cells import is_empty, is_missing, is_text, odd_cells, without_digits
 from multiebm.core.errors import DataError, ModalityError
-from multiebm.core.frames import as_known, check_order, column_names, stacked, without_lists
+from multiebm.core.frames import as_known, check_order, column_names, without_lists
+from multiebm.core.rows import are_pictures, check_even, has_axes, in_colours, stacked
 from multiebm.core.table import nearest
 
 logger = logging.getLogger("multiebm")
@@ -65,7 +66,7 @@ class Handed(NamedTuple):
     values: Array
     masked: Mask | None = None
     columns: tuple[str, ...] = ()
-    was: Literal["", "sparse", "categories"] = ""
+    was: Literal["", "sparse", "categories", "gaps"] = ""  # gaps: rows that are None in a list of arrays
 
     @property
     def hidden(self) -> Mask:
@@ -103,6 +104,11 @@ def read_arrays(
         else unpack(value, f"{what}, modality {name!r}")
         for name, value in parts.items()
     }
+    if lacking := [name for name, part in handed.items() if part.was == "gaps" and name not in gaps]:
+        hidden, shape = handed[lacking[0]].hidden, handed[lacking[0]].values.shape
+        row = int(hidden.reshape(len(hidden), -1).all(1).argmax())
+        got = f"{what}, modality {lacking[0]!r}: got None in row {row}"
+        raise DataError(f"{got}, expected an array of shape {shape[1:]} in every row; {_NO_VALUE}")
     if single := [name for name, part in handed.items() if part.values.ndim == 0]:
         got, fix = ("a text", "a list, [text]") if is_text(parts[single[0]]) else ("a single number", "an array")
         raise DataError(f"{what}, modality {single[0]!r}: got {got}, expected one row an item; pass {fix}")
@@ -217,10 +223,14 @@ def unpack(value: Any, where: str, numbers: bool = False, gaps: bool = False) ->
                 # what a nullable type calls missing becomes NaN, and is treated as NaN is
                 kept = np.float64 if numbers or dtype.kind != "b" else object  # truth values stay what they are
                 return Handed(value.to_numpy(dtype=kept, na_value=np.nan))
-            return Handed(stacked(_plain(value), where), was="sparse" if hasattr(dtype, "fill_value") else "")
+            if are_pictures(plain := _plain(value)):
+                return _from_list(plain.tolist(), where, numbers)
+            return Handed(stacked(plain, where), was="sparse" if hasattr(dtype, "fill_value") else "")
         if isinstance(value, list | tuple):
             return _from_list(value, where, numbers)
-        return Handed(stacked(np.asarray(value), where))
+        if are_pictures(plain := np.asarray(value)):
+            return _from_list(plain.tolist(), where, numbers)
+        return Handed(stacked(plain, where))
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise DataError(
             f"{where}: got {_named(value)} that is no array ({error}), expected an array of numbers, a tensor, a data "
@@ -274,10 +284,15 @@ def _as_classes(values: Array) -> Array:
 
 
 def _from_list(rows: Sequence[Any], where: str, numbers: bool) -> Handed:
-    rows = [_in_colours(row) if hasattr(row, "getbands") else row for row in rows]
+    rows = [in_colours(row) if hasattr(row, "getbands") else row for row in rows]
+    gone = np.array([is_missing(row) for row in rows], bool)
+    some = next((row for row, is_gone in zip(rows, gone, strict=True) if not is_gone and has_axes(row)), None)
+    if gone.any() and some is not None:
+        found = _from_list([some if is_gone else row for row, is_gone in zip(rows, gone, strict=True)], where, numbers)
+        return found._replace(masked=(found.hidden.T | gone).T, was="gaps")
     if any(isinstance(row, Tensor | np.ma.MaskedArray) or hasattr(row, "to_numpy") for row in rows):
         each = [unpack(row, f"{where}, row {i}") for i, row in enumerate(rows)]
-        _check_even([row.values for row in each], where)
+        check_even([row.values for row in each], where)
         masked = np.stack([row.hidden for row in each]) if any(row.masked is not None for row in each) else None
         return Handed(np.stack([row.values for row in each]), masked)
     try:
@@ -285,29 +300,8 @@ def _from_list(rows: Sequence[Any], where: str, numbers: bool) -> Handed:
         # or numbers and None among texts would become texts
         return Handed(np.asarray(rows, object) if values.dtype.kind in "US" and not numbers else values)
     except ValueError:
-        _check_even(rows, where)
+        check_even(rows, where)
         raise
-
-
-def _in_colours(picture: Any) -> Any:
-    """Return a picture of Pillow with colours as numbers: not those of a palette, nor of ink."""
-    if picture.mode in ("P", "PA"):
-        return picture.convert("RGBA" if picture.mode == "PA" or "transparency" in picture.info else "RGB")
-    return picture.convert("RGB") if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV") else picture
-
-
-def _check_even(rows: Sequence[Any], where: str) -> None:
-    sizes: list[str] = []
-    for i, row in enumerate(rows):
-        try:
-            shape = np.shape(row)
-            sizes.append(f"of {shape[0]} values" if len(shape) == 1 else f"of shape {shape}")
-        except ValueError:
-            sizes.append("of uneven lists")
-        if sizes[i] != sizes[0] or "uneven" in sizes[i]:
-            alike = "one shape; of pictures resize them and convert them to one mode, picture.convert('RGB')"
-            fix = alike if "shape" in sizes[0] + sizes[i] else "one length; cut or pad them"
-            raise DataError(f"{where}: got row {i} {sizes[i]} after row 0 {sizes[0]}, expected rows of {fix}")
 
 
 def in_order(part: Handed, known: tuple[str, ...], where: str) -> Handed:

@@ -121,9 +121,10 @@ class Speller:
                 "read whole ones", where, len(cut), length - 1, cut[:SHOWN],
             )  # fmt: skip
         if unknown:
-            near = {word: nearest(word, list(self.vocabulary)).removeprefix(" ") for word in list(unknown)[:SHOWN]}
+            shown, few = list(unknown)[:SHOWN], len(unknown) <= SHOWN  # few ones may be slips, many are a language
+            near = {word: nearest(word, list(self.vocabulary)).removeprefix(" ") if few else "" for word in shown}
             told = "; ".join(f"{word!r} in row {unknown[word]}. {hint}".rstrip(". ") for word, hint in near.items())
-            more = f"; {len(unknown)} words in all" if len(unknown) > SHOWN else ""
             logger.warning(
-                "%s: words that training had not, or too rarely, are read as %s: %s%s", where, UNKNOWN_MARK, told, more
-            )
+                "%s: %swords that training had not, or too rarely, are read as %s: %s%s",
+                where, "" if few else f"{len(unknown)} ", UNKNOWN_MARK, told, "" if few else ", and so on",
+            )  # fmt: skip

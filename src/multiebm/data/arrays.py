@@ -16,11 +16,13 @@ from multiebm.core.handed import NOT_NUMBERS, read_arrays, unpack
 from multiebm.core.names import BESIDE, MASK, TEST, name_problem
 from multiebm.core.presence import read_presence, read_present
 from multiebm.core.random import check_seed
+from multiebm.core.rows import rows_at
 from multiebm.core.table import nearest
 from multiebm.data.caption_files import Captioned
 from multiebm.data.columns import Columns
 from multiebm.data.dataset import Kept, MultimodalDataset, Split, content_fingerprint
 from multiebm.data.labels import code_labels, read_labels
+from multiebm.data.named_pictures import read_named
 from multiebm.data.npz import expanded
 from multiebm.data.sources import read_path, read_source
 from multiebm.modalities import MODALITIES, Modality
@@ -122,17 +124,23 @@ def _kept(splits: list[Rows], parts: Mapping[str, Modality], settings: dict[str,
     """Return what `load_arrays` makes the same data set of; None where a file of arrays cannot hold it."""
     arrays: dict[str, Any] = {}
     for prefix, rows in zip(("", TEST), splits, strict=False):
+        masks = dict[str, Any]()
         for name, m in parts.items():
-            part = m.hide(unpack(rows.views[name], name))
-            if part.columns and "columns" not in settings["modalities"][name]:
-                settings["modalities"][name]["columns"] = list(part.columns)
-            if part.hidden.any() and settings["modalities"][name].get("missing") is None:
-                settings["modalities"][name]["missing"] = "nan"
+            part, declared = m.hide(unpack(rows.views[name], name)), settings["modalities"][name]
+            if part.columns:
+                declared.setdefault("columns", list(part.columns))
+            if part.hidden.any():
+                declared["missing"] = "nan"
+            if part.hidden.any() and not m.by_cell and part.values.dtype.kind in "biu":  # which have no NaN
+                masks[name] = ~part.hidden.reshape(len(part.values), -1).all(1)
+                part = part._replace(masked=None)
             arrays[prefix + name] = m.keep(part)
         if rows.labels is not None:
             arrays[f"{prefix}labels"] = unpack(rows.labels, "labels").values
-        if rows.present is not None:
-            arrays[f"{prefix}present"] = read_present(rows.present, list(parts), len(arrays[prefix + name]), "")
+        if rows.present is not None or masks:
+            there = read_present(rows.present, list(parts), len(arrays[prefix + name]), "")
+            whole = np.ones(len(there), bool)
+            arrays[f"{prefix}present"] = there & np.stack([masks.get(of, whole) for of in parts], 1)
     texts = {key: np.asarray(values.tolist()) for key, values in arrays.items() if values.dtype == object}
     return None if any(values.dtype == object for values in texts.values()) else Kept(arrays | texts, settings)
 
@@ -171,6 +179,12 @@ def load_arrays(
         raise DataError(
             f"arrays: got {got}, expected a dict of arrays by the names of their modalities; quote the names"
         )
+    content = read_named(
+        content if isinstance(content, dict) else dict(content),
+        Path() if path is None else expanded(path).parent,
+        missing,
+        modalities or kinds or {},
+    )
     held_out = {key.removeprefix(TEST): array for key, array in content.items() if key.startswith(TEST)}
     train = rows_of({key: array for key, array in content.items() if not key.startswith(TEST)}, what)
     test = rows_of(held_out, f"{what} (test)") if held_out else None
@@ -207,7 +221,8 @@ def read_data(
     of your own: parts called test_NAME in a dict or an .npz, or `from_arrays(..., test=Rows({...}))`.
     """
     column = labels if isinstance(labels, str) else None
-    content = read_source(data, parts, column, missing)
+    folder = expanded(data).parent if isinstance(data, str | Path) else Path()
+    content = read_named(read_source(data, parts, column, missing), folder, missing, kinds or {})
     if labels is not None and column is None:
         content["labels"] = labels
     return load_arrays(None, None, content, kinds, None, missing, None, test_fraction, seed)
@@ -226,11 +241,12 @@ def rows_of(arrays: Mapping[str, Any], what: str) -> Rows:
 
 def _some(rows: Rows, chosen: NDArray[np.intp]) -> Rows:
     """Return some rows of arrays [N, ...] in their order; masks are by name."""
-    views = {name: (of.iloc if hasattr(of, "iloc") else of)[chosen] for name, of in rows.views.items()}
-    every = None if rows.labels is None else list(rows.labels)
-    labels = None if every is None else [every[i] for i in chosen]
-    present = None if rows.present is None else {name: of[chosen] for name, of in rows.present.items()}
-    return Rows(views, labels, present)
+    views = {name: rows_at(of, chosen) for name, of in rows.views.items()}
+    labels = None if rows.labels is None else rows_at(list(rows.labels), chosen)
+    masks = rows.present
+    if isinstance(masks, Mapping):
+        return Rows(views, labels, {name: rows_at(of, chosen) for name, of in masks.items()})
+    return Rows(views, labels, None if masks is None else rows_at(masks, chosen))
 
 
 def declarations(

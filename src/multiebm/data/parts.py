@@ -18,6 +18,7 @@ from multiebm.core.presence import read_present
 from multiebm.core.table import nearest
 from multiebm.data.arrays import rows_of
 from multiebm.data.caption_files import CAPTION, CaptionedFolder, find_captions
+from multiebm.data.named_pictures import pictures_named
 from multiebm.data.npz import expanded, read_npz
 from multiebm.data.picture_files import ENDINGS, read_pictures
 from multiebm.data.picture_folders import PICTURE, read_rows
@@ -31,8 +32,11 @@ logger = logging.getLogger(__name__)
 _IGNORED = ("thumbs.db", "desktop.ini")
 
 
-def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[dict[str, Any], Tensor | None]:
+def read_parts(
+    path: str | Path | Mapping[str, Any], modalities: Mapping[str, Modality]
+) -> tuple[dict[str, Any], Tensor | None]:
     """Return the raw views [B, ...] of a file or folder by modality and, if it has one, the presence mask bool [B, M].
+    Parts by name stay what they are, but for those that name files of pictures, which are read.
 
     An .npz holds an array per modality (channels of pictures first or last), and perhaps `present` [B, M] or
     `present_<modality>` [B]; its `labels` and, beside rows without that prefix, its `test_...` are left aside. A table
@@ -42,6 +46,8 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
     `path` is one. Parts called picture and caption are also read as training reads a folder of both, and so is a folder
     of pictures with a table of the other parts. DataError for anything else.
     """
+    if isinstance(path, Mapping):
+        return pictures_named(path, modalities, Path())
     path = expanded(path)
     if os.path.isdir(path):
         try:
@@ -58,7 +64,8 @@ def read_parts(path: str | Path, modalities: Mapping[str, Modality]) -> tuple[di
         return {only: read_pictures([path], modalities[only])}, None
     if path.suffix.lower() in TABLES:
         columns, there = split_table(_table(path, modalities), modalities, str(path))
-        return columns, torch.from_numpy(there)
+        columns, shown = pictures_named(columns, modalities, path.parent)
+        return columns, torch.from_numpy(there) if shown is None else torch.from_numpy(there) & shown
     if path.suffix.lower() != ".npz":
         fix = FIXES.get(path.suffix.lower(), "convert it")
         raise DataError(

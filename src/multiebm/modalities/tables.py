@@ -60,15 +60,19 @@ def split_table(frame: Any, modalities: Mapping[str, Modality], what: str) -> tu
 
 def forms_of(name: str, m: Modality) -> list[tuple[str, ...]]:
     """Return the names that the columns of a part may have: as training had them, as two parts of one name are told
-    apart, as probabilities of classes.
+    apart, as probabilities of classes; of files of pictures, and of one number without a name, that of the part.
     """
     plain = m.handed_columns or tuple(f"{name}_{i}" for i in range(m.size))
-    return [plain, tuple(f"{name}_{column}" for column in plain), tuple(m.columns or plain)]
+    alone = [(name,)] if m.shows == "pictures" or m.size == 1 else []
+    return [plain, tuple(f"{name}_{column}" for column in plain), tuple(m.columns or plain), *alone]
 
 
 def _no_columns(frame: Any, modalities: Mapping[str, Modality], what: str) -> str:
     """Say which columns were expected, which a table has, and how they are handed over as a part."""
-    known = {name: list(m.handed_columns[:SHOWN]) or [f"{name}_0"] for name, m in modalities.items()}
+    known = {
+        name: list(m.handed_columns[:SHOWN]) or [f"{name}_0" if m.shows != "pictures" else name]
+        for name, m in modalities.items()
+    }
     listed = "; ".join(f"{name}: {', '.join(columns)}" for name, columns in known.items())
     own, first = list(frame.columns[:SHOWN]), next(iter(modalities))
     return (

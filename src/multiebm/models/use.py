@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LARGEST = 2**34  # bytes that one call returns at most
 MOST = 10**7  # importance samples of an item, or paths and stages of log Z
 FAR_OFF = 0.3  # nats of error, from which an estimate is said to be rough: few draws carry its weight
-Reader = Callable[[Any, Mapping[str, Modality]], tuple[Any, Any]]  # of a path: parts, and which are there or None
+Reader = Callable[[Any, Mapping[str, Modality]], tuple[Any, Any]]  # of a path or parts: parts, and which are there
 PLACES = 2**18  # pixels of pictures and coordinates of vectors at a time: what the memory of networks grows with
 
 
@@ -109,7 +109,7 @@ def check_parts(modalities: dict[str, Modality], parts: Any, present: Any = None
 
     `present` [B, M] (columns in the order of `modalities`, or by name) hides single entries; what is hidden may be NaN.
     A table is split by the columns that training had; a row whose cells of a part are all empty has not that part. A
-    path is read by `reads`.
+    path is read by `reads`, and so are files of pictures that a part names.
     """
     there: Any = None
     if reads is not None and isinstance(parts, str | os.PathLike):
@@ -117,6 +117,9 @@ def check_parts(modalities: dict[str, Modality], parts: Any, present: Any = None
     elif (table := None if isinstance(parts, Mapping) else as_pandas(parts, "parts")) is not None:
         check_order({"the table": table}, present, None, "parts")
         parts, there = split_table(table, modalities, "parts")
+    if reads is not None and isinstance(parts, Mapping):
+        parts, shown = reads(parts, modalities)
+        there = shown if there is None else there if shown is None else np.asarray(shown) & np.asarray(there)
     if there is not None:
         present = np.asarray(there) & read_present(present, list(modalities), len(there), "parts")
     numbers, gaps = {name: m.numbers for name, m in modalities.items()}, [n for n, m in modalities.items() if m.missing]

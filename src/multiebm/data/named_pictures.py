@@ -1,0 +1,112 @@
+"""Parts whose values are names of files of pictures, which are read in their place."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from multiebm.core.cells import is_missing
+from multiebm.core.errors import DataError
+from multiebm.core.handed import Array, unpack
+from multiebm.core.names import BESIDE, MASK, TEST
+from multiebm.data.caption_files import Captioned
+from multiebm.data.picture_files import ENDINGS
+from multiebm.data.picture_folders import Files, read_part, read_rows
+from multiebm.modalities import Modality
+
+logger = logging.getLogger("multiebm")
+
+_SHOWN = 5  # rows named in a message
+
+
+def names_in(values: Any) -> list[str] | None:
+    """Return the names of files of pictures that values are, one a row and empty where it is missing; None where they
+    are anything else: all that are there end as files of pictures do (ENDINGS).
+    """
+    if values is None or isinstance(values, str | bytes | Mapping):
+        return None
+    try:
+        cells = unpack(values, "").values
+    except DataError:  # whoever reads the values says it
+        return None
+    if cells.dtype.kind not in "OU" or not (cells.ndim == 1 or (cells.ndim == 2 and cells.shape[1] == 1)):
+        return None
+    names = ["" if is_missing(cell) else cell for cell in cells.reshape(-1).tolist()]
+    if not any(names) or not all(isinstance(name, str | os.PathLike) for name in names):
+        return None
+    names = [os.fspath(name).strip() for name in names]
+    return names if all(not name or name.lower().endswith(ENDINGS) for name in names) else None
+
+
+def read_named(
+    content: dict[str, Any], folder: Path, missing: Literal["nan"] | None, declared: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return data by part with the pictures [N, H, W, C] that parts name, from `folder` unless names are whole paths.
+
+    A row without one is refused, unless `missing` says that parts may be; it is absent then. A part that is `declared`
+    anything but pictures stays what it is. Rows that name one picture several times are one item.
+    """
+    found, items = dict[str, Any](), list[str]()
+    for key, values in content.items():
+        prefix = TEST if key.startswith(TEST) else ""
+        part = key.removeprefix(prefix)
+        of = declared.get(part) if isinstance(declared, Mapping) else None  # else it is refused later
+        kind = of.get("kind", "picture") if isinstance(of, Mapping) else of or "picture"
+        names = None if part in BESIDE or part.startswith(MASK) or kind != "picture" else names_in(values)
+        if names is None:
+            found[key] = values
+            continue
+        files = _files(names, folder, f"modality {key!r}", missing)
+        pictures = read_part(folder, part, files)
+        found[key] = pictures[part]
+        if (mask := pictures.get(MASK + part)) is not None:
+            given = content.get(prefix + MASK + part)
+            found[prefix + MASK + part] = mask if given is None else mask & np.asarray(given, bool)
+        items = items or names
+    if not items:
+        return content
+    if isinstance(content, Captioned):
+        content.update(found)
+        return content
+    if any(key.startswith(TEST) for key in content):
+        return found
+    return Captioned(found, [name or None for name in items])
+
+
+def pictures_named(
+    parts: Mapping[str, Any], modalities: Mapping[str, Modality], folder: Path
+) -> tuple[dict[str, Any], Tensor | None]:
+    """Return parts to use a model on with the pictures [N, C, H, W] that they name, and if one lacks some which are
+    there, bool [N, M]. DataError for one that is not there, where the model does not know of missing ones.
+    """
+    found, masks = dict(parts), dict[str, Array]()
+    for name, m in modalities.items():
+        names = names_in(parts[name]) if m.shows == "pictures" and name in parts else None
+        if names is None:
+            continue
+        files = _files(names, folder, f"parts, modality {name!r}", "nan" if "" in names else None)
+        found[name] = read_rows(folder, files, m)
+        masks[name] = np.array([file is not None for file in files], bool)
+    if all(mask.all() for mask in masks.values()):
+        return found, None
+    there = np.ones(len(next(iter(masks.values()))), bool)
+    return found, torch.from_numpy(np.stack([masks.get(name, there) for name in modalities], 1))
+
+
+def _files(names: Sequence[str], folder: Path, what: str, missing: Literal["nan"] | None) -> Files:
+    files = [folder / Path(name.replace("\\", "/")).expanduser() if name else None for name in names]
+    files = [file if file is not None and file.is_file() else None for file in files]
+    gone = [row for row, file in enumerate(files) if file is None]
+    told = [f"no picture {names[row]!r} in row {row}" if names[row] else f"none in row {row}" for row in gone[:_SHOWN]]
+    more = f"; {len(gone)} such rows in all" if len(gone) > _SHOWN else ""
+    if gone and (missing is None or len(gone) == len(names)):
+        fix = "supply it, correct the name" + ("" if missing else ", or say that it is missing: nan (--missing nan)")
+        raise DataError(f"{what}: got {'; '.join(told)}{more}, expected a file of each row, from {folder}; {fix}")
+    if gone:
+        logger.warning("%s: %d of %d rows have no picture: %s%s", what, len(gone), len(names), "; ".join(told), more)
+    return files
