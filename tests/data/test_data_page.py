@@ -270,6 +270,15 @@ def _():
         read_data({"p": ["none.png"] * N, "v": GOOD})
 
 
+@row("pictures of several sizes, in files or a list")  # test_sizes_of_pictures.py has more
+def _():
+    sizes = [PIXELS[0, 0], PIXELS[0, 0].repeat(2, 1), *PIXELS[2:, 0]]
+    with pytest.raises(DataError, match=r"got row 1 of shape \(4, 8\) after row 0 of shape \(4, 4\)"):
+        read_data({"p": sizes})
+    data = read_data({"p": sizes}, kinds={"p": {"kind": "picture", "size": "2x1"}})
+    assert data.modalities["p"].shape == (1, 2, 1)
+
+
 @row("None among the rows of a list")
 def _():
     for values in (list(GOOD), list(PIXELS)):

@@ -96,7 +96,7 @@ Kinds = Annotated[
     typer.Option(
         "--kind",
         help="A part's kind, NAME=KIND, where it is not as inferred; what else is declared of it after commas: "
-        "NAME=vector,standardise=robust.",
+        "NAME=vector,standardise=robust, or NAME=picture,size=64.",
     ),
 ]
 Missing = Annotated[str | None, typer.Option(help="nan: NaN, or an empty cell of a table, means missing.")]

@@ -65,7 +65,8 @@ def check_even(rows: Sequence[Any], where: str) -> None:
         except ValueError:
             sizes.append("of uneven lists")
         if sizes[i] != sizes[0] or "uneven" in sizes[i]:
-            alike = "one shape; of pictures resize them and convert them to one mode, picture.convert('RGB')"
+            modes = "of pictures convert them to one mode, picture.convert('RGB'), and resize them or declare size: 64"
+            alike = f"one shape; {modes}"
             fix = alike if "shape" in sizes[0] + sizes[i] else "one length; cut or pad them"
             raise DataError(f"{where}: got row {i} {sizes[i]} after row 0 {sizes[0]}, expected rows of {fix}")
 

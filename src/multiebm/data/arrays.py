@@ -22,7 +22,6 @@ from multiebm.data.caption_files import Captioned
 from multiebm.data.columns import Columns
 from multiebm.data.dataset import Kept, MultimodalDataset, Split, content_fingerprint
 from multiebm.data.labels import code_labels, read_labels
-from multiebm.data.named_pictures import read_named
 from multiebm.data.npz import expanded
 from multiebm.data.sources import read_path, read_source
 from multiebm.modalities import MODALITIES, Modality
@@ -172,19 +171,13 @@ def load_arrays(
     what = "arrays" if path is None else expanded(path).name
     if modalities is not None:
         check_declarations(modalities)
-    content: Any = arrays if path is None else read_path(path, parts, labels, missing)
+    content: Any = arrays if path is None else read_path(path, parts, labels, missing, modalities or kinds)
     wrong = [repr(key) for key in content if not isinstance(key, str)] if isinstance(content, Mapping) else []
     if wrong or not isinstance(content, Mapping):
         got = f"the key {wrong[0]}" if wrong else type(content).__name__
         raise DataError(
             f"arrays: got {got}, expected a dict of arrays by the names of their modalities; quote the names"
         )
-    content = read_named(
-        content if isinstance(content, dict) else dict(content),
-        Path() if path is None else expanded(path).parent,
-        missing,
-        modalities or kinds or {},
-    )
     held_out = {key.removeprefix(TEST): array for key, array in content.items() if key.startswith(TEST)}
     train = rows_of({key: array for key, array in content.items() if not key.startswith(TEST)}, what)
     test = rows_of(held_out, f"{what} (test)") if held_out else None
@@ -221,8 +214,7 @@ def read_data(
     of your own: parts called test_NAME in a dict or an .npz, or `from_arrays(..., test=Rows({...}))`.
     """
     column = labels if isinstance(labels, str) else None
-    folder = expanded(data).parent if isinstance(data, str | Path) else Path()
-    content = read_named(read_source(data, parts, column, missing), folder, missing, kinds or {})
+    content = read_source(data, parts, column, missing, kinds)
     if labels is not None and column is None:
         content["labels"] = labels
     return load_arrays(None, None, content, kinds, None, missing, None, test_fraction, seed)

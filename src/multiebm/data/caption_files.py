@@ -72,13 +72,13 @@ class CaptionedFolder:
     folder: Path
     pairs: list[Pair]
 
-    def read(self, missing: Literal["nan"] | None, labelled: bool) -> Captioned:
+    def read(self, missing: Literal["nan"] | None, labelled: bool, declared: Any = None) -> Captioned:
         """Return what the folder holds; gaps are refused, each with its file and row, unless they are `missing`."""
         self.check_gaps(missing)
         if not any(self.files) or all(pair.caption is None for pair in self.pairs):
             what = "caption" if any(self.files) else "picture that its captions name"
             raise DataError(f"{self.folder}: got no {what}, expected pictures and their captions; supply them")
-        content = read_part(self.folder, PICTURE, self.files) | {CAPTION: self.captions()}
+        content = read_part(self.folder, PICTURE, self.files, missing, declared) | {CAPTION: self.captions()}
         if not (there := self.presence()[CAPTION]).all():
             content[MASK + CAPTION] = there
         if labelled:

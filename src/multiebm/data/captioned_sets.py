@@ -25,7 +25,7 @@ from multiebm.data.npz import check_bytes, expanded
 from multiebm.data.picture_files import Cut, box_inside, centre_square, read_scaled
 from multiebm.data.picture_folders import PICTURE
 from multiebm.modalities import Modality, Picture, Text
-from multiebm.modalities.picture import SIDE
+from multiebm.modalities.picture_sizes import SIDE
 from multiebm.modalities.text import LARGEST_STATE, MOST_TOKENS
 
 T = TypeVar("T")

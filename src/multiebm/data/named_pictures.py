@@ -14,10 +14,12 @@ from multiebm.core.cells import is_missing
 from multiebm.core.errors import DataError
 from multiebm.core.handed import Array, unpack
 from multiebm.core.names import BESIDE, MASK, TEST
+from multiebm.core.rows import in_colours
 from multiebm.data.caption_files import Captioned
-from multiebm.data.picture_files import ENDINGS
+from multiebm.data.picture_files import ENDINGS, fitted
 from multiebm.data.picture_folders import Files, read_part, read_rows
 from multiebm.modalities import Modality
+from multiebm.modalities.picture_sizes import size_of
 
 logger = logging.getLogger("multiebm")
 
@@ -43,37 +45,34 @@ def names_in(values: Any) -> list[str] | None:
     return names if all(not name or name.lower().endswith(ENDINGS) for name in names) else None
 
 
-def read_named(
-    content: dict[str, Any], folder: Path, missing: Literal["nan"] | None, declared: Mapping[str, Any]
-) -> dict[str, Any]:
+def read_named(content: dict[str, Any], folder: Path, missing: Literal["nan"] | None, declared: Any) -> dict[str, Any]:
     """Return data by part with the pictures [N, H, W, C] that parts name, from `folder` unless names are whole paths.
 
     A row without one is refused, unless `missing` says that parts may be; it is absent then. A part that is `declared`
-    anything but pictures stays what it is. Rows that name one picture several times are one item.
+    anything but pictures stays what it is, and one of pictures in a list has them scaled where a size is declared. Rows
+    that name one picture several times are one item.
     """
-    found, items = dict[str, Any](), list[str]()
+    found, items, known = dict[str, Any](), list[str](), declared if isinstance(declared, Mapping) else {}
     for key, values in content.items():
         prefix = TEST if key.startswith(TEST) else ""
         part = key.removeprefix(prefix)
-        of = declared.get(part) if isinstance(declared, Mapping) else None  # else it is refused later
-        kind = of.get("kind", "picture") if isinstance(of, Mapping) else of or "picture"
-        names = None if part in BESIDE or part.startswith(MASK) or kind != "picture" else names_in(values)
-        if names is None:
+        kind = of.get("kind", "picture") if isinstance(of := known.get(part), Mapping) else of or "picture"
+        if part in BESIDE or part.startswith(MASK) or kind != "picture":
             found[key] = values
-            continue
-        files = _files(names, folder, f"modality {key!r}", missing)
-        pictures = read_part(folder, part, files)
-        found[key] = pictures[part]
-        if (mask := pictures.get(MASK + part)) is not None:
-            given = content.get(prefix + MASK + part)
-            found[prefix + MASK + part] = mask if given is None else mask & np.asarray(given, bool)
-        items = items or names
-    if not items:
-        return content
+        elif (names := names_in(values)) is None:
+            found[key] = all_fitted(values, size_of(of, f"modality {part!r}, size"))
+        else:
+            files = _files(names, folder, f"modality {key!r}", missing)
+            pictures = read_part(folder, part, files, missing, declared)
+            found[key] = pictures[part]
+            if (mask := pictures.get(MASK + part)) is not None:
+                given = content.get(prefix + MASK + part)
+                found[prefix + MASK + part] = mask if given is None else mask & np.asarray(given, bool)
+            items = items or names
     if isinstance(content, Captioned):
         content.update(found)
         return content
-    if any(key.startswith(TEST) for key in content):
+    if not items or any(key.startswith(TEST) for key in content):
         return found
     return Captioned(found, [name or None for name in items])
 
@@ -82,12 +81,14 @@ def pictures_named(
     parts: Mapping[str, Any], modalities: Mapping[str, Modality], folder: Path
 ) -> tuple[dict[str, Any], Tensor | None]:
     """Return parts to use a model on with the pictures [N, C, H, W] that they name, and if one lacks some which are
-    there, bool [N, M]. DataError for one that is not there, where the model does not know of missing ones.
+    there, bool [N, M]. DataError for one that is not there, or cannot be read.
     """
     found, masks = dict(parts), dict[str, Array]()
     for name, m in modalities.items():
-        names = names_in(parts[name]) if m.shows == "pictures" and name in parts else None
-        if names is None:
+        if m.shows != "pictures" or name not in parts:
+            continue
+        if (names := names_in(parts[name])) is None:
+            found[name] = all_fitted(parts[name], m.raw_shape[1:] if m.scaled else None)
             continue
         files = _files(names, folder, f"parts, modality {name!r}", "nan" if "" in names else None)
         found[name] = read_rows(folder, files, m)
@@ -96,6 +97,24 @@ def pictures_named(
         return found, None
     there = np.ones(len(next(iter(masks.values()))), bool)
     return found, torch.from_numpy(np.stack([masks.get(name, there) for name in modalities], 1))
+
+
+def all_fitted(pictures: Any, size: tuple[int, ...] | None) -> Any:
+    """Return a list of pictures, Pillow's or arrays [H, W] or [H, W, C] of bytes or floats, with all of them scaled to
+    `size` (height, width); anything else, and without a size, as it is.
+    """
+    if size is None or not isinstance(pictures, list | tuple):
+        return pictures
+    found = list[Any]()
+    for picture in pictures:
+        values = np.asarray(in_colours(picture)) if hasattr(picture, "getbands") else picture
+        if not isinstance(values, np.ndarray) or values.ndim not in (2, 3) or values.dtype.kind not in "buf":
+            found.append(values)  # whoever reads the values says what is wrong with it
+            continue
+        kept = values.astype(np.uint8 if values.dtype.kind == "b" or values.dtype == np.uint8 else np.float32)
+        channels = fitted(kept[None] if kept.ndim == 2 else kept.transpose(2, 0, 1), size)
+        found.append(channels[0] if kept.ndim == 2 else channels.transpose(1, 2, 0))
+    return found
 
 
 def _files(names: Sequence[str], folder: Path, what: str, missing: Literal["nan"] | None) -> Files:

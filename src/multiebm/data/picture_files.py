@@ -18,6 +18,7 @@ from multiebm.data.npz import BROKEN
 from multiebm.modalities import Modality
 
 ENDINGS = PICTURES  # in small letters; a file's may be in capitals
+OR_MISSING = ", or train with --missing nan, which leaves it out (missing='nan')"
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # nothing else is tried: some readers start other programs
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # how a picture file holds so many channels
 _EIGHT_BITS = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -40,8 +41,10 @@ def opened_picture(file: Path, fix: str) -> Iterator[Image.Image]:
         raise DataError(f"{file}: got {str(error) or type(error).__name__}, {fix}") from error
 
 
-def read_pictures(files: Sequence[Path], modality: Modality) -> Array:
+def read_pictures(files: Sequence[Path], modality: Modality, broken: dict[Path, str] | None = None) -> Array:
     """Return the pictures of `files` as [N, C, H, W]: uint8, or floats in [0, 1] where one has more than 8 bits.
+
+    With `broken` those that cannot be read are black, and put there with the reason.
 
     Where the modality declares the range of its values, grey pictures are the numbers in the file, and bits 0 and 1.
     Colours become grey, and grey colours, as the modality has it. DataError names the file that is no picture, has
@@ -54,32 +57,54 @@ def read_pictures(files: Sequence[Path], modality: Modality) -> Array:
             "pass an .npz instead"
         )
     as_stored = modality.range is not None
-    pictures = [_read(file, modality, as_stored) for file in files]
+    pictures = list[Array]()
+    for file in files:
+        try:
+            pictures.append(_read(file, modality, as_stored))
+        except DataError as error:
+            if broken is None:
+                raise
+            broken[file] = str(error)
+            pictures.append(np.zeros(shape, np.uint8))
     if not as_stored and any(picture.dtype != np.uint8 for picture in pictures):
         pictures = [p.astype(np.float32) / 255 if p.dtype == np.uint8 else p for p in pictures]
     return np.stack(pictures)
 
 
-def read_shape(files: Sequence[Path]) -> tuple[int, int, int]:
+def read_shape(
+    files: Sequence[Path], part: str, size: tuple[int, int] | None, broken: dict[Path, str] | None
+) -> tuple[int, int, int]:
     """Return (C, H, W) of pictures in files that are to be one part: RGB where one has colours, RGBA where all have an
-    alpha channel; DataError names the first that has another size than most.
+    alpha channel; DataError names the first that has another size than most, unless all become of `size`.
+
+    Those that cannot be read are put into `broken`; else DataError names the first.
     """
-    sizes, modes = [], []
+    sizes, modes, read = [], [], []
     for file in files:
-        with opened_picture(file, "expected a readable picture; save it again, or remove it") as picture:
-            turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-            sizes.append(picture.size[::-1] if turned else picture.size)
-            modes.append(picture.mode)
+        try:
+            with opened_picture(
+                file, f"expected a readable picture; save it again, or remove it{OR_MISSING}"
+            ) as picture:
+                turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+                sizes.append(picture.size[::-1] if turned else picture.size)
+                modes.append(picture.mode)
+                read.append(file)
+        except DataError as error:
+            if broken is None or len(broken) + 1 == len(files):
+                raise
+            broken[file] = str(error)
     usual, n = Counter(sizes).most_common(1)[0]
-    if n < len(sizes):
-        odd = next(i for i, size in enumerate(sizes) if size != usual)
+    if n < len(sizes) and size is None:
+        odd = next(i for i, of in enumerate(sizes) if of != usual)
         raise DataError(
-            f"{files[odd]}: got {sizes[odd][0]}x{sizes[odd][1]} pixels, expected {usual[0]}x{usual[1]} (width x "
-            f"height) as {n} of {len(sizes)} in this folder have; resize {len(sizes) - n} of them, or remove them"
+            f"{read[odd]}: got {sizes[odd][0]}x{sizes[odd][1]} pixels, expected {usual[0]}x{usual[1]} (width x "
+            f"height) as {n} of {len(sizes)} in this folder have; resize {len(sizes) - n} of them, or remove them, or "
+            f"have all of them cut to one shape and scaled, --kind {part}=picture,size={min(usual[0], 64)} (in Python "
+            f"kinds={{{part!r}: {{'kind': 'picture', 'size': {min(usual[0], 64)}}}}})"
         )
     coloured = any(mode not in ("1", "L", "LA", "F", "I") and not mode.startswith("I;16") for mode in modes)
     channels = (3 if coloured else 1) + all(mode in ("LA", "PA", "RGBA") for mode in modes)
-    return channels, usual[1], usual[0]
+    return channels, *(size or (usual[1], usual[0]))
 
 
 def read_scaled(file: Path, size: int, cut: Cut | None = None) -> NDArray[np.uint8]:
@@ -138,8 +163,12 @@ def _read(file: Path, modality: Modality, as_stored: bool) -> Array:
     """Return values [C, H, W]: uint8, or floats, in [0, 1] unless they are `as_stored`."""
     channels, height, width = modality.raw_shape
     with opened_picture(file, "expected a readable picture; save it again") as picture:
-        if sorted(picture.size) == sorted((width, height)):  # from the header; before, nothing is decoded
+        if modality.scaled or sorted(picture.size) == sorted(
+            (width, height)
+        ):  # from the header: nothing is decoded yet
             _turn(picture)
+        if modality.scaled:
+            return fitted(_values(picture, channels, as_stored), (height, width))
         if picture.size != (width, height):
             raise DataError(
                 f"{file}: got {picture.width}x{picture.height} pixels, expected {width}x{height} (width x height) as "
@@ -180,3 +209,13 @@ def _values(picture: Image.Image, channels: int, as_stored: bool) -> Array:
         raise ValueError(f"transparent pixels, for {channels} channels; lay it on a background")
     values = np.array(picture.convert(_MODES[channels]))  # of one channel [H, W]
     return values.reshape(picture.height, picture.width, channels).transpose(2, 0, 1)
+
+
+def fitted(picture: Array, size: Sequence[int]) -> Array:
+    """Return a picture [C, h, w] as [C, *size]: the middle of it, of the proportions of `size`, scaled."""
+    (_, h, w), (height, width) = picture.shape, size
+    scale = min(h / height, w / width)
+    left, upper = (w - width * scale) / 2, (h - height * scale) / 2
+    box = (left, upper, left + width * scale, upper + height * scale)
+    resized = [Image.fromarray(of).resize((width, height), Image.Resampling.BILINEAR, box) for of in picture]
+    return np.stack([np.asarray(of) for of in resized])

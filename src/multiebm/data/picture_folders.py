@@ -1,20 +1,20 @@
 """Folders of pictures: one for each part, in which files of one name are one item; and pictures by row."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from multiebm.core.errors import DataError
-from multiebm.core.handed import Array
+from multiebm.core.handed import SHOWN, Array
 from multiebm.core.names import MASK
 from multiebm.data.npz import check_bytes
 from multiebm.data.picture_files import ENDINGS, read_pictures, read_shape
 from multiebm.modalities import Modality, Picture
-from multiebm.modalities.picture import check_size
+from multiebm.modalities.picture_sizes import check_size, size_of
 
 logger = logging.getLogger("multiebm")
 
@@ -56,7 +56,7 @@ def folders_of_parts(folder: Path) -> dict[str, dict[str, Path]]:
     return named
 
 
-def read_folder(folder: Path) -> dict[str, Any]:
+def read_folder(folder: Path, missing: Literal["nan"] | None = None, declared: Any = None) -> dict[str, Any]:
     """Return pictures [N, H, W, C] by part of a folder with a folder of pictures for each, matched by file name.
 
     A part is absent where it has no picture of a name. All pictures of a part have one size: DataError names the first
@@ -75,33 +75,42 @@ def read_folder(folder: Path) -> dict[str, Any]:
     names = sorted({name for pictures in named.values() for name in pictures})
     found: dict[str, Any] = {}
     for part, pictures in named.items():
-        found |= read_part(folder, part, [pictures.get(name) for name in names])
+        found |= read_part(folder, part, [pictures.get(name) for name in names], missing, declared)
     if not any(len(pictures) == len(names) for pictures in named.values()):
         logger.warning("%s: no part has a picture of all %d names: %s", folder, len(names), ", ".join(named))
     return found
 
 
-def read_part(folder: Path, part: str, files: Files) -> dict[str, Any]:
+def read_part(
+    folder: Path, part: str, files: Files, missing: Literal["nan"] | None = None, declared: Any = None
+) -> dict[str, Any]:
     """Return the pictures of a part by row [N, H, W, C], and where some rows have none a mask, bool [N].
 
-    There is at least one. They have the shape that `read_shape` tells.
+    There is at least one. They have the shape that `read_shape` tells, of the size that the part's declaration among
+    `declared` says. One that cannot be read is refused, or said and missing where parts may be `missing`.
     """
-    shape = read_shape(list(dict.fromkeys(file for file in files if file is not None)))
+    broken: dict[Path, str] | None = {} if missing else None
+    size = size_of(declared.get(part), f"modality {part!r}, size") if isinstance(declared, Mapping) else None
+    shape = read_shape(list(dict.fromkeys(file for file in files if file is not None)), part, size, broken)
     check_size(shape, f"{folder}, modality {part!r}")
-    there = np.array([file is not None for file in files], bool)
-    values = read_rows(folder, files, Picture(part, shape)).transpose(0, 2, 3, 1)
+    as_declared = Picture(part, shape, scaled=size is not None)
+    values = read_rows(folder, files, as_declared, broken).transpose(0, 2, 3, 1)
+    if broken:
+        told = "; ".join(list(broken.values())[:SHOWN])
+        logger.warning("%s: %d pictures cannot be read and are missing: %s", folder, len(broken), told)
+    there = np.array([file is not None and file not in (broken or {}) for file in files], bool)
     return {part: values} | ({} if there.all() else {MASK + part: there})
 
 
-def read_rows(folder: Path, files: Files, modality: Modality) -> Array:
+def read_rows(folder: Path, files: Files, modality: Modality, broken: dict[Path, str] | None = None) -> Array:
     """Return the pictures of rows [N, C, H, W] as the modality has them, each file read once, 0 where a row has none.
 
-    There is at least one.
+    There is at least one. Those that cannot be read are put into `broken`; else DataError names the first.
     """
     distinct = list(dict.fromkeys(file for file in files if file is not None))
     as_rows = len(distinct) == len(files)
     check_bytes(folder, 4 * (len(distinct) + (0 if as_rows else len(files))) * prod(modality.raw_shape))
-    values = read_pictures(distinct, modality)
+    values = read_pictures(distinct, modality, broken)
     if as_rows:
         return values
     place, whole = {file: i for i, file in enumerate(distinct)}, np.zeros((len(files), *values.shape[1:]), values.dtype)

@@ -61,7 +61,9 @@ def _is_of_pictures(table: Path, parts: Columns | None, labels: str | None) -> b
     return bool(_folders(folder)) and _in_folders(folder, _rows_of(table)[1])
 
 
-def read_tabled(table: Path, parts: Columns | None, labels: str | None, missing: Literal["nan"] | None) -> Captioned:
+def read_tabled(
+    table: Path, parts: Columns | None, labels: str | None, missing: Literal["nan"] | None, declared: Any = None
+) -> Captioned:
     """Return pictures [N, H, W, C] and columns [N, D] by part of a table's rows, captions too where it has such.
 
     Pictures in folders of parts are absent where a part has none of a row's name. A row of which no picture is there is
@@ -86,7 +88,7 @@ def read_tabled(table: Path, parts: Columns | None, labels: str | None, missing:
         )
     pictures = dict[str, Any]()
     for part, of in files.items():
-        pictures |= read_part(folder, part, of)
+        pictures |= read_part(folder, part, of, missing, declared)
     items = names if list(files) == [PICTURE] else map(name_of, names)
     return Captioned(pictures | content, [item or None for item in items])
 

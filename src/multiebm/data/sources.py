@@ -16,6 +16,7 @@ from multiebm.core.names import MASK, TEST
 from multiebm.core.table import nearest
 from multiebm.data.caption_files import FILE_COLUMNS, find_captions
 from multiebm.data.columns import Columns, columns_of
+from multiebm.data.named_pictures import read_named
 from multiebm.data.npz import expanded, read_npz
 from multiebm.data.picture_folders import read_folder
 from multiebm.data.picture_tables import find_table, read_tabled
@@ -23,16 +24,25 @@ from multiebm.data.table_files import FIXES, TABLES, names_in, read_table
 
 
 def read_source(
-    data: Any, parts: Columns | None = None, labels: str | None = None, missing: Literal["nan"] | None = None
+    data: Any,
+    parts: Columns | None = None,
+    labels: str | None = None,
+    missing: Literal["nan"] | None = None,
+    declared: Any = None,
 ) -> dict[str, Any]:
     """Return what `data` holds as a dict of arrays [N, ...] by part, with `labels` and `present_<part>` where it says.
 
     `data` is a dict of arrays, a data frame (`parts`: which columns form which part), AnnData (`X` by name "X", each of
     `obsm`), MuData or a dict of AnnData (a part each, rows matched by name), an xarray Dataset (a part a variable),
-    or a path (`read_path`). `labels` names the column or the array of classes.
+    or a path (`read_path`). `labels` names the column or the array of classes. Parts may name files of pictures;
+    `declared` says by part what is known of them.
     """
     if isinstance(data, str | Path):
-        return read_path(data, parts, labels, missing)
+        return read_path(data, parts, labels, missing, declared)
+    return read_named(_in_memory(data, parts, labels), Path(), missing, declared)
+
+
+def _in_memory(data: Any, parts: Columns | None, labels: str | None) -> dict[str, Any]:
     if isinstance(data, Mapping):
         matrices = bool(data) and all(hasattr(one, "obs_names") for one in data.values())
         return _as_it_is(_matched(data) if matrices else _by_dimension(data), parts, labels)
@@ -61,21 +71,29 @@ def read_path(
     parts: Columns | None = None,
     labels: str | None = None,
     missing: Literal["nan"] | None = None,
+    declared: Any = None,
 ) -> dict[str, Any]:
     """Return what the file or folder at `path` holds as a dict of arrays [N, ...], as `read_source` does.
 
     It is an .npz, a table (TABLES), a folder with a folder of pictures for each part, or one of pictures with captions,
     and either with a table of columns beside them; `missing` nan says that rows may lack any of these. DataError for
-    anything else.
+    anything else. `declared` as in `read_source`.
     """
     file = expanded(path)
     if file.is_dir():
         if (table := find_table(file, parts, labels)) is not None:
-            return read_tabled(table, parts, labels, missing)
-        if (captioned := find_captions(file, labels)) is not None:
-            return _as_it_is(captioned.read(missing, labels is not None), parts)
-        _check_no_columns(file, parts, labels)
-        return read_folder(file)
+            found: dict[str, Any] = read_tabled(table, parts, labels, missing, declared)
+        elif (captioned := find_captions(file, labels)) is not None:
+            return _as_it_is(captioned.read(missing, labels is not None, declared), parts)
+        else:
+            _check_no_columns(file, parts, labels)
+            return read_folder(file, missing, declared)
+    else:
+        found = _from_file(file, parts, labels)
+    return read_named(found, file if file.is_dir() else file.parent, missing, declared)
+
+
+def _from_file(file: Path, parts: Columns | None, labels: str | None) -> dict[str, Any]:
     if file.suffix.lower() in TABLES:
         return columns_of(read_table(file), parts, labels, str(file))
     if not file.suffix and not file.exists():

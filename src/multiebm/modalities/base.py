@@ -46,6 +46,7 @@ class Modality(ABC):
     name: str
     shape: tuple[int, ...]
     range: tuple[float, float] | None = None  # of raw values, black to white, where it was declared
+    scaled: bool = False  # pictures of any size become of one
     numbers: ClassVar[bool] = True  # values handed over are numbers; else they may be anything, texts say
     speaks: ClassVar[bool] = False  # items are sentences, states [B, T, V] of tokens, which `show` writes
     columns: tuple[str, ...] = ()  # names of the numbers of a raw item, where training had them

@@ -19,6 +19,7 @@ from multiebm.core.handed import Handed, Mask
 from multiebm.distributions.likelihoods import Bernoulli, Observation
 from multiebm.modalities.base import Given, Modality, Scale, Shows, refuse, unknown_keys
 from multiebm.modalities.gaps import missing_problems
+from multiebm.modalities.picture_sizes import CHANNELS, check_size, size_of
 from multiebm.modalities.ranges import declare_range, range_of_bits, range_problem
 from multiebm.nn.blocks import PictureTrunk, stages_before
 from multiebm.nn.pictures import conv_decoder, conv_encoder, picture_body, resnet_decoder, resnet_encoder, shifted, ssim
@@ -27,7 +28,6 @@ logger = logging.getLogger("multiebm")
 
 AXES = {"chw": "C, H, W", "hwc": "H, W, C", "hw": "H, W"}  # by layout
 COLOURS = {1: "grey", 3: "RGB", 4: "RGBA"}  # what so many channels are called
-CHANNELS, SIDE = 16, 512  # channels, and pixels a side, that a picture has at most
 TOLERANCE = 1e-6  # share of a range by which rounding may leave it; such values are clamped
 
 
@@ -64,6 +64,7 @@ class Picture(Modality):
     range: tuple[float, float] | None = None
     layout: Literal["chw", "hwc", "hw"] = field(default="chw", repr=False)  # the same data, however they are laid out
     missing: Literal["nan"] | None = field(default=None, repr=False)
+    scaled: bool = field(default=False, repr=False)  # files, and pictures in lists, are cut and scaled to the shape
 
     def __post_init__(self) -> None:
         if self.range is not None and (problem := range_problem(self.range)):
@@ -104,7 +105,9 @@ class Picture(Modality):
 
     @classmethod
     def declaration_problems(cls, where: str, declared: Mapping[str, Any]) -> list[str]:
-        """Return what is wrong with {layout: chw, hwc or hw, range: [low, high], missing: nan}, all optional."""
+        """Return what is wrong with {layout: chw, hwc or hw, range: [low, high], size: 64 or 48x64, missing: nan}, all
+        optional.
+        """
         problems = missing_problems(where, declared)
         if declared.get("layout", "hw") not in AXES:
             problems.append(
@@ -112,7 +115,11 @@ class Picture(Modality):
             )
         if "range" in declared and (problem := range_problem(declared["range"])):
             problems.append(f"{where}.range: {problem}")
-        return problems + unknown_keys(where, declared, ["kind", "layout", "range", "missing"])
+        try:
+            size_of(declared, f"{where}.size")
+        except ConfigError as error:
+            problems.append(str(error))
+        return problems + unknown_keys(where, declared, ["kind", "layout", "range", "size", "missing"])
 
     @classmethod
     def declare(cls, name: str, declared: Mapping[str, Any], part: Handed, where: str) -> Self:
@@ -158,7 +165,12 @@ class Picture(Modality):
         span = None if (span := declared.get("range")) is None else (float(span[0]), float(span[1]))
         size = shape[1:] if layout == "chw" else (shape[3], *shape[1:3])
         check_size(size, where)
-        return cls(name, size, span, declared["layout"], declared.get("missing"))
+        if (asked := size_of(declared)) and asked != size[1:]:
+            raise DataError(
+                f"{where}: got pictures of {size[1]}x{size[2]} pixels (height x width), expected {asked[0]}x{asked[1]}"
+                ", the declared size; files and lists of pictures are scaled to it, arrays are not: pass list(array)"
+            )
+        return cls(name, size, span, declared["layout"], declared.get("missing"), asked is not None)
 
     def read(self, part: Handed, present: Mask, where: str) -> Tensor:
         """Return pictures handed over, channels first or in the declared layout, as [N, C, H, W]: uint8 of bytes and
@@ -306,17 +318,6 @@ class Picture(Modality):
         """Return squares [N, C * H * W] in units of one deviation, that of all pixels, and the similarity [N, 1]."""
         one = spread.square().mean().sqrt().expand_as(spread)  # else pixels that hardly vary would count most
         return super().errors(true, predicted, one) | {"ssim": ssim(true, predicted, 2.0)[:, None]}
-
-
-def check_size(shape: tuple[int, ...], where: str) -> None:
-    """Raise DataError where pictures (C, H, W) are larger than their networks are made for."""
-    channels, height, width = shape
-    if channels > CHANNELS or max(height, width) > SIDE:
-        raise DataError(
-            f"{where}: got {height}x{width} pixels (height x width) in {channels} channels, expected 1 to {SIDE} "
-            f"pixels a side in 1 to {CHANNELS} channels; resize the pictures, or choose channels (of a cube of spectra "
-            "declare kind: vector, and pass array.reshape(len(array), -1))"
-        )
 
 
 def _say_either(name: str, shape: tuple[int, ...], where: str) -> None:
