@@ -2,17 +2,17 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from multiebm.core.cells import is_missing
+from multiebm.core.cells import is_empty
 from multiebm.core.errors import DataError
-from multiebm.core.handed import Array, unpack
+from multiebm.core.handed import Array
 from multiebm.core.names import BESIDE, MASK, TEST
 from multiebm.core.rows import in_colours
 from multiebm.data.caption_files import Captioned
@@ -30,19 +30,28 @@ def names_in(values: Any) -> list[str] | None:
     """Return the names of files of pictures that values are, one a row and empty where it is missing; None where they
     are anything else: all that are there end as files of pictures do (ENDINGS).
     """
-    if values is None or isinstance(values, str | bytes | Mapping):
-        return None
-    try:
-        cells = unpack(values, "").values
-    except DataError:  # whoever reads the values says it
-        return None
-    if cells.dtype.kind not in "OU" or not (cells.ndim == 1 or (cells.ndim == 2 and cells.shape[1] == 1)):
-        return None
-    names = ["" if is_missing(cell) else cell for cell in cells.reshape(-1).tolist()]
-    if not any(names) or not all(isinstance(name, str | os.PathLike) for name in names):
-        return None
-    names = [os.fspath(name).strip() for name in names]
-    return names if all(not name or name.lower().endswith(ENDINGS) for name in names) else None
+    names = list[str]()
+    for cell in _cells(values):
+        if is_empty(cell):
+            names.append("")
+        elif isinstance(cell, str | os.PathLike) and os.fspath(cell).strip().lower().endswith(ENDINGS):
+            names.append(os.fspath(cell).strip())
+        else:
+            return None
+    return names if any(names) else None
+
+
+def _cells(values: Any) -> Iterable[Any]:
+    """Return the cells of a list, a column or an array that may be names; of anything else none."""
+    if isinstance(values, list | tuple):
+        return values
+    if hasattr(values, "iloc") and hasattr(values, "columns"):
+        values = values.iloc[:, 0] if values.shape[1] == 1 else None
+    if hasattr(values, "to_numpy") and getattr(getattr(values, "dtype", None), "kind", "O") in "OUT":
+        return cast(Iterable[Any], values.to_numpy())
+    if isinstance(values, np.ndarray) and values.dtype.kind in "OU" and values.ndim and values.size == len(values):
+        return cast(Iterable[Any], values.reshape(-1))
+    return ()
 
 
 def read_named(content: dict[str, Any], folder: Path, missing: Literal["nan"] | None, declared: Any) -> dict[str, Any]:
