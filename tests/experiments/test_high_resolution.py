@@ -13,10 +13,10 @@ from multiebm.training.steps import TrainingStep
 from small_downloads import write_cub
 
 TINY = [
-    *("model.shared=4", "model.private=2", "model.private_components=2", "model.networks.picture.width=4"),
+    *("model.shared=4", "model.networks.picture.width=4"),
     *("model.networks.text.width=8", "model.energy.width=4", "model.data_chain.steps=1", "model.prior.components=2"),
     *("training.batch_size=2", "training.precision=fp32", "data.settings.vocabulary=20", "data.settings.length=8"),
-    *(f"training.phases.{kind}.steps=1" for kind in ("bound", "energy", "cooperative", "belonging")),
+    *(f"training.phases.{kind}.steps=1" for kind in ("bound", "energy", "settle", "belonging")),
     "data.settings.min_count=1",
 ]
 

@@ -48,7 +48,8 @@ def _cells(values: Any) -> Iterable[Any]:
     if hasattr(values, "iloc") and hasattr(values, "columns"):
         values = values.iloc[:, 0] if values.shape[1] == 1 else None
     if hasattr(values, "to_numpy") and getattr(getattr(values, "dtype", None), "kind", "O") in "OUT":
-        return cast(Iterable[Any], values.to_numpy())
+        # pyarrow's own to_numpy() refuses to copy texts
+        return cast(Iterable[Any], np.asarray(values) if hasattr(values, "__array__") else values.to_numpy())
     if isinstance(values, np.ndarray) and values.dtype.kind in "OU" and values.ndim and values.size == len(values):
         return cast(Iterable[Any], values.reshape(-1))
     return ()

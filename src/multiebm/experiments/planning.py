@@ -26,7 +26,7 @@ from multiebm.training.weights import FEWEST
 
 TIMED_STEPS, TIMED_SHARE, FEWEST_STEPS = 200, 0.05, 5  # from which a step's time is taken; fewer beyond that share
 SHARE = 0.95  # of the budget that steps and settling should take; the budget itself ends training in any case
-LOOK = 0.6  # of the steps before rates begin to fall, after which they are planned again
+LOOK = 0.9  # of the steps before rates begin to fall, after which they are planned again
 
 
 class Plan(NamedTuple):
@@ -81,11 +81,14 @@ def planned(experiment: Experiment, device: torch.device) -> Plan:
 def planned_again(plan: Plan, step: int, elapsed: float) -> Plan:
     """Return the plan with the steps after `step` stretched to what is left of the budget after `elapsed` seconds.
 
-    They are taken to go on as much faster or slower than planned as those before.
+    They are taken to go on as much faster or slower than planned as those before. Where less than half of what they
+    need is left, they may have what SHARE keeps free, too.
     """
     made, whole = plan.seconds_until(step), plan.seconds_until(total_steps(plan.experiment.training.phases))
     pace = (elapsed - plan.start) / made
-    return _stretched(plan, step, plan.seconds_left(elapsed) / (pace * (whole - made)))
+    needed, left = pace * (whole - made), plan.seconds_left(elapsed)
+    free = (1 - SHARE) * (plan.experiment.training.seconds or 0.0)
+    return _stretched(plan, step, max(left, min(left + free, needed / 2)) / needed)
 
 
 def _stretched(plan: Plan, step: int, factor: float) -> Plan:

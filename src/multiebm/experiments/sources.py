@@ -45,7 +45,7 @@ def read_source(source: str | Path, depth: int = 0) -> dict[str, Any]:
         named = [(data, source.removeprefix(f"{data}-")) for data in data_names() if source.startswith(f"{data}-")]
         for data, row in named:
             if row in baselines():
-                raw = lay_row(read_source(f"{data}{COMMON}", depth + 1), baselines()[row])
+                raw = lay_row(read_source(f"{data}{COMMON}", depth), baselines()[row])
                 return merge(raw, dict(baselines()[row].published)) if data == PUBLISHED else raw
     path = find_config(source)
     raw = parse_file(path)
