@@ -87,9 +87,9 @@ def test_a_plan_keeps_the_start_free():
     assert plan.seconds_left(plan.start) == 80
     again = planned_again(plan, 40, 45.0)  # 40 seconds of 40 steps
     assert again.experiment.training.phases[0].steps == 80
-    assert (
-        planned_again(plan, 40, 85.0).experiment.training.phases[0].steps == 40 + 1
-    )  # steps of two seconds: none left
+    late = planned_again(plan, 40, 84.0).experiment  # steps of 79 / 40 seconds: 1 is left, and 5 that are kept free
+    assert late.training.phases[0].steps == 40 + 3
+    assert planned_again(plan, 40, 95.0).experiment.training.phases[0].steps == 40 + 1  # none left
 
 
 def test_planning_times_the_start(slow, monkeypatch):
