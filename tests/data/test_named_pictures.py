@@ -147,3 +147,18 @@ def test_rows_of_numbers_that_are_none_are_missing():
     data = multiebm.read_data({"y": rows, "x": NUMBERS}, missing="nan")
     there = torch.cat([split.there("y") for split in (data.train, data.test)])
     assert torch.cat([data.train.rows, data.test.rows])[~there].tolist() == [3]
+
+
+def test_names_are_matched_with_rows_by_place_and_refused_where_an_index_says_otherwise(names, model):
+    """Pictures have no index, so that who reads the names checks it."""
+    photo, x = pd.Series(names, name="photo"), pd.DataFrame({"x": NUMBERS})
+    turned = photo.iloc[::-1]
+    told = r"got rows of x in another order than those of photo \(by their index\).* use x.loc\[photo.index\]"
+    with pytest.raises(DataError, match="data: " + told):
+        multiebm.read_data({"photo": turned, "x": x})
+    with pytest.raises(DataError, match="data: got rows of test_x in another order"):
+        multiebm.read_data({"photo": photo, "x": x, "test_photo": turned, "test_x": x})
+    with pytest.raises(DataError, match="parts: " + told):
+        model.encode({"photo": turned, "x": x})
+    data = multiebm.read_data({"photo": turned, "x": x.loc[turned.index]})
+    assert np.array_equal(pictures_of(data)[0], PICTURES[::-1])

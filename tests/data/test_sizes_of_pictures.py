@@ -3,6 +3,7 @@
 import csv
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -69,12 +70,22 @@ def test_folders_of_parts_names_and_lists_are_scaled_too(folder, tmp_path):
     of_parts = multiebm.read_data(tmp_path / "parts", kinds=kinds)
     files = sorted((tmp_path / "parts" / "photo").iterdir())
     named = multiebm.read_data({"photo": files}, kinds=kinds)
-    listed = multiebm.read_data({"photo": [picture_of(row) for row in range(N)]}, kinds=kinds)
-    arrays = multiebm.read_data({"photo": [np.asarray(picture_of(row)) for row in range(N)]}, kinds=kinds)
-    for data in (of_parts, named, listed, arrays):
+    rows = [picture_of(row) for row in range(N)]
+    arrays = [np.asarray(picture) for picture in rows]
+    objects = np.empty(N, object)
+    objects[:] = arrays
+    tensors = [torch.tensor(array).permute(2, 0, 1) for array in arrays]
+    handed = (rows, arrays, pd.Series(rows), pd.DataFrame({"any": rows}), objects, tensors)
+    for data in (of_parts, named, *(multiebm.read_data({"photo": of}, kinds=kinds) for of in handed)):
         assert data.modalities["photo"].shape == (3, 5, 5)
         for split in ("train", "test"):
             assert torch.equal(getattr(data, split).views["photo"], getattr(of_parts, split).views["photo"])
+
+
+def test_a_column_of_pictures_that_are_scaled_is_checked_by_its_index():
+    data = {"photo": pd.Series([picture_of(row) for row in range(N)]), "x": pd.Series(np.arange(float(N)))[::-1]}
+    with pytest.raises(DataError, match=r"data: got rows of x in another order than those of photo"):
+        multiebm.read_data(data, kinds={"photo": {"kind": "picture", "size": 5}})
 
 
 @pytest.mark.parametrize("wrong", [0, 513, "a", "3x", [3, 4, 5], None, -2])

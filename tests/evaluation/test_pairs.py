@@ -120,7 +120,7 @@ def test_without_a_reader_pictures_or_captions_there_is_no_judge(tmp_path):
 def test_samples_and_completions_are_compared_with_what_they_belong_to(ceiling):
     """A model that gives back real items reaches the ceiling; one that draws captions of other items, the floor."""
     data, _, m, _ = ceiling
-    names = ["pair_score", "completed/pair_score", "shuffled/pair_score"]
+    names = ["pair_score", "completed/pair_score", "completed_ebm/pair_score", "shuffled/pair_score"]
     views = data.batch("test", torch.arange(len(data.test))).views
     model = mirrored(8).model
     model.modalities, model.states = data.modalities, torch.arange(len(data.test))[:, None].float()
@@ -136,13 +136,17 @@ def test_samples_and_completions_are_compared_with_what_they_belong_to(ceiling):
             whole = views["seen" if there == 0 else "said"]
             return {"shared": (whole[:, None] == seen).flatten(2).all(2).float().argmax(0)[:, None].float()}
 
-        model.decode, model.infer_latents = decode, infer
+        def refined_fill(batch, rng):
+            return batch.filled(decode(infer(batch, rng)))
+
+        model.decode, model.infer_latents, model.refined_fill = decode, infer, refined_fill
         found[name] = measured(replace(m, model=model, _made={}, skipped={}), names).results
     true, turned = found["true"], found["turned"]
     floor, top = true["shuffled/pair_score"].value, true["real/pair_score"].value
-    for key in ("gen/pair_score", "ebm/pair_score", "completed/pair_score/seen", "completed/pair_score/said"):
+    both = [f"{way}/pair_score/{part}" for way in ("completed", "completed_ebm") for part in ("seen", "said")]
+    for key in ("gen/pair_score", "ebm/pair_score", *both):
         assert true[key].value == pytest.approx(top, abs=0.1), key
-    for key in ("gen/pair_score", "ebm/pair_score", "completed/pair_score/said"):
+    for key in ("gen/pair_score", "ebm/pair_score", "completed/pair_score/said", "completed_ebm/pair_score/said"):
         assert turned[key].value < (floor + top) / 2, key
 
 

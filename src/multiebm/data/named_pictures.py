@@ -12,6 +12,7 @@ from torch import Tensor
 
 from multiebm.core.cells import is_empty
 from multiebm.core.errors import DataError
+from multiebm.core.frames import check_order
 from multiebm.core.handed import Array
 from multiebm.core.names import BESIDE, MASK, TEST
 from multiebm.core.rows import in_colours
@@ -69,9 +70,13 @@ def read_named(content: dict[str, Any], folder: Path, missing: Literal["nan"] | 
         kind = of.get("kind", "picture") if isinstance(of := known.get(part), Mapping) else of or "picture"
         if part in BESIDE or part.startswith(MASK) or kind != "picture":
             found[key] = values
-        elif (names := names_in(values)) is None:
-            found[key] = all_fitted(values, size_of(of, f"modality {part!r}, size"))
-        else:
+            continue
+        names = names_in(values)
+        found[key] = values if names else all_fitted(values, size_of(of, f"modality {part!r}, size"))
+        if names or found[key] is not values:
+            beside = {other: rows for other, rows in content.items() if other.startswith(TEST) == bool(prefix)}
+            check_order(beside, None, None, "data")  # pictures have no index any more
+        if names:
             files = _files(names, folder, f"modality {key!r}", missing)
             pictures = read_part(folder, part, files, missing, declared)
             found[key] = pictures[part]
@@ -97,8 +102,11 @@ def pictures_named(
     for name, m in modalities.items():
         if m.shows != "pictures" or name not in parts:
             continue
-        if (names := names_in(parts[name])) is None:
-            found[name] = all_fitted(parts[name], m.raw_shape[1:] if m.scaled else None)
+        names = names_in(parts[name])
+        found[name] = parts[name] if names else all_fitted(parts[name], m.raw_shape[1:] if m.scaled else None)
+        if names or found[name] is not parts[name]:
+            check_order(parts, None, None, "parts")
+        if not names:
             continue
         files = _files(names, folder, f"parts, modality {name!r}", "nan" if "" in names else None)
         found[name] = read_rows(folder, files, m)
@@ -110,14 +118,16 @@ def pictures_named(
 
 
 def all_fitted(pictures: Any, size: tuple[int, ...] | None) -> Any:
-    """Return a list of pictures, Pillow's or arrays [H, W] or [H, W, C] of bytes or floats, with all of them scaled to
-    `size` (height, width); anything else, and without a size, as it is.
+    """Return a list, column or array of single pictures, Pillow's, arrays [H, W] or [H, W, C] or tensors [C, H, W] of
+    bytes or floats, as a list with all of them scaled to `size` (height, width); anything else as it is.
     """
-    if size is None or not isinstance(pictures, list | tuple):
+    if size is None or not (rows := list(_cells(pictures))) or isinstance(rows[0], str):
         return pictures
     found = list[Any]()
-    for picture in pictures:
+    for picture in rows:
         values = np.asarray(in_colours(picture)) if hasattr(picture, "getbands") else picture
+        if isinstance(values, Tensor) and values.ndim == 3 and len(values) <= 4:
+            values = values.permute(1, 2, 0).numpy(force=True)
         if not isinstance(values, np.ndarray) or values.ndim not in (2, 3) or values.dtype.kind not in "buf":
             found.append(values)  # whoever reads the values says what is wrong with it
             continue

@@ -162,7 +162,7 @@ def box_inside(box: Sequence[float], file: Path, width: int, height: int) -> Box
 def _read(file: Path, modality: Modality, as_stored: bool) -> Array:
     """Return values [C, H, W]: uint8, or floats, in [0, 1] unless they are `as_stored`."""
     channels, height, width = modality.raw_shape
-    with opened_picture(file, "expected a readable picture; save it again") as picture:
+    with opened_picture(file, "expected a readable picture; save it again, or remove it") as picture:
         if modality.scaled or sorted(picture.size) == sorted(
             (width, height)
         ):  # from the header: nothing is decoded yet

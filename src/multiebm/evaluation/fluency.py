@@ -10,7 +10,17 @@ from torch import Tensor
 from multiebm.core.captions import UNKNOWN_MARK
 from multiebm.evaluation.measurement import Measurement
 from multiebm.evaluation.natural import Sentence, sentences, sentences_of, speaking
-from multiebm.evaluation.result import COMPLETED, EBM, FLUENT_RATIO, FLUENT_REAL, GEN, REAL, Evaluation, Result
+from multiebm.evaluation.result import (
+    COMPLETED,
+    COMPLETED_EBM,
+    EBM,
+    FLUENT_RATIO,
+    FLUENT_REAL,
+    GEN,
+    REAL,
+    Evaluation,
+    Result,
+)
 
 ORDER = 3
 LEARNED, READ = 100_000, 2000  # captions of training that are counted at most, and of the test split that are read
@@ -82,7 +92,7 @@ def read(m: Measurement) -> dict[str, Result]:
     parts are sentences; the words of all parts count alike.
     """
     known, results = m.once(models), dict[str, Result]()
-    for source in (REAL, GEN, *(() if m.no_chain else (EBM,)), COMPLETED):
+    for source in (REAL, GEN, COMPLETED, *(() if m.no_chain else (EBM, COMPLETED_EBM))):
         captions = (
             {name: sentences(m, name, "test", READ) for name in known}
             if source == REAL
@@ -97,8 +107,9 @@ def read(m: Measurement) -> dict[str, Result]:
 
 
 def fluency(m: Measurement, name: str) -> dict[str, Result]:
-    """Return the perplexity per word of joint samples, `name`, of these after the data chain and of completed captions,
-    "name/ebm" and "name/completed"; of real test captions; or the ratio of the two, by the name. 1 reads like them.
+    """Return the perplexity per word of joint samples, `name`; of these after the data chain, "name/ebm"; of completed
+    captions, "name/completed", and with chains, "name/completed_ebm"; of real test captions; or its ratio to that of
+    these, by the name. 1 reads like them.
     """
     if not speaking(m):
         return {}

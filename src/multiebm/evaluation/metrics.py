@@ -128,8 +128,14 @@ METRICS: Table[Metric] = Table(
         _COMPLETED: Metric(lite0_distance, "FD lite0 of pictures of captions", _OF_CAPTIONS, None, _OVER_0),
         names.PAIR_AUROC: Metric(paired, "pairs told from shuffled", _PAIRS, None, _SHARE, (), SOURCES),
         f"{names.COMPLETED}/{names.PAIR_AUROC}": Metric(paired, "completed pairs told from shuffled", _PAIRS, None),
+        f"{names.COMPLETED_EBM}/{names.PAIR_AUROC}": Metric(
+            paired, "pairs completed with chains told from shuffled", _PAIRS, None, _SHARE, ("energy",)
+        ),
         names.PAIR_SCORE: Metric(paired, "cosine of pairs", _COSINE, None, (-1, 1), (), SOURCES),
         f"{names.COMPLETED}/{names.PAIR_SCORE}": Metric(paired, "cosine of completed pairs", _COSINE, None, (-1, 1)),
+        f"{names.COMPLETED_EBM}/{names.PAIR_SCORE}": Metric(
+            paired, "cosine of pairs completed with chains", _COSINE, None, (-1, 1), ("energy",)
+        ),
         f"{SHUFFLED}/{names.PAIR_SCORE}": Metric(paired, "cosine of shuffled pairs", _COSINE, None, (-1, 1)),
         **{
             f"{names.RETRIEVAL}/at{k}": Metric(retrieval, f"found among {k}", _RETRIEVED.format(k), None) for k in RANKS

@@ -14,7 +14,7 @@ from multiebm.evaluation.completion import Conditioning, completions
 from multiebm.evaluation.frechet import frechet_results, rgb_pictures
 from multiebm.evaluation.lite0 import WITHOUT
 from multiebm.evaluation.measurement import Measurement, chosen_items, complete_items, joined
-from multiebm.evaluation.result import COMPLETED, FD_LITE0, REAL, Result
+from multiebm.evaluation.result import COMPLETED, COMPLETED_EBM, FD_LITE0, REAL, Result
 from multiebm.evaluation.samples import ITEMS, PART, of
 from multiebm.modalities import Modality
 
@@ -62,21 +62,27 @@ def first_of_each(at: Tensor, rows: Tensor) -> Tensor:
 
 
 def given(m: Measurement, source: str, targets: list[str]) -> Iterator[Views]:
-    """Yield states [B, ...] of real items of both halves, of H samples, or of the parts `targets` that were completed,
-    one draw each, from all others of the second half; nothing where that is not there.
+    """Yield states [B, ...] of real items of both halves, of H samples, or of the parts `targets` that were completed
+    from all others of the second half (`how_many`), by one draw each or with chains; nothing where that is not there.
     """
     real = m.once(halves)
     if source == REAL:
         for rows in real.flatten().split(m.batch_size):
             yield m.dataset.batch("test", rows).views
-    elif source == COMPLETED:
+    elif source in (COMPLETED, COMPLETED_EBM):
         others = tuple(name for name in m.dataset.modalities if name not in targets)
-        rows = real[1, : m.settings.items]
+        rows = real[1, : how_many(m, source)]
         if others and targets and len(rows):
-            for views in completions(m, rows, others, Conditioning(COMPLETED)):
+            for views in completions(m, rows, others, Conditioning(source, data_chain=source == COMPLETED_EBM)):
                 yield {name: views[name] for name in targets}
     elif real.numel():
         yield {name: view[: real.shape[1]] for name, view in of(m, source, PART).items()}
+
+
+def how_many(m: Measurement, source: str) -> int:
+    """Return how many items of the second half are completed: fewer where a chain runs, which takes far longer."""
+    wanted = m.settings.refined_items if source == COMPLETED_EBM else m.settings.items
+    return min(m.once(halves).shape[1], wanted)
 
 
 def features_of(m: Measurement, source: str) -> Views:

@@ -21,9 +21,10 @@ from multiebm.data.dataset import MultimodalDataset
 from multiebm.evaluation.belonging import auroc
 from multiebm.evaluation.frechet import rgb_pictures
 from multiebm.evaluation.measurement import FeatureReader, Measurement, chosen_items, complete_items
-from multiebm.evaluation.natural import Sentence, features_of, first_of_each, halves, said, sentences_of
+from multiebm.evaluation.natural import Sentence, features_of, first_of_each, halves, how_many, said, sentences_of
 from multiebm.evaluation.result import (
     COMPLETED,
+    COMPLETED_EBM,
     DIFFUSION,
     EBM,
     GEN,
@@ -159,9 +160,9 @@ def both(m: Measurement, source: str) -> dict[str, tuple[Tensor, Tensor]]:
         return {"": (pictures(source), captions(source))}
     told = said(m.dataset.modalities[judge.caption], m.dataset.test.take(judge.caption, real.flatten()))
     shown, read = pictures(REAL), judge.captions(told)
-    if source != COMPLETED:
+    if source not in (COMPLETED, COMPLETED_EBM):
         return {"": (shown, read)}
-    second = slice(real.shape[1], real.shape[1] + min(real.shape[1], m.settings.items))
+    second = slice(real.shape[1], real.shape[1] + how_many(m, source))
     there = second.stop > second.start
     made = {judge.picture: (pictures(source), read[second]), judge.caption: (shown[second], captions(source))}
     return made if there else {}

@@ -23,7 +23,8 @@ REAL, GEN, EBM, DIFFUSION = SOURCES = ("real", "gen", "ebm", "diffusion")
 COHERENCE, ENTROPY, VARIETY, FCD, FID = "joint_coherence", "label_entropy", "variety", "fcd", "fid"
 COND, REFINED, CLAMPED = "cond", "cond_refined", "cond_ebm"  # completed by the posterior, latent chain, data chain
 COND_DIFFUSION = "cond_diffusion"  # by the posterior, and the pictures by a diffusion refiner
-FD_LITE0, COMPLETED = "fd-lite0", "completed"  # on natural pictures; drawn once from all parts of other kinds
+FD_LITE0 = "fd-lite0"  # on natural pictures
+COMPLETED, COMPLETED_EBM = "completed", "completed_ebm"  # from all parts of other kinds, by one draw, or with chains
 PAIR_SCORE, PAIR_AUROC, RETRIEVAL = "pair_score", "pair_auroc", "retrieval"  # by a judge of pictures and captions
 FLUENT, FLUENT_REAL, FLUENT_RATIO = "fluency/generated", "fluency/real", "fluency/ratio"
 KL, ACTIVE, UNITS = "latent/kl", "latent/active_units", "latent/units"
