@@ -99,6 +99,21 @@ def test_a_model_without_captions_takes_none(tmp_path, capsys):
     assert "--caption: got a model with no part of captions among a, b, expected one; hand over parts in a file" in told
 
 
+def test_classes_that_are_texts_are_no_captions(tmp_path):
+    """A caption is for the part that speaks, whatever other parts have names."""
+    words, classes = [f"a {colour} lamp" for colour in COLOURS] * 8, ["metal", "wood"] * 12
+    frame = pd.DataFrame({"title": words, "material": classes, "price": np.arange(24.0)})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    parts = [of for name in frame for of in ("--part", f"{name}={name}")]
+    told = ["--kind", "title=text", *TINY, "training.phases.bound.steps=2"]
+    command("-q", "train", tmp_path / "t.csv", *parts, "--out", tmp_path / "run", *told)
+    command("-q", "impute", tmp_path / "run", "--caption", "a red lamp", "--out", tmp_path / "found.csv")
+    found = pd.read_csv(tmp_path / "found.csv")
+    assert found.columns.tolist() == ["title", "material=metal", "material=wood", "price"]
+    assert found["title"].tolist() == ["a red lamp"]
+    assert found.filter(like="material=").sum(axis=1).tolist() == pytest.approx([1.0])
+
+
 def test_folders_of_parts_with_a_table_are_trained_measured_and_filled_in(tmp_path, caplog):
     sizes = {"all": 40, "other": 40, "few": 6}
     for name, n in sizes.items():

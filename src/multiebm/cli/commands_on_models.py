@@ -122,10 +122,10 @@ def impute(
 
 
 def _of_captions(captions: list[str], modalities: "Mapping[str, Modality]") -> dict[str, Any]:
-    """Return captions as the one part of `modalities` that is text; ConfigError where none or several are."""
+    """Return captions as the one part of `modalities` that speaks; ConfigError where none or several are."""
     from multiebm.core.errors import ConfigError
 
-    names = [name for name, m in modalities.items() if m.shows == "text"]
+    names = [name for name, m in modalities.items() if m.speaks]
     if len(names) != 1:
         got = f"parts of captions {', '.join(names)}" if names else f"no part of captions among {', '.join(modalities)}"
         raise ConfigError(f"--caption: got a model with {got}, expected one; hand over parts in a file with --parts")
