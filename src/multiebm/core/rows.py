@@ -73,4 +73,5 @@ def check_even(rows: Sequence[Any], where: str) -> None:
 
 def rows_at(values: Any, places: NDArray[np.intp]) -> Any:
     """Return the rows at these places of an array, a list or a data frame, in the same form."""
+    values = values.tocsr() if hasattr(values, "tocsr") else values
     return [values[i] for i in places] if isinstance(values, list | tuple) else getattr(values, "iloc", values)[places]

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from multiebm.core.cells import odd_cells
 from multiebm.core.errors import ConfigError, DataError, ModalityError, instance_of
-from multiebm.core.handed import NOT_NUMBERS, read_arrays, unpack
+from multiebm.core.frames import check_order
+from multiebm.core.handed import NOT_NUMBERS, check_lengths, read_arrays, unpack
 from multiebm.core.names import BESIDE, MASK, TEST, name_problem
 from multiebm.core.presence import read_presence, read_present
 from multiebm.core.random import check_seed
@@ -189,11 +190,12 @@ def load_arrays(
             f"{nearest(unknown[0], list(train.views))} Correct it"
         )
     of_source = content.kinds if isinstance(content, Captioned) else {}
-    inferred: Declared = {name: {**of_source, **(kinds or {})}.get(name) for name in train.views}
+    inferred: Declared = {name: _both(of_source.get(name), (kinds or {}).get(name)) for name in train.views}
     declared = declarations(train.views, modalities or inferred, what, missing)
     if isinstance(content, Captioned) and content.repeated:  # no picture is in both splits
         _check_drawn(test_fraction, seed, what)
         held = content.held_out(float(test_fraction), seed)
+        _check_rows(train, len(held), what)
         train, test = (_some(train, np.flatnonzero(chosen)) for chosen in (~held, held))
     return from_arrays(train.views, declared, train.labels, train.present, test_fraction, test, seed, what)
 
@@ -217,7 +219,19 @@ def read_data(
     content = read_source(data, parts, column, missing, kinds)
     if labels is not None and column is None:
         content["labels"] = labels
+        if isinstance(data, Mapping) and any(
+            content.get(key) is not of for key, of in data.items()
+        ):  # indices are gone
+            check_order({key: of for key, of in data.items() if not key.startswith(TEST)}, None, labels, "data")
     return load_arrays(None, None, content, kinds, None, missing, None, test_fraction, seed)
+
+
+def _both(of_source: Any, declared: Any) -> Any:
+    """Return what a source and a user say of a part; where both do, the user's word counts."""
+    if isinstance(of_source, Mapping) and isinstance(declared, str | Mapping):
+        declared = {"kind": declared} if isinstance(declared, str) else declared
+        return declared if declared.get("kind", "picture") != "picture" else {**of_source, **declared}
+    return of_source if declared is None else declared
 
 
 def rows_of(arrays: Mapping[str, Any], what: str) -> Rows:
@@ -231,10 +245,21 @@ def rows_of(arrays: Mapping[str, Any], what: str) -> Rows:
     return Rows(views, arrays.get("labels"), masks or arrays.get("present"))
 
 
+def _check_rows(rows: Rows, n: int, what: str) -> None:
+    """Raise DataError unless all arrays have N rows, in one order: before some of them are taken."""
+    known = {"labels": rows.labels} if rows.labels is not None else {}
+    known |= rows.present if isinstance(rows.present, Mapping) else {"present": rows.present}
+    given = {name: of for name, of in {**rows.views, **known}.items() if of is not None}
+    lengths = {name: range(of.shape[0] if hasattr(of, "shape") else len(of)) for name, of in given.items()}
+    check_lengths({**lengths, "pictures": range(n)}, what)
+    check_order(rows.views, rows.present, rows.labels, what)
+
+
 def _some(rows: Rows, chosen: NDArray[np.intp]) -> Rows:
     """Return some rows of arrays [N, ...] in their order; masks are by name."""
     views = {name: rows_at(of, chosen) for name, of in rows.views.items()}
-    labels = None if rows.labels is None else rows_at(list(rows.labels), chosen)
+    of = rows.labels
+    labels = None if of is None else rows_at(of if hasattr(of, "iloc") else list(of), chosen)
     masks = rows.present
     if isinstance(masks, Mapping):
         return Rows(views, labels, {name: rows_at(of, chosen) for name, of in masks.items()})

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -42,10 +42,9 @@ class Captioned(dict[str, Any]):
     is an item of its own. `of_rows` [N] are numbers of items.
     """
 
-    kinds: ClassVar[Mapping[str, str]] = {CAPTION: "text"}  # what parts are without a declaration
-
     def __init__(self, content: Mapping[str, Any], items: Sequence[str | None]) -> None:
         super().__init__(content)
+        self.kinds: dict[str, Any] = {CAPTION: "text"}  # what parts are without a declaration
         place = {name: i for i, name in enumerate(dict.fromkeys(items))}
         alone = len(place)
         self.of_rows = np.array([alone + i if name is None else place[name] for i, name in enumerate(items)])

@@ -1,6 +1,7 @@
 """Parts whose values are names of files of pictures, which are read in their place."""
 
 import logging
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ from torch import Tensor
 from multiebm.core.cells import is_empty
 from multiebm.core.errors import DataError
 from multiebm.core.frames import check_order
-from multiebm.core.handed import Array
+from multiebm.core.handed import Array, check_lengths
 from multiebm.core.names import BESIDE, MASK, TEST
+from multiebm.core.presence import read_present
 from multiebm.core.rows import in_colours
 from multiebm.data.caption_files import Captioned
 from multiebm.data.picture_files import ENDINGS, fitted
@@ -59,37 +61,78 @@ def _cells(values: Any) -> Iterable[Any]:
 def read_named(content: dict[str, Any], folder: Path, missing: Literal["nan"] | None, declared: Any) -> dict[str, Any]:
     """Return data by part with the pictures [N, H, W, C] that parts name, from `folder` unless names are whole paths.
 
-    A row without one is refused, unless `missing` says that parts may be; it is absent then. A part that is `declared`
-    anything but pictures stays what it is, and one of pictures in a list has them scaled where a size is declared. Rows
-    that name one picture several times are one item.
+    A row without one is refused, unless `missing` says that parts may be, for all or in the part's declaration, or a
+    mask hides it; it is masked then. A part that is `declared` anything but pictures stays what it is, and one of
+    single pictures has them scaled where a size is declared. Rows that name one picture in a part are one item.
     """
-    found, items, known = dict[str, Any](), list[str](), declared if isinstance(declared, Mapping) else {}
+    found, all_files = dict[str, Any](), list[Files]()
+    kinds, known = dict[str, Any](), declared if isinstance(declared, Mapping) else {}
     for key, values in content.items():
-        prefix = TEST if key.startswith(TEST) else ""
-        part = key.removeprefix(prefix)
+        prefix = TEST if str(key).startswith(TEST) else ""
+        part = str(key).removeprefix(prefix)
         kind = of.get("kind", "picture") if isinstance(of := known.get(part), Mapping) else of or "picture"
-        if part in BESIDE or part.startswith(MASK) or kind != "picture":
+        if part in BESIDE or part.startswith(MASK) or kind != "picture" or not isinstance(key, str):
             found[key] = values
             continue
-        names = names_in(values)
-        found[key] = values if names else all_fitted(values, size_of(of, f"modality {part!r}, size"))
+        names, says = names_in(values), of if isinstance(of, Mapping) else {}
+        size = size_of(says, f"modality {part!r}, size")
+        found[key] = values if names else all_fitted(values, size, says.get("layout") == "chw")
         if names or found[key] is not values:
-            beside = {other: rows for other, rows in content.items() if other.startswith(TEST) == bool(prefix)}
-            check_order(beside, None, None, "data")  # pictures have no index any more
+            beside = {other: rows for other, rows in content.items() if str(other).startswith(TEST) == bool(prefix)}
+            check_order(beside, None, beside.get(f"{prefix}labels"), "data")  # pictures have no index any more
         if names:
-            files = _files(names, folder, f"modality {key!r}", missing)
-            pictures = read_part(folder, part, files, missing, declared)
+            shown = _shown(content, prefix, part, len(names))
+            files = _files(names, folder, f"modality {key!r}", says.get("missing", missing), shown)
+            pictures = read_part(folder, part, files, says.get("missing", missing), declared)
+            gaps = ~pictures.get(MASK + part, np.ones(len(files), bool))
             found[key] = pictures[part]
-            if (mask := pictures.get(MASK + part)) is not None:
-                given = content.get(prefix + MASK + part)
-                found[prefix + MASK + part] = mask if given is None else mask & np.asarray(given, bool)
-            items = items or names
+            if gaps.any():
+                found[key] = np.ma.array(
+                    pictures[part], mask=np.broadcast_to(gaps[:, None, None, None], found[key].shape)
+                )
+            column = {"named_by": str(values.columns[0])} if hasattr(values, "columns") else {}
+            kinds[part] = {"layout": "hwc"} | column
+            all_files.append(files)
     if isinstance(content, Captioned):
         content.update(found)
+        content.of_rows = one_item([*all_files, content.of_rows.tolist()])
+        content.kinds |= kinds
         return content
-    if not items or any(key.startswith(TEST) for key in content):
+    if not all_files or any(str(key).startswith(TEST) for key in content):
         return found
-    return Captioned(found, [name or None for name in items])
+    captioned = Captioned(found, [str(item) for item in one_item(all_files)])
+    captioned.kinds |= kinds
+    return captioned
+
+
+def one_item(parts: Sequence[Sequence[Any]]) -> Array:
+    """Return numbers of items [N]: rows with one value in one of the parts, each [N], are one; None is no value."""
+    of_rows = list(range(len(parts[0])))
+
+    def first(row: int) -> int:
+        while of_rows[row] != row:
+            row = of_rows[row]
+        return row
+
+    for values in parts:
+        place = dict[Any, int]()
+        for row, value in enumerate(values[: len(of_rows)]):
+            if value is not None:
+                a, b = sorted((first(row), first(place.setdefault(value, row))))
+                of_rows[b] = a
+    return np.array([first(row) for row in range(len(of_rows))])
+
+
+def _shown(content: Mapping[str, Any], prefix: str, part: str, n: int) -> Array:
+    """Return which rows of a part no mask hides, bool [N]; wrong masks are said by who reads them in earnest."""
+    own, whole = content.get(prefix + MASK + part), content.get(f"{prefix}present")
+    if own is not None:
+        return read_present({part: own}, [part], n, "data")[:, 0]
+    if whole is None:
+        return np.ones(n, bool)
+    names = [str(key).removeprefix(prefix) for key in content if str(key).startswith(TEST) == bool(prefix)]
+    names = [name for name in names if name not in BESIDE and not name.startswith(MASK)]
+    return read_present(whole, names, n, "data")[:, names.index(part)]
 
 
 def pictures_named(
@@ -102,50 +145,95 @@ def pictures_named(
     for name, m in modalities.items():
         if m.shows != "pictures" or name not in parts:
             continue
+        if (n := _none_of(parts[name])) is not None:  # nothing is known of it
+            found[name], masks[name] = np.zeros((n, *m.raw_shape), np.uint8), np.zeros(n, bool)
+            continue
         names = names_in(parts[name])
-        found[name] = parts[name] if names else all_fitted(parts[name], m.raw_shape[1:] if m.scaled else None)
+        found[name] = (
+            parts[name] if names else all_fitted(parts[name], m.raw_shape[1:] if m.scaled else None, m.raw_shape[0])
+        )
         if names or found[name] is not parts[name]:
             check_order(parts, None, None, "parts")
         if not names:
             continue
-        files = _files(names, folder, f"parts, modality {name!r}", "nan" if "" in names else None)
+        files = _files(names, folder, f"parts, modality {name!r}")
         found[name] = read_rows(folder, files, m)
         masks[name] = np.array([file is not None for file in files], bool)
+    check_lengths({name: range(len(mask)) for name, mask in masks.items()}, "parts")
     if all(mask.all() for mask in masks.values()):
         return found, None
     there = np.ones(len(next(iter(masks.values()))), bool)
     return found, torch.from_numpy(np.stack([masks.get(name, there) for name in modalities], 1))
 
 
-def all_fitted(pictures: Any, size: tuple[int, ...] | None) -> Any:
+def _none_of(values: Any) -> int | None:
+    """Return the number of rows of a list or a column whose cells are all empty; None of any other."""
+    if not isinstance(values, list | tuple):
+        if len(getattr(values, "shape", ())) not in (1, 2) or math.prod(values.shape) != values.shape[0]:
+            return None
+        values = np.asarray(values, object).reshape(-1)
+    return len(values) if len(values) and all(is_empty(cell) for cell in values) else None
+
+
+def all_fitted(pictures: Any, size: tuple[int, ...] | None, first: bool | int = False) -> Any:
     """Return a list, column or array of single pictures, Pillow's, arrays [H, W] or [H, W, C] or tensors [C, H, W] of
-    bytes or floats, as a list with all of them scaled to `size` (height, width); anything else as it is.
+    bytes, truth values, whole numbers or floats, as a list with all of them scaled to `size` (height, width); anything
+    else as it is. Arrays have channels `first` if true; a number says how many channels are on one side or the other.
     """
     if size is None or not (rows := list(_cells(pictures))) or isinstance(rows[0], str):
         return pictures
     found = list[Any]()
     for picture in rows:
         values = np.asarray(in_colours(picture)) if hasattr(picture, "getbands") else picture
-        if isinstance(values, Tensor) and values.ndim == 3 and len(values) <= 4:
-            values = values.permute(1, 2, 0).numpy(force=True)
-        if not isinstance(values, np.ndarray) or values.ndim not in (2, 3) or values.dtype.kind not in "buf":
+        if isinstance(values, np.ma.MaskedArray):
+            values = None if np.ma.getmaskarray(values).all() else values if np.ma.is_masked(values) else values.data
+        if tensor := isinstance(values, Tensor):
+            values = values.numpy(force=True)
+        if not isinstance(values, np.ndarray) or values.ndim not in (2, 3) or values.dtype.kind not in "buif":
             found.append(values)  # whoever reads the values says what is wrong with it
             continue
-        kept = values.astype(np.uint8 if values.dtype.kind == "b" or values.dtype == np.uint8 else np.float32)
-        channels = fitted(kept[None] if kept.ndim == 2 else kept.transpose(2, 0, 1), size)
-        found.append(channels[0] if kept.ndim == 2 else channels.transpose(1, 2, 0))
+        n, many = len(values), values.shape[-1]
+        turned = values.ndim == 3 and (n == first != many if type(first) is int else tensor and n <= 4 or bool(first))
+        kept = values[None] if values.ndim == 2 else values if turned else values.transpose(2, 0, 1)
+        scaled = _like(kept, fitted(_bytes_or_floats(kept), size))
+        found.append(scaled[0] if values.ndim == 2 else scaled if first is True else scaled.transpose(1, 2, 0))
     return found
 
 
-def _files(names: Sequence[str], folder: Path, what: str, missing: Literal["nan"] | None) -> Files:
-    files = [folder / Path(name.replace("\\", "/")).expanduser() if name else None for name in names]
-    files = [file if file is not None and file.is_file() else None for file in files]
-    gone = [row for row, file in enumerate(files) if file is None]
+def _bytes_or_floats(values: Array) -> Array:
+    """Return values that can be scaled: truth values as black and white."""
+    if values.dtype == bool:
+        return values.astype(np.uint8) * np.uint8(255)
+    return values if values.dtype == np.uint8 else values.astype(np.float32)
+
+
+def _like(values: Array, scaled: Array) -> Array:
+    """Return scaled values in the type of the values themselves."""
+    if values.dtype == bool:
+        return scaled > 127
+    return (np.rint(scaled) if values.dtype.kind in "iu" else scaled).astype(values.dtype)
+
+
+def _files(
+    names: Sequence[str], folder: Path, what: str, missing: Literal["nan"] | None = None, shown: Array | None = None
+) -> Files:
+    """Return the file of each row, None where there is none. To train on, with the rows that are `shown`, those are
+    refused unless parts may be `missing`; in use names that no file has.
+    """
+    files = [folder / _at_home(Path(name.replace("\\", "/"))) if name else None for name in names]
+    files = [file.resolve() if file is not None and os.path.isfile(file) else None for file in files]
+    hidden = np.array([not name for name in names]) if shown is None else ~shown
+    gone = [row for row, file in enumerate(files) if file is None and not hidden[row]]
     told = [f"no picture {names[row]!r} in row {row}" if names[row] else f"none in row {row}" for row in gone[:_SHOWN]]
     more = f"; {len(gone)} such rows in all" if len(gone) > _SHOWN else ""
-    if gone and (missing is None or len(gone) == len(names)):
+    if gone and (missing is None or not any(files)):
         fix = "supply it, correct the name" + ("" if missing else ", or say that it is missing: nan (--missing nan)")
+        fix = fix if shown is not None else "correct the name, or leave it empty"
         raise DataError(f"{what}: got {'; '.join(told)}{more}, expected a file of each row, from {folder}; {fix}")
     if gone:
         logger.warning("%s: %d of %d rows have no picture: %s%s", what, len(gone), len(names), "; ".join(told), more)
-    return files
+    return files if shown is None else [file if there else None for file, there in zip(files, shown, strict=True)]
+
+
+def _at_home(name: Path) -> Path:
+    return name.expanduser() if name.parts[:1] == ("~",) else name

@@ -216,6 +216,7 @@ def fitted(picture: Array, size: Sequence[int]) -> Array:
     (_, h, w), (height, width) = picture.shape, size
     scale = min(h / height, w / width)
     left, upper = (w - width * scale) / 2, (h - height * scale) / 2
-    box = (left, upper, left + width * scale, upper + height * scale)
+    left, upper = max(left, 0.0), max(upper, 0.0)  # not below by rounding
+    box = (left, upper, min(left + width * scale, w), min(upper + height * scale, h))
     resized = [Image.fromarray(of).resize((width, height), Image.Resampling.BILINEAR, box) for of in picture]
     return np.stack([np.asarray(of) for of in resized])

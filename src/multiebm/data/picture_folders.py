@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from multiebm.core.errors import DataError
+from multiebm.core.errors import ConfigError, DataError
 from multiebm.core.handed import SHOWN, Array
 from multiebm.core.names import MASK
 from multiebm.data.npz import check_bytes
 from multiebm.data.picture_files import ENDINGS, read_pictures, read_shape
 from multiebm.modalities import Modality, Picture
 from multiebm.modalities.picture_sizes import check_size, size_of
+from multiebm.modalities.ranges import range_problem
 
 logger = logging.getLogger("multiebm")
 
@@ -90,15 +91,21 @@ def read_part(
     `declared` says. One that cannot be read is refused, or said and missing where parts may be `missing`.
     """
     broken: dict[Path, str] | None = {} if missing else None
-    size = size_of(declared.get(part), f"modality {part!r}, size") if isinstance(declared, Mapping) else None
+    of = declared.get(part) if isinstance(declared, Mapping) else None
+    size = size_of(of, f"modality {part!r}, size")
     shape = read_shape(list(dict.fromkeys(file for file in files if file is not None)), part, size, broken)
     check_size(shape, f"{folder}, modality {part!r}")
-    as_declared = Picture(part, shape, scaled=size is not None)
+    span = of.get("range") if isinstance(of, Mapping) else None
+    if span is not None and (problem := range_problem(span)):
+        raise ConfigError(f"modality {part!r}, range: {problem}")
+    as_declared = Picture(part, shape, None if span is None else tuple(span), scaled=size is not None)
     values = read_rows(folder, files, as_declared, broken).transpose(0, 2, 3, 1)
     if broken:
         told = "; ".join(list(broken.values())[:SHOWN])
         logger.warning("%s: %d pictures cannot be read and are missing: %s", folder, len(broken), told)
     there = np.array([file is not None and file not in (broken or {}) for file in files], bool)
+    if broken and not there.any():
+        raise DataError(f"{next(iter(broken.values()))}; so are all {len(broken)} pictures of part {part!r}")
     return {part: values} | ({} if there.all() else {MASK + part: there})
 
 

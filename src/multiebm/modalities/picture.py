@@ -65,10 +65,16 @@ class Picture(Modality):
     layout: Literal["chw", "hwc", "hw"] = field(default="chw", repr=False)  # the same data, however they are laid out
     missing: Literal["nan"] | None = field(default=None, repr=False)
     scaled: bool = field(default=False, repr=False)  # files, and pictures in lists, are cut and scaled to the shape
+    named_by: str = field(default="", repr=False)  # the column of a table that named its files
 
     def __post_init__(self) -> None:
         if self.range is not None and (problem := range_problem(self.range)):
             raise ConfigError(f"modality {self.name!r}, range: {problem}")
+
+    @property
+    def handed_columns(self) -> tuple[str, ...]:
+        """The column of a table that names its files, where there was one."""
+        return (self.named_by,) if self.named_by else ()
 
     @property
     def places(self) -> int:
@@ -119,7 +125,7 @@ class Picture(Modality):
             size_of(declared, f"{where}.size")
         except ConfigError as error:
             problems.append(str(error))
-        return problems + unknown_keys(where, declared, ["kind", "layout", "range", "size", "missing"])
+        return problems + unknown_keys(where, declared, ["kind", "layout", "range", "size", "missing", "named_by"])
 
     @classmethod
     def declare(cls, name: str, declared: Mapping[str, Any], part: Handed, where: str) -> Self:
@@ -170,7 +176,15 @@ class Picture(Modality):
                 f"{where}: got pictures of {size[1]}x{size[2]} pixels (height x width), expected {asked[0]}x{asked[1]}"
                 ", the declared size; files and lists of pictures are scaled to it, arrays are not: pass list(array)"
             )
-        return cls(name, size, span, declared["layout"], declared.get("missing"), asked is not None)
+        return cls(
+            name,
+            size,
+            span,
+            declared["layout"],
+            declared.get("missing"),
+            asked is not None,
+            str(declared.get("named_by", "")),
+        )
 
     def read(self, part: Handed, present: Mask, where: str) -> Tensor:
         """Return pictures handed over, channels first or in the declared layout, as [N, C, H, W]: uint8 of bytes and

@@ -15,10 +15,12 @@ def size_of(declared: Any, where: str = "size") -> tuple[int, int] | None:
     if not isinstance(declared, Mapping) or "size" not in declared:
         return None
     said = declared["size"]
-    sides: Any = said.split("x") if isinstance(said, str) else said if isinstance(said, list | tuple) else [said, said]
+    sides: Any = (
+        said.lower().split("x") if isinstance(said, str) else said if isinstance(said, list | tuple) else [said]
+    )
     try:
-        height, width = (int(side) for side in sides)
-    except (TypeError, ValueError):
+        height, width = (int(str(side)) for side in (sides * 2 if len(sides) == 1 else sides))
+    except ValueError:
         height = width = 0
     if not (min(height, width) > 0 and max(height, width) <= SIDE):
         raise ConfigError(

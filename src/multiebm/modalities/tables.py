@@ -29,7 +29,8 @@ def split_table(frame: Any, modalities: Mapping[str, Modality], what: str) -> tu
     frame = frame.set_axis(as_known(list(frame.columns), trained), axis=1)
     found, there, used = dict[str, Any](), dict[str, Mask](), set[str]()
     for name, m in modalities.items():
-        forms = forms_of(name, m)
+        others = {column for other, of in modalities.items() if other != name for column in of.handed_columns}
+        forms = [form for form in forms_of(name, m) if form != (name,) or name not in others]
         plain = forms[0]
         chosen = next((form for form in forms if set(form) <= set(frame.columns)), None)
         for form in forms if chosen is None else ():
