@@ -270,7 +270,7 @@ def _():
         read_data({"p": ["none.png"] * N, "v": GOOD})
 
 
-@row("pictures of several sizes, in files or a list")  # test_sizes_of_pictures.py has more
+@row("pictures of several sizes, in files, a list or a column")  # test_sizes_of_pictures.py has more
 def _():
     sizes = [PIXELS[0, 0], PIXELS[0, 0].repeat(2, 1), *PIXELS[2:, 0]]
     with pytest.raises(DataError, match=r"got row 1 of shape \(4, 8\) after row 0 of shape \(4, 4\)"):
