@@ -195,6 +195,20 @@ def test_what_cannot_be_is_said(tmp_path):
         multiebm.read_data({"photo": [f"pics/{i}.jpg" for i in range(N)], "x": X}, missing="nan")
 
 
+def test_what_names_no_picture_is_said_with_its_row_and_what_else_it_may_be():
+    with pytest.raises(DataError, match=r"'photo': got 'pics/a.heic' in row 11, expected pictures, or names .* .png"):
+        multiebm.read_data({"photo": [*NAMES[:11], "pics/a.heic"], "x": X}, kinds={"photo": "picture"})
+    weather = ["sun.png", "rain.png"] * 6
+    with pytest.raises(DataError, match=r"no picture 'sun.png' in row 0.*if these are classes declare kind: category"):
+        multiebm.read_data({"weather": weather})
+    data = multiebm.read_data({"weather": weather, "photo": NAMES}, kinds={"weather": "category"})
+    assert data.modalities["weather"].classes == (("rain.png", "sun.png"),)
+    plain = multiebm.read_data({"weather": ["sun", "rain"] * 6}, kinds={"weather": {"missing": "nan"}})
+    assert plain.modalities["weather"].classes == (("rain", "sun"),)
+    numbers = multiebm.read_data({"photo": NAMES, "caption": np.stack([X, X], 1)})
+    assert numbers.modalities["caption"].describe() == "2 numbers"
+
+
 def test_a_name_that_was_a_column_of_another_part_stays_its():
     model = trained(pd.DataFrame({"t1": X, "x": X[::-1]}), parts={"temp": "t1", "t1": "x"})
     assert torch.equal(model.encode(pd.DataFrame({"t1": X[:2]})), model.encode({"temp": X[:2]}))

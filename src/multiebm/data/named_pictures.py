@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from multiebm.core.cells import is_empty
+from multiebm.core.cells import is_empty, is_text
 from multiebm.core.errors import DataError
 from multiebm.core.frames import check_order
 from multiebm.core.handed import Array, check_lengths
 from multiebm.core.names import BESIDE, MASK, TEST
 from multiebm.core.presence import read_present
 from multiebm.core.rows import in_colours
-from multiebm.data.caption_files import Captioned
+from multiebm.data.caption_files import CAPTION, Captioned
 from multiebm.data.picture_files import ENDINGS, fitted
 from multiebm.data.picture_folders import Files, read_part, read_rows
 from multiebm.modalities import Modality
@@ -75,6 +75,8 @@ def read_named(content: dict[str, Any], folder: Path, missing: Literal["nan"] | 
             found[key] = values
             continue
         names, says = names_in(values), of if isinstance(of, Mapping) else {}
+        if names is None and "picture" in (of, says.get("kind")):
+            _check_endings(values, f"modality {key!r}")
         size = size_of(says, f"modality {part!r}, size")
         found[key] = values if names else all_fitted(values, size, says.get("layout") == "chw")
         if names or found[key] is not values:
@@ -101,8 +103,19 @@ def read_named(content: dict[str, Any], folder: Path, missing: Literal["nan"] | 
     if not all_files or any(str(key).startswith(TEST) for key in content):
         return found
     captioned = Captioned(found, [str(item) for item in one_item(all_files)])
-    captioned.kinds |= kinds
+    spoken = any(is_text(cell) for cell in _cells(found.get(CAPTION)))
+    captioned.kinds = kinds | (captioned.kinds if spoken else {})
     return captioned
+
+
+def _check_endings(values: Any, what: str) -> None:
+    """Raise DataError with the first of the texts that should name pictures and does not."""
+    for row, cell in enumerate(_cells(values)):
+        if is_text(cell) and not is_empty(cell) and not cell.strip().lower().endswith(ENDINGS):
+            raise DataError(
+                f"{what}: got {cell!r} in row {row}, expected pictures, or names of files that end in "
+                f"{', '.join(ENDINGS)}; convert that one, or declare another kind"
+            )
 
 
 def one_item(parts: Sequence[Sequence[Any]]) -> Array:
@@ -228,6 +241,7 @@ def _files(
     more = f"; {len(gone)} such rows in all" if len(gone) > _SHOWN else ""
     if gone and (missing is None or not any(files)):
         fix = "supply it, correct the name" + ("" if missing else ", or say that it is missing: nan (--missing nan)")
+        fix += "" if any(files) else "; if these are classes declare kind: category (--kind NAME=category)"
         fix = fix if shown is not None else "correct the name, or leave it empty"
         raise DataError(f"{what}: got {'; '.join(told)}{more}, expected a file of each row, from {folder}; {fix}")
     if gone:
