@@ -209,6 +209,13 @@ def test_what_names_no_picture_is_said_with_its_row_and_what_else_it_may_be():
     assert numbers.modalities["caption"].describe() == "2 numbers"
 
 
+def test_grey_test_pictures_have_the_channels_of_those_trained_on():
+    Image.fromarray(P[0, ..., 0]).save("pics/grey.png")
+    test = {"test_x": X[:2], "test_photo": ["pics/grey.png"] * 2}
+    data = multiebm.read_data(test | {"photo": NAMES, "x": X})
+    assert np.array_equal(data.test.views["photo"][1], np.stack([P[0, ..., 0]] * 3))
+
+
 def test_a_name_that_was_a_column_of_another_part_stays_its():
     model = trained(pd.DataFrame({"t1": X, "x": X[::-1]}), parts={"temp": "t1", "t1": "x"})
     assert torch.equal(model.encode(pd.DataFrame({"t1": X[:2]})), model.encode({"temp": X[:2]}))

@@ -67,7 +67,7 @@ def read_named(content: dict[str, Any], folder: Path, missing: Literal["nan"] | 
     """
     found, all_files = dict[str, Any](), list[Files]()
     kinds, known = dict[str, Any](), declared if isinstance(declared, Mapping) else {}
-    for key, values in content.items():
+    for key, values in sorted(content.items(), key=lambda item: str(item[0]).startswith(TEST)):
         prefix = TEST if str(key).startswith(TEST) else ""
         part = str(key).removeprefix(prefix)
         kind = of.get("kind", "picture") if isinstance(of := known.get(part), Mapping) else of or "picture"
@@ -85,7 +85,8 @@ def read_named(content: dict[str, Any], folder: Path, missing: Literal["nan"] | 
         if names:
             shown = _shown(content, prefix, part, len(names))
             files = _files(names, folder, f"modality {key!r}", says.get("missing", missing), shown)
-            pictures = read_part(folder, part, files, says.get("missing", missing), declared)
+            as_trained = found[part].shape[-1] if prefix and part in kinds else None
+            pictures = read_part(folder, part, files, says.get("missing", missing), declared, as_trained)
             gaps = ~pictures.get(MASK + part, np.ones(len(files), bool))
             found[key] = pictures[part]
             if gaps.any():

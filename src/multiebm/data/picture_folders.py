@@ -83,17 +83,24 @@ def read_folder(folder: Path, missing: Literal["nan"] | None = None, declared: A
 
 
 def read_part(
-    folder: Path, part: str, files: Files, missing: Literal["nan"] | None = None, declared: Any = None
+    folder: Path,
+    part: str,
+    files: Files,
+    missing: Literal["nan"] | None = None,
+    declared: Any = None,
+    channels: int | None = None,
 ) -> dict[str, Any]:
     """Return the pictures of a part by row [N, H, W, C], and where some rows have none a mask, bool [N].
 
     There is at least one. They have the shape that `read_shape` tells, of the size that the part's declaration among
-    `declared` says. One that cannot be read is refused, or said and missing where parts may be `missing`.
+    `declared` says, and as many `channels` as are asked for. One that cannot be read is refused, or said and missing
+    where parts may be `missing`.
     """
     broken: dict[Path, str] | None = {} if missing else None
     of = declared.get(part) if isinstance(declared, Mapping) else None
     size = size_of(of, f"modality {part!r}, size")
     shape = read_shape(list(dict.fromkeys(file for file in files if file is not None)), part, size, broken)
+    shape = (channels or shape[0], *shape[1:])
     check_size(shape, f"{folder}, modality {part!r}")
     span = of.get("range") if isinstance(of, Mapping) else None
     if span is not None and (problem := range_problem(span)):
