@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import multiebm
-from multiebm.core.errors import DataError
+from multiebm.core.errors import ConfigError, DataError
 from multiebm.data import read_parts
 from multiebm.data.picture_files import fitted
 
@@ -214,6 +214,15 @@ def test_grey_test_pictures_have_the_channels_of_those_trained_on():
     test = {"test_x": X[:2], "test_photo": ["pics/grey.png"] * 2}
     data = multiebm.read_data(test | {"photo": NAMES, "x": X})
     assert np.array_equal(data.test.views["photo"][1], np.stack([P[0, ..., 0]] * 3))
+
+
+def test_a_folder_whose_table_names_pictures_takes_no_part_of_these_names():
+    pd.DataFrame({"file": [name.removeprefix("pics/") for name in NAMES], "t": X}).to_csv("pics/t.csv", index=False)
+    told = r"column of files 'file' for a part, expected columns beside it; .* pass the table itself, pics/t.csv"
+    with pytest.raises(ConfigError, match=told):
+        multiebm.read_data("pics", parts={"photo": "file", "s": "t"})
+    data = multiebm.read_data("pics/t.csv", parts={"photo": "file", "s": "t"})
+    assert np.array_equal(data.train.views["photo"].permute(0, 2, 3, 1), P[data.train.rows])
 
 
 def test_a_name_that_was_a_column_of_another_part_stays_its():

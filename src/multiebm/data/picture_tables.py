@@ -224,6 +224,11 @@ def _columns_beside(
         if taken := [part for part in parts if part in pictures]:
             raise ConfigError(f"{table}: got columns of part {taken[0]!r}, which the pictures are; give another name")
     said = {name for of in (parts or {}).values() for name in ([of] if isinstance(of, str | int) else of)}
+    if (file := named_columns(table)["file"]) in said:
+        raise ConfigError(
+            f"{what}: got its column of files {file!r} for a part, expected columns beside it; leave that part out, or "
+            f"to give the pictures another name pass the table itself, {table}"
+        )
     if caption and CAPTION not in (parts or {}) and caption not in said:
         parts = {CAPTION: caption, **(parts or {})}
     if parts or not (labels or frame.shape[1] == 0):
