@@ -225,6 +225,29 @@ def test_a_folder_whose_table_names_pictures_takes_no_part_of_these_names():
     assert np.array_equal(data.train.views["photo"].permute(0, 2, 3, 1), P[data.train.rows])
 
 
+def test_a_mask_of_all_parts_is_checked_by_its_index_beside_names():
+    present = pd.DataFrame({"photo": [i < 4 for i in range(N)], "x": True}, index=INDEX)[::-1]
+    photo = pd.Series(NAMES, index=INDEX)
+    with pytest.raises(DataError, match="data: got rows of present in another order"):
+        multiebm.read_data({"photo": photo, "x": X, "present": present})
+    model = trained({"photo": P, "x": X})
+    with pytest.raises(DataError, match="parts: got rows of present in another order"):
+        model.encode({"photo": photo, "x": X}, present=present)
+
+
+def test_pictures_of_pillow_are_turned_as_files_are():
+    noted = Image.Exif()
+    noted[274] = 6
+    names = [f"pics/t{i}.png" for i in range(N)]
+    for i, name in enumerate(names):
+        Image.fromarray(P[i, :, :5]).save(name, exif=noted)
+    files, handed = (multiebm.read_data({"p": of}) for of in (names, [Image.open(name) for name in names]))
+    assert torch.equal(files.train.views["p"], handed.train.views["p"])
+    assert np.array_equal(
+        files.train.views["p"].permute(0, 2, 3, 1), np.rot90(P[files.train.rows][:, :, :5], -1, (1, 2))
+    )
+
+
 def test_a_name_that_was_a_column_of_another_part_stays_its():
     model = trained(pd.DataFrame({"t1": X, "x": X[::-1]}), parts={"temp": "t1", "t1": "x"})
     assert torch.equal(model.encode(pd.DataFrame({"t1": X[:2]})), model.encode({"temp": X[:2]}))

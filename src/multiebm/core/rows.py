@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ImageOps
 
 from multiebm.core.cells import is_missing
 from multiebm.core.errors import DataError
@@ -49,7 +50,8 @@ def has_axes(row: Any) -> bool:
 
 
 def in_colours(picture: Any) -> Any:
-    """Return a picture of Pillow with colours as numbers: not those of a palette, nor of ink."""
+    """Return a picture of Pillow, turned as its camera noted, with colours as numbers: not of a palette, nor of ink."""
+    picture = ImageOps.exif_transpose(picture) if hasattr(picture, "getexif") else picture
     if picture.mode in ("P", "PA"):
         return picture.convert("RGBA" if picture.mode == "PA" or "transparency" in picture.info else "RGB")
     return picture.convert("RGB") if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV") else picture

@@ -58,7 +58,10 @@ class Captioned(dict[str, Any]):
         """Return bool [N]: the rows of a share of the pictures, drawn by `seed`, at least one and not all."""
         known, place = np.unique(self.of_rows, return_inverse=True)
         if len(known) < 2:
-            raise DataError("data: got one item, expected at least 2, to train and to test on; supply more")
+            raise DataError(
+                "data: got one item, as all rows share pictures, expected at least 2, to train and to test on; supply "
+                "more, or leave out a part that names one picture in all rows"
+            )
         n = min(max(round(len(known) * test_fraction), 1), len(known) - 1)
         chosen = np.random.default_rng(seed).permutation(len(known))[:n]
         return np.isin(place, chosen)

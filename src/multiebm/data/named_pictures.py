@@ -81,7 +81,9 @@ def read_named(content: dict[str, Any], folder: Path, missing: Literal["nan"] | 
         found[key] = values if names else all_fitted(values, size, says.get("layout") == "chw")
         if names or found[key] is not values:
             beside = {other: rows for other, rows in content.items() if str(other).startswith(TEST) == bool(prefix)}
-            check_order(beside, None, beside.get(f"{prefix}labels"), "data")  # pictures have no index any more
+            check_order(
+                beside, beside.get(f"{prefix}present"), beside.get(f"{prefix}labels"), "data"
+            )  # pictures have no index any more
         if names:
             shown = _shown(content, prefix, part, len(names))
             files = _files(names, folder, f"modality {key!r}", says.get("missing", missing), shown)
@@ -166,8 +168,6 @@ def pictures_named(
         found[name] = (
             parts[name] if names else all_fitted(parts[name], m.raw_shape[1:] if m.scaled else None, m.raw_shape[0])
         )
-        if names or found[name] is not parts[name]:
-            check_order(parts, None, None, "parts")
         if not names:
             continue
         files = _files(names, folder, f"parts, modality {name!r}")
@@ -244,7 +244,9 @@ def _files(
         fix = "supply it, correct the name" + ("" if missing else ", or say that it is missing: nan (--missing nan)")
         fix += "" if any(files) else "; if these are classes declare kind: category (--kind NAME=category)"
         fix = fix if shown is not None else "correct the name, or leave it empty"
-        raise DataError(f"{what}: got {'; '.join(told)}{more}, expected a file of each row, from {folder}; {fix}")
+        raise DataError(
+            f"{what}: got {'; '.join(told)}{more}, expected a file of each row, from {folder.resolve()}; {fix}"
+        )
     if gone:
         logger.warning("%s: %d of %d rows have no picture: %s%s", what, len(gone), len(names), "; ".join(told), more)
     return files if shown is None else [file if there else None for file, there in zip(files, shown, strict=True)]

@@ -118,7 +118,10 @@ def check_parts(modalities: dict[str, Modality], parts: Any, present: Any = None
         check_order({"the table": table}, present, None, "parts")
         parts, there = split_table(table, modalities, "parts")
     if reads is not None and isinstance(parts, Mapping):
-        parts, shown = reads(parts, modalities)
+        given = parts
+        parts, shown = reads(given, modalities)
+        if any(parts[name] is not of for name, of in given.items()):  # pictures have no index any more
+            check_order(given, present, None, "parts")
         there = shown if there is None else there if shown is None else np.asarray(shown) & np.asarray(there)
     if there is not None:
         present = np.asarray(there) & read_present(present, list(modalities), len(there), "parts")
